@@ -1,0 +1,69 @@
+"""Pooling of jagged lookups through whatever embedding module the model was given."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def segment_ids(offsets: Tensor, total: int) -> Tensor:
+    """The bag of each position: int64 [total], for bags that start at ``offsets``."""
+    bags = torch.arange(offsets.numel(), device=offsets.device)
+    end = offsets.new_full((1,), total)
+    return torch.repeat_interleave(bags, torch.diff(offsets, append=end), output_size=total)
+
+
+def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Sums rows of ``values`` [P, D] into [count, D] by segment; deterministic on the CPU."""
+    out = values.new_zeros((count, *values.shape[1:]))
+    return out.index_add(0, segments, values)
+
+
+def embedding_bag(module: nn.Module, ids: Tensor, offsets: Tensor, mode: str = "mean") -> Tensor:
+    """Looks up ``ids`` and pools them by bag, for any embedding module.
+
+    A module with its own ``bag`` (``ResEmbedding``) pools inside its operator; ``nn.Embedding``
+    goes through ``F.embedding_bag``; any other module is called on the ids and its output is
+    summed. Padding counts neither in the sum nor in the mean; an empty bag is a zero row.
+
+    Args:
+        module: takes int64 ids to vectors of ``module.embedding_dim``.
+        ids: int64 [P].
+        offsets: int64 [N], the start of each bag.
+        mode: "sum" or "mean".
+
+    Returns:
+        [N, D].
+
+    Raises:
+        ValueError: ``mode`` is neither.
+    """
+    if mode not in ("sum", "mean"):
+        raise ValueError(f'mode must be "sum" or "mean", found {mode!r}')
+    bag = getattr(module, "bag", None)
+    if callable(bag):
+        return bag(ids, offsets, mode=mode)
+    if isinstance(module, nn.Embedding):
+        return F.embedding_bag(
+            ids,
+            module.weight,
+            offsets,
+            max_norm=module.max_norm,
+            norm_type=module.norm_type,
+            scale_grad_by_freq=module.scale_grad_by_freq,
+            mode=mode,
+            sparse=module.sparse,
+            padding_idx=module.padding_idx,
+        )
+    segments = segment_ids(offsets, ids.numel())
+    kept = torch.ones_like(ids, dtype=torch.bool)
+    padding = getattr(module, "padding_idx", None)
+    if padding is not None:
+        kept = ids != padding
+    vectors = module(ids)
+    pooled = segment_sum(vectors * kept.unsqueeze(1), segments, offsets.numel())
+    if mode == "mean":
+        count = segment_sum(kept.to(pooled.dtype), segments, offsets.numel())
+        pooled = pooled / count.clamp_(min=1).unsqueeze(1)
+    return pooled
