@@ -1,0 +1,63 @@
+// The Python module `resemb_ext._C`: importing it registers the operators; its functions tell and
+// choose what runs.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdexcept>
+
+#include "cpu/rows.h"
+#ifdef RESEMB_WITH_CUDA
+#include "cuda/device_info.h"
+#endif
+
+namespace {
+
+PyObject* isa(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(resemb::row_kernels().isa);
+  } catch (const std::invalid_argument& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+    return nullptr;
+  }
+}
+
+PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(resemb::available_isas()); }
+
+PyObject* select_isa(PyObject*, PyObject* name) {
+  PyObject* bytes = PyUnicode_AsUTF8String(name);
+  if (bytes == nullptr) return nullptr;
+  PyObject* result = nullptr;
+  try {
+    resemb::select_isa(PyBytes_AsString(bytes));
+    result = Py_None;
+    Py_INCREF(result);
+  } catch (const std::invalid_argument& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+  }
+  Py_DECREF(bytes);
+  return result;
+}
+
+// JSON text on the CUDA side: the runtime built in, the driver and devices seen, or why none is.
+PyObject* cuda_info(PyObject*, PyObject*) {
+#ifdef RESEMB_WITH_CUDA
+  char text[2048];
+  resemb::cuda_device_info(text, sizeof text);
+  return PyUnicode_FromString(text);
+#else
+  return PyUnicode_FromString("{}");
+#endif
+}
+
+PyMethodDef methods[] = {
+    {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
+    {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
+    {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
+    {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }

@@ -1,0 +1,50 @@
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/rows.h"
+
+namespace resemb {
+namespace {
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  // x86-64-v3, which the avx2 file is compiled for, is more than AVX2: FMA, F16C, BMI and so on.
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
+         __builtin_cpu_supports("movbe");
+#else
+  return false;
+#endif
+}
+
+const RowKernels& choose(const char* name) {
+  const bool any = std::strcmp(name, "auto") == 0;
+#if defined(__x86_64__)
+  if ((any || std::strcmp(name, "avx2") == 0) && has_avx2()) return kAvx2Rows;
+#endif
+  if (any || std::strcmp(name, "baseline") == 0) return kBaselineRows;
+  throw std::invalid_argument(std::string("RESEMB_ISA: '") + name + "' does not run here; expected auto, " +
+                              available_isas());
+}
+
+std::atomic<const RowKernels*> current{nullptr};
+
+}  // namespace
+
+const char* available_isas() { return has_avx2() ? "baseline,avx2" : "baseline"; }
+
+void select_isa(const char* name) { current = &choose(name); }
+
+const RowKernels& row_kernels() {
+  if (current.load() == nullptr) {
+    const char* name = std::getenv("RESEMB_ISA");
+    select_isa(name != nullptr && *name != '\0' ? name : "auto");
+  }
+  return *current.load();
+}
+
+}  // namespace resemb

@@ -1,0 +1,186 @@
+#include "cpu/lookup.h"
+
+#include <cstring>
+
+#include "cpu/segments.h"
+
+namespace resemb {
+namespace {
+
+constexpr int64_t kRowsPerTask = 128;
+constexpr int64_t kPositionsPerTask = 4096;
+// Outputs from this size on do not stay in cache, so they are written past it.
+constexpr int64_t kStreamBytes = int64_t{16} << 20;
+
+using ConstPlan = PlanView<const int32_t>;
+
+// Calls f with a zero of the accumulator's type.
+template <class F>
+void with_acc(DType acc, const F& f) {
+  if (acc == DType::f64) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+// E of the unique rows and, behind them, one row of zeros for padding: [U + 1, D] acc.
+Buffer<char> unique_embeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel) {
+  const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
+  const int64_t rows = plan.unique();
+  Buffer<char> out((rows + 1) * row_bytes);
+  const GatherArgs args{x.graph, plan.rows(), rows, x.dim, x.table, x.central, x.residual, out.data()};
+  parallel.ranges(rows, kRowsPerTask,
+                  [&](int64_t begin, int64_t end) { row_kernels().gather(args, begin, end); });
+  std::memset(out.data() + rows * row_bytes, 0, row_bytes);
+  return out;
+}
+
+// The bag of every position and the factor of every bag.
+template <class A>
+struct Bags {
+  Buffer<uint32_t> of_position;  // [P]
+  Buffer<A> scale;               // [B] 1 / count for mean, else empty
+
+  Bags(const Lookup& x, const ConstPlan& plan, const Parallel& parallel)
+      : of_position(plan.positions_count), scale(x.mean ? x.num_bags : 0) {
+    const int32_t padding_rank = plan.unique();
+    parallel.ranges(x.num_bags, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        int64_t count = 0;
+        for (int64_t p = x.offsets[b]; p < x.offsets[b + 1]; ++p) {
+          of_position[p] = static_cast<uint32_t>(b);
+          count += plan.rank()[p] != padding_rank;
+        }
+        if (x.mean) scale[b] = count > 0 ? A{1} / static_cast<A>(count) : A{0};
+      }
+    });
+  }
+
+  A weight(const Lookup& x, int64_t p) const {
+    A w = x.sample_weights != nullptr ? static_cast<const A*>(x.sample_weights)[p] : A{1};
+    return x.mean ? w * scale[of_position[p]] : w;
+  }
+};
+
+template <class A>
+void pool_bags(const Lookup& x, const ConstPlan& plan, const void* embeddings, void* out,
+               const Parallel& parallel) {
+  const int64_t positions = plan.positions_count;
+  const int32_t padding_rank = plan.unique();
+  const Bags<A> bags(x, plan, parallel);
+  Buffer<Term<A>> terms(positions);
+  parallel.ranges(positions, kPositionsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int32_t rank = plan.rank()[p];
+      terms[p] = {static_cast<uint32_t>(rank), rank == padding_rank ? A{0} : bags.weight(x, p)};
+    }
+  });
+  Buffer<uint32_t> starts(x.num_bags + 1);
+  for (int64_t b = 0; b <= x.num_bags; ++b) starts[b] = static_cast<uint32_t>(x.offsets[b]);
+  const SegmentArgs args{terms.data(), positions,   starts.data(), starts.data() + 1, nullptr,
+                         x.dim,        x.acc(),     x.out_type,    embeddings,        out};
+  sum_segments(args, x.num_bags, parallel);
+}
+
+template <class A>
+void sum_positions(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
+                   const Parallel& parallel) {
+  const int64_t valid = plan.valid(), rows = plan.unique();
+  Buffer<Term<A>> terms(valid);
+  const int32_t* positions = plan.positions();
+  if (x.is_bag()) {
+    const Bags<A> bags(x, plan, parallel);
+    parallel.ranges(valid, kPositionsPerTask, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        terms[i] = {bags.of_position[positions[i]], bags.weight(x, positions[i])};
+      }
+    });
+  } else {
+    parallel.ranges(valid, kPositionsPerTask, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) terms[i] = {static_cast<uint32_t>(positions[i]), A{1}};
+    });
+  }
+  const uint32_t* starts = reinterpret_cast<const uint32_t*>(plan.starts());
+  const SegmentArgs args{terms.data(), valid,      starts,  starts + 1, nullptr,
+                         x.dim,        x.out_type, x.acc(), grad,       out};
+  sum_segments(args, rows, parallel);
+}
+
+}  // namespace
+
+void lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const Parallel& parallel) {
+  const Buffer<char> embeddings = unique_embeddings(x, plan, parallel);
+  if (x.is_bag()) {
+    with_acc(x.acc(), [&]<class A>(A) { pool_bags<A>(x, plan, embeddings.data(), out, parallel); });
+    return;
+  }
+  const int64_t bytes = plan.positions_count * x.dim * static_cast<int64_t>(item_size(x.out_type));
+  const CopyArgs args{plan.rank(), nullptr, x.dim, x.out_type, embeddings.data(), out, bytes >= kStreamBytes};
+  parallel.ranges(plan.positions_count, kPositionsPerTask,
+                  [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
+}
+
+void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out, const Parallel& parallel) {
+  with_acc(x.acc(), [&]<class A>(A) { sum_positions<A>(x, plan, grad, out, parallel); });
+}
+
+void write_rows(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
+                const Parallel& parallel) {
+  const CopyArgs args{nullptr, targets, x.dim, x.table, g, out, false};
+  parallel.ranges(num_rows, kPositionsPerTask,
+                  [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
+}
+
+void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedEdges& edges, const void* g,
+                          bool dense, bool out_double, void* out, const Parallel& parallel) {
+  Buffer<DotPair> pairs(edges.count);
+  Buffer<char> dots(edges.count * static_cast<int64_t>(item_size(x.acc())));
+  const DotArgs args{pairs.data(), x.dim, x.table, g, x.central, dots.data()};
+  parallel.ranges(plan.unique(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t first = x.graph.indptr[plan.rows()[u]] - edges.offsets[u];
+      for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
+        pairs[t] = {static_cast<uint32_t>(u), static_cast<uint32_t>(x.graph.neighbor(first + t))};
+      }
+    }
+    row_kernels().dot(args, edges.offsets[begin], edges.offsets[end]);
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t shift = dense ? x.graph.indptr[plan.rows()[u]] - edges.offsets[u] : 0;
+      for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
+        const double value = x.acc() == DType::f64 ? reinterpret_cast<const double*>(dots.data())[t]
+                                                   : reinterpret_cast<const float*>(dots.data())[t];
+        if (out_double) {
+          static_cast<double*>(out)[t + shift] = value;
+        } else {
+          static_cast<float*>(out)[t + shift] = static_cast<float>(value);
+        }
+      }
+    }
+  });
+}
+
+void sample_weight_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
+                            const Parallel& parallel) {
+  const Buffer<char> embeddings = unique_embeddings(x, plan, parallel);
+  const Bags<float> bags(x, plan, parallel);
+  const int64_t positions = plan.positions_count;
+  Buffer<DotPair> pairs(positions);
+  const DotArgs args{pairs.data(), x.dim, x.out_type, embeddings.data(), grad, out};
+  parallel.ranges(positions, kPositionsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      pairs[p] = {static_cast<uint32_t>(plan.rank()[p]), bags.of_position[p]};
+    }
+    row_kernels().dot(args, begin, end);
+    for (int64_t p = begin; p < end; ++p) {
+      if (plan.rank()[p] != plan.unique()) continue;
+      if (x.acc() == DType::f64) {
+        static_cast<double*>(out)[p] = 0;
+      } else {
+        static_cast<float*>(out)[p] = 0;
+      }
+    }
+  });
+}
+
+}  // namespace resemb

@@ -1,0 +1,55 @@
+// Lookup and bag over the interest graph, forward and backward, on raw pointers.
+//
+//   E[u]   = sum_e w_e C[n_e] + R[rows[u]]            unique rows of the batch
+//   out[p] = E[rank[p]]                               lookup
+//   out[b] = sum over p in bag b of c_p E[rank[p]]    bag; c_p = sample weight, or 1 / count for mean
+//   G[u]   = sum over positions p of u of c_p * grad of p's output row
+//   grad R[rows[u]] = G[u];  grad C[v] = sum_u w_uv G[u];  grad w_uv = G[u] . C[v];
+//   grad c_p = grad of p's output row . E[rank[p]]
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+#include "cpu/plan.h"
+#include "cpu/rows.h"
+
+namespace resemb {
+
+struct Lookup {
+  int64_t num_items;           // H
+  int64_t dim;                 // D
+  DType table;                 // of central and residual
+  DType out_type;              // of the output and its gradient
+  const void* central;         // [H, D]; may be null where only G and grad C are wanted
+  const void* residual;        // [H, D]; may be null likewise
+  GraphView graph;
+  const int64_t* offsets;      // [B + 1] starts of bags and P, or null for a lookup
+  int64_t num_bags;            // B
+  const void* sample_weights;  // [P] acc, or null
+  bool mean;                   // divide a bag's sum by its count of positions other than padding
+
+  DType acc() const { return accumulator(table); }
+  bool is_bag() const { return offsets != nullptr; }
+};
+
+// out [P or B, D] from a filled plan.
+void lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out, const Parallel& parallel);
+
+// G, [U, D] acc, from grad [P or B, D].
+void row_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
+                  const Parallel& parallel);
+
+// out[targets[u]] = G[u] in the tables' type; targets null: out[u].
+void write_rows(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
+                const Parallel& parallel);
+
+// Grad w in row order, [T] of `out_double ? double : float`; at edge numbers of the graph where `dense`.
+void link_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const TouchedEdges& edges,
+                          const void* g, bool dense, bool out_double, void* out, const Parallel& parallel);
+
+// Grad c, [P] acc; 0 at padding. Not defined for mean.
+void sample_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
+                            const Parallel& parallel);
+
+}  // namespace resemb

@@ -1,0 +1,391 @@
+// The operator layer on the CPU: checks tensors, allocates outputs, calls the kernels.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/lookup.h"
+#include "cpu/segments.h"
+
+namespace resemb {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Parallel torch_pool() {
+  return Parallel(static_cast<int>(torch::stable::get_num_threads()),
+                  [](int threads, void (*body)(void*), void* context) {
+                    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { body(context); });
+                  });
+}
+
+[[noreturn]] void fail_value(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
+  return text + "]";
+}
+
+DType table_type(ScalarType t, const char* name) {
+  switch (t) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::Half: return DType::f16;
+    case ScalarType::BFloat16: return DType::bf16;
+    default:
+      fail_value(std::string(name) + ": dtype " + torch::headeronly::toString(t) +
+                 " is not supported; expected float32, float64, float16 or bfloat16");
+  }
+}
+
+ScalarType scalar_type(DType t) {
+  switch (t) {
+    case DType::f32: return ScalarType::Float;
+    case DType::f64: return ScalarType::Double;
+    case DType::f16: return ScalarType::Half;
+    default: return ScalarType::BFloat16;
+  }
+}
+
+bool is_int64(const Tensor& t, const char* name) {
+  const ScalarType type = t.scalar_type();
+  if (type != ScalarType::Long && type != ScalarType::Int) {
+    fail_value(std::string(name) + ": dtype " + torch::headeronly::toString(type) +
+               " is not supported; expected int64 or int32");
+  }
+  return type == ScalarType::Long;
+}
+
+void check_shape(bool ok, const char* name, const Tensor& t, const std::string& expected) {
+  if (!ok) fail_value(std::string(name) + ": shape " + shape_of(t) + " does not fit; expected " + expected);
+}
+
+// A contiguous tensor on the CPU; kept alive by the caller.
+Tensor dense_cpu(const Tensor& t, const char* name) {
+  if (!t.is_cpu()) fail_value(std::string(name) + ": is not on the CPU, while ids are");
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+// Outputs are large and short-lived: huge pages spare them most page faults.
+Tensor empty_like_table(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
+  Tensor out = torch::stable::new_empty(like, size, type);
+  size_t bytes = item_size(type == ScalarType::Long ? DType::f64 : table_type(type, "output"));
+  for (const int64_t n : size) bytes *= static_cast<size_t>(n);
+  if (bytes > 0) prefer_huge_pages(out.mutable_data_ptr(), bytes);
+  return out;
+}
+
+// The tensors behind a Lookup, checked and contiguous.
+struct Inputs {
+  Tensor indptr, neighbors, weights;
+  OptionalTensor central, residual, offsets, sample_weights;
+  Lookup lookup{};
+  int64_t num_edges = 0;
+
+  Inputs(const OptionalTensor& central_in, const OptionalTensor& residual_in, const Tensor& indptr_in,
+         const Tensor& neighbors_in, const Tensor& weights_in, const OptionalTensor& offsets_in,
+         const OptionalTensor& sample_weights_in, ScalarType table, int64_t dim, int64_t positions, bool mean)
+      : indptr(dense_cpu(indptr_in, "indptr")),
+        neighbors(dense_cpu(neighbors_in, "neighbors")),
+        weights(dense_cpu(weights_in, "weights")) {
+    Lookup& x = lookup;
+    check_shape(indptr.dim() == 1 && indptr.size(0) >= 1, "indptr", indptr, "[H + 1]");
+    if (indptr.scalar_type() != ScalarType::Long) fail_value("indptr: expected dtype int64");
+    x.num_items = indptr.size(0) - 1;
+    if (x.num_items >= std::numeric_limits<int32_t>::max()) {
+      fail_value("indptr: " + std::to_string(x.num_items) + " items; at most 2^31 - 2 are supported");
+    }
+    check_shape(neighbors.dim() == 1, "neighbors", neighbors, "[E]");
+    num_edges = neighbors.size(0);
+    check_shape(weights.dim() == 1 && weights.size(0) == num_edges, "weights", weights,
+                "[" + std::to_string(num_edges) + "], one for each of neighbors");
+    x.table = table_type(table, "central");
+    x.dim = dim;
+    x.out_type = x.table;
+    x.graph = {static_cast<const int64_t*>(indptr.const_data_ptr()), neighbors.const_data_ptr(),
+               weights.const_data_ptr(), is_int64(neighbors, "neighbors"),
+               weights.scalar_type() == ScalarType::Double};
+    if (weights.scalar_type() != ScalarType::Float && weights.scalar_type() != ScalarType::Double) {
+      fail_value("weights: expected dtype float32 or float64");
+    }
+    x.central = take_table(central_in, central, "central");
+    x.residual = take_table(residual_in, residual, "residual");
+    x.mean = mean;
+    if (offsets_in.has_value()) take_offsets(*offsets_in, positions);
+    if (sample_weights_in.has_value()) take_sample_weights(*sample_weights_in, positions);
+    if (mean && (!offsets.has_value() || sample_weights.has_value())) {
+      fail_value("mean: needs offsets and no sample_weights");
+    }
+  }
+
+  ScalarType acc_type() const { return scalar_type(lookup.acc()); }
+
+ private:
+  const void* take_table(const OptionalTensor& in, OptionalTensor& kept, const char* name) {
+    if (!in.has_value()) return nullptr;
+    kept = dense_cpu(*in, name);
+    if (table_type(kept->scalar_type(), name) != lookup.table) {
+      fail_value(std::string(name) + ": dtype differs from the other table's");
+    }
+    check_shape(kept->dim() == 2 && kept->size(0) == lookup.num_items && kept->size(1) == lookup.dim, name, *kept,
+                "[" + std::to_string(lookup.num_items) + ", " + std::to_string(lookup.dim) + "]");
+    return kept->const_data_ptr();
+  }
+
+  void take_offsets(const Tensor& in, int64_t positions) {
+    offsets = dense_cpu(in, "offsets");
+    check_shape(offsets->dim() == 1 && offsets->size(0) >= 1, "offsets", *offsets, "[B + 1]");
+    if (offsets->scalar_type() != ScalarType::Long) fail_value("offsets: expected dtype int64");
+    lookup.offsets = static_cast<const int64_t*>(offsets->const_data_ptr());
+    lookup.num_bags = offsets->size(0) - 1;
+    const int64_t* at = lookup.offsets;
+    if (at[0] != 0 || at[lookup.num_bags] != positions) {
+      fail_value("offsets: run from " + std::to_string(at[0]) + " to " + std::to_string(at[lookup.num_bags]) +
+                 "; expected 0 to " + std::to_string(positions) + ", the number of ids");
+    }
+    for (int64_t b = 0; b < lookup.num_bags; ++b) {
+      if (at[b] > at[b + 1]) {
+        fail_value("offsets: fall from " + std::to_string(at[b]) + " to " + std::to_string(at[b + 1]) + " at " +
+                   std::to_string(b + 1) + "; expected ascending values");
+      }
+    }
+  }
+
+  void take_sample_weights(const Tensor& in, int64_t positions) {
+    if (!offsets.has_value()) fail_value("sample_weights: need offsets");
+    sample_weights = dense_cpu(in, "sample_weights");
+    check_shape(sample_weights->dim() == 1 && sample_weights->size(0) == positions, "sample_weights",
+                *sample_weights, "[" + std::to_string(positions) + "], one for each id");
+    if (sample_weights->scalar_type() != acc_type()) {
+      fail_value(std::string("sample_weights: expected dtype ") + torch::headeronly::toString(acc_type()));
+    }
+    lookup.sample_weights = sample_weights->const_data_ptr();
+  }
+};
+
+std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, const Tensor& residual,
+                                   const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
+                                   const OptionalTensor& offsets, const OptionalTensor& sample_weights,
+                                   int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype, bool) {
+  const Tensor ids = dense_cpu(ids_in, "ids");
+  check_shape(ids.dim() == 1, "ids", ids, "[P]");
+  check_shape(central.dim() == 2, "central", central, "[H, D]");
+  const int64_t positions = ids.size(0);
+  if (positions >= std::numeric_limits<int32_t>::max() / 4) {
+    fail_value("ids: " + std::to_string(positions) + " positions; at most 2^29 in one call");
+  }
+  Inputs in(central, residual, indptr, neighbors, weights, offsets, sample_weights, central.scalar_type(),
+            central.size(1), positions, mean);
+  Lookup& x = in.lookup;
+  if (out_dtype.has_value()) x.out_type = table_type(*out_dtype, "out_dtype");
+  if (accumulator(x.out_type) != x.acc()) fail_value("out_dtype: float64 goes with float64 tables only");
+
+  const Parallel parallel = torch_pool();
+  const Ids view{ids.const_data_ptr(), is_int64(ids, "ids"), positions};
+  if (const int64_t bad = first_bad_id(view, x.num_items, parallel); bad >= 0) {
+    throw std::out_of_range("ids: id " + std::to_string(view[bad]) + " at position " + std::to_string(bad) +
+                            " is out of range; expected ids in [0, " + std::to_string(x.num_items) + ")");
+  }
+  Tensor plan = torch::stable::new_empty(ids, {PlanView<int32_t>::size(positions)}, ScalarType::Int);
+  const PlanView<int32_t> writable{static_cast<int32_t*>(plan.mutable_data_ptr()), positions};
+  make_plan(view, x.num_items, padding_idx, writable, parallel);
+  const PlanView<const int32_t> ready{writable.data, positions};
+  if (const int64_t bad =
+          first_bad_row(x.graph, ready.rows(), ready.unique(), x.num_items, in.num_edges, parallel);
+      bad >= 0) {
+    throw std::out_of_range("neighbors: the row of item " + std::to_string(ready.rows()[bad]) +
+                            " leaves the arrays or names an item outside [0, " + std::to_string(x.num_items) + ")");
+  }
+
+  const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
+  Tensor out = empty_like_table(central, {out_rows, x.dim}, scalar_type(x.out_type));
+  if (out_rows > 0 && x.dim > 0) lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
+  return {out, plan};
+}
+
+// What both backward operators need before they differ: inputs, plan, contiguous gradient and G.
+struct Backward {
+  Tensor grad, plan_tensor;
+  int64_t positions;
+  Inputs in;
+  PlanView<const int32_t> plan;
+  Parallel parallel = torch_pool();
+
+  Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalTensor& central,
+           const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
+           const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean, ScalarType table)
+      : grad(dense_cpu(grad_in, "grad")),
+        plan_tensor(dense_cpu(plan_in, "plan")),
+        positions((plan_tensor.numel() - 3) / 4),
+        in(central, residual, indptr, neighbors, weights, offsets, sample_weights, table,
+           grad.dim() == 2 ? grad.size(1) : -1, positions, mean),
+        plan{static_cast<const int32_t*>(plan_tensor.const_data_ptr()), positions} {
+    if (plan_tensor.scalar_type() != ScalarType::Int || plan_tensor.numel() != plan.size(positions)) {
+      fail_value("plan: is not one that res_embedding returned");
+    }
+    const int64_t rows = x().is_bag() ? x().num_bags : positions;
+    check_shape(grad.dim() == 2 && grad.size(0) == rows, "grad", grad, "[" + std::to_string(rows) + ", D]");
+    in.lookup.out_type = table_type(grad.scalar_type(), "grad");
+    if (accumulator(x().out_type) != x().acc()) fail_value("grad: dtype does not go with the tables'");
+  }
+
+  const Lookup& x() const { return in.lookup; }
+  int64_t unique() const { return plan.unique(); }
+
+  void need_tables(bool both, const char* what) const {
+    if (x().central == nullptr || (both && x().residual == nullptr)) {
+      fail_value(std::string(what) + ": its gradient needs the tables");
+    }
+  }
+
+  Tensor sample_weights_gradient(bool needed) const {
+    if (!needed) return torch::stable::new_empty(grad, {0}, in.acc_type());
+    need_tables(true, "sample_weights");
+    if (!in.sample_weights.has_value()) fail_value("sample_weights: no gradient without them");
+    Tensor out = torch::stable::new_empty(grad, {positions}, in.acc_type());
+    sample_weight_gradient(x(), plan, grad.const_data_ptr(), out.mutable_data_ptr(), parallel);
+    return out;
+  }
+
+  // grad C: one row for each column of the transposed edges, at targets (null: the column's number).
+  template <class A>
+  void sum_columns(const Transpose<A>& t, const void* g, const int32_t* targets, Tensor& out) const {
+    const uint32_t* starts = t.columns.starts.data();
+    const SegmentArgs args{t.terms.data(), t.terms.size(), starts,    starts + 1, targets,
+                           x().dim,        x().acc(),      x().table, g,          out.mutable_data_ptr()};
+    sum_segments(args, t.columns.count, parallel);
+  }
+
+  // Calls f(transpose of the touched edges).
+  template <class F>
+  void with_transpose(const TouchedEdges& edges, const F& f) const {
+    if (edges.count >= std::numeric_limits<uint32_t>::max()) {
+      fail_value("ids: the batch touches " + std::to_string(edges.count) + " edges; at most 2^32 - 2 in one call");
+    }
+    if (x().acc() == DType::f64) {
+      f(transpose<double>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
+    } else {
+      f(transpose<float>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
+    }
+  }
+
+  void write_link_weights(const TouchedEdges& edges, const void* g, bool dense, Tensor& out) const {
+    link_weight_gradient(x(), plan, edges, g, dense, x().graph.weights_are_double, out.mutable_data_ptr(), parallel);
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& grad, const Tensor&, const Tensor& plan, const OptionalTensor& central,
+    const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
+    const OptionalTensor& offsets, const OptionalTensor& sample_weights, int64_t, bool mean, ScalarType table,
+    bool need_central, bool need_residual, bool need_weights, bool need_sample_weights) {
+  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean, table);
+  const Lookup& x = b.x();
+  const auto table_gradient = [&](bool needed) {
+    return needed ? torch::stable::new_zeros(b.grad, {x.num_items, x.dim}, table)
+                  : torch::stable::new_empty(b.grad, {0}, table);
+  };
+  Tensor grad_central = table_gradient(need_central), grad_residual = table_gradient(need_residual);
+  Tensor grad_weights = need_weights
+                            ? torch::stable::new_zeros(b.grad, {b.in.num_edges}, b.in.weights.scalar_type())
+                            : torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
+  if ((need_central || need_residual || need_weights) && b.unique() > 0 && x.dim > 0) {
+    Buffer<char> g(b.unique() * x.dim * static_cast<int64_t>(item_size(x.acc())));
+    row_gradient(x, b.plan, b.grad.const_data_ptr(), g.data(), b.parallel);
+    if (need_residual) {
+      write_rows(x, g.data(), b.unique(), b.plan.rows(), grad_residual.mutable_data_ptr(), b.parallel);
+    }
+    if (need_central || need_weights) {
+      const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique());
+      if (need_central) {
+        b.with_transpose(edges, [&](const auto& t) {
+          b.sum_columns(t, g.data(), t.neighbors.data(), grad_central);
+        });
+      }
+      if (need_weights) {
+        b.need_tables(false, "weights");
+        b.write_link_weights(edges, g.data(), /*dense=*/true, grad_weights);
+      }
+    }
+  }
+  return {grad_central, grad_residual, grad_weights, b.sample_weights_gradient(need_sample_weights)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows(
+    const Tensor& grad, const Tensor& plan, const OptionalTensor& central, const OptionalTensor& residual,
+    const Tensor& indptr, const Tensor& neighbors, const Tensor& weights, const OptionalTensor& offsets,
+    const OptionalTensor& sample_weights, bool mean, ScalarType table, bool need_central, bool need_residual,
+    bool need_weights, bool need_sample_weights) {
+  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean, table);
+  const Lookup& x = b.x();
+  const int64_t unique = b.unique();
+  const auto numbers = [&](int64_t n) { return torch::stable::new_empty(b.grad, {n}, ScalarType::Long); };
+
+  // G is the residual's gradient where the tables' type is the accumulator's.
+  const bool g_is_gradient = x.table == x.acc();
+  Tensor g = empty_like_table(b.grad, {unique, x.dim}, b.in.acc_type());
+  Tensor rows = numbers(need_residual ? unique : 0);
+  const bool any = need_central || need_residual || need_weights;
+  if (any && x.dim > 0) row_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
+  Tensor row_values = g;
+  if (!need_residual) {
+    row_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
+  } else {
+    int64_t* out = static_cast<int64_t*>(rows.mutable_data_ptr());
+    for (int64_t u = 0; u < unique; ++u) out[u] = b.plan.rows()[u];
+    if (!g_is_gradient) {
+      row_values = empty_like_table(b.grad, {unique, x.dim}, table);
+      write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
+    }
+  }
+
+  Tensor columns = numbers(0), column_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
+  Tensor edge_numbers = numbers(0),
+         edge_values = torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
+  if (need_central || need_weights) {
+    const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), unique);
+    if (need_central) {
+      b.with_transpose(edges, [&](const auto& t) {
+        const int64_t count = t.columns.count;
+        columns = numbers(count);
+        int64_t* out = static_cast<int64_t*>(columns.mutable_data_ptr());
+        for (int64_t v = 0; v < count; ++v) out[v] = t.neighbors[v];
+        column_values = empty_like_table(b.grad, {count, x.dim}, table);
+        if (x.dim > 0) b.sum_columns(t, g.const_data_ptr(), nullptr, column_values);
+      });
+    }
+    if (need_weights) {
+      b.need_tables(false, "weights");
+      edge_numbers = numbers(edges.count);
+      edge_values = torch::stable::new_empty(b.grad, {edges.count}, b.in.weights.scalar_type());
+      int64_t* out = static_cast<int64_t*>(edge_numbers.mutable_data_ptr());
+      for (int64_t u = 0; u < unique; ++u) {
+        const int64_t shift = x.graph.indptr[b.plan.rows()[u]] - edges.offsets[u];
+        for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) out[t] = t + shift;
+      }
+      b.write_link_weights(edges, g.const_data_ptr(), /*dense=*/false, edge_values);
+    }
+  }
+  return {rows,        row_values, columns, column_values, edge_numbers, edge_values,
+          b.sample_weights_gradient(need_sample_weights)};
+}
+
+}  // namespace
+}  // namespace resemb
+
+STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
+  m.impl("res_embedding", TORCH_BOX(&resemb::forward));
+  m.impl("res_embedding_backward", TORCH_BOX(&resemb::backward));
+  m.impl("res_embedding_backward_rows", TORCH_BOX(&resemb::backward_rows));
+}

@@ -1,0 +1,16 @@
+// Row kernels for any processor: portable vectors, x86-64 baseline on x86.
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/rows.h"
+
+#define RESEMB_ISA isa_baseline
+#define RESEMB_LAMBDA_INLINE __attribute__((always_inline))
+#include "cpu/rows_impl.h"
+
+namespace resemb {
+
+const RowKernels kBaselineRows = {"baseline", isa_baseline::gather_any, isa_baseline::segment_sum_any,
+                                  isa_baseline::copy_any, isa_baseline::dot_any};
+
+}  // namespace resemb

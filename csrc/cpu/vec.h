@@ -1,0 +1,129 @@
+// 32-byte vectors and conversions to and from the table types. Included by the row kernels only,
+// inside the namespace of one instruction set.
+
+typedef float f8 __attribute__((vector_size(32)));
+typedef double d4 __attribute__((vector_size(32)));
+typedef int32_t i8 __attribute__((vector_size(32)));
+typedef uint32_t u8 __attribute__((vector_size(32)));
+typedef uint16_t h8 __attribute__((vector_size(16)));
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
+template <class T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename Accumulator<T>::type;
+
+template <class A>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  using type = f8;
+};
+template <>
+struct VecOf<double> {
+  using type = d4;
+};
+template <class A>
+using Vec = typename VecOf<A>::type;
+template <class A>
+constexpr int64_t kLanes = 32 / sizeof(A);
+
+template <class V, class P>
+RESEMB_INLINE V read(const P* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V, class P>
+RESEMB_INLINE void write(P* p, V v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+RESEMB_INLINE f8 half_to_float(h8 h) {
+#if defined(RESEMB_F16C)
+  return (f8)_mm256_cvtph_ps((__m128i)h);
+#else
+  const u8 x = __builtin_convertvector(h, u8);
+  const u8 sign = (x & 0x8000u) << 16;
+  const u8 body = (x & 0x7fffu) << 13;
+  // Scaling by 2^112 moves the exponent's bias and turns half subnormals into float normals.
+  f8 value = (f8)body * 0x1p112f;
+  const u8 special = (u8)((x & 0x7c00u) == 0x7c00u);
+  const u8 bits = ((u8)value & ~special) | ((body | 0x7f800000u) & special);
+  return (f8)(bits | sign);
+#endif
+}
+
+RESEMB_INLINE h8 float_to_half(f8 f) {
+#if defined(RESEMB_F16C)
+  return (h8)_mm256_cvtps_ph((__m256)f, 0);
+#else
+  const u8 bits = (u8)f;
+  const u8 sign = bits >> 16 & 0x8000u;
+  const u8 body = bits & 0x7fffffffu;
+  // Normals: round to nearest even on the 13 dropped bits, with the exponent's bias moved.
+  const u8 normal = (body + 0xfffu + (body >> 13 & 1u) - (112u << 23)) >> 13;
+  // Subnormals: adding 0.5 lets the float adder round at half's last place.
+  const u8 subnormal = (u8)((f8)body + 0.5f) - 0x3f000000u;
+  const u8 small = (u8)(body < (113u << 23));
+  const u8 overflow = (u8)(body >= 0x477ff000u);
+  const u8 nan = (u8)(body > 0x7f800000u);
+  u8 result = (subnormal & small) | (normal & ~small);
+  result = (result & ~overflow) | (0x7c00u & overflow);
+  result = (result & ~nan) | (0x7e00u & nan);
+  return __builtin_convertvector(result | sign, h8);
+#endif
+}
+
+RESEMB_INLINE f8 load(const float* p) { return read<f8>(p); }
+RESEMB_INLINE d4 load(const double* p) { return read<d4>(p); }
+RESEMB_INLINE f8 load(const BFloat* p) { return (f8)(__builtin_convertvector(read<h8>(p), u8) << 16); }
+RESEMB_INLINE f8 load(const Half* p) { return half_to_float(read<h8>(p)); }
+
+RESEMB_INLINE void store(float* p, f8 v) { write(p, v); }
+RESEMB_INLINE void store(double* p, d4 v) { write(p, v); }
+RESEMB_INLINE void store(BFloat* p, f8 v) {
+  const u8 bits = (u8)v;
+  const u8 nan = (u8)((bits & 0x7fffffffu) > 0x7f800000u);
+  const u8 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  write(p, __builtin_convertvector((rounded & ~nan) | (0x7fc0u & nan), h8));
+}
+RESEMB_INLINE void store(Half* p, f8 v) { write(p, float_to_half(v)); }
+
+// The first n < lanes elements at p, the others zero.
+template <class T>
+RESEMB_INLINE Vec<Acc<T>> load_part(const T* p, int64_t n) {
+  T part[kLanes<Acc<T>>] = {};
+  __builtin_memcpy(part, p, n * sizeof(T));
+  return load(part);
+}
+template <class T>
+RESEMB_INLINE void store_part(T* p, Vec<Acc<T>> v, int64_t n) {
+  T part[kLanes<Acc<T>>];
+  store(part, v);
+  __builtin_memcpy(p, part, n * sizeof(T));
+}
+
+template <class V>
+RESEMB_INLINE auto sum_lanes(V v) {
+  auto sum = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
+  return sum;
+}
+
+RESEMB_INLINE void prefetch_row(const void* row, int64_t bytes) {
+  const char* p = static_cast<const char*>(row);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 3);
+}

@@ -1,0 +1,41 @@
+"""Res-embedding for CTR models: a drop-in for nn.Embedding over an item-interest graph.
+
+E[i] = sum_j w_ij C[j] + R[i]   (Zhou et al. 2019, arXiv 1906.10304)
+"""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from resemb_ext import _registration as _registration
+from resemb_ext import functional, reference
+from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import ResEmbedding
+
+if TYPE_CHECKING:
+    from resemb_ext import data, metrics, models, testing, train
+
+try:
+    __version__ = version("resemb_ext")
+except PackageNotFoundError:  # a source tree on the path, built in place but not installed
+    __version__ = "unknown"
+
+__all__ = [
+    "InterestGraph",
+    "ResEmbedding",
+    "data",
+    "functional",
+    "metrics",
+    "models",
+    "reference",
+    "testing",
+    "train",
+]
+
+_ON_DEMAND = ("data", "metrics", "models", "testing", "train")  # they import pandas, matplotlib, ...
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"resemb_ext.{name}")
+    raise AttributeError(f"module 'resemb_ext' has no attribute '{name}'")

@@ -1,0 +1,99 @@
+"""Loads the compiled operators and tells what was built and what runs.
+
+Importing this module registers the operators `torch.ops.resemb_ext.*`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FOLDER = Path(__file__).resolve().parent
+_REBUILD = 'pip install --force-reinstall --no-deps resemb_ext, or "pip install ." in its source tree'
+
+
+def _read_build() -> dict[str, Any]:
+    path = _FOLDER / "_build.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text)[:2])
+
+
+def _load() -> Any:
+    build = _read_build()
+    needed = build.get("torch_needed", ">=2.11")
+    if _version(torch.__version__) < _version(needed):
+        raise ImportError(
+            f"resemb_ext needs torch{needed} (built with {build.get('torch_built_with', 'none yet')}) "
+            f"but torch {torch.__version__} is running. Remedy: pip install 'torch{needed}'."
+        )
+    if not any(_FOLDER.glob("_C*.so")) and not any(_FOLDER.glob("_C*.pyd")):
+        raise ImportError(
+            f"resemb_ext has no compiled operators in {_FOLDER}: this is a source tree that was not "
+            "built. Remedy: 'pip install -e .' in it, or leave that folder so that the installed "
+            "package is imported."
+        )
+    try:
+        return importlib.import_module("resemb_ext._C")
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"resemb_ext was built with torch {build.get('torch_built_with', '(unknown)')} for "
+            f"torch{needed}, but its operators do not load with torch {torch.__version__}: {error}. "
+            f"Remedy: {_REBUILD}."
+        ) from error
+
+
+_C = _load()
+
+
+def isa() -> str:
+    """Name of the CPU kernels' instruction-set path in use: "baseline" or "avx2".
+
+    Raises:
+        ValueError: the environment variable RESEMB_ISA names a path that does not run here.
+    """
+    return _C.isa()
+
+
+def available_isas() -> list[str]:
+    """Instruction-set paths that run on this processor."""
+    return _C.available_isas().split(",")
+
+
+def select_isa(name: str) -> None:
+    """Chooses the CPU kernels' path for this process.
+
+    Args:
+        name: "auto" (the best one) or one of `available_isas()`.
+
+    Raises:
+        ValueError: this build or processor lacks that path.
+    """
+    _C.select_isa(name)
+
+
+def build_info() -> dict[str, Any]:
+    """What was built and what runs: versions, instruction sets, CUDA build and devices.
+
+    Returns:
+        A JSON-able dict with keys torch_built_with, torch_needed, torch, python, isa,
+        available_isas, threads, cuda (bool: kernels compiled), cuda_archs, cuda_why_not,
+        cuda_runtime (dict: runtime, driver, devices, error), torch_cuda (torch's CUDA version or
+        None) and sanitize.
+    """
+    return {
+        **_read_build(),
+        "torch": torch.__version__,
+        "isa": isa(),
+        "available_isas": available_isas(),
+        "threads": torch.get_num_threads(),
+        "cuda_runtime": json.loads(_C.cuda_info()),
+        "torch_cuda": torch.version.cuda,
+    }

@@ -1,0 +1,204 @@
+"""The functional form of Res-embedding: lookup and bag over an interest graph.
+
+Both follow E[i] = sum_{j in N(i)} w_ij C[j] + R[i] (Zhou et al. 2019, arXiv 1906.10304) with CSR rows
+N(i) given by `indptr`, `neighbors` and `weights`. `resemb_ext.reference` holds the same functions in
+plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from resemb_ext import _registration as _registration  # registers the operators
+
+_ops = torch.ops.resemb_ext
+
+
+def res_embedding(
+    ids: Tensor,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    weights: Tensor,
+    *,
+    padding_idx: int | None = None,
+    sparse: bool = False,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Looks up E[ids].
+
+    Sums run in float32 (float64 for float64 tables) in a fixed order: the result does not depend on
+    the number of threads. Each unique id is computed once.
+
+    Args:
+        ids: int64 or int32, any shape, values in [0, H).
+        central: C, [H, D], float32, float64, float16 or bfloat16. Tables that are not contiguous are
+            copied on every call.
+        residual: R, [H, D], dtype of `central`.
+        indptr: int64 [H + 1], ascending from 0 to E.
+        neighbors: int32 or int64 [E], values in [0, H).
+        weights: link weights, float32 or float64 [E].
+        padding_idx: its positions give zero vectors and no gradient; negative counts from H.
+        sparse: gradients of the tables (and of `weights`) as COO tensors of the touched rows.
+        out_dtype: dtype of the result; default that of the tables.
+
+    Returns:
+        [*ids.shape, D].
+
+    Raises:
+        IndexError: an id or a neighbour out of range; names the first and its position.
+        TypeError: ids that are not integers.
+        ValueError: shapes, dtypes or padding_idx that do not fit.
+    """
+    _check_ids(ids)
+    out, _ = _ops.res_embedding(
+        ids.reshape(-1),
+        central,
+        residual,
+        indptr,
+        neighbors,
+        weights,
+        None,
+        None,
+        normalize_padding_idx(padding_idx, central.shape[0]),
+        False,
+        out_dtype,
+        sparse,
+    )
+    return out.reshape(*ids.shape, central.shape[1])
+
+
+def res_embedding_bag(
+    ids: Tensor,
+    offsets: Tensor | None,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    weights: Tensor,
+    *,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+    sparse: bool = False,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Looks up and pools bags of ids in one pass, as nn.EmbeddingBag does for a plain table.
+
+    Padding is outside the mean's count and contributes nothing; an empty bag is 0. With
+    `per_sample_weights` c, mode "sum" gives sum c_p E_p and mode "mean" (an extension of
+    nn.EmbeddingBag) gives sum c_p E_p / sum c_p over the positions other than padding.
+
+    Args:
+        ids: int64 or int32, [P] with `offsets`, or [B, N] without: N ids a bag.
+        offsets: int64 or int32 [B], the start of each bag; [B + 1] with `include_last_offset`.
+        central, residual, indptr, neighbors, weights: as for `res_embedding`.
+        mode: "sum" or "mean".
+        per_sample_weights: floating, the shape of `ids`; differentiable.
+        include_last_offset: `offsets` ends with P.
+        padding_idx, sparse, out_dtype: as for `res_embedding`.
+
+    Returns:
+        [B, D].
+
+    Raises:
+        IndexError: an id or a neighbour out of range.
+        TypeError: ids that are not integers, per_sample_weights that are not floating.
+        ValueError: shapes, dtypes, mode or offsets that do not fit.
+    """
+    _check_ids(ids)
+    if mode not in ("sum", "mean"):
+        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
+    if per_sample_weights is not None:
+        if not per_sample_weights.is_floating_point():
+            raise TypeError(
+                f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype"
+            )
+        if per_sample_weights.shape != ids.shape:
+            raise ValueError(
+                f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of "
+                f"ids, {tuple(ids.shape)}"
+            )
+    padding = normalize_padding_idx(padding_idx, central.shape[0])
+    bounds = bag_bounds(ids, offsets, include_last_offset)
+    flat = ids.reshape(-1)
+    samples = None
+    if per_sample_weights is not None:
+        accumulator = torch.float64 if central.dtype == torch.float64 else torch.float32
+        samples = per_sample_weights.reshape(-1).to(accumulator)
+        if mode == "mean":
+            samples = _divide_by_bag_sum(samples, flat, bounds, padding)
+    out, _ = _ops.res_embedding(
+        flat,
+        central,
+        residual,
+        indptr,
+        neighbors,
+        weights,
+        bounds,
+        samples,
+        padding,
+        mode == "mean" and samples is None,
+        out_dtype,
+        sparse,
+    )
+    return out
+
+
+def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:
+    """Padding as the operators take it: -1 for none, else in [0, num_items).
+
+    Raises:
+        ValueError: padding_idx outside [-num_items, num_items).
+    """
+    if padding_idx is None:
+        return -1
+    if not -num_items <= padding_idx < num_items:
+        raise ValueError(
+            f"padding_idx: found {padding_idx}; expected one in [{-num_items}, {num_items}) or None"
+        )
+    return padding_idx % num_items
+
+
+def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:
+    """Starts of the bags followed by P, int64 [B + 1], from nn.EmbeddingBag's forms of input.
+
+    Raises:
+        ValueError: `ids` and `offsets` of shapes or dtypes that do not go together.
+    """
+    if offsets is None:
+        if ids.dim() != 2:
+            raise ValueError(f"ids: {ids.dim()} dimensions without offsets; expected [B, N]")
+        if include_last_offset:
+            raise ValueError("include_last_offset: needs offsets")
+        bags, width = ids.shape
+        return torch.arange(bags + 1, device=ids.device) * width
+    if ids.dim() != 1:
+        raise ValueError(f"ids: {ids.dim()} dimensions with offsets; expected 1")
+    if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"offsets: found {offsets.dtype} {tuple(offsets.shape)}; expected int64 or int32 [B]"
+        )
+    bounds = offsets.to(torch.int64)
+    if include_last_offset:
+        if bounds.shape[0] == 0:
+            raise ValueError("offsets: empty; with include_last_offset it ends with the number of ids")
+        return bounds
+    return torch.cat([bounds, bounds.new_full((1,), ids.shape[0])])
+
+
+def _divide_by_bag_sum(samples: Tensor, ids: Tensor, bounds: Tensor, padding: int) -> Tensor:
+    positions = torch.arange(ids.shape[0], device=ids.device)
+    bag = torch.searchsorted(bounds, positions, right=True) - 1
+    counted = samples.masked_fill(ids == padding, 0)
+    sums = samples.new_zeros(bounds.shape[0]).index_add(0, bag, counted)
+    # Padding's quotient is never read, but 0/0 there would reach the gradient as NaN.
+    return counted / sums[bag].masked_fill(ids == padding, 1)
+
+
+def _check_ids(ids: Tensor) -> None:
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"ids: found {ids.dtype}; expected int64 or int32")

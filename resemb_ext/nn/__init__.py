@@ -1,0 +1,5 @@
+"""Modules."""
+
+from resemb_ext.nn.embedding import ResEmbedding
+
+__all__ = ["ResEmbedding"]

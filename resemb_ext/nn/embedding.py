@@ -1,0 +1,318 @@
+"""ResEmbedding: a drop-in for nn.Embedding whose rows share an item-interest graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resemb_ext import functional
+from resemb_ext.graph import InterestGraph
+from resemb_ext.nn.readonly import ReadOnlyTable
+
+_MATERIALIZE_ROWS = 1 << 16
+
+
+class ResEmbedding(nn.Embedding):
+    """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
+
+    A drop-in for `nn.Embedding` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
+    R ~ N(0, (residual_scale s)^2) with s = init_std.
+
+    Args:
+        graph: the interest graph over H items, raw weights (`InterestGraph`).
+        embedding_dim: D.
+        link: what w is: "average" (row-normalised, the row itself among its neighbours), "gcn"
+            (D^-1/2 (Z + S) D^-1/2, S the self weights) or "given" (the graph's weights untouched).
+        padding_idx: item whose vector is zero and gets no gradient; negative counts from H. Only its
+            own row may point at it.
+        residual_scale: standard deviation of R over that of C.
+        init_std: s; 1 as in nn.Embedding.
+        match_std: rescale C and R so that the standard deviation over all entries of E is init_std.
+        sparse: gradients of C and R as COO tensors of the touched rows.
+        out_dtype: dtype of the output; default that of the tables.
+        save_graph: keep the graph in the state_dict, not only its hash.
+        dtype, device: of the tables. Link weights stay float32 whatever the tables become.
+
+    Attributes:
+        central, residual: nn.Parameter, [H, D].
+        graph: InterestGraph with the link's weights.
+        num_embeddings, embedding_dim, padding_idx, sparse: as in nn.Embedding.
+
+    Raises:
+        TypeError: `graph` is no InterestGraph.
+        ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
+            padding, or one of nn.Embedding's options that has no meaning here (max_norm,
+            scale_grad_by_freq).
+
+    Example:
+        >>> graph = InterestGraph.from_csr([0, 0, 1, 2], [2, 1], [3.0, 3.0])
+        >>> emb = ResEmbedding(graph, 8, padding_idx=0)
+        >>> emb(torch.tensor([[1, 2], [2, 0]])).shape
+        torch.Size([2, 2, 8])
+    """
+
+    central: nn.Parameter
+    residual: nn.Parameter
+    _indptr: Tensor
+    _neighbors: Tensor
+    _link_weights: Tensor
+
+    def __init__(
+        self,
+        graph: InterestGraph,
+        embedding_dim: int,
+        link: str = "average",
+        padding_idx: int | None = None,
+        residual_scale: float = 0.1,
+        *,
+        init_std: float = 1.0,
+        match_std: bool = False,
+        sparse: bool = False,
+        out_dtype: torch.dtype | None = None,
+        save_graph: bool = False,
+        max_norm: float | None = None,
+        scale_grad_by_freq: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if not isinstance(graph, InterestGraph):
+            raise TypeError(f"graph: found {type(graph).__name__}; expected InterestGraph")
+        if max_norm is not None:
+            raise ValueError("max_norm: not supported, a row is computed from two tables")
+        if scale_grad_by_freq:
+            raise ValueError("scale_grad_by_freq: not supported")
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim: found {embedding_dim}; expected at least 1")
+        for name, value in (("residual_scale", residual_scale), ("init_std", init_std)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
+        self.num_embeddings = graph.num_items
+        self.embedding_dim = embedding_dim
+        padding = functional.normalize_padding_idx(padding_idx, graph.num_items)
+        self.padding_idx = padding if padding >= 0 else None
+        self.max_norm = None
+        self.norm_type = 2.0
+        self.scale_grad_by_freq = False
+        self.sparse = sparse
+        self.link = link
+        self.residual_scale = residual_scale
+        self.init_std = init_std
+        self.match_std = match_std
+        self.out_dtype = out_dtype
+        self.save_graph = save_graph
+        self.graph = graph.with_link(link, padding_idx=self.padding_idx)
+        for name, array in (
+            ("_indptr", self.graph.indptr),
+            ("_neighbors", self.graph.neighbors),
+            ("_link_weights", self.graph.weights),
+        ):
+            # The graph's arrays are read-only; torch has no such notion and would warn.
+            tensor = torch.from_numpy(np.array(array))
+            self.register_buffer(name, tensor.to(device=device), persistent=False)
+        shape = (self.num_embeddings, embedding_dim)
+        self.central = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+        self.residual = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws C and R anew; the padding row becomes zero."""
+        std = self.init_std
+        if self.match_std:
+            squares = np.square(self.graph.weights, dtype=np.float64).sum() / self.num_embeddings
+            scale = math.sqrt(squares + self.residual_scale**2)
+            std = std / scale if scale > 0 else std
+        nn.init.normal_(self.central, std=std)
+        nn.init.normal_(self.residual, std=std * self.residual_scale)
+        self._fill_padding_idx_with_zero()
+
+    def _fill_padding_idx_with_zero(self) -> None:
+        if self.padding_idx is not None:
+            with torch.no_grad():
+                self.central[self.padding_idx].zero_()
+                self.residual[self.padding_idx].zero_()
+
+    @classmethod
+    def from_embedding(
+        cls, embedding: nn.Embedding, graph: InterestGraph, *, exact: bool = True, **options: Any
+    ) -> ResEmbedding:
+        """A ResEmbedding that starts from a plain embedding's table T.
+
+        Args:
+            embedding: nn.Embedding of H rows; its padding_idx, sparse, dtype and device are taken over.
+            graph: interest graph over the same H items.
+            exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
+                smoothed over the graph.
+            **options: of the constructor.
+
+        Raises:
+            ValueError: the graph has another number of items, or the embedding uses max_norm or
+                scale_grad_by_freq.
+        """
+        table = embedding.weight.detach()
+        if graph.num_items != table.shape[0]:
+            raise ValueError(
+                f"graph: {graph.num_items} items; expected {table.shape[0]}, the embedding's rows"
+            )
+        settings: dict[str, Any] = {
+            "padding_idx": embedding.padding_idx,
+            "sparse": embedding.sparse,
+            "max_norm": embedding.max_norm,
+            "scale_grad_by_freq": embedding.scale_grad_by_freq,
+            "dtype": table.dtype,
+            "device": table.device,
+        }
+        module = cls(graph, table.shape[1], **{**settings, **options})
+        with torch.no_grad():
+            module.central.copy_(table)
+            module.residual.zero_()
+            if exact:
+                module.residual.copy_(table.to(module.residual.dtype) - module.materialize())
+            module._fill_padding_idx_with_zero()
+        return module
+
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> ResEmbedding:
+        """Not defined: a table alone has no graph. Use `from_embedding`."""
+        raise TypeError(
+            "ResEmbedding.from_pretrained: a table alone does not define one; use "
+            "ResEmbedding.from_embedding(nn.Embedding.from_pretrained(table), graph)"
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Looks up ids (int64 or int32, any shape): [*ids.shape, D]. See `functional.res_embedding`."""
+        return functional.res_embedding(
+            ids,
+            self.central,
+            self.residual,
+            self._indptr,
+            self._neighbors,
+            self._link_weights,
+            padding_idx=self.padding_idx,
+            sparse=self.sparse,
+            out_dtype=self.out_dtype,
+        )
+
+    def bag(
+        self,
+        ids: Tensor,
+        offsets: Tensor | None = None,
+        mode: str = "mean",
+        per_sample_weights: Tensor | None = None,
+        include_last_offset: bool = False,
+    ) -> Tensor:
+        """Pools jagged bags of ids: [B, D]. See `functional.res_embedding_bag`."""
+        return functional.res_embedding_bag(
+            ids,
+            offsets,
+            self.central,
+            self.residual,
+            self._indptr,
+            self._neighbors,
+            self._link_weights,
+            mode=mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=include_last_offset,
+            padding_idx=self.padding_idx,
+            sparse=self.sparse,
+            out_dtype=self.out_dtype,
+        )
+
+    def materialize(self) -> Tensor:
+        """The whole table E = W C + R, [H, D] in the tables' dtype, computed in blocks of rows.
+
+        Differentiable where gradients are on (with dense gradients).
+        """
+        blocks = []
+        out = None
+        if not (torch.is_grad_enabled() and (self.central.requires_grad or self.residual.requires_grad)):
+            out = torch.empty_like(self.central, requires_grad=False)
+        for start in range(0, self.num_embeddings, _MATERIALIZE_ROWS):
+            stop = min(start + _MATERIALIZE_ROWS, self.num_embeddings)
+            block = functional.res_embedding(
+                torch.arange(start, stop, device=self.central.device),
+                self.central,
+                self.residual,
+                self._indptr,
+                self._neighbors,
+                self._link_weights,
+                padding_idx=self.padding_idx,
+            )
+            if out is None:
+                blocks.append(block)
+            else:
+                out[start:stop] = block
+        if out is not None:
+            return out
+        return torch.cat(blocks) if blocks else self.central + self.residual
+
+    def to_embedding(self, freeze: bool = True) -> nn.Embedding:
+        """A plain nn.Embedding with the same vectors, to serve.
+
+        Args:
+            freeze: its weight takes no gradient.
+        """
+        with torch.no_grad():
+            table = self.materialize()
+        return nn.Embedding.from_pretrained(
+            table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse
+        )
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The materialised table, [H, D]; computed on every access, cannot be written."""
+        return self.materialize().as_subclass(ReadOnlyTable)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError(
+                "ResEmbedding.weight is computed from .central and .residual; assign to those, or use "
+                "ResEmbedding.from_embedding"
+            )
+        super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> ResEmbedding:
+        weights = self._link_weights
+        super()._apply(fn, recurse)
+        if self._link_weights.dtype != weights.dtype:
+            self._link_weights = weights.to(device=self._link_weights.device)
+        return self
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The graph's hash and link, and the graph itself with `save_graph`."""
+        state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
+        if self.save_graph:
+            state["graph"] = {
+                "indptr": self._indptr.cpu(),
+                "neighbors": self._neighbors.cpu(),
+                "weights": self._link_weights.cpu(),
+            }
+        return state
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing to set: the graph was compared before the tables were loaded."""
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        found = extra.get("graph_hash") if isinstance(extra, dict) else None
+        if found is not None and found != self.graph.hash:
+            raise ValueError(
+                f"state_dict: {prefix or 'the module '}was saved over the graph {found[:12]}; this "
+                f"module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "
+                "same graph and link."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        text = f"{self.num_embeddings}, {self.embedding_dim}, link={self.link!r}"
+        text += f", edges={self.graph.num_edges}"
+        if self.padding_idx is not None:
+            text += f", padding_idx={self.padding_idx}"
+        return text + (", sparse=True" if self.sparse else "")
