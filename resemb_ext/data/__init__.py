@@ -1,0 +1,22 @@
+"""Behaviour logs: reading, splitting, samples, and a simulator with a known truth."""
+
+from .idmap import IdMap
+from .log import Log
+from .read import read_log
+from .samples import Batch, Samples, make_eval_samples, make_train_samples
+from .simulate import SimulationTruth, simulate
+from .splits import Split, split
+
+__all__ = [
+    "Batch",
+    "IdMap",
+    "Log",
+    "Samples",
+    "SimulationTruth",
+    "Split",
+    "make_eval_samples",
+    "make_train_samples",
+    "read_log",
+    "simulate",
+    "split",
+]

@@ -1,0 +1,147 @@
+"""Raw ids of any kind to the dense numbers that tables use, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ._arrow import canonical_ids
+
+_KINDS = {"int64": pa.int64(), "uint64": pa.uint64(), "text": pa.large_string()}
+
+
+def _kind(array: pa.Array) -> str:
+    return next(name for name, kind in _KINDS.items() if array.type == kind)
+
+
+class IdMap:
+    """A map from raw ids (integers up to 64 bit, negative ones too, or text) to ``first + rank``.
+
+    Known ids are numbered by their sorted order, so the map depends on the set of ids alone.
+    ``first`` is 1 for items and categories, whose 0 is padding, and 0 for users. Every id that
+    the map has not seen gets the out-of-vocabulary number :attr:`oov` ``= first + len(self)``.
+
+    Args:
+        values: sorted unique raw ids (use :meth:`fit` for anything else).
+        first: number of the first known id.
+    """
+
+    def __init__(self, values: pa.Array, *, first: int = 1) -> None:
+        self._values = values
+        self.first = int(first)
+        self.kind = _kind(values)
+
+    @classmethod
+    def fit(cls, ids: Any, *, first: int = 1, name: str = "id") -> IdMap:
+        """Build the map of all distinct ids; nulls, fractions and odd types raise (see encode)."""
+        unique = pc.unique(canonical_ids(ids, name))
+        return cls(unique.take(pc.sort_indices(unique)), first=first)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IdMap):
+            return NotImplemented
+        return self.first == other.first and self._values.equals(other._values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"IdMap({len(self)} {self.kind} ids, numbered {self.first}..{self.oov - 1})"
+
+    @property
+    def oov(self) -> int:
+        """The number of every id that the map has not seen."""
+        return self.first + len(self)
+
+    @property
+    def size(self) -> int:
+        """Rows of a table indexed by this map: padding (if any), known ids and the OOV row."""
+        return self.oov + 1
+
+    @property
+    def values(self) -> np.ndarray:
+        """Known raw ids in order of their numbers: int64, uint64, or an object array of str."""
+        return self._values.to_numpy(zero_copy_only=False)
+
+    def encode(self, ids: Any, *, name: str = "id") -> tuple[np.ndarray, int]:
+        """Number raw ids.
+
+        Args:
+            ids: raw ids, 1-D, any array-like.
+            name: column name for messages.
+
+        Returns:
+            ``(numbers int64 [n], unseen)``: ``unseen`` counts the entries that got :attr:`oov`.
+
+        Raises:
+            ValueError: null, empty or fractional id; the row is named.
+            TypeError: text where the map holds integers, or the other way round.
+        """
+        array = canonical_ids(ids, name)
+        if len(array) and (_kind(array) == "text") != (self.kind == "text"):
+            raise TypeError(
+                f"column {name!r} holds {_kind(array)} ids, but the map was made from {self.kind} "
+                "ids; convert the column to the same type"
+            )
+        if array.type != self._values.type:
+            # Mixed widths: what does not fit the map's type cannot be in the map; it casts to null.
+            array = (
+                pa.array(array.to_pylist())
+                if not len(array)
+                else _cast_or_null(array, self._values.type)
+            )
+        rank = pc.index_in(array, value_set=self._values, options=None)
+        numbers = pc.fill_null(rank, len(self)).to_numpy(zero_copy_only=False)
+        numbers = numbers.astype(np.int64) + self.first
+        return numbers, int((numbers == self.oov).sum())
+
+    def decode(self, numbers: Any) -> np.ndarray:
+        """Raw ids of known numbers.
+
+        Raises:
+            IndexError: a number that stands for no known id (padding, OOV, out of range).
+        """
+        index = np.asarray(numbers, dtype=np.int64).reshape(-1) - self.first
+        bad = np.flatnonzero((index < 0) | (index >= len(self)))
+        if len(bad):
+            raise IndexError(
+                f"number {index[bad[0]] + self.first} at position {bad[0]} is no known id; known "
+                f"ids are {self.first}..{self.oov - 1}"
+            )
+        return self._values.take(pa.array(index)).to_numpy(zero_copy_only=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, to be kept with a model."""
+        return {"kind": self.kind, "first": self.first, "values": self._values.to_pylist()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> IdMap:
+        """The inverse of :meth:`to_dict`; ValueError if ``data`` is not such a description."""
+        try:
+            values = pa.array(data["values"], type=_KINDS[data["kind"]])
+            first = int(data["first"])
+        except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise ValueError(f"not an id map: {error!r}") from None
+        unsorted = len(values) > 1 and not pc.all(pc.less(values[:-1], values[1:])).as_py()
+        if values.null_count or unsorted:
+            raise ValueError("not an id map: its values must be sorted, unique and not null")
+        return cls(values, first=first)
+
+    def digest(self) -> bytes:
+        """Bytes that identify the map, for hashes of logs."""
+        head = json.dumps([self.kind, self.first, len(self)]).encode()
+        if self.kind == "text":
+            return head + "\0".join(self._values.to_pylist()).encode()
+        return head + self.values.tobytes()
+
+
+def _cast_or_null(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    numbers = array.to_numpy()
+    fits = numbers >= 0 if kind == pa.uint64() else numbers <= np.iinfo(np.int64).max
+    return pa.array(np.where(fits, numbers, 0).astype(kind.to_pandas_dtype()), mask=~fits)
