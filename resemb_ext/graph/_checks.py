@@ -1,4 +1,4 @@
-"""Checks of arguments and of CSR arrays; messages name the argument, what was found and is needed."""
+"""Checks of arguments and CSR arrays; messages say which, what was found and what is expected."""
 
 import operator
 from typing import Any

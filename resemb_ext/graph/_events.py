@@ -21,6 +21,9 @@ except ImportError as error:
 Call = Callable[[int, int], object]
 Progress = Call | bool | None
 
+# Inferring more rows than this from few events would allocate gigabytes for raw, unmapped ids.
+SPARSE_IDS = 10**8
+
 
 class Built(NamedTuple):
     """What the builder hands back, and the meta data of the graph."""
@@ -110,18 +113,23 @@ def hash_events(user: np.ndarray, item: np.ndarray, time: np.ndarray | None) -> 
     digest = hashlib.sha256(f"resemb-events-1:{len(item)}:{time is not None}".encode())
     for array in (user, item, time):
         if array is not None:
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
 def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None) -> int:
     if num_items is not None:
-        return _checks.whole_number("num_items", num_items, 1)
+        return _checks.whole_number("num_items", num_items, 1, 2**62)
     if not len(items):
         raise ValueError("num_items is None and there are no events; give num_items")
     largest = int(items.max())
     if padding_idx is not None:
         largest = max(largest, _checks.whole_number("padding_idx", padding_idx, 0))
+    if largest >= max(SPARSE_IDS, 100 * len(items)):
+        raise ValueError(
+            f"item[{int(items.argmax())}] is {largest}, far beyond the {len(items)} events; map ids to"
+            " 0..n-1 (resemb_ext.data.read_log does) or give num_items"
+        )
     return max(largest + 1, 1)
 
 

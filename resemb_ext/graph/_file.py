@@ -61,15 +61,17 @@ def write(
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: folder {target.parent} does not exist")
-    text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False)
+    text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False).encode()
     beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with beside.open("xb") as file:
-            np.savez(
-                file,
-                header=np.frombuffer(text.encode(), np.uint8),
-                **{n: a.astype(a.dtype.newbyteorder("<"), copy=False) for n, a in arrays.items()},
-            )
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for member, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
+                    # A ZipInfo without a date: equal graphs give equal files.
+                    info = zipfile.ZipInfo(f"{member}.npy")
+                    with archive.open(info, "w", force_zip64=True) as stream:
+                        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                        np.lib.format.write_array(stream, little, (1, 0), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
