@@ -1,4 +1,4 @@
-"""The builder's core, free of Python, under the address, undefined-behaviour and thread sanitizers."""
+"""The builder's core, free of Python, under address, undefined-behaviour and thread sanitizers."""
 
 import os
 import shutil
@@ -18,9 +18,11 @@ def test_clean_under(sanitizer, tmp_path):
         pytest.skip("no C++ compiler")
     program = tmp_path / "driver"
     subprocess.run(
-        [COMPILER, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-        + [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"]
-        + [str(ROOT / "tests" / "test_graph_driver.cpp"), "-o", str(program)],
+        [
+            *(COMPILER, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"),
+            *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"),
+            *(str(ROOT / "tests" / "test_graph_driver.cpp"), "-o", str(program)),
+        ],
         check=True,
     )
     run = subprocess.run(

@@ -171,13 +171,15 @@ class InterestGraph:
     ) -> "InterestGraph":
         """`from_events` on the events of a log (`rx.data.read_log`), best of `split.train`.
 
-        Number of items, times and event hash are the log's; options and errors are those of
-        `from_events`.
+        Of a log with labels only events with label 1 count. Number of items, times and event hash
+        are the log's; options and errors are those of `from_events`.
         """
+        label = getattr(log, "label", None)
+        use = slice(None) if label is None else np.asarray(label) == 1
         built = _events.build(
-            log.user,
-            log.item,
-            log.time,
+            log.user[use],
+            log.item[use],
+            None if log.time is None else log.time[use],
             num_items=log.num_items,
             window=window,
             top_k=top_k,

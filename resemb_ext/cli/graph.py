@@ -1,0 +1,269 @@
+"""`resemb graph`: build an interest graph from a log, describe it, look into its rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from resemb_ext.graph import InterestGraph
+from resemb_ext.train.files import write_json
+
+EXAMPLES = """examples:
+  resemb graph build --data events.parquet --split leave-last-out --out graph.npz
+  resemb graph stats graph.npz
+  resemb graph neighbors graph.npz B000142FVW --data events.parquet
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `graph` with its own subcommands to the command line's parsers."""
+    parser = subparsers.add_parser(
+        "graph",
+        help="build and inspect interest graphs",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="graph_command", metavar="COMMAND", required=True)
+    _add_build(commands)
+    stats = _command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
+    stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    stats.set_defaults(run=run_stats)
+    near = _command(
+        commands,
+        "neighbors",
+        "list an item's row, heaviest first",
+        "resemb graph neighbors graph.npz 42\n"
+        "  resemb graph neighbors graph.npz B000142FVW --data events.parquet",
+    )
+    near.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
+    near.add_argument("item", metavar="ITEM", help="row number, or with --data a raw item id")
+    _add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
+    near.add_argument("--json", action="store_true", help="print JSON")
+    near.set_defaults(run=run_neighbors)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the chosen `graph` command; the exit status."""
+    return args.run(args)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """`resemb graph build`: writes the graph and, beside it, its options and statistics as JSON."""
+    if not args.out.parent.is_dir():
+        raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
+    if args.out.is_dir():
+        raise ValueError(f"--out: {args.out} is a folder, expected a file name")
+    beside = args.out.with_name(args.out.name + ".json")
+    log = _read(args)
+    events: Any = log
+    if args.split != "none":
+        from resemb_ext.data import split
+
+        events = split(log, args.split).train
+    began = time.perf_counter()
+    graph = InterestGraph.from_log(
+        events,
+        window=args.window,
+        top_k=args.top_k,
+        min_count=args.min_count,
+        weighting=args.weighting,
+        self_weight=args.self_weight,
+        directed=args.directed,
+        threads=args.threads,
+        progress=True if sys.stderr.isatty() else None,
+    )
+    took = time.perf_counter() - began
+    graph.save(args.out)
+    report = {
+        "graph": str(args.out),
+        "data": str(args.data),
+        "split": args.split,
+        "hash": graph.hash,
+        "meta": graph.meta,
+        "stats": graph.stats(),
+        "build_s": took,
+    }
+    write_json(beside, report)
+    print(f"{args.out}: {graph.meta['events']} events of {args.data} ({took:.2f} s)")
+    print(f"{beside}: options and statistics")
+    _print_table(graph.stats())
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """`resemb graph stats`."""
+    graph = InterestGraph.load(args.graph)
+    stats = graph.stats()
+    if args.json:
+        print(json.dumps({**stats, "hash": graph.hash, "meta": graph.meta}, indent=2))
+    else:
+        _print_table(stats)
+        for name, value in graph.meta.get("options", {}).items():
+            print(f"option {name:<17} {value}")
+    return 0
+
+
+def run_neighbors(args: argparse.Namespace) -> int:
+    """`resemb graph neighbors`."""
+    graph = InterestGraph.load(args.graph)
+    ids = None
+    if args.data is not None:
+        log = _read(args)
+        if log.num_items != graph.num_items:
+            raise ValueError(
+                f"--data {args.data} has {log.num_items} item rows, the graph {graph.num_items};"
+                " expected the log that the graph was built from"
+            )
+        ids = log.items
+    row = _row(args.item, graph, ids)
+    begin, end = graph.indptr[row], graph.indptr[row + 1]
+    entries = sorted(
+        zip(graph.neighbors[begin:end].tolist(), graph.weights[begin:end].tolist(), strict=True),
+        key=lambda entry: (-entry[1], entry[0]),
+    )
+    names = [_name(neighbor, ids) for neighbor, _ in entries]
+    if args.json:
+        listed = [
+            {"row": neighbor, "item": name, "weight": weight}
+            for (neighbor, weight), name in zip(entries, names, strict=True)
+        ]
+        degree = float(graph.degree[row])
+        print(json.dumps({"row": row, "degree": degree, "neighbors": listed}, indent=2))
+        return 0
+    print(f"item {args.item} (row {row}): {len(entries)} entries, degree {graph.degree[row]:g}")
+    for (neighbor, weight), name in zip(entries, names, strict=True):
+        own = "  (itself)" if neighbor == row else ""
+        print(f"{neighbor:>10}  {weight:<12g} {name if ids is not None else ''}{own}".rstrip())
+    return 0
+
+
+def _row(text: str, graph: InterestGraph, ids: Any) -> int:
+    if ids is not None:
+        raw = [text] if ids.values.dtype == object else [_whole(text, "a raw item id")]
+        row = int(ids.encode(raw)[0][0])
+        if row == ids.oov:
+            raise ValueError(f"ITEM: the log has no item {text!r}")
+        return row
+    row = _whole(text, "a row number; give --data to name an item by its raw id")
+    if not 0 <= row < graph.num_items:
+        raise IndexError(f"ITEM is {row}, expected a row in [0, {graph.num_items})")
+    return row
+
+
+def _whole(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"ITEM is {text!r}, expected {what}") from None
+
+
+def _name(row: int, ids: Any) -> Any:
+    if ids is None or not 1 <= row <= len(ids):
+        return None
+    return ids.decode([row]).tolist()[0]
+
+
+def _add_build(commands: Any) -> None:
+    build = _command(
+        commands,
+        "build",
+        "count co-occurrences in a log",
+        "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10"
+        " --out graph.npz",
+    )
+    _add_log(build, required=True, purpose="the log: .parquet or .csv")
+    build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
+    build.add_argument(
+        "--split",
+        choices=("none", "leave-last-out", "time"),
+        default="none",
+        help="take the training events of this split only, so that a model trained with the graph"
+        " sees no future edge (default: %(default)s, all events)",
+    )
+    build.add_argument(
+        "--window", type=int, default=3, help="positions between two events (default: %(default)s)"
+    )
+    build.add_argument(
+        "--top-k",
+        type=_top_k,
+        default=10,
+        metavar="K",
+        help='other items kept in a row, or "all" (default: %(default)s)',
+    )
+    build.add_argument(
+        "--min-count", type=int, default=1, help="smallest pair count (default: %(default)s)"
+    )
+    build.add_argument(
+        "--weighting", choices=("count", "cosine"), default="count", help="(default: %(default)s)"
+    )
+    build.add_argument(
+        "--self-weight",
+        type=_self_weight,
+        default="max",
+        metavar="W",
+        help='"max" (the row\'s largest weight) or a number (default: %(default)s)',
+    )
+    build.add_argument(
+        "--directed", action="store_true", help="count a pair in its earlier item's row only"
+    )
+    build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
+    build.set_defaults(run=run_build)
+
+
+def _add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:
+    parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
+    for column in ("user", "item", "time", "label"):
+        parser.add_argument(
+            f"--{column}-column", metavar="NAME", help=f"{column} column (default: guessed)"
+        )
+
+
+def _read(args: argparse.Namespace) -> Any:
+    from resemb_ext.data import read_log
+
+    return read_log(
+        args.data,
+        user=args.user_column,
+        item=args.item_column,
+        time=args.time_column,
+        label=args.label_column,
+    )
+
+
+def _command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _top_k(text: str) -> int | None:
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected a whole number or "all"') from None
+
+
+def _self_weight(text: str) -> str | float:
+    try:
+        return text if text == "max" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected "max" or a number') from None
+
+
+def _print_table(stats: dict[str, Any]) -> None:
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{part} {number:.6g}" for part, number in value.items())
+        elif isinstance(value, float):
+            value = f"{value:.6g}"
+        print(f"{name:<24} {'-' if value is None else value}")
