@@ -127,8 +127,8 @@ def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None
         largest = max(largest, _checks.whole_number("padding_idx", padding_idx, 0))
     if largest >= max(SPARSE_IDS, 100 * len(items)):
         raise ValueError(
-            f"item[{int(items.argmax())}] is {largest}, far beyond the {len(items)} events; map ids to"
-            " 0..n-1 (resemb_ext.data.read_log does) or give num_items"
+            f"item[{int(items.argmax())}] is {largest}, far beyond the {len(items)} events; map ids"
+            " to 0..n-1 (resemb_ext.data.read_log does) or give num_items"
         )
     return max(largest + 1, 1)
 
