@@ -89,7 +89,7 @@ class TorchBatch:
 
     def to(self, device: torch.device | str) -> TorchBatch:
         """The same batch with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: None if (v := getattr(self, f.name)) is None else v.to(device)
             for f in fields(self)
         }

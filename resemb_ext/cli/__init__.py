@@ -1,0 +1,87 @@
+"""The command line: ``resemb`` or ``python -m resemb_ext``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+EXAMPLES = """examples:
+  resemb train
+  resemb train --data events.parquet --model din --category --out runs/first
+  resemb graph build --data events.parquet --split leave-last-out --out graph.npz
+  resemb doctor
+
+Bad input ends with one line and exit status 2; --debug shows the traceback.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from . import doctor, graph, selftest, train
+
+    root = Parser(
+        prog="resemb",
+        description="Res-embedding for CTR models: train, inspect graphs, check the install.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (train, graph, doctor, selftest):
+        module.add_parser(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: arguments without the program's name; default ``sys.argv[1:]``.
+
+    Returns:
+        0; 1 when the work itself failed (training diverged, a test failed); 2 for bad input;
+        130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # --debug may stand before or after the command.
+    debug = "--debug" in arguments
+    args = parser().parse_args([a for a in arguments if a != "--debug"])
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"resemb {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (say, head) has gone; keep Python from complaining again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        status = exit_status(error)
+        if debug or status is None:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"resemb {args.command}: error: {text}", file=sys.stderr)
+        return status
+
+
+def exit_status(error: Exception) -> int | None:
+    """The exit status of an error that the user can mend; None for one of ours."""
+    from resemb_ext.train import TrainingDiverged
+
+    if isinstance(error, TrainingDiverged):
+        return 1
+    if isinstance(error, (ValueError, TypeError, IndexError, OSError, ImportError)):
+        return 2
+    return None

@@ -1,0 +1,40 @@
+"""``resemb selftest``: the property tests, run against the installed package."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+EXAMPLE = """example:
+  resemb selftest --examples 50
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds ``selftest``."""
+    parser = subparsers.add_parser(
+        "selftest",
+        help="run the operators' property tests against the installed package",
+        description=(
+            "Compares the operators with their plain-PyTorch twin on random problems. Needs\n"
+            "hypothesis."
+        ),
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=200,
+        metavar="N",
+        help="random problems per property (default: %(default)s)",
+    )
+    parser.set_defaults(run=run_selftest)
+
+
+def run_selftest(args: argparse.Namespace) -> int:
+    """Runs ``resemb selftest``."""
+    from resemb_ext.testing import selftest
+
+    return selftest(device=args.device, examples=args.examples)

@@ -1,0 +1,28 @@
+"""Training: one model (:func:`fit`), or every arm and seed into a run folder (:func:`run`)."""
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import FitConfig, RunConfig, read_config
+from .evaluate import evaluate, measure, predict
+from .loop import FitResult, TrainingDiverged, fit
+from .optimizer import build_optimizer, parameter_groups
+from .run import RunResult, run
+from .statistics import paired_difference
+
+__all__ = [
+    "FitConfig",
+    "FitResult",
+    "RunConfig",
+    "RunResult",
+    "TrainingDiverged",
+    "build_optimizer",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "measure",
+    "paired_difference",
+    "parameter_groups",
+    "predict",
+    "read_config",
+    "run",
+    "save_checkpoint",
+]

@@ -1,0 +1,43 @@
+"""Batches of tensors from ``rx.data.Samples``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from resemb_ext.data import Samples
+from resemb_ext.models import TorchBatch
+
+
+def train_batches(
+    samples: Samples, batch_size: int, *, seed: int, epoch: int
+) -> Iterator[TorchBatch]:
+    """Shuffled batches of one epoch: a function of (seed, epoch)."""
+    for batch in samples.batches(batch_size, shuffle=True, seed=seed, epoch=epoch):
+        yield TorchBatch.of(batch)
+
+
+def shared_batches(samples: Samples, batch_size: int) -> Iterator[TorchBatch]:
+    """Batches in order, in which consecutive rows with the same history hold it once."""
+    for low in range(0, len(samples), batch_size):
+        high = min(low + batch_size, len(samples))
+        start, end = samples.start[low:high], samples.end[low:high]
+        new = np.ones(high - low, dtype=bool)
+        new[1:] = (start[1:] != start[:-1]) | (end[1:] != end[:-1])
+        histories = samples.batch(low + np.flatnonzero(new))
+        target = samples.target[low:high]
+        category = samples.item_category
+        yield TorchBatch(
+            target=torch.from_numpy(target),
+            history=torch.from_numpy(histories.history),
+            offsets=torch.from_numpy(histories.offsets),
+            target_category=None if category is None else torch.from_numpy(category[target]),
+            history_category=(
+                None
+                if histories.history_category is None
+                else torch.from_numpy(histories.history_category)
+            ),
+            history_row=torch.from_numpy(np.cumsum(new) - 1),
+        )

@@ -1,0 +1,200 @@
+"""Options of training (:class:`FitConfig`) and of a whole run (:class:`RunConfig`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .options import check, from_mapping, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a model is trained. Every option is documented in its field's ``help``.
+
+    The optimizer is ``torch.optim.Adam`` (fused, dense): each L2 below is Adam's coupled weight
+    decay, applied to the whole table at every step.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is outside its limits.
+    """
+
+    epochs: int = option(20, "most passes over the training samples", low=1)
+    patience: int = option(
+        2, "stop after this many epochs without a better validation metric", low=1
+    )
+    metric: str = option(
+        "gauc", "validation metric that stops training and picks the epoch", choices=("gauc", "auc")
+    )
+    batch_size: int = option(1024, "training samples a step", low=1)
+    eval_batch_size: int = option(16384, "rows a batch when scoring", low=1)
+    lr: float = option(1e-3, "learning rate of everything but the embeddings", above=0)
+    l2: float = option(0.0, "L2 (Adam weight decay) of everything but the embeddings", low=0)
+    embedding_lr: float = option(1e-3, "learning rate of embedding tables", above=0)
+    embedding_l2: float = option(0.0, "L2 of embedding tables, on the whole table", low=0)
+    central_lr: float | None = option(
+        None, "learning rate of Res-embedding's central table (default: embedding_lr)", above=0
+    )
+    central_l2: float | None = option(
+        None, "L2 of Res-embedding's central table (default: embedding_l2)", low=0
+    )
+    residual_lr: float | None = option(
+        None, "learning rate of Res-embedding's residual table (default: embedding_lr)", above=0
+    )
+    residual_l2: float | None = option(
+        None, "L2 of Res-embedding's residual table (default: embedding_l2)", low=0
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options by name, in JSON's types."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FitConfig):
+    """A whole run: log, split, samples, graph, model, arms, seeds, and the training of each arm."""
+
+    data: str = option(
+        "simulated", "log file (.parquet, .csv), or simulated, or simulated-null (no domains)"
+    )
+    user_column: str | None = option(None, "user column of the log file (default: guessed)")
+    item_column: str | None = option(None, "item column of the log file (default: guessed)")
+    time_column: str | None = option(None, "time column of the log file (default: guessed)")
+    category_column: str | None = option(None, "category column of the log file (default: guessed)")
+    label_column: str | None = option(
+        None, '0/1 label column of the log file, "-" for none (default: guessed)'
+    )
+    sim_seed: int = option(0, "seed of the simulated log", low=0)
+    split: str = option(
+        "leave-last-out",
+        "how events are held out for validation and test",
+        choices=("leave-last-out", "time"),
+    )
+    max_history: int = option(50, "most recent events kept as a sample's history", low=1)
+    train_negatives: int = option(
+        1, "sampled negatives per training event (unlabelled logs)", low=1
+    )
+    eval_negatives: int = option(
+        20, "sampled negatives per validation and test event (unlabelled logs)", low=1
+    )
+    negative_power: float = option(
+        0.75, "negatives are drawn by training popularity to this power", low=0
+    )
+    eval_seed: int = option(
+        0, "seed of the evaluation candidates, the same for all arms and seeds", low=0
+    )
+
+    graph: str | None = option(
+        None, "saved interest graph; it must have been built from this log's training events"
+    )
+    window: int = option(3, "graph: events of a user at most this far apart are joined", low=1)
+    top_k: int = option(10, "graph: neighbours kept per item, itself not counted", low=1)
+    min_count: int = option(1, "graph: fewest co-occurrences of an edge", low=1)
+    weighting: str = option("count", "graph: weight of an edge", choices=("count", "cosine"))
+    link: str = option(
+        "average", "link weights of Res-embedding", choices=("average", "gcn", "given")
+    )
+
+    model: str = option("dnn", "model", choices=("dnn", "din"))
+    embedding: str = option(
+        "both", "arms: plain nn.Embedding, Res-embedding, or both", choices=("plain", "res", "both")
+    )
+    category: bool = option(False, "give the category of target and history to the model")
+    dim: int = option(32, "embedding dimension", low=1)
+    hidden: tuple[int, ...] = option((64, 32), "hidden layers of the output MLP", low=1)
+    attention_hidden: tuple[int, ...] = option((36,), "hidden layers of DIN's attention MLP", low=1)
+    activation: str = option("prelu", "activation", choices=("relu", "prelu", "dice"))
+    dropout: float = option(0.0, "share of hidden activations dropped", low=0, below=1)
+    init_std: float = option(0.01, "standard deviation of the embeddings at the start", above=0)
+    residual_scale: float = option(0.1, "residual table's start relative to init_std", low=0)
+
+    seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0)
+    threads: int | None = option(None, "CPU threads (default: torch's)", low=1)
+    out: str | None = option(
+        None, "run folder (default: runs/DATE-TIME-data-model under the current folder)"
+    )
+    overwrite: bool = option(False, "replace the results of an earlier run in the folder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seed:
+            raise ValueError("seed must name at least one seed, found none")
+        if len(set(self.seed)) < len(self.seed):
+            raise ValueError(f"seed must not repeat, found {list(self.seed)}")
+        if not self.attention_hidden:
+            raise ValueError("attention_hidden must name at least one layer, found none")
+        if self.simulated:
+            for name in ("user", "item", "time", "category", "label"):
+                if getattr(self, f"{name}_column") is not None:
+                    raise ValueError(f"{name}_column is for log files; data is {self.data}")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the log is simulated, so that its truth is known."""
+        return self.data in ("simulated", "simulated-null")
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The embeddings to train, in order."""
+        return ("plain", "res") if self.embedding == "both" else (self.embedding,)
+
+    def fit_config(self) -> FitConfig:
+        """The training part alone."""
+        names = [field.name for field in dataclasses.fields(FitConfig)]
+        return FitConfig(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def build(cls, file: Path | str | None = None, **values: Any) -> RunConfig:
+        """Options from a file, overridden by ``values``.
+
+        Args:
+            file: TOML or JSON, one option a line or key; None for no file.
+            values: options by name.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file cannot be read, or an option is unknown or outside its limits.
+            TypeError: an option has the wrong type.
+        """
+        options = {} if file is None else read_config(file)
+        options.update(from_mapping(cls, values, "the arguments"))
+        return cls(**options)
+
+
+def read_config(file: Path | str) -> dict[str, Any]:
+    """Reads options of a run from a ``.toml`` or ``.json`` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the suffix is neither, the text does not parse, or an option is unknown.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}")
+    values: Any
+    try:
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".toml":
+            if sys.version_info < (3, 11):
+                raise ValueError("TOML needs Python 3.11 or later; write the file as JSON")
+            import tomllib
+
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        else:
+            raise ValueError("a configuration file must end in .toml or .json")
+    except ValueError as error:  # both decoders raise subclasses of ValueError
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}: expected options by name, found {type(values).__name__}")
+    return from_mapping(RunConfig, values, str(path))

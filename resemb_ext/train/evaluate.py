@@ -1,0 +1,88 @@
+"""Scores and metrics of samples, in large batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resemb_ext import metrics
+from resemb_ext.data import Samples
+from resemb_ext.models import TorchBatch
+
+from .batches import shared_batches
+
+Metrics = dict[str, Any]
+
+
+def predict(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> np.ndarray:
+    """Logits of every sample, in order.
+
+    Consecutive samples with the same history (the candidates of one event) share its lookup and
+    pooling. The model is in evaluation mode meanwhile and returns to the mode it was in.
+
+    Args:
+        model: takes a :class:`TorchBatch` to logits.
+        samples: ``rx.data.Samples``.
+        batch_size: rows a batch.
+
+    Returns:
+        float32 [N].
+    """
+    scores = np.empty(len(samples), dtype=np.float32)
+    training, device = model.training, device_of(model)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start, batch in _eval_batches(samples, batch_size):
+                logits = model(batch.to(device))
+                scores[start : start + len(batch)] = logits.float().cpu().numpy()
+    finally:
+        model.train(training)
+    return scores
+
+
+def _eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, TorchBatch]]:
+    start = 0
+    for batch in shared_batches(samples, batch_size):
+        yield start, batch
+        start += len(batch)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def measure(samples: Samples, scores: np.ndarray) -> Metrics:
+    """Metrics of logits over all rows, and under "seen" over targets met in training.
+
+    Returns:
+        ``auc``, ``gauc``, ``logloss``, ``rows``, ``gauc_users``, ``gauc_skipped_users``, and
+        ``seen`` with the same. A metric that is undefined (one class only) is NaN.
+    """
+    result = _measure(samples.label, scores, samples.user)
+    seen = samples.target_seen
+    result["seen"] = _measure(samples.label[seen], scores[seen], samples.user[seen])
+    return result
+
+
+def _measure(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> Metrics:
+    details = metrics.gauc(labels, scores, users, return_details=True)
+    return {
+        "auc": metrics.auc(labels, scores),
+        "gauc": details.value,
+        "logloss": metrics.logloss(labels, scores, from_logits=True),
+        "rows": int(labels.size),
+        "gauc_users": details.groups,
+        "gauc_skipped_users": details.skipped_groups,
+    }
+
+
+def evaluate(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> Metrics:
+    """:func:`measure` of :func:`predict`."""
+    return measure(samples, predict(model, samples, batch_size=batch_size))

@@ -1,0 +1,185 @@
+"""What every arm of a run shares: log, split, samples, graph; and the model of an arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resemb_ext import data
+from resemb_ext.graph import InterestGraph
+from resemb_ext.models import DIN, DNN
+from resemb_ext.nn import ResEmbedding
+
+from .config import RunConfig
+
+PADDING = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The shared part of a run.
+
+    Attributes:
+        log, split: the events and how they are held out.
+        valid, test: evaluation samples, the same for all arms and seeds.
+        graph: interest graph of the training events; None when no arm needs one.
+        truth: of a simulated log, else None.
+        domain: int64 [H], domain of each item for the aggregation radius (negative: none), or
+            None where the log has no domains.
+        domain_source: where the domains come from.
+    """
+
+    log: data.Log
+    split: data.Split
+    valid: data.Samples
+    test: data.Samples
+    graph: InterestGraph | None
+    truth: data.SimulationTruth | None
+    domain: np.ndarray | None
+    domain_source: str
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Reads or simulates the log, splits it, draws the evaluation candidates, builds the graph.
+
+    Raises:
+        FileNotFoundError: the log or the graph file is missing.
+        ValueError: the log lacks what the options ask for, or the graph was built from other
+            events than this split's training events.
+    """
+    truth = None
+    if config.simulated:
+        log, truth = data.simulate(null=config.data == "simulated-null", seed=config.sim_seed)
+        domain: np.ndarray | None = truth.domain
+        source = "simulated truth" if not truth.null else "simulated labels that steer nothing"
+    else:
+        log = data.read_log(
+            config.data,
+            user=config.user_column,
+            item=config.item_column,
+            time=config.time_column,
+            category=config.category_column,
+            label=False if config.label_column == "-" else config.label_column,
+        )
+        domain, source = log.category_domain, "category"
+    if config.category and log.num_categories == 0:
+        raise ValueError(
+            f"category: {log.name!r} has no category column; drop --category"
+            + ("" if config.simulated else " or name one with --category-column")
+        )
+    split = data.split(log, config.split)
+    valid, test = (
+        data.make_eval_samples(
+            split,
+            which,
+            max_history=config.max_history,
+            negatives=config.eval_negatives,
+            power=config.negative_power,
+            seed=config.eval_seed,
+        )
+        for which in ("valid", "test")
+    )
+    graph = make_graph(config, split) if "res" in config.arms else None
+    return Prepared(log, split, valid, test, graph, truth, domain, source)
+
+
+def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
+    """The saved graph that the options name, or a new one from the training events.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`prepare`.
+    """
+    if config.graph is None:
+        return InterestGraph.from_log(
+            split.train,
+            window=config.window,
+            top_k=config.top_k,
+            min_count=config.min_count,
+            weighting=config.weighting,
+            threads=config.threads,
+        )
+    if not Path(config.graph).is_file():
+        raise FileNotFoundError(f"graph: no file {config.graph}")
+    graph = InterestGraph.load(config.graph)
+    if graph.num_items != split.log.num_items:
+        raise ValueError(
+            f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}"
+        )
+    found, needed = graph.meta.get("event_hash"), split.train.content_hash
+    if found != needed:
+        raise ValueError(
+            f"graph: {config.graph} was built from other events (hash {str(found)[:12]}) than this "
+            f"split's training events ({needed[:12]}), so it may hold edges of held-out events; "
+            f"build it with resemb graph build --split {split.how}"
+        )
+    return graph
+
+
+def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Samples:
+    """Training samples of one seed; the same for all its arms."""
+    return data.make_train_samples(
+        split,
+        max_history=config.max_history,
+        negatives=config.train_negatives,
+        power=config.negative_power,
+        seed=seed,
+    )
+
+
+def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> DNN | DIN:
+    """A new model with the embedding of ``arm`` ("plain" or "res"), a function of the seed.
+
+    The layers after the embeddings start the same in every arm.
+    """
+    torch.manual_seed(seed)
+    item: nn.Module
+    if arm == "res":
+        assert prepared.graph is not None
+        item = ResEmbedding(
+            prepared.graph,
+            config.dim,
+            link=config.link,
+            padding_idx=PADDING,
+            residual_scale=config.residual_scale,
+            init_std=config.init_std,
+        )
+    else:
+        item = plain_table(prepared.log.num_items, config)
+    torch.manual_seed(seed)
+    category = plain_table(prepared.log.num_categories, config) if config.category else None
+    options: dict[str, Any] = {
+        "category_embedding": category,
+        "hidden": config.hidden,
+        "activation": config.activation,
+        "dropout": config.dropout,
+    }
+    if config.model == "din":
+        return DIN(item, attention_hidden=config.attention_hidden, **options)
+    return DNN(item, **options)
+
+
+def plain_table(rows: int, config: RunConfig) -> nn.Embedding:
+    """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row."""
+    table = nn.Embedding(rows, config.dim, padding_idx=PADDING)
+    with torch.no_grad():
+        table.weight.normal_(std=config.init_std)
+        table.weight[PADDING].zero_()
+    return table
+
+
+def item_vectors(table: nn.Module) -> np.ndarray:
+    """The vectors that an embedding looks up: W C + R for Res-embedding; float32 [H, D].
+
+    Raises:
+        TypeError: not an ``nn.Embedding`` or ``ResEmbedding``.
+    """
+    if not isinstance(table, nn.Embedding):
+        raise TypeError(f"table must be an nn.Embedding, found {type(table).__name__}")
+    with torch.no_grad():
+        vectors = table.materialize() if isinstance(table, ResEmbedding) else table.weight
+    return vectors.detach().float().cpu().numpy()

@@ -1,0 +1,67 @@
+"""Progress of training: a bar on a terminal, one log line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows steps as a bar where ``stream`` is a terminal; lines of text go to both.
+
+    Args:
+        show: True or False to force or silence everything; None shows it.
+        stream: where it goes, ``sys.stderr`` by default, so that results alone go to stdout.
+    """
+
+    def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.show = show is not False
+        self.terminal = self.show and self.stream.isatty()
+
+    def say(self, text: str) -> None:
+        """One line of text."""
+        if not self.show:
+            return
+        if self.terminal:
+            tqdm.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def bar(self, total: int, what: str) -> Bar:
+        """A bar of ``total`` steps; silent where there is no terminal."""
+        return Bar(total, what, self)
+
+
+class Bar:
+    """One progress bar, used as a context manager."""
+
+    def __init__(self, total: int, what: str, progress: Progress) -> None:
+        self._bar = tqdm(
+            total=total,
+            desc=what,
+            file=progress.stream,
+            leave=False,
+            disable=not progress.terminal,
+            unit="step",
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def step(self, loss: float) -> None:
+        """One step done."""
+        self._bar.update()
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)

@@ -1,0 +1,185 @@
+"""What a run looks like to people: the table, ``summary.md``, the curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_COLUMNS = (
+    ("valid", "gauc"),
+    ("valid", "auc"),
+    ("test", "gauc"),
+    ("test", "auc"),
+    ("test", "logloss"),
+    ("test_seen", "gauc"),
+)
+_METRICS = ("valid gAUC", "valid AUC", "test gAUC", "test AUC", "test logloss", "seen gAUC")
+_HEAD = ("embedding", *_METRICS, "radius", "samples/s", "peak MB", "epochs")
+_NONE = "-"
+
+
+def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Header and rows of the final table: arms, their difference, and Bayes where it is known.
+
+    Several seeds are shown as mean ± standard deviation; the difference as mean and 95 % interval.
+    """
+    rows: list[tuple[str, ...]] = [_HEAD]
+    runs = result["runs"]
+    for arm in dict.fromkeys(run["embedding"] for run in runs):
+        of_arm = [run for run in runs if run["embedding"] == arm]
+        spread = result["summary"]["arms"][arm]
+        rows.append(
+            (
+                arm,
+                *(_spread(spread[part][metric]) for part, metric in _COLUMNS),
+                _mean(of_arm, "aggregation_radius", ".3f"),
+                _mean(of_arm, "samples_per_s", ",.0f"),
+                _mean(of_arm, "peak_memory_mb", ",.0f"),
+                _mean(of_arm, "epochs", ".0f" if len(of_arm) == 1 else ".1f"),
+            )
+        )
+    gain = result["summary"]["difference"]
+    if gain is not None:
+        rows.append(
+            (
+                "res - plain",
+                *(_difference(gain[part][metric]) for part, metric in _COLUMNS),
+                *[""] * 4,
+            )
+        )
+    bayes = result["bayes"]
+    if bayes is not None:
+
+        def show(part: str, value: float) -> str:
+            return ("" if bayes[part]["exact"] else "~") + _number(value, ".4f")
+
+        rows.append(
+            (
+                "Bayes (best possible)",
+                show("valid", bayes["valid"]["gauc"]),
+                show("valid", bayes["valid"]["auc"]),
+                show("test", bayes["test"]["gauc"]),
+                show("test", bayes["test"]["auc"]),
+                "",
+                show("test", bayes["test"]["seen"]["gauc"]),
+                *[""] * 4,
+            )
+        )
+    return rows
+
+
+def text_table(result: dict[str, Any]) -> str:
+    """The table for a terminal."""
+    rows = table_rows(result)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = []
+    for row in rows:
+        first = row[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join((first, *rest)).rstrip())
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    return "\n".join(lines)
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Sentences that say what the table's figures are."""
+    runs, config = result["runs"], result["config"]
+    seeds = len(config["seed"])
+    details = runs[0]["aggregation_radius_details"]
+    split = result["data"]["split"]
+    found = [
+        f"{split['how']}: {split['train']:,} training, {split['valid']:,} validation, "
+        f"{split['test']:,} test events; the graph is built from training events only, validation "
+        f"{config['metric']} picks the epoch (patience {config['patience']}), test is scored once.",
+        "untuned: the options are as given, the same for both arms."
+        if len(config["seed"]) == 1
+        else f"{seeds} seeds: mean ± standard deviation; difference: paired by seed, mean and 95 % "
+        "t interval. Untuned: the options are as given, the same for both arms.",
+        "seen gAUC: targets with a training event only.",
+        "radius: aggregation radius over separation, against random domains of the same sizes "
+        "(1: domains say nothing); domains: "
+        + (details["domain_source"] if details else "none in this log")
+        + ".",
+        f"peak MB: {runs[0]['peak_memory_source']}; the data counts in every arm.",
+    ]
+    skipped = runs[0]["test"]["gauc_skipped_users"]
+    if skipped:
+        found.append(f"gAUC leaves out {skipped:,} test users with one class only.")
+    if result["bayes"] is not None and not result["bayes"]["valid"]["exact"]:
+        found.append("~: Bayes scores that model the negatives approximately.")
+    return found
+
+
+def summary(result: dict[str, Any]) -> str:
+    """``summary.md``."""
+    rows = table_rows(result)
+    data = result["data"]
+    lines = [
+        f"# {result['config']['model'].upper()} on {data['name']}",
+        "",
+        f"{data['events']:,} events, {data['users']:,} users, {data['items']:,} items.",
+        "",
+        "| " + " | ".join(rows[0]) + " |",
+        "|" + "---|" * len(rows[0]),
+        *("| " + " | ".join(row) + " |" for row in rows[1:]),
+        "",
+        *(f"- {note[0].upper()}{note[1:]}" for note in notes(result)),
+        "",
+        f"torch {result['versions']['torch']}, {result['threads']} threads, {result['isa']}, "
+        f"{result['machine']['cpu']}; {result['wall_s']:.0f} s in all.",
+        "",
+        "![curves](curves.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def draw_curves(result: dict[str, Any], path: Path) -> None:
+    """Training loss and validation metric over epochs, a line per arm and seed, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metric = result["config"]["metric"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, valid = figure.subplots(1, 2)
+    colours = {"plain": "tab:grey", "res": "tab:blue"}
+    labelled: set[str] = set()
+    for run in result["runs"]:
+        arm = run["embedding"]
+        epochs = [entry["epoch"] for entry in run["history"]]
+        style: dict[str, Any] = {"color": colours[arm], "marker": ".", "alpha": 0.8}
+        if arm not in labelled:
+            style["label"] = arm
+            labelled.add(arm)
+        loss.plot(epochs, [entry["loss"] for entry in run["history"]], **style)
+        valid.plot(epochs, [entry["valid"][metric] for entry in run["history"]], **style)
+        valid.plot(run["best_epoch"], run["valid"][metric], "o", color=colours[arm])
+    loss.set(xlabel="epoch", ylabel="training logloss")
+    valid.set(xlabel="epoch", ylabel=f"validation {'gAUC' if metric == 'gauc' else 'AUC'}")
+    valid.legend()
+    figure.suptitle(f"{result['config']['model'].upper()} on {result['data']['name']}")
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _number(value: float | None, form: str) -> str:
+    return _NONE if value is None else format(value, form)
+
+
+def _spread(value: dict[str, Any]) -> str:
+    text = _number(value["mean"], ".4f")
+    return text if value["std"] is None else f"{text} ± {value['std']:.4f}"
+
+
+def _difference(value: dict[str, Any]) -> str:
+    text = _number(value["mean"], "+.4f")
+    if value["low"] is None:
+        return text
+    return f"{text} [{value['low']:+.4f}, {value['high']:+.4f}]"
+
+
+def _mean(runs: list[dict[str, Any]], key: str, form: str) -> str:
+    values = [run[key] for run in runs]
+    if any(value is None for value in values):
+        return _NONE
+    return format(sum(values) / len(values), form)
