@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "cpu/buffer.h"
 #include "cpu/rows.h"
 #ifdef RESEMB_WITH_CUDA
 #include "cuda/device_info.h"
@@ -22,6 +23,8 @@ PyObject* isa(PyObject*, PyObject*) {
 }
 
 PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(resemb::available_isas()); }
+
+PyObject* release_scratch(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::release_scratch()); }
 
 PyObject* select_isa(PyObject*, PyObject* name) {
   PyObject* bytes = PyUnicode_AsUTF8String(name);
@@ -52,6 +55,8 @@ PyObject* cuda_info(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
     {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
+    {"release_scratch", release_scratch, METH_NOARGS,
+     "Free the kernels' kept scratch memory; returns its bytes."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).resolve().parent
-_REBUILD = 'pip install --force-reinstall --no-deps resemb_ext, or "pip install ." in its source tree'
+_REBUILD = (
+    'pip install --force-reinstall --no-deps resemb_ext, or "pip install ." in its source tree'
+)
 
 
 def _read_build() -> dict[str, Any]:
@@ -77,6 +79,15 @@ def select_isa(name: str) -> None:
         ValueError: this build or processor lacks that path.
     """
     _C.select_isa(name)
+
+
+def release_scratch() -> int:
+    """Frees the scratch memory that the CPU kernels keep between calls (at most 512 MiB).
+
+    Returns:
+        The bytes freed.
+    """
+    return _C.release_scratch()
 
 
 def build_info() -> dict[str, Any]:

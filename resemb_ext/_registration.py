@@ -40,7 +40,9 @@ def _(grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, s
         grad.new_empty(table if need_central else (0,), dtype=table_dtype),
         grad.new_empty(table if need_residual else (0,), dtype=table_dtype),
         torch.empty_like(weights) if need_weights else weights.new_empty((0,)),
-        grad.new_empty((ids.shape[0] if need_sample_weights else 0,), dtype=_accumulator(table_dtype)),
+        grad.new_empty(
+            (ids.shape[0] if need_sample_weights else 0,), dtype=_accumulator(table_dtype)
+        ),
     )
 
 
@@ -153,7 +155,9 @@ def _backward_backward(
     Its outputs are, with G = the upstream gradient summed per row under sample weights c:
     grad C = W^T G, grad R = G, grad w_ij = G_i . C_j, grad c_p = grad_p . E_p.
     """
-    grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
+    grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, samples = (
+        ctx.saved_tensors
+    )
     padding_idx, mean, dtype = ctx.settings
     want_central, want_residual, want_weights, want_samples = ctx.wanted
     shape = (indptr.shape[0] - 1, grad.shape[1])
@@ -165,37 +169,38 @@ def _backward_backward(
         return ops.res_embedding(ids, table(c), table(r), indptr, neighbors, w, offsets, s,
                                  padding_idx, mean, grad.dtype, False)[0]  # fmt: skip
 
-    def gradient(which: int, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
+    def gradient(
+        which: int, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None
+    ) -> Tensor:
         return ops.res_embedding_backward(
             grad, ids, plan, table(c), table(r), indptr, neighbors, w, offsets, s, padding_idx, mean,
             dtype, *(which == i for i in range(4)))[which]  # fmt: skip
 
-    tables_moved = (g_central is not None and want_central) or (g_residual is not None and want_residual)
-    weights_moved = g_weights is not None and want_weights
-    samples_moved = g_samples is not None and want_samples
+    gw = g_weights if want_weights else None
+    gs = g_samples if want_samples else None
     gc = g_central if want_central else None
     gr = g_residual if want_residual else None
     for_grad, for_central, for_residual, for_weights, for_samples = [], [], [], [], []
-    if tables_moved:
+    if gc is not None or gr is not None:
         for_grad.append(look_up(gc, gr, weights, samples))
         if ctx.needs_input_grad[7] and gc is not None:
             for_weights.append(gradient(2, gc, None, weights, samples))
         if ctx.needs_input_grad[9]:
             for_samples.append(gradient(3, gc, gr, weights, samples))
-    if weights_moved:
-        for_grad.append(look_up(central, None, g_weights, samples))
+    if gw is not None:
+        for_grad.append(look_up(central, None, gw, samples))
         if ctx.needs_input_grad[3]:
-            for_central.append(gradient(0, None, None, g_weights, samples))
+            for_central.append(gradient(0, None, None, gw, samples))
         if ctx.needs_input_grad[9]:
-            for_samples.append(gradient(3, central, None, g_weights, samples))
-    if samples_moved:
-        for_grad.append(look_up(central, residual, weights, g_samples))
+            for_samples.append(gradient(3, central, None, gw, samples))
+    if gs is not None:
+        for_grad.append(look_up(central, residual, weights, gs))
         if ctx.needs_input_grad[3]:
-            for_central.append(gradient(0, None, None, weights, g_samples))
+            for_central.append(gradient(0, None, None, weights, gs))
         if ctx.needs_input_grad[4]:
-            for_residual.append(gradient(1, None, None, weights, g_samples))
+            for_residual.append(gradient(1, None, None, weights, gs))
         if ctx.needs_input_grad[7]:
-            for_weights.append(gradient(2, central, None, weights, g_samples))
+            for_weights.append(gradient(2, central, None, weights, gs))
     result: list[Tensor | None] = [None] * 17
     result[0], result[3], result[4] = _total(for_grad), _total(for_central), _total(for_residual)
     result[7], result[9] = _total(for_weights), _total(for_samples)

@@ -185,7 +185,9 @@ def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -
     bounds = offsets.to(torch.int64)
     if include_last_offset:
         if bounds.shape[0] == 0:
-            raise ValueError("offsets: empty; with include_last_offset it ends with the number of ids")
+            raise ValueError(
+                "offsets: empty; with include_last_offset it ends with the number of ids"
+            )
         return bounds
     return torch.cat([bounds, bounds.new_full((1,), ids.shape[0])])
 

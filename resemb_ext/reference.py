@@ -78,7 +78,9 @@ def _embed(
     starts = indptr[ids]
     degrees = indptr[ids + 1] - starts
     position = torch.repeat_interleave(torch.arange(ids.shape[0], device=ids.device), degrees)
-    within = torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
+    within = (
+        torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
+    )
     edge = starts[position] + within
     links = weights[edge].to(dtype)[:, None] * central[neighbors[edge].long()].to(dtype)
     out = residual[ids].to(dtype).index_add(0, position, links)

@@ -9,10 +9,10 @@ namespace resemb {
 // Layout: [U, valid, rows[P], starts[P + 1], positions[P], rank[P]]
 //   U               number of unique rows, padding left out
 //   valid           number of positions that are not padding
-//   rows[u]         item id, ascending; the first U are set
-//   starts[u]       where u's positions start in `positions`; the first U + 1 are set
-//   positions[i]    positions grouped by row, ascending within a row; the first `valid` are set
-//   rank[p]         u of position p; U for padding
+//   rows[u]         item id, ascending; the first U are set, the rest zero
+//   starts[u]       where u's positions start in `positions`; the first U + 1 are set, the rest zero
+//   positions[i]    positions grouped by row, ascending within a row; the first `valid` are set, the rest
+//   zero rank[p]         u of position p; U for padding
 template <class Int>
 struct PlanView {
   Int* data;

@@ -19,9 +19,9 @@ constexpr DType accumulator(DType t) { return t == DType::f64 ? DType::f64 : DTy
 
 // CSR rows of the interest graph with the link's weights.
 struct GraphView {
-  const int64_t* indptr;   // [H + 1]
-  const void* neighbors;   // [E] int32 or int64
-  const void* weights;     // [E] float or double
+  const int64_t* indptr;  // [H + 1]
+  const void* neighbors;  // [E] int32 or int64
+  const void* weights;    // [E] float or double
   bool neighbors_are_int64;
   bool weights_are_double;
 

@@ -78,8 +78,8 @@ void pool_bags(const Lookup& x, const ConstPlan& plan, const void* embeddings, v
   });
   Buffer<uint32_t> starts(x.num_bags + 1);
   for (int64_t b = 0; b <= x.num_bags; ++b) starts[b] = static_cast<uint32_t>(x.offsets[b]);
-  const SegmentArgs args{terms.data(), positions,   starts.data(), starts.data() + 1, nullptr,
-                         x.dim,        x.acc(),     x.out_type,    embeddings,        out};
+  const SegmentArgs args{terms.data(), positions, starts.data(), starts.data() + 1, nullptr,
+                         x.dim,        x.acc(),   x.out_type,    embeddings,        out};
   sum_segments(args, x.num_bags, parallel);
 }
 
@@ -121,7 +121,8 @@ void lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const Par
                   [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
 }
 
-void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out, const Parallel& parallel) {
+void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
+                  const Parallel& parallel) {
   with_acc(x.acc(), [&]<class A>(A) { sum_positions<A>(x, plan, grad, out, parallel); });
 }
 

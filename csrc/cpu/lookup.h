@@ -17,12 +17,12 @@
 namespace resemb {
 
 struct Lookup {
-  int64_t num_items;           // H
-  int64_t dim;                 // D
-  DType table;                 // of central and residual
-  DType out_type;              // of the output and its gradient
-  const void* central;         // [H, D]; may be null where only G and grad C are wanted
-  const void* residual;        // [H, D]; may be null likewise
+  int64_t num_items;     // H
+  int64_t dim;           // D
+  DType table;           // of central and residual
+  DType out_type;        // of the output and its gradient
+  const void* central;   // [H, D]; may be null where only G and grad C are wanted
+  const void* residual;  // [H, D]; may be null likewise
   GraphView graph;
   const int64_t* offsets;      // [B + 1] starts of bags and P, or null for a lookup
   int64_t num_bags;            // B
@@ -34,7 +34,8 @@ struct Lookup {
 };
 
 // out [P or B, D] from a filled plan.
-void lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out, const Parallel& parallel);
+void lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out,
+                    const Parallel& parallel);
 
 // G, [U, D] acc, from grad [P or B, D].
 void row_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,

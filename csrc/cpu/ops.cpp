@@ -39,10 +39,14 @@ std::string shape_of(const Tensor& t) {
 
 DType table_type(ScalarType t, const char* name) {
   switch (t) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::Half: return DType::f16;
-    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
     default:
       fail_value(std::string(name) + ": dtype " + torch::headeronly::toString(t) +
                  " is not supported; expected float32, float64, float16 or bfloat16");
@@ -51,10 +55,14 @@ DType table_type(ScalarType t, const char* name) {
 
 ScalarType scalar_type(DType t) {
   switch (t) {
-    case DType::f32: return ScalarType::Float;
-    case DType::f64: return ScalarType::Double;
-    case DType::f16: return ScalarType::Half;
-    default: return ScalarType::BFloat16;
+    case DType::f32:
+      return ScalarType::Float;
+    case DType::f64:
+      return ScalarType::Double;
+    case DType::f16:
+      return ScalarType::Half;
+    default:
+      return ScalarType::BFloat16;
   }
 }
 
@@ -138,8 +146,8 @@ struct Inputs {
     if (table_type(kept->scalar_type(), name) != lookup.table) {
       fail_value(std::string(name) + ": dtype differs from the other table's");
     }
-    check_shape(kept->dim() == 2 && kept->size(0) == lookup.num_items && kept->size(1) == lookup.dim, name, *kept,
-                "[" + std::to_string(lookup.num_items) + ", " + std::to_string(lookup.dim) + "]");
+    check_shape(kept->dim() == 2 && kept->size(0) == lookup.num_items && kept->size(1) == lookup.dim, name,
+                *kept, "[" + std::to_string(lookup.num_items) + ", " + std::to_string(lookup.dim) + "]");
     return kept->const_data_ptr();
   }
 
@@ -156,8 +164,8 @@ struct Inputs {
     }
     for (int64_t b = 0; b < lookup.num_bags; ++b) {
       if (at[b] > at[b + 1]) {
-        fail_value("offsets: fall from " + std::to_string(at[b]) + " to " + std::to_string(at[b + 1]) + " at " +
-                   std::to_string(b + 1) + "; expected ascending values");
+        fail_value("offsets: fall from " + std::to_string(at[b]) + " to " + std::to_string(at[b + 1]) +
+                   " at " + std::to_string(b + 1) + "; expected ascending values");
       }
     }
   }
@@ -177,7 +185,8 @@ struct Inputs {
 std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, const Tensor& residual,
                                    const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
                                    const OptionalTensor& offsets, const OptionalTensor& sample_weights,
-                                   int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype, bool) {
+                                   int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype,
+                                   bool) {
   const Tensor ids = dense_cpu(ids_in, "ids");
   check_shape(ids.dim() == 1, "ids", ids, "[P]");
   check_shape(central.dim() == 2, "central", central, "[H, D]");
@@ -205,7 +214,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
           first_bad_row(x.graph, ready.rows(), ready.unique(), x.num_items, in.num_edges, parallel);
       bad >= 0) {
     throw std::out_of_range("neighbors: the row of item " + std::to_string(ready.rows()[bad]) +
-                            " leaves the arrays or names an item outside [0, " + std::to_string(x.num_items) + ")");
+                            " leaves the arrays or names an item outside [0, " + std::to_string(x.num_items) +
+                            ")");
   }
 
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
@@ -223,8 +233,9 @@ struct Backward {
   Parallel parallel = torch_pool();
 
   Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalTensor& central,
-           const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
-           const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean, ScalarType table)
+           const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors,
+           const Tensor& weights, const OptionalTensor& offsets, const OptionalTensor& sample_weights,
+           bool mean, ScalarType table)
       : grad(dense_cpu(grad_in, "grad")),
         plan_tensor(dense_cpu(plan_in, "plan")),
         positions((plan_tensor.numel() - 3) / 4),
@@ -271,7 +282,8 @@ struct Backward {
   template <class F>
   void with_transpose(const TouchedEdges& edges, const F& f) const {
     if (edges.count >= std::numeric_limits<uint32_t>::max()) {
-      fail_value("ids: the batch touches " + std::to_string(edges.count) + " edges; at most 2^32 - 2 in one call");
+      fail_value("ids: the batch touches " + std::to_string(edges.count) +
+                 " edges; at most 2^32 - 2 in one call");
     }
     if (x().acc() == DType::f64) {
       f(transpose<double>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
@@ -281,7 +293,8 @@ struct Backward {
   }
 
   void write_link_weights(const TouchedEdges& edges, const void* g, bool dense, Tensor& out) const {
-    link_weight_gradient(x(), plan, edges, g, dense, x().graph.weights_are_double, out.mutable_data_ptr(), parallel);
+    link_weight_gradient(x(), plan, edges, g, dense, x().graph.weights_are_double, out.mutable_data_ptr(),
+                         parallel);
   }
 };
 
@@ -290,7 +303,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
     const OptionalTensor& offsets, const OptionalTensor& sample_weights, int64_t, bool mean, ScalarType table,
     bool need_central, bool need_residual, bool need_weights, bool need_sample_weights) {
-  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean, table);
+  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean,
+                   table);
   const Lookup& x = b.x();
   const auto table_gradient = [&](bool needed) {
     return needed ? torch::stable::new_zeros(b.grad, {x.num_items, x.dim}, table)
@@ -309,9 +323,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     if (need_central || need_weights) {
       const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique());
       if (need_central) {
-        b.with_transpose(edges, [&](const auto& t) {
-          b.sum_columns(t, g.data(), t.neighbors.data(), grad_central);
-        });
+        b.with_transpose(
+            edges, [&](const auto& t) { b.sum_columns(t, g.data(), t.neighbors.data(), grad_central); });
       }
       if (need_weights) {
         b.need_tables(false, "weights");
@@ -327,7 +340,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
     const Tensor& indptr, const Tensor& neighbors, const Tensor& weights, const OptionalTensor& offsets,
     const OptionalTensor& sample_weights, bool mean, ScalarType table, bool need_central, bool need_residual,
     bool need_weights, bool need_sample_weights) {
-  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean, table);
+  const Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean,
+                   table);
   const Lookup& x = b.x();
   const int64_t unique = b.unique();
   const auto numbers = [&](int64_t n) { return torch::stable::new_empty(b.grad, {n}, ScalarType::Long); };
@@ -377,7 +391,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
       b.write_link_weights(edges, g.const_data_ptr(), /*dense=*/false, edge_values);
     }
   }
-  return {rows,        row_values, columns, column_values, edge_numbers, edge_values,
+  return {rows,
+          row_values,
+          columns,
+          column_values,
+          edge_numbers,
+          edge_values,
           b.sample_weights_gradient(need_sample_weights)};
 }
 

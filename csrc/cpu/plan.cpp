@@ -24,6 +24,34 @@ int64_t first_where(int64_t n, int64_t grain, const Parallel& parallel, const F&
   return first.load() < n ? first.load() : -1;
 }
 
+// Rows of the graph lie far apart: fetches the bounds and the edges of rows ahead of row u.
+class GraphPrefetch {
+ public:
+  GraphPrefetch(const GraphView& graph, const int32_t* rows, int64_t num_rows, bool weights)
+      : graph_(graph), rows_(rows), num_rows_(num_rows), weights_(weights) {}
+
+  void ahead_of(int64_t u) const {
+    if (u + 32 < num_rows_) __builtin_prefetch(&graph_.indptr[rows_[u + 32]]);
+    if (u + 16 >= num_rows_) return;
+    const int64_t* bounds = &graph_.indptr[rows_[u + 16]];
+    edges(graph_.neighbors, graph_.neighbors_are_int64 ? 8 : 4, bounds[0], bounds[1]);
+    if (weights_) edges(graph_.weights, graph_.weights_are_double ? 8 : 4, bounds[0], bounds[1]);
+  }
+
+ private:
+  // The bounds may not have been checked yet, so the span is capped.
+  static void edges(const void* data, int64_t size, int64_t first, int64_t past) {
+    const int64_t bytes = std::min<int64_t>((past - first) * size, 512);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(first * size);
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(start + at));
+  }
+
+  const GraphView& graph_;
+  const int32_t* rows_;
+  int64_t num_rows_;
+  bool weights_;
+};
+
 }  // namespace
 
 int64_t first_bad_id(const Ids& ids, int64_t num_items, const Parallel& parallel) {
@@ -34,7 +62,9 @@ int64_t first_bad_id(const Ids& ids, int64_t num_items, const Parallel& parallel
 
 int64_t first_bad_row(const GraphView& graph, const int32_t* rows, int64_t num_rows, int64_t num_items,
                       int64_t num_edges, const Parallel& parallel) {
+  const GraphPrefetch prefetch(graph, rows, num_rows, /*weights=*/false);
   return first_where(num_rows, 1024, parallel, [&](int64_t u) {
+    prefetch.ahead_of(u);
     const int64_t first = graph.indptr[rows[u]], past = graph.indptr[rows[u] + 1];
     if (first < 0 || past < first || past > num_edges) return true;
     bool bad = false;
@@ -78,6 +108,10 @@ void make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const Pla
   });
   starts[runs.count] = static_cast<int32_t>(valid);
   for (int64_t i = valid; i < n; ++i) rank[payload_of(sorted[i])] = static_cast<int32_t>(runs.count);
+  // The plan is an operator's output: the parts not used are zero, not whatever memory held.
+  std::fill(rows + runs.count, rows + n, 0);
+  std::fill(starts + runs.count + 1, starts + n + 1, 0);
+  std::fill(positions + valid, positions + n, 0);
 }
 
 TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows) {
@@ -96,8 +130,10 @@ Transpose<A> transpose(const GraphView& graph, const int32_t* rows, const Touche
                        int64_t num_rows, int64_t num_items, const Parallel& parallel) {
   Buffer<Pair> pairs(edges.count), spare(edges.count);
   Buffer<Term<A>> by_row(edges.count);
+  const GraphPrefetch prefetch(graph, rows, num_rows, /*weights=*/true);
   parallel.ranges(num_rows, 512, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
+      prefetch.ahead_of(u);
       const int64_t first = graph.indptr[rows[u]];
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
         const int64_t e = first + (t - edges.offsets[u]);

@@ -43,9 +43,9 @@ TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t 
 // Touched edges grouped by neighbour: column v of the touched rows, its terms in row order.
 template <class A>
 struct Transpose {
-  Runs columns;                   // V runs over `terms`
-  Buffer<int32_t> neighbors;      // [V] ascending
-  Buffer<Term<A>> terms;          // [T] (unique row, link weight)
+  Runs columns;               // V runs over `terms`
+  Buffer<int32_t> neighbors;  // [V] ascending
+  Buffer<Term<A>> terms;      // [T] (unique row, link weight)
 };
 template <class A>
 Transpose<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,

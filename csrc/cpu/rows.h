@@ -13,9 +13,9 @@ namespace resemb {
 // out[i] = sum over e in graph row rows[i] of weight_e * central[neighbor_e] + residual[rows[i]]
 struct GatherArgs {
   GraphView graph;
-  const int32_t* rows;   // [U]
-  int64_t num_rows;      // U
-  int64_t dim;           // D
+  const int32_t* rows;  // [U]
+  int64_t num_rows;     // U
+  int64_t dim;          // D
   DType table;
   const void* central;   // [H, D] table
   const void* residual;  // [H, D] table, or null for none
@@ -25,15 +25,15 @@ struct GatherArgs {
 // out[target_s] = sum over t in [begin[s], end[s]) of terms[t].weight * source[terms[t].source].
 // Segments longer than kChunk are left untouched: the caller sums them chunk by chunk.
 struct SegmentArgs {
-  const void* terms;       // [num_terms] Term<float>, or Term<double> for double accumulation
+  const void* terms;  // [num_terms] Term<float>, or Term<double> for double accumulation
   int64_t num_terms;
   const uint32_t* begin;   // [S]
   const uint32_t* end;     // [S]
   const int32_t* targets;  // [S] rows of out, or null for the segment's own number
   int64_t dim;
   DType source_type, out_type;
-  const void* source;      // [*, D]
-  void* out;               // [*, D]
+  const void* source;  // [*, D]
+  void* out;           // [*, D]
 };
 
 // out[targets[i]] = source[sources[i]], converted from acc to out_type; a null index is the identity.
@@ -42,9 +42,9 @@ struct CopyArgs {
   const int32_t* targets;  // [N] or null
   int64_t dim;
   DType out_type;
-  const void* source;      // acc rows
+  const void* source;  // acc rows
   void* out;
-  bool bypass_cache;       // the output is too large to stay in cache
+  bool bypass_cache;  // the output is too large to stay in cache
 };
 
 // out[k] = dot(left[pairs[k].left], right[pairs[k].right]), summed in acc
@@ -55,9 +55,9 @@ struct DotArgs {
   const DotPair* pairs;  // [N]
   int64_t dim;
   DType right_type;
-  const void* left;      // acc rows
-  const void* right;     // rows of right_type
-  void* out;             // [N] acc
+  const void* left;   // acc rows
+  const void* right;  // rows of right_type
+  void* out;          // [N] acc
 };
 
 // Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs.

@@ -23,15 +23,32 @@ RESEMB_INLINE void for_blocks(int64_t dim, const F& body) {
   const int64_t rest = dim - col;
   const int64_t last = rest - lanes;
   switch ((rest + lanes - 1) / lanes) {
-    case 0: break;
-    case 1: body.template operator()<1>(col, last); break;
-    case 2: body.template operator()<2>(col, last); break;
-    case 3: body.template operator()<3>(col, last); break;
-    case 4: body.template operator()<4>(col, last); break;
-    case 5: body.template operator()<5>(col, last); break;
-    case 6: body.template operator()<6>(col, last); break;
-    case 7: body.template operator()<7>(col, last); break;
-    default: body.template operator()<8>(col, last); break;
+    case 0:
+      break;
+    case 1:
+      body.template operator()<1>(col, last);
+      break;
+    case 2:
+      body.template operator()<2>(col, last);
+      break;
+    case 3:
+      body.template operator()<3>(col, last);
+      break;
+    case 4:
+      body.template operator()<4>(col, last);
+      break;
+    case 5:
+      body.template operator()<5>(col, last);
+      break;
+    case 6:
+      body.template operator()<6>(col, last);
+      break;
+    case 7:
+      body.template operator()<7>(col, last);
+      break;
+    default:
+      body.template operator()<8>(col, last);
+      break;
   }
 }
 
@@ -87,9 +104,8 @@ RESEMB_INLINE void for_columns(int64_t dim, const F& body) {
   if (dim < kLanes<A>) {
     body.template operator()<NarrowBlock<A>>(0, dim);
   } else {
-    for_blocks<A>(dim, [&]<int N>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
-      body.template operator()<Block<A, N>>(col, last);
-    });
+    for_blocks<A>(dim, [&]<int N>(int64_t col, int64_t last)
+                           RESEMB_LAMBDA_INLINE { body.template operator()<Block<A, N>>(col, last); });
   }
 }
 
@@ -113,9 +129,11 @@ void gather(const GatherArgs& a, int64_t begin, int64_t end) {
     if (i + 2 < a.num_rows) {
       const int64_t e = a.graph.indptr[a.rows[i + 2]];
       const int64_t index_bytes = a.graph.neighbors_are_int64 ? 8 : 4;
-      prefetch_row(static_cast<const char*>(a.graph.neighbors) + e * index_bytes, (past - first) * index_bytes);
+      prefetch_row(static_cast<const char*>(a.graph.neighbors) + e * index_bytes,
+                   (past - first) * index_bytes);
       const int64_t weight_bytes = a.graph.weights_are_double ? 8 : 4;
-      prefetch_row(static_cast<const char*>(a.graph.weights) + e * weight_bytes, (past - first) * weight_bytes);
+      prefetch_row(static_cast<const char*>(a.graph.weights) + e * weight_bytes,
+                   (past - first) * weight_bytes);
     }
     A* out = static_cast<A*>(a.out) + i * a.dim;
     for_columns<A>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
@@ -218,10 +236,14 @@ void dot(const DotArgs& a, int64_t begin, int64_t end) {
 
 void gather_any(const GatherArgs& a, int64_t begin, int64_t end) {
   switch (a.table) {
-    case DType::f32: return gather<float>(a, begin, end);
-    case DType::f64: return gather<double>(a, begin, end);
-    case DType::f16: return gather<Half>(a, begin, end);
-    case DType::bf16: return gather<BFloat>(a, begin, end);
+    case DType::f32:
+      return gather<float>(a, begin, end);
+    case DType::f64:
+      return gather<double>(a, begin, end);
+    case DType::f16:
+      return gather<Half>(a, begin, end);
+    case DType::bf16:
+      return gather<BFloat>(a, begin, end);
   }
 }
 
@@ -237,19 +259,27 @@ void segment_sum_any(const SegmentArgs& a, int64_t begin, int64_t end) {
 
 void copy_any(const CopyArgs& a, int64_t begin, int64_t end) {
   switch (a.out_type) {
-    case DType::f32: return copy<float>(a, begin, end);
-    case DType::f64: return copy<double>(a, begin, end);
-    case DType::f16: return copy<Half>(a, begin, end);
-    case DType::bf16: return copy<BFloat>(a, begin, end);
+    case DType::f32:
+      return copy<float>(a, begin, end);
+    case DType::f64:
+      return copy<double>(a, begin, end);
+    case DType::f16:
+      return copy<Half>(a, begin, end);
+    case DType::bf16:
+      return copy<BFloat>(a, begin, end);
   }
 }
 
 void dot_any(const DotArgs& a, int64_t begin, int64_t end) {
   switch (a.right_type) {
-    case DType::f32: return dot<float>(a, begin, end);
-    case DType::f64: return dot<double>(a, begin, end);
-    case DType::f16: return dot<Half>(a, begin, end);
-    case DType::bf16: return dot<BFloat>(a, begin, end);
+    case DType::f32:
+      return dot<float>(a, begin, end);
+    case DType::f64:
+      return dot<double>(a, begin, end);
+    case DType::f16:
+      return dot<Half>(a, begin, end);
+    case DType::bf16:
+      return dot<BFloat>(a, begin, end);
   }
 }
 

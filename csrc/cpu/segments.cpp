@@ -16,7 +16,8 @@ struct LongSegment {
 };
 
 // Sums long segments chunk by chunk into accumulator rows, then each segment's chunks in order.
-void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segments, const Parallel& parallel) {
+void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segments,
+                       const Parallel& parallel) {
   std::vector<LongSegment> longs;
   std::vector<uint32_t> begins, ends;
   for (const int64_t s : segments) {
@@ -37,7 +38,8 @@ void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segm
   by_chunk.targets = nullptr;
   by_chunk.out_type = acc;
   by_chunk.out = partial.data();
-  parallel.ranges(chunks, 8, [&](int64_t begin, int64_t end) { row_kernels().segment_sum(by_chunk, begin, end); });
+  parallel.ranges(chunks, 8,
+                  [&](int64_t begin, int64_t end) { row_kernels().segment_sum(by_chunk, begin, end); });
 
   // The sum over chunks is a segment sum with unit weights, again in chunks where it is long.
   const auto combine = [&]<class A>(A) {
@@ -47,8 +49,8 @@ void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segm
     Buffer<int32_t> targets(static_cast<int64_t>(longs.size()));
     for (size_t i = 0; i < longs.size(); ++i) {
       starts[i] = static_cast<uint32_t>(longs[i].first_chunk);
-      targets[i] = args.targets != nullptr ? args.targets[longs[i].segment]
-                                           : static_cast<int32_t>(longs[i].segment);
+      targets[i] =
+          args.targets != nullptr ? args.targets[longs[i].segment] : static_cast<int32_t>(longs[i].segment);
     }
     starts[static_cast<int64_t>(longs.size())] = static_cast<uint32_t>(chunks);
     SegmentArgs whole = args;

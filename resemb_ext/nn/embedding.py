@@ -230,7 +230,9 @@ class ResEmbedding(nn.Embedding):
         """
         blocks = []
         out = None
-        if not (torch.is_grad_enabled() and (self.central.requires_grad or self.residual.requires_grad)):
+        if not (
+            torch.is_grad_enabled() and (self.central.requires_grad or self.residual.requires_grad)
+        ):
             out = torch.empty_like(self.central, requires_grad=False)
         for start in range(0, self.num_embeddings, _MATERIALIZE_ROWS):
             stop = min(start + _MATERIALIZE_ROWS, self.num_embeddings)

@@ -1,0 +1,48 @@
+"""Hypothesis strategies for lookup problems."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+
+from resemb_ext.testing.problems import Problem, make_problem
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Widths below, at, above and between vector sizes and register blocks.
+DIMS = (1, 2, 3, 4, 7, 8, 9, 16, 18, 31, 32, 33, 64, 65, 72, 100, 128, 130)
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
+    device: str = "cpu",
+    max_positions: int = 700,
+) -> Problem:
+    """Lookups and bags: any dtype and width, duplicates, padding, empty rows and bags, no ids."""
+    num_items = draw(st.integers(1, 40) | st.integers(1, 2000), label="num_items")
+    padding_idx = draw(st.none() | st.integers(0, num_items - 1), label="padding_idx")
+    bags = draw(st.none() | st.integers(1, 30), label="bags")
+    mode = draw(st.sampled_from(["sum", "mean"]), label="mode")
+    dtype = draw(st.sampled_from(dtypes), label="dtype")
+    doubles = [torch.float32, torch.float64] if dtype == torch.float64 else [torch.float32]
+    return make_problem(
+        num_items=num_items,
+        dim=draw(st.sampled_from(DIMS), label="dim"),
+        positions=draw(st.integers(0, 20) | st.integers(0, max_positions), label="positions"),
+        neighbors=draw(st.integers(0, 25), label="neighbors"),
+        id_exponent=draw(st.sampled_from([0.0, 1.05, 2.0]), label="id_exponent"),
+        neighbor_exponent=draw(st.sampled_from([0.0, 1.3]), label="neighbor_exponent"),
+        vary=draw(st.booleans(), label="vary"),
+        padding_idx=padding_idx,
+        padding_share=draw(st.sampled_from([0.0, 0.3, 1.0]), label="padding_share"),
+        bags=bags,
+        mode=mode,
+        sample_weights=bags is not None and draw(st.booleans(), label="sample_weights"),
+        dtype=dtype,
+        weights_dtype=draw(st.sampled_from(doubles), label="weights_dtype"),
+        id_dtype=draw(st.sampled_from([torch.int64, torch.int32]), label="id_dtype"),
+        neighbor_dtype=draw(st.sampled_from([torch.int32, torch.int64]), label="neighbor_dtype"),
+        device=device,
+        seed=draw(st.integers(0, 2**31), label="seed"),
+    )

@@ -1,0 +1,110 @@
+"""Operators against the twin in float64: hypothesis over shapes and dtypes, and chosen corners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from resemb_ext import _loader
+from resemb_ext.testing import Problem, check_problem, make_problem
+from resemb_ext.testing.strategies import DIMS, DTYPES, problems
+
+EXAMPLES = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(params=_loader.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _loader.isa()
+    _loader.select_isa(request.param)
+    yield request.param
+    _loader.select_isa(before)
+
+
+@EXAMPLES
+@given(problems(), st.booleans(), st.integers(0, 2**31))
+def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> None:
+    check_problem(problem, sparse=sparse, seed=seed)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
+    problem = make_problem(
+        num_items=60, dim=dim, positions=200, neighbors=6, vary=True, padding_idx=3,
+        padding_share=0.2, dtype=dtype)  # fmt: skip
+    check_problem(problem)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("bags", [None, 3])
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_long_segments(isa: str, sparse: bool, bags: int | None, mode: str) -> None:
+    """Ids, bags, rows and hub neighbours with thousands of terms: summed in chunks of chunks."""
+    problem = make_problem(
+        num_items=900, dim=20, positions=70_000, neighbors=400, id_exponent=2.0,
+        neighbor_exponent=2.0, bags=bags, mode=mode, dtype=torch.float64)  # fmt: skip
+    check_problem(problem, sparse=sparse)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "out_dtype"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("bags", [None, 7])
+def test_out_dtype(isa: str, dtype: torch.dtype, out_dtype: torch.dtype, bags: int | None) -> None:
+    problem = make_problem(num_items=50, dim=33, positions=300, neighbors=5, bags=bags, dtype=dtype)
+    check_problem(problem, out_dtype=out_dtype)
+    check_problem(problem, out_dtype=out_dtype, sparse=True)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "corner",
+    [
+        {"positions": 0},
+        {"positions": 0, "bags": 4},
+        {"padding_idx": 0, "padding_share": 1.0},
+        {"padding_idx": -1, "padding_share": 0.5, "bags": 5, "mode": "mean"},
+        {"neighbors": 0},
+        {"num_items": 1},
+    ],
+    ids=str,
+)
+def test_corners(corner: dict, sparse: bool) -> None:
+    problem = make_problem(**{"num_items": 9, "dim": 5, "positions": 30, "neighbors": 3, **corner})
+    check_problem(problem, sparse=sparse)
+
+
+def test_output_past_cache_size(isa: str) -> None:
+    """Large outputs are written past the cache: another store instruction."""
+    check_problem(make_problem(num_items=5000, dim=64, positions=70_000, neighbors=4))
+
+
+@pytest.mark.slow
+def test_tables_above_two_to_the_31_elements() -> None:
+    num_items, dim = 600_000, 4096
+    central, residual = (torch.empty(num_items, dim, dtype=torch.bfloat16) for _ in range(2))
+    ids = torch.tensor([0, 550_000, num_items - 1])
+    for row in ids.tolist():
+        central[row] = residual[row] = float(row % 7 + 1)
+    indptr = torch.zeros(num_items + 1, dtype=torch.int64)
+    indptr[num_items:] = 1  # the last row points at item 550,000
+    from resemb_ext import functional
+
+    out = functional.res_embedding(
+        ids, central, residual, indptr, torch.tensor([550_000]), torch.tensor([2.0])
+    )
+    at = 550_000 % 7 + 1
+    expected = [1.0, float(at), float((num_items - 1) % 7 + 1 + 2 * at)]
+    assert out[:, 0].tolist() == expected
+    assert out[:, -1].tolist() == expected
