@@ -24,7 +24,7 @@ PyObject* isa(PyObject*, PyObject*) {
 
 PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(resemb::available_isas()); }
 
-PyObject* release_scratch(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::release_scratch()); }
+PyObject* release_memory(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::release_blocks()); }
 
 PyObject* select_isa(PyObject*, PyObject* name) {
   PyObject* bytes = PyUnicode_AsUTF8String(name);
@@ -55,8 +55,8 @@ PyObject* cuda_info(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
     {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
-    {"release_scratch", release_scratch, METH_NOARGS,
-     "Free the kernels' kept scratch memory; returns its bytes."},
+    {"release_memory", release_memory, METH_NOARGS,
+     "Free the memory kept between calls; returns its bytes."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};

@@ -81,13 +81,16 @@ def select_isa(name: str) -> None:
     _C.select_isa(name)
 
 
-def release_scratch() -> int:
-    """Frees the scratch memory that the CPU kernels keep between calls (at most 512 MiB).
+def release_memory() -> int:
+    """Frees the memory that the CPU operators keep between calls (at most 1 GiB).
+
+    Large outputs, gradients and scratch come from a pool, as page faults on fresh memory would cost
+    more than the kernels.
 
     Returns:
         The bytes freed.
     """
-    return _C.release_scratch()
+    return _C.release_memory()
 
 
 def build_info() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 #include "cpu/buffer.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
@@ -13,9 +14,7 @@ namespace resemb {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-// Small blocks are left to malloc, which serves them well; the pool keeps at most this much in all.
-constexpr size_t kSmallestPooled = size_t{64} << 10;
-constexpr size_t kPoolLimit = size_t{512} << 20;
+constexpr size_t kPoolLimit = size_t{1} << 30;  // what the pool keeps at most
 constexpr int kMaxBlocks = 64;
 
 struct Block {
@@ -23,11 +22,20 @@ struct Block {
   size_t bytes;
 };
 
+// Free blocks, the longest unused first.
 struct Pool {
   std::mutex mutex;
   Block blocks[kMaxBlocks];
   int count = 0;
   size_t bytes = 0;
+
+  Block remove(int at) {
+    const Block block = blocks[at];
+    bytes -= block.bytes;
+    std::copy(blocks + at + 1, blocks + count, blocks + at);
+    --count;
+    return block;
+  }
 };
 
 // Never destroyed: a thread may still give a block back while the process ends.
@@ -45,56 +53,43 @@ size_t round_size(size_t bytes) {
 
 }  // namespace
 
-void prefer_huge_pages(void* data, size_t bytes) {
-#ifdef __linux__
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
-  if (bytes >= 2 * kHugePage && end > begin) {
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#else
-  (void)data, (void)bytes;
-#endif
-}
-
-void* take_scratch(size_t& bytes) {
+void* take_block(size_t& bytes) {
   bytes = round_size(bytes);
   if (bytes >= kSmallestPooled) {
     Pool& p = pool();
     const std::lock_guard<std::mutex> lock(p.mutex);
-    for (int i = 0; i < p.count; ++i) {
-      if (p.blocks[i].bytes != bytes) continue;
-      void* data = p.blocks[i].data;
-      p.bytes -= bytes;
-      p.blocks[i] = p.blocks[--p.count];
-      return data;
+    for (int i = p.count - 1; i >= 0; --i) {
+      if (p.blocks[i].bytes < bytes || p.blocks[i].bytes > bytes + bytes / 2) continue;
+      const Block block = p.remove(i);
+      bytes = block.bytes;
+      return block.data;
     }
   }
   void* data = nullptr;
-  if (posix_memalign(&data, bytes >= 2 * kHugePage ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
-  prefer_huge_pages(data, bytes);
+  if (posix_memalign(&data, bytes >= kHugePage ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
+#ifdef __linux__
+  if (bytes >= kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
   return data;
 }
 
-void give_scratch(void* data, size_t bytes) noexcept {
-  if (bytes >= kSmallestPooled) {
-    Pool& p = pool();
-    const std::lock_guard<std::mutex> lock(p.mutex);
-    if (p.count < kMaxBlocks && p.bytes + bytes <= kPoolLimit) {
-      p.blocks[p.count++] = {data, bytes};
-      p.bytes += bytes;
-      return;
-    }
+void give_block(void* data, size_t bytes) noexcept {
+  if (bytes < kSmallestPooled || bytes > kPoolLimit) {
+    std::free(data);
+    return;
   }
-  std::free(data);
+  Pool& p = pool();
+  const std::lock_guard<std::mutex> lock(p.mutex);
+  while (p.count == kMaxBlocks || p.bytes + bytes > kPoolLimit) std::free(p.remove(0).data);
+  p.blocks[p.count++] = {data, bytes};
+  p.bytes += bytes;
 }
 
-size_t release_scratch() noexcept {
+size_t release_blocks() noexcept {
   Pool& p = pool();
   const std::lock_guard<std::mutex> lock(p.mutex);
   const size_t bytes = p.bytes;
-  while (p.count > 0) std::free(p.blocks[--p.count].data);
-  p.bytes = 0;
+  while (p.count > 0) std::free(p.remove(p.count - 1).data);
   return bytes;
 }
 

@@ -1,4 +1,7 @@
-// Uninitialised scratch memory, kept between calls.
+// Uninitialised memory for scratch and outputs, kept between calls.
+//
+// A fresh allocation of this size costs more in page faults than the kernel that fills it, at every
+// step anew, so freed blocks wait in a bounded process-wide pool for the next call.
 #pragma once
 
 #include <cstddef>
@@ -7,24 +10,23 @@
 
 namespace resemb {
 
-// Asks for huge pages under a large fresh allocation: page faults on 4 KiB pages cost as much as the
-// kernel that fills them. Where the system has none to give, this changes nothing.
-void prefer_huge_pages(void* data, size_t bytes);
+// A block of at least `bytes`, 64-byte aligned, from the pool or fresh; throws std::bad_alloc. `bytes`
+// is raised to the block's size, which give_block wants back. Any thread may call these.
+void* take_block(size_t& bytes);
+void give_block(void* data, size_t bytes) noexcept;
 
-// A block of at least `bytes`, 64-byte aligned, from the process-wide pool of free blocks or fresh;
-// throws std::bad_alloc. `bytes` is raised to the block's size, which give_scratch wants back.
-void* take_scratch(size_t& bytes);
-void give_scratch(void* data, size_t bytes) noexcept;
+// Smallest block that is pooled; below it malloc serves as well.
+constexpr size_t kSmallestPooled = size_t{64} << 10;
 
 // Frees the pool's blocks; returns their bytes.
-size_t release_scratch() noexcept;
+size_t release_blocks() noexcept;
 
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t n) : size_(n), bytes_(static_cast<size_t>(n) * sizeof(T)) {
-    if (n > 0) data_ = static_cast<T*>(take_scratch(bytes_));
+    if (n > 0) data_ = static_cast<T*>(take_block(bytes_));
   }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -32,7 +34,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) give_scratch(data_, bytes_);
+    if (data_ != nullptr) give_block(data_, bytes_);
   }
 
   T* data() { return data_; }

@@ -1,5 +1,6 @@
 #include "cpu/lookup.h"
 
+#include <atomic>
 #include <cstring>
 
 #include "cpu/segments.h"
@@ -9,9 +10,6 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 128;
 constexpr int64_t kPositionsPerTask = 4096;
-// Outputs from this size on do not stay in cache, so they are written past it.
-constexpr int64_t kStreamBytes = int64_t{16} << 20;
-
 using ConstPlan = PlanView<const int32_t>;
 
 // Calls f with a zero of the accumulator's type.
@@ -24,17 +22,28 @@ void with_acc(DType acc, const F& f) {
   }
 }
 
-// E of the unique rows and, behind them, one row of zeros for padding: [U + 1, D] acc.
-Buffer<char> unique_embeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel) {
-  const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
-  const int64_t rows = plan.unique();
-  Buffer<char> out((rows + 1) * row_bytes);
-  const GatherArgs args{x.graph, plan.rows(), rows, x.dim, x.table, x.central, x.residual, out.data()};
-  parallel.ranges(rows, kRowsPerTask,
-                  [&](int64_t begin, int64_t end) { row_kernels().gather(args, begin, end); });
-  std::memset(out.data() + rows * row_bytes, 0, row_bytes);
-  return out;
-}
+// E of the unique rows and, behind them, one row of zeros for padding.
+struct UniqueEmbeddings {
+  Buffer<char> rows;  // [U + 1, D] acc
+  int64_t bad_row;    // see lookup_forward
+
+  UniqueEmbeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel) {
+    const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
+    const int64_t count = plan.unique();
+    rows = Buffer<char>((count + 1) * row_bytes);
+    const GatherArgs args{x.graph, x.num_items, x.num_edges, plan.rows(), count,
+                          x.dim,   x.table,     x.central,   x.residual,  rows.data()};
+    std::atomic<int64_t> first_bad{count};
+    parallel.ranges(count, kRowsPerTask, [&](int64_t begin, int64_t end) {
+      const int64_t bad = row_kernels().gather(args, begin, end);
+      int64_t seen = first_bad.load();
+      while (bad >= 0 && bad < seen && !first_bad.compare_exchange_weak(seen, bad)) {
+      }
+    });
+    bad_row = first_bad.load() < count ? first_bad.load() : -1;
+    std::memset(rows.data() + count * row_bytes, 0, row_bytes);
+  }
+};
 
 // The bag of every position and the factor of every bag.
 template <class A>
@@ -78,8 +87,9 @@ void pool_bags(const Lookup& x, const ConstPlan& plan, const void* embeddings, v
   });
   Buffer<uint32_t> starts(x.num_bags + 1);
   for (int64_t b = 0; b <= x.num_bags; ++b) starts[b] = static_cast<uint32_t>(x.offsets[b]);
-  const SegmentArgs args{terms.data(), positions, starts.data(), starts.data() + 1, nullptr,
-                         x.dim,        x.acc(),   x.out_type,    embeddings,        out};
+  const SegmentArgs args{terms.data(), positions, starts.data(), starts.data() + 1,
+                         nullptr,      x.dim,     x.acc(),       x.out_type,
+                         embeddings,   out,       false};
   sum_segments(args, x.num_bags, parallel);
 }
 
@@ -102,23 +112,26 @@ void sum_positions(const Lookup& x, const ConstPlan& plan, const void* grad, voi
     });
   }
   const uint32_t* starts = reinterpret_cast<const uint32_t*>(plan.starts());
-  const SegmentArgs args{terms.data(), valid,      starts,  starts + 1, nullptr,
-                         x.dim,        x.out_type, x.acc(), grad,       out};
+  const SegmentArgs args{terms.data(), valid,   starts, starts + 1, nullptr, x.dim,
+                         x.out_type,   x.acc(), grad,   out,        false};
   sum_segments(args, rows, parallel);
 }
 
 }  // namespace
 
-void lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const Parallel& parallel) {
-  const Buffer<char> embeddings = unique_embeddings(x, plan, parallel);
+int64_t lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const Parallel& parallel) {
+  const UniqueEmbeddings embeddings(x, plan, parallel);
+  if (embeddings.bad_row >= 0) return embeddings.bad_row;
   if (x.is_bag()) {
-    with_acc(x.acc(), [&]<class A>(A) { pool_bags<A>(x, plan, embeddings.data(), out, parallel); });
-    return;
+    with_acc(x.acc(), [&]<class A>(A) { pool_bags<A>(x, plan, embeddings.rows.data(), out, parallel); });
+    return -1;
   }
   const int64_t bytes = plan.positions_count * x.dim * static_cast<int64_t>(item_size(x.out_type));
-  const CopyArgs args{plan.rank(), nullptr, x.dim, x.out_type, embeddings.data(), out, bytes >= kStreamBytes};
+  const CopyArgs args{plan.rank(),          nullptr, x.dim, x.out_type, embeddings.rows.data(), out,
+                      bytes >= kBypassBytes};
   parallel.ranges(plan.positions_count, kPositionsPerTask,
                   [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
+  return -1;
 }
 
 void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
@@ -163,11 +176,11 @@ void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedE
 
 void sample_weight_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
                             const Parallel& parallel) {
-  const Buffer<char> embeddings = unique_embeddings(x, plan, parallel);
+  const UniqueEmbeddings embeddings(x, plan, parallel);
   const Bags<float> bags(x, plan, parallel);
   const int64_t positions = plan.positions_count;
   Buffer<DotPair> pairs(positions);
-  const DotArgs args{pairs.data(), x.dim, x.out_type, embeddings.data(), grad, out};
+  const DotArgs args{pairs.data(), x.dim, x.out_type, embeddings.rows.data(), grad, out};
   parallel.ranges(positions, kPositionsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       pairs[p] = {static_cast<uint32_t>(plan.rank()[p]), bags.of_position[p]};

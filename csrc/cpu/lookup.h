@@ -16,8 +16,12 @@
 
 namespace resemb {
 
+// Outputs from this size on do not stay in cache, so they are written past it.
+constexpr int64_t kBypassBytes = int64_t{16} << 20;
+
 struct Lookup {
   int64_t num_items;     // H
+  int64_t num_edges;     // E
   int64_t dim;           // D
   DType table;           // of central and residual
   DType out_type;        // of the output and its gradient
@@ -33,9 +37,10 @@ struct Lookup {
   bool is_bag() const { return offsets != nullptr; }
 };
 
-// out [P or B, D] from a filled plan.
-void lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out,
-                    const Parallel& parallel);
+// out [P or B, D] from a filled plan. Returns the first unique row whose edges leave the graph's arrays
+// or name an item outside [0, H), with nothing written to out; else -1.
+int64_t lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out,
+                       const Parallel& parallel);
 
 // G, [U, D] acc, from grad [P or B, D].
 void row_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
@@ -49,7 +54,7 @@ void write_rows(const Lookup& x, const void* g, int64_t num_rows, const int32_t*
 void link_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const TouchedEdges& edges,
                           const void* g, bool dense, bool out_double, void* out, const Parallel& parallel);
 
-// Grad c, [P] acc; 0 at padding. Not defined for mean.
+// Grad c, [P] acc; 0 at padding. Not defined for mean. The graph is one that lookup_forward took.
 void sample_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
                             const Parallel& parallel);
 

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/lookup.h"
 #include "cpu/segments.h"
 
@@ -85,13 +86,16 @@ Tensor dense_cpu(const Tensor& t, const char* name) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-// Outputs are large and short-lived: huge pages spare them most page faults.
-Tensor empty_like_table(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
-  Tensor out = torch::stable::new_empty(like, size, type);
-  size_t bytes = item_size(type == ScalarType::Long ? DType::f64 : table_type(type, "output"));
+// A contiguous output; a large one lives in a pooled block that returns when the tensor is freed.
+Tensor new_output(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
+  size_t bytes = item_size(table_type(type, "output"));
   for (const int64_t n : size) bytes *= static_cast<size_t>(n);
-  if (bytes > 0) prefer_huge_pages(out.mutable_data_ptr(), bytes);
-  return out;
+  if (bytes < kSmallestPooled) return torch::stable::new_empty(like, size, type);
+  std::vector<int64_t> strides(size.size(), 1);
+  for (size_t i = size.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * size[i];
+  void* data = take_block(bytes);
+  return torch::stable::from_blob(data, size, strides, like.device(), type,
+                                  [bytes](void* block) { give_block(block, bytes); });
 }
 
 // The tensors behind a Lookup, checked and contiguous.
@@ -99,7 +103,6 @@ struct Inputs {
   Tensor indptr, neighbors, weights;
   OptionalTensor central, residual, offsets, sample_weights;
   Lookup lookup{};
-  int64_t num_edges = 0;
 
   Inputs(const OptionalTensor& central_in, const OptionalTensor& residual_in, const Tensor& indptr_in,
          const Tensor& neighbors_in, const Tensor& weights_in, const OptionalTensor& offsets_in,
@@ -115,9 +118,9 @@ struct Inputs {
       fail_value("indptr: " + std::to_string(x.num_items) + " items; at most 2^31 - 2 are supported");
     }
     check_shape(neighbors.dim() == 1, "neighbors", neighbors, "[E]");
-    num_edges = neighbors.size(0);
-    check_shape(weights.dim() == 1 && weights.size(0) == num_edges, "weights", weights,
-                "[" + std::to_string(num_edges) + "], one for each of neighbors");
+    x.num_edges = neighbors.size(0);
+    check_shape(weights.dim() == 1 && weights.size(0) == x.num_edges, "weights", weights,
+                "[" + std::to_string(x.num_edges) + "], one for each of neighbors");
     x.table = table_type(table, "central");
     x.dim = dim;
     x.out_type = x.table;
@@ -210,17 +213,14 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
   const PlanView<int32_t> writable{static_cast<int32_t*>(plan.mutable_data_ptr()), positions};
   make_plan(view, x.num_items, padding_idx, writable, parallel);
   const PlanView<const int32_t> ready{writable.data, positions};
-  if (const int64_t bad =
-          first_bad_row(x.graph, ready.rows(), ready.unique(), x.num_items, in.num_edges, parallel);
-      bad >= 0) {
-    throw std::out_of_range("neighbors: the row of item " + std::to_string(ready.rows()[bad]) +
+  const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
+  Tensor out = new_output(central, {out_rows, x.dim}, scalar_type(x.out_type));
+  const int64_t bad_row = lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
+  if (bad_row >= 0) {
+    throw std::out_of_range("neighbors: the row of item " + std::to_string(ready.rows()[bad_row]) +
                             " leaves the arrays or names an item outside [0, " + std::to_string(x.num_items) +
                             ")");
   }
-
-  const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
-  Tensor out = empty_like_table(central, {out_rows, x.dim}, scalar_type(x.out_type));
-  if (out_rows > 0 && x.dim > 0) lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
   return {out, plan};
 }
 
@@ -269,13 +269,15 @@ struct Backward {
     return out;
   }
 
-  // grad C: one row for each column of the transposed edges, at targets (null: the column's number).
+  // grad C: one row for each touched neighbour, at targets (null: the neighbour's number among them).
   template <class A>
-  void sum_columns(const Transpose<A>& t, const void* g, const int32_t* targets, Tensor& out) const {
-    const uint32_t* starts = t.columns.starts.data();
-    const SegmentArgs args{t.terms.data(), t.terms.size(), starts,    starts + 1, targets,
-                           x().dim,        x().acc(),      x().table, g,          out.mutable_data_ptr()};
-    sum_segments(args, t.columns.count, parallel);
+  void sum_columns(const Groups<Term<A>>& t, const void* g, const int32_t* targets, Tensor& out) const {
+    const uint32_t* starts = t.starts.data();
+    const bool large = t.count * x().dim * static_cast<int64_t>(item_size(x().table)) >= kBypassBytes;
+    const SegmentArgs args{
+        t.payloads.data(),      t.size, starts, starts + 1, targets, x().dim, x().acc(), x().table, g,
+        out.mutable_data_ptr(), large};
+    sum_segments(args, t.count, parallel);
   }
 
   // Calls f(transpose of the touched edges).
@@ -312,7 +314,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   };
   Tensor grad_central = table_gradient(need_central), grad_residual = table_gradient(need_residual);
   Tensor grad_weights = need_weights
-                            ? torch::stable::new_zeros(b.grad, {b.in.num_edges}, b.in.weights.scalar_type())
+                            ? torch::stable::new_zeros(b.grad, {x.num_edges}, b.in.weights.scalar_type())
                             : torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
   if ((need_central || need_residual || need_weights) && b.unique() > 0 && x.dim > 0) {
     Buffer<char> g(b.unique() * x.dim * static_cast<int64_t>(item_size(x.acc())));
@@ -323,8 +325,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     if (need_central || need_weights) {
       const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique());
       if (need_central) {
-        b.with_transpose(
-            edges, [&](const auto& t) { b.sum_columns(t, g.data(), t.neighbors.data(), grad_central); });
+        b.with_transpose(edges, [&](const auto& t) {
+          b.sum_columns(t, g.data(), reinterpret_cast<const int32_t*>(t.keys.data()), grad_central);
+        });
       }
       if (need_weights) {
         b.need_tables(false, "weights");
@@ -348,7 +351,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
 
   // G is the residual's gradient where the tables' type is the accumulator's.
   const bool g_is_gradient = x.table == x.acc();
-  Tensor g = empty_like_table(b.grad, {unique, x.dim}, b.in.acc_type());
+  Tensor g = new_output(b.grad, {unique, x.dim}, b.in.acc_type());
   Tensor rows = numbers(need_residual ? unique : 0);
   const bool any = need_central || need_residual || need_weights;
   if (any && x.dim > 0) row_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
@@ -359,7 +362,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
     int64_t* out = static_cast<int64_t*>(rows.mutable_data_ptr());
     for (int64_t u = 0; u < unique; ++u) out[u] = b.plan.rows()[u];
     if (!g_is_gradient) {
-      row_values = empty_like_table(b.grad, {unique, x.dim}, table);
+      row_values = new_output(b.grad, {unique, x.dim}, table);
       write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
     }
   }
@@ -371,11 +374,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
     const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), unique);
     if (need_central) {
       b.with_transpose(edges, [&](const auto& t) {
-        const int64_t count = t.columns.count;
+        const int64_t count = t.count;
         columns = numbers(count);
         int64_t* out = static_cast<int64_t*>(columns.mutable_data_ptr());
-        for (int64_t v = 0; v < count; ++v) out[v] = t.neighbors[v];
-        column_values = empty_like_table(b.grad, {count, x.dim}, table);
+        for (int64_t v = 0; v < count; ++v) out[v] = t.keys[v];
+        column_values = new_output(b.grad, {count, x.dim}, table);
         if (x.dim > 0) b.sum_columns(t, g.const_data_ptr(), nullptr, column_values);
       });
     }

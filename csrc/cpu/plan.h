@@ -28,11 +28,6 @@ int64_t first_bad_id(const Ids& ids, int64_t num_items, const Parallel& parallel
 void make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
                const Parallel& parallel);
 
-// The first unique row of the plan whose edges leave the graph's arrays (num_edges) or name a
-// neighbour outside [0, num_items), or -1. Keeps a malformed graph from reading foreign memory.
-int64_t first_bad_row(const GraphView& graph, const int32_t* rows, int64_t num_rows, int64_t num_items,
-                      int64_t num_edges, const Parallel& parallel);
-
 // Edges of the touched rows, in row order: edge t of unique row u stands at offsets[u] + k.
 struct TouchedEdges {
   Buffer<int64_t> offsets;  // [U + 1]
@@ -40,20 +35,15 @@ struct TouchedEdges {
 };
 TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows);
 
-// Touched edges grouped by neighbour: column v of the touched rows, its terms in row order.
+// Touched edges grouped by neighbour: for each touched neighbour its terms (unique row, link weight),
+// in row order.
 template <class A>
-struct Transpose {
-  Runs columns;               // V runs over `terms`
-  Buffer<int32_t> neighbors;  // [V] ascending
-  Buffer<Term<A>> terms;      // [T] (unique row, link weight)
-};
-template <class A>
-Transpose<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
-                       int64_t num_rows, int64_t num_items, const Parallel& parallel);
+Groups<Term<A>> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
+                          int64_t num_rows, int64_t num_items, const Parallel& parallel);
 
-extern template Transpose<float> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                           int64_t, const Parallel&);
-extern template Transpose<double> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                            int64_t, const Parallel&);
+extern template Groups<Term<float>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
+                                              int64_t, const Parallel&);
+extern template Groups<Term<double>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
+                                               int64_t, const Parallel&);
 
 }  // namespace resemb

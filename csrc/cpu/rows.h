@@ -13,6 +13,8 @@ namespace resemb {
 // out[i] = sum over e in graph row rows[i] of weight_e * central[neighbor_e] + residual[rows[i]]
 struct GatherArgs {
   GraphView graph;
+  int64_t num_items;    // H
+  int64_t num_edges;    // E
   const int32_t* rows;  // [U]
   int64_t num_rows;     // U
   int64_t dim;          // D
@@ -34,6 +36,7 @@ struct SegmentArgs {
   DType source_type, out_type;
   const void* source;  // [*, D]
   void* out;           // [*, D]
+  bool bypass_cache;   // the output is too large to stay in cache
 };
 
 // out[targets[i]] = source[sources[i]], converted from acc to out_type; a null index is the identity.
@@ -63,7 +66,9 @@ struct DotArgs {
 // Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs.
 struct RowKernels {
   const char* isa;
-  void (*gather)(const GatherArgs&, int64_t begin, int64_t end);
+  // Returns the first row whose edges leave the graph's arrays or name an item outside [0, H), or -1:
+  // a malformed graph must not read foreign memory, and the check is free while edges are in cache.
+  int64_t (*gather)(const GatherArgs&, int64_t begin, int64_t end);
   void (*segment_sum)(const SegmentArgs&, int64_t begin, int64_t end);
   void (*copy)(const CopyArgs&, int64_t begin, int64_t end);
   void (*dot)(const DotArgs&, int64_t begin, int64_t end);

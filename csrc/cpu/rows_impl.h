@@ -76,6 +76,11 @@ struct Block {
   RESEMB_INLINE void save(O* row, int64_t last) const {
     for (int i = 0; i < N; ++i) store(row + at(i, last), v[i]);
   }
+  // Past the cache; needs can_stream().
+  template <class O>
+  RESEMB_INLINE void stream(O* row, int64_t last) const {
+    for (int i = 0; i < N; ++i) store_past_cache(row + at(i, last), v[i]);
+  }
 };
 
 // The same interface for rows narrower than one vector.
@@ -96,7 +101,18 @@ struct NarrowBlock {
   RESEMB_INLINE void save(O* row, int64_t dim) const {
     store_part(row, v, dim);
   }
+  template <class O>
+  RESEMB_INLINE void stream(O* row, int64_t dim) const {
+    save(row, dim);
+  }
 };
+
+// Whether rows of O can be written past the cache: aligned vectors of accumulators throughout.
+template <class O>
+RESEMB_INLINE bool can_stream(const void* out, int64_t dim) {
+  return sizeof(O) == sizeof(Acc<O>) && dim % kLanes<Acc<O>> == 0 &&
+         reinterpret_cast<uintptr_t>(out) % 32 == 0;
+}
 
 // Calls body.template operator()<BlockType>(col, last) over all columns of a row of any width.
 template <class A, class F>
@@ -109,38 +125,56 @@ RESEMB_INLINE void for_columns(int64_t dim, const F& body) {
   }
 }
 
+// Edges [first, past) of a row, empty where they leave the graph's arrays.
+struct RowEdges {
+  int64_t first, past;
+  bool bad;
+
+  RESEMB_INLINE RowEdges(const GatherArgs& a, int64_t row)
+      : first(a.graph.indptr[row]), past(a.graph.indptr[row + 1]) {
+    bad = first < 0 || past < first || past > a.num_edges;
+    if (bad) first = past = 0;
+  }
+};
+
 template <class T>
-void gather(const GatherArgs& a, int64_t begin, int64_t end) {
+int64_t gather(const GatherArgs& a, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const T* central = static_cast<const T*>(a.central);
   const T* residual = static_cast<const T*>(a.residual);
   const int64_t row_bytes = a.dim * static_cast<int64_t>(sizeof(T));
+  const int64_t index_size = a.graph.neighbors_are_int64 ? 8 : 4;
+  const int64_t weight_size = a.graph.weights_are_double ? 8 : 4;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = a.rows[i];
-    const int64_t first = a.graph.indptr[row], past = a.graph.indptr[row + 1];
+    const RowEdges edges(a, row);
+    bool bad = edges.bad;
+    for (int64_t e = edges.first; e < edges.past; ++e) {
+      bad |= static_cast<uint64_t>(a.graph.neighbor(e)) >= static_cast<uint64_t>(a.num_items);
+    }
+    if (bad) return i;
     // Rows of the next item are fetched while this one is summed, edge by edge.
     int64_t next = 0, next_past = 0;
     if (i + 1 < a.num_rows) {
-      next = a.graph.indptr[a.rows[i + 1]];
-      next_past = a.graph.indptr[a.rows[i + 1] + 1];
+      const RowEdges ahead(a, a.rows[i + 1]);
+      next = ahead.first;
+      next_past = ahead.past;
       if (residual != nullptr) prefetch_row(residual + a.rows[i + 1] * a.dim, row_bytes);
     }
-    if (i + 3 < a.num_rows) __builtin_prefetch(&a.graph.indptr[a.rows[i + 3]]);
-    if (i + 2 < a.num_rows) {
-      const int64_t e = a.graph.indptr[a.rows[i + 2]];
-      const int64_t index_bytes = a.graph.neighbors_are_int64 ? 8 : 4;
-      prefetch_row(static_cast<const char*>(a.graph.neighbors) + e * index_bytes,
-                   (past - first) * index_bytes);
-      const int64_t weight_bytes = a.graph.weights_are_double ? 8 : 4;
-      prefetch_row(static_cast<const char*>(a.graph.weights) + e * weight_bytes,
-                   (past - first) * weight_bytes);
+    if (i + 16 < a.num_rows) __builtin_prefetch(&a.graph.indptr[a.rows[i + 16]]);
+    if (i + 8 < a.num_rows) {
+      const RowEdges far(a, a.rows[i + 8]);
+      prefetch_row(static_cast<const char*>(a.graph.neighbors) + far.first * index_size,
+                   (far.past - far.first) * index_size);
+      prefetch_row(static_cast<const char*>(a.graph.weights) + far.first * weight_size,
+                   (far.past - far.first) * weight_size);
     }
     A* out = static_cast<A*>(a.out) + i * a.dim;
     for_columns<A>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
       B total;
-      for (int64_t chunk = first; chunk < past; chunk += kChunk) {
+      for (int64_t chunk = edges.first; chunk < edges.past; chunk += kChunk) {
         B sum;
-        const int64_t chunk_past = chunk + kChunk < past ? chunk + kChunk : past;
+        const int64_t chunk_past = chunk + kChunk < edges.past ? chunk + kChunk : edges.past;
         for (int64_t e = chunk; e < chunk_past; ++e) {
           if (next < next_past) prefetch_row(central + a.graph.neighbor(next++) * a.dim, row_bytes);
           sum.add_scaled(a.graph.weight<A>(e), central + a.graph.neighbor(e) * a.dim + col, last);
@@ -152,6 +186,7 @@ void gather(const GatherArgs& a, int64_t begin, int64_t end) {
     });
     while (next < next_past) prefetch_row(central + a.graph.neighbor(next++) * a.dim, row_bytes);
   }
+  return -1;
 }
 
 template <class S, class O>
@@ -160,6 +195,7 @@ void segment_sum(const SegmentArgs& a, int64_t begin, int64_t end) {
   const Term<A>* terms = static_cast<const Term<A>*>(a.terms);
   const S* source = static_cast<const S*>(a.source);
   const int64_t row_bytes = a.dim * static_cast<int64_t>(sizeof(S));
+  const bool stream = a.bypass_cache && can_stream<O>(a.out, a.dim);
   for (int64_t s = begin; s < end; ++s) {
     const int64_t first = a.begin[s], past = a.end[s];
     if (past - first > kChunk) continue;
@@ -172,42 +208,38 @@ void segment_sum(const SegmentArgs& a, int64_t begin, int64_t end) {
         }
         sum.add_scaled(terms[t].weight, source + static_cast<int64_t>(terms[t].source) * a.dim + col, last);
       }
-      sum.save(out + col, last);
+      if (stream) {
+        sum.stream(out + col, last);
+      } else {
+        sum.save(out + col, last);
+      }
     });
   }
+  if (stream) finish_stream();
 }
 
 template <class O>
 void copy(const CopyArgs& a, int64_t begin, int64_t end) {
   using A = Acc<O>;
   const A* source = static_cast<const A*>(a.source);
-#if defined(RESEMB_STREAM)
-  const bool stream = a.bypass_cache && (a.dim * sizeof(O)) % 32 == 0 && sizeof(O) == sizeof(A) &&
-                      reinterpret_cast<uintptr_t>(a.out) % 32 == 0;
-#endif
+  const bool stream = a.bypass_cache && can_stream<O>(a.out, a.dim);
   for (int64_t i = begin; i < end; ++i) {
     const A* from = source + (a.sources != nullptr ? a.sources[i] : i) * a.dim;
     O* to = static_cast<O*>(a.out) + (a.targets != nullptr ? a.targets[i] : i) * a.dim;
     if (a.sources != nullptr && i + kAhead < end) {
       prefetch_row(source + a.sources[i + kAhead] * a.dim, a.dim * static_cast<int64_t>(sizeof(A)));
     }
-#if defined(RESEMB_STREAM)
-    if (stream) {
-      for (int64_t col = 0; col < a.dim; col += kLanes<A>) {
-        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + col), (__m256i)load(from + col));
-      }
-      continue;
-    }
-#endif
     for_columns<A>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
       B row;
       row.add_row(from + col, last);
-      row.save(to + col, last);
+      if (stream) {
+        row.stream(to + col, last);
+      } else {
+        row.save(to + col, last);
+      }
     });
   }
-#if defined(RESEMB_STREAM)
-  if (stream) _mm_sfence();
-#endif
+  if (stream) finish_stream();
 }
 
 template <class T>
@@ -234,7 +266,7 @@ void dot(const DotArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void gather_any(const GatherArgs& a, int64_t begin, int64_t end) {
+int64_t gather_any(const GatherArgs& a, int64_t begin, int64_t end) {
   switch (a.table) {
     case DType::f32:
       return gather<float>(a, begin, end);
@@ -245,6 +277,7 @@ void gather_any(const GatherArgs& a, int64_t begin, int64_t end) {
     case DType::bf16:
       return gather<BFloat>(a, begin, end);
   }
+  return -1;
 }
 
 // A sum reads or writes accumulators on at least one side.

@@ -38,6 +38,7 @@ void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segm
   by_chunk.targets = nullptr;
   by_chunk.out_type = acc;
   by_chunk.out = partial.data();
+  by_chunk.bypass_cache = false;
   parallel.ranges(chunks, 8,
                   [&](int64_t begin, int64_t end) { row_kernels().segment_sum(by_chunk, begin, end); });
 

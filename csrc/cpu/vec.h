@@ -102,6 +102,23 @@ RESEMB_INLINE void store(BFloat* p, f8 v) {
 }
 RESEMB_INLINE void store(Half* p, f8 v) { write(p, float_to_half(v)); }
 
+// A store that does not keep the line in cache, where the instruction set has one; p is 32-byte aligned.
+template <class O, class V>
+RESEMB_INLINE void store_past_cache(O* p, V v) {
+#if defined(RESEMB_STREAM)
+  if constexpr (sizeof(O) == sizeof(Acc<O>)) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+    return;
+  }
+#endif
+  store(p, v);
+}
+RESEMB_INLINE void finish_stream() {
+#if defined(RESEMB_STREAM)
+  _mm_sfence();
+#endif
+}
+
 // The first n < lanes elements at p, the others zero.
 template <class T>
 RESEMB_INLINE Vec<Acc<T>> load_part(const T* p, int64_t n) {
