@@ -27,17 +27,17 @@ class FitConfig:
 
     epochs: int = option(20, "most passes over the training samples", low=1)
     patience: int = option(
-        2, "stop after this many epochs without a better validation metric", low=1
+        3, "stop after this many epochs without a better validation metric", low=1
     )
     metric: str = option(
         "gauc", "validation metric that stops training and picks the epoch", choices=("gauc", "auc")
     )
     batch_size: int = option(1024, "training samples a step", low=1)
     eval_batch_size: int = option(16384, "rows a batch when scoring", low=1)
-    lr: float = option(1e-3, "learning rate of everything but the embeddings", above=0)
+    lr: float = option(3e-3, "learning rate of everything but the embeddings", above=0)
     l2: float = option(0.0, "L2 (Adam weight decay) of everything but the embeddings", low=0)
-    embedding_lr: float = option(1e-3, "learning rate of embedding tables", above=0)
-    embedding_l2: float = option(0.0, "L2 of embedding tables, on the whole table", low=0)
+    embedding_lr: float = option(5e-3, "learning rate of embedding tables", above=0)
+    embedding_l2: float = option(3e-5, "L2 of embedding tables, on the whole table", low=0)
     central_lr: float | None = option(
         None, "learning rate of Res-embedding's central table (default: embedding_lr)", above=0
     )
@@ -47,8 +47,8 @@ class FitConfig:
     residual_lr: float | None = option(
         None, "learning rate of Res-embedding's residual table (default: embedding_lr)", above=0
     )
-    residual_l2: float | None = option(
-        None, "L2 of Res-embedding's residual table (default: embedding_l2)", low=0
+    residual_l2: float = option(
+        3e-4, "L2 of Res-embedding's residual table; it keeps the residual small", low=0
     )
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class RunConfig(FitConfig):
     attention_hidden: tuple[int, ...] = option((36,), "hidden layers of DIN's attention MLP", low=1)
     activation: str = option("prelu", "activation", choices=("relu", "prelu", "dice"))
     dropout: float = option(0.0, "share of hidden activations dropped", low=0, below=1)
-    init_std: float = option(0.01, "standard deviation of the embeddings at the start", above=0)
+    init_std: float = option(0.05, "standard deviation of the embeddings at the start", above=0)
     residual_scale: float = option(0.1, "residual table's start relative to init_std", low=0)
 
     seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0)

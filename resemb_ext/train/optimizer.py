@@ -54,7 +54,7 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
         ),
         "residual": (
             either(config.residual_lr, config.embedding_lr),
-            either(config.residual_l2, config.embedding_l2),
+            config.residual_l2,
         ),
         "other": (config.lr, config.l2),
     }

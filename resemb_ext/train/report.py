@@ -21,7 +21,8 @@ _NONE = "-"
 def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Header and rows of the final table: arms, their difference, and Bayes where it is known.
 
-    Several seeds are shown as mean ± standard deviation; the difference as mean and 95 % interval.
+    Several seeds are shown as mean ± standard deviation; the difference as its mean (the
+    interval is in :func:`notes`).
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     runs = result["runs"]
@@ -43,7 +44,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 "res - plain",
-                *(_difference(gain[part][metric]) for part, metric in _COLUMNS),
+                *(_number(gain[part][metric]["mean"], "+.4f") for part, metric in _COLUMNS),
                 *[""] * 4,
             )
         )
@@ -55,7 +56,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
         rows.append(
             (
-                "Bayes (best possible)",
+                "Bayes",
                 show("valid", bayes["valid"]["gauc"]),
                 show("valid", bayes["valid"]["auc"]),
                 show("test", bayes["test"]["gauc"]),
@@ -87,14 +88,25 @@ def notes(result: dict[str, Any]) -> list[str]:
     seeds = len(config["seed"])
     details = runs[0]["aggregation_radius_details"]
     split = result["data"]["split"]
-    found = [
+    found = []
+    gain = result["summary"]["difference"]
+    if gain is not None and seeds > 1:
+        parts = [
+            f"{name} {value['mean']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+            for name, metric in (("gAUC", "gauc"), ("AUC", "auc"), ("logloss", "logloss"))
+            for value in [gain["test"][metric]]
+        ]
+        found.append(
+            f"res - plain on test, paired by seed, with 95 % t interval over {seeds} seeds: "
+            + ", ".join(parts)
+            + "."
+        )
+    found += [
         f"{split['how']}: {split['train']:,} training, {split['valid']:,} validation, "
         f"{split['test']:,} test events; the graph is built from training events only, validation "
         f"{config['metric']} picks the epoch (patience {config['patience']}), test is scored once.",
-        "untuned: the options are as given, the same for both arms."
-        if len(config["seed"]) == 1
-        else f"{seeds} seeds: mean ± standard deviation; difference: paired by seed, mean and 95 % "
-        "t interval. Untuned: the options are as given, the same for both arms.",
+        "untuned: one set of options for both arms"
+        + ("; ± is the standard deviation over seeds." if seeds > 1 else ", one seed."),
         "seen gAUC: targets with a training event only.",
         "radius: aggregation radius over separation, against random domains of the same sizes "
         "(1: domains say nothing); domains: "
@@ -105,8 +117,11 @@ def notes(result: dict[str, Any]) -> list[str]:
     skipped = runs[0]["test"]["gauc_skipped_users"]
     if skipped:
         found.append(f"gAUC leaves out {skipped:,} test users with one class only.")
-    if result["bayes"] is not None and not result["bayes"]["valid"]["exact"]:
-        found.append("~: Bayes scores that model the negatives approximately.")
+    if result["bayes"] is not None:
+        found.append(
+            "Bayes: the best possible scorer, which knows the simulation; ~ where it models the "
+            "negatives approximately."
+        )
     return found
 
 
@@ -169,13 +184,6 @@ def _number(value: float | None, form: str) -> str:
 def _spread(value: dict[str, Any]) -> str:
     text = _number(value["mean"], ".4f")
     return text if value["std"] is None else f"{text} ± {value['std']:.4f}"
-
-
-def _difference(value: dict[str, Any]) -> str:
-    text = _number(value["mean"], "+.4f")
-    if value["low"] is None:
-        return text
-    return f"{text} [{value['low']:+.4f}, {value['high']:+.4f}]"
 
 
 def _mean(runs: list[dict[str, Any]], key: str, form: str) -> str:

@@ -1,0 +1,219 @@
+"""The command line: help, one-line errors, exit statuses, doctor, train."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import resemb_ext as rx
+from resemb_ext.cli import main
+from resemb_ext.cli.doctor import device, lines
+from resemb_ext.train import TrainingDiverged
+from resemb_ext.train import prepare as prepare_module
+
+COMMANDS = ("train", "graph", "doctor", "selftest")
+FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
+
+
+@pytest.fixture
+def small_simulation(monkeypatch):
+    whole = rx.data.simulate
+    monkeypatch.setattr(
+        prepare_module.data,
+        "simulate",
+        lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o),
+    )
+
+
+def refused(capsys, *arguments: str, status: int = 2) -> str:
+    """Runs a command that must fail; its one line on stderr."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as exit:  # argparse's own errors
+        code = exit.code
+    seen = capsys.readouterr()
+    assert code == status
+    assert seen.out == ""
+    assert len(seen.err.splitlines()) == 1, seen.err
+    assert "Traceback" not in seen.err
+    return seen.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    assert "example" in shown and f"resemb {command}" in shown
+
+
+def test_root_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"    {command} " in shown for command in COMMANDS)
+
+
+def test_module_and_entry_point_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "resemb_ext", "doctor", "--json"],
+        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    info = json.loads(done.stdout)
+    assert info["build"]["isa"] in info["build"]["available_isas"]
+    assert info["versions"]["torch"]
+
+
+def test_doctor_prints_versions_isa_and_cuda(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("python", "torch", "CPU path", "CUDA kernels", "CUDA device"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        ({"cuda": False, "cuda_why_not": "no nvcc on PATH"}, "kernels are not built"),
+        ({"cuda": True, "cuda_runtime": {"driver": 0, "devices": []}}, "no NVIDIA driver"),
+        (
+            {"cuda": True, "cuda_runtime": {"driver": 12000, "devices": [], "error": "too old"}},
+            "not usable: too old",
+        ),
+        (
+            {"cuda": True, "cuda_runtime": {"driver": 13000, "devices": ["H200"]},
+             "torch_cuda": None, "torch": "2.13.0+cpu"},
+            "torch 2.13.0\\+cpu is a CPU build",
+        ),
+        (
+            {"cuda": True, "cuda_runtime": {"driver": 13000, "devices": ["H200"]},
+             "torch_cuda": "13.0"},
+            "^H200$",
+        ),
+    ],
+)  # fmt: skip
+def test_doctor_says_why_a_device_is_missing(build, words):
+    import re
+
+    assert re.search(words, device(build))
+
+
+def test_doctor_says_why_cuda_is_not_built():
+    build = {"cuda": False, "cuda_why_not": "no nvcc on PATH", "isa": "avx2", "threads": 2,
+             "available_isas": ["baseline", "avx2"]}  # fmt: skip
+    shown = dict(lines({"versions": {"torch": None}, "commit": None, "build": build}))
+    assert shown["CUDA kernels"] == "not built: no nvcc on PATH"
+    assert shown["torch"] == "not installed"
+
+
+def test_train_prints_the_table_and_where_results_are(capsys, tmp_path, small_simulation):
+    out = tmp_path / "out"
+    assert main(["train", *FAST, "--out", str(out)]) == 0
+    seen = capsys.readouterr()
+    rows = [line.split("  ")[0].strip() for line in seen.out.splitlines()]
+    assert rows[:2] == ["embedding", rows[1]] and set(rows[1]) == {"-"}
+    assert rows[2:6] == ["plain", "res", "res - plain", "Bayes"]
+    assert f"results in {out}" in seen.out
+    assert "epoch 1/1" in seen.err and "Traceback" not in seen.err
+    resolved = json.loads((out / "config.resolved.json").read_text())
+    assert resolved["epochs"] == 1 and resolved["out"] == str(out)
+
+
+def test_default_folder_is_named_after_the_run(capsys, tmp_path, small_simulation, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *FAST, "--embedding", "plain", "--quiet"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-simulated-dnn")
+    assert capsys.readouterr().err == ""
+
+
+def test_config_file_and_flags(capsys, tmp_path, small_simulation):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"epochs": 2, "dim": 4, "embedding": "plain", "hidden": [4]}))
+    out = tmp_path / "out"
+    arguments = ["train", "--config", str(file), "--epochs", "1", "--seed", "4", "5"]
+    assert main([*arguments, "--quiet", "--out", str(out)]) == 0
+    resolved = json.loads((out / "config.resolved.json").read_text())
+    assert (resolved["epochs"], resolved["dim"], resolved["seed"]) == (1, 4, [4, 5])
+    capsys.readouterr()
+    # The resolved file repeats the run.
+    again = ["train", "--config", str(out / "config.resolved.json"), "--quiet"]
+    assert "holds an earlier run" in refused(capsys, *again)
+    assert main([*again, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "invalid choice"),
+        (["train", "--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
+        (["train", "--epochs", "0"], "epochs must be at least 1, found 0"),
+        (["train", "--model", "dcn"], "argument --model: invalid choice: 'dcn'"),
+        (["train", "--data", "none.parquet"], "none.parquet"),
+        (["train", "--config", "none.toml"], "no configuration file none.toml"),
+        (["train", "--user-column", "u"], "user_column is for log files"),
+        (["train", "--category"], "has no category column"),
+        (["train", "--seed", "1", "1"], "seed must not repeat"),
+        (["train", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["graph", "stats", "none.npz"], "none.npz"),
+        (["selftest", "--examples", "0"], "examples"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, small_simulation, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "column"),
+        ("user_id,item_id,timestamp\n", "no rows"),
+        ("user_id,item_id,timestamp\n1,2,3\n", "leave-last-out"),
+        ("", ""),
+    ],
+)
+def test_bad_logs_are_one_line(capsys, tmp_path, text, words):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    out = tmp_path / "out"
+    assert words in refused(capsys, "train", "--data", str(path), "--out", str(out))
+    assert not out.exists()
+
+
+def test_debug_shows_the_traceback():
+    for arguments in (["--debug", "train", "--epochs", "0"], ["train", "--epochs", "0", "--debug"]):
+        with pytest.raises(ValueError, match="epochs must be at least 1"):
+            main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(TrainingDiverged("loss is nan at step 3"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_failures_of_the_work_have_their_own_status(capsys, monkeypatch, error, status):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("resemb_ext.cli.train.run", fail)
+    words = "nan at step 3" if status == 1 else "interrupted"
+    assert words in refused(capsys, "train", status=status)
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("resemb_ext.cli.train.run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["train"])
+
+
+def test_selftest_is_wired(capsys, monkeypatch):
+    given = {}
+    monkeypatch.setattr("resemb_ext.testing.selftest", lambda **o: given.update(o) or 1)
+    assert main(["selftest", "--examples", "3"]) == 1
+    assert given == {"device": "cpu", "examples": 3}
