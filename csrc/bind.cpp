@@ -55,8 +55,7 @@ PyObject* cuda_info(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
     {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
-    {"release_memory", release_memory, METH_NOARGS,
-     "Free the memory kept between calls; returns its bytes."},
+    {"release_memory", release_memory, METH_NOARGS, "Free the memory kept between calls; returns its bytes."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};

@@ -268,7 +268,9 @@ class ResEmbedding(nn.Embedding):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The materialised table, [H, D]; computed on every access, cannot be written."""
-        return self.materialize().as_subclass(ReadOnlyTable)
+        table = self.materialize()
+        # A traced program has no use for the guard, and the compiler cannot trace it.
+        return table if torch.compiler.is_compiling() else table.as_subclass(ReadOnlyTable)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":

@@ -7,11 +7,26 @@ from typing import Any
 
 import torch
 
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+)
+_WRITING_DUNDERS = {"__setitem__", "__set__", *(f"__i{name}__" for name in _OPERATORS)}
+
 
 class ReadOnlyTable(torch.Tensor):
     """A tensor computed from others: in-place operations raise, since they would be lost.
 
-    Results of all other operations are plain tensors.
+    Views of it refuse them too; all other results, copies and pickles are plain tensors.
     """
 
     @classmethod
@@ -22,23 +37,40 @@ class ReadOnlyTable(torch.Tensor):
         args: tuple = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        in_place = name.endswith("_") and not name.startswith("__")
-        out = (kwargs or {}).get("out")
-        if (in_place or name in ("__setitem__", "__set__")) and args and isinstance(args[0], cls):
-            _refuse(name)
-        if isinstance(out, cls):
-            _refuse(f"{name}(out=...)")
+        if name in _WRITING_DUNDERS or (name.endswith("_") and not name.endswith("__")):
+            # torch.nn.init passes the tensor by name.
+            _refuse_any(args[0] if args else list(kwargs.values()), name)
+        _refuse_any(kwargs.get("out"), f"{name}(out=...)")
         with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-        # .data and .detach() share memory with the table, so they stay read-only.
-        if name in ("__get__", "detach", "view", "data") and isinstance(result, torch.Tensor):
-            return result.as_subclass(cls)
+            result = func(*args, **kwargs)
+            if isinstance(result, (tuple, list)):  # unbind, split, ...
+                return type(result)(_keep(cls, r, args) for r in result) if args else result
+            return _keep(cls, result, args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        copy = self.as_subclass(torch.Tensor).detach().clone()
+        memo[id(self)] = copy
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(torch.Tensor).detach().__reduce_ex__(protocol)
+
+
+def _keep(cls: type[torch.Tensor], result: Any, args: tuple) -> Any:
+    """The result, read-only where it shares the table's memory."""
+    if not isinstance(result, torch.Tensor) or not args or not isinstance(args[0], cls):
         return result
+    shared = result.untyped_storage().data_ptr() == args[0].untyped_storage().data_ptr()
+    return result.as_subclass(cls) if shared else result
 
 
-def _refuse(name: str) -> None:
-    raise TypeError(
-        f"ResEmbedding.weight is computed from .central and .residual and cannot be written ({name}); "
-        "write to those, or use ResEmbedding.from_embedding to start from a given table"
-    )
+def _refuse_any(target: Any, name: str) -> None:
+    targets = target if isinstance(target, (tuple, list)) else (target,)
+    if any(isinstance(t, ReadOnlyTable) for t in targets):
+        raise TypeError(
+            "ResEmbedding.weight is computed from .central and .residual and cannot be written "
+            f"({name}); write to those, or use ResEmbedding.from_embedding to start from a given "
+            "table"
+        )
