@@ -137,7 +137,7 @@ class Log:
         for array in (self.user, self.item, self.time, self.category, self.label):
             digest.update(b"-" if array is None else str(array.dtype).encode())
             if array is not None:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         for ids in (self.users, self.items, self.categories):
             digest.update(b"-" if ids is None else ids.digest())
         return digest.hexdigest()

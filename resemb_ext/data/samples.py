@@ -52,7 +52,8 @@ class Samples:
         start, end: int64 [N]; a row's history is ``history_items[start:end]``, oldest first.
         history_items: int64, interactions of the full log in (user, time) order; shared.
         which: "train", "valid" or "test".
-        target_seen: bool [N], whether the target has a training event.
+        target_seen: bool [N], whether the item of the row's event has a training event. A drawn
+            negative has the flag of its positive, so the flag keeps or drops candidates as a whole.
         num_items: H.
         max_history: events kept of a history.
         item_category: int64 [H] or None.
@@ -93,7 +94,7 @@ class Samples:
         """Hex sha256 over (user, target, label) of all rows in order."""
         digest = hashlib.sha256()
         for array in (self.user, self.target, self.label):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def batch(self, index: np.ndarray | slice) -> Batch:
@@ -269,7 +270,7 @@ def _make(
         end=end,
         history_items=log.interactions.item,
         which=which,
-        target_seen=split.item_counts[target] > 0,
+        target_seen=np.repeat(split.item_counts[log.item[events]] > 0, len(target) // len(events)),
         num_items=log.num_items,
         max_history=max_history,
         item_category=log.item_category,

@@ -54,7 +54,7 @@ class Split:
         digest.update(json.dumps([self.how, self.fractions]).encode())
         for index in (self.train_index, self.valid, self.test):
             digest.update(str(len(index)).encode())
-            digest.update(np.ascontiguousarray(index))
+            digest.update(index.tobytes())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -147,7 +147,9 @@ def _by_time(log: Log, fractions: Sequence[float]) -> Split:
             )
     return _assemble(
         log,
-        *(np.flatnonzero(mask) for mask in (train, valid, test)),
+        np.flatnonzero(train),
+        np.flatnonzero(valid),
+        np.flatnonzero(test),
         how="time",
         fractions=shares,
         time_cut=cuts[0].item(),

@@ -15,6 +15,7 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn.readonly import ReadOnlyTable
 
 _MATERIALIZE_ROWS = 1 << 16
+_GRAPH_FIELDS = ("indptr", "neighbors", "weights", "degree")
 
 
 class ResEmbedding(nn.Embedding):
@@ -35,7 +36,7 @@ class ResEmbedding(nn.Embedding):
         match_std: rescale C and R so that the standard deviation over all entries of E is init_std.
         sparse: gradients of C and R as COO tensors of the touched rows.
         out_dtype: dtype of the output; default that of the tables.
-        save_graph: keep the graph in the state_dict, not only its hash.
+        save_graph: keep the graph in the state_dict, not only its hash; see `graph_from_state`.
         dtype, device: of the tables. Link weights stay float32 whatever the tables become.
 
     Attributes:
@@ -107,11 +108,7 @@ class ResEmbedding(nn.Embedding):
         self.out_dtype = out_dtype
         self.save_graph = save_graph
         self.graph = graph.with_link(link, padding_idx=self.padding_idx)
-        for name, array in (
-            ("_indptr", self.graph.indptr),
-            ("_neighbors", self.graph.neighbors),
-            ("_link_weights", self.graph.weights),
-        ):
+        for name, array in self._graph_arrays().items():
             # The graph's arrays are read-only; torch has no such notion and would warn.
             tensor = torch.from_numpy(np.array(array))
             self.register_buffer(name, tensor.to(device=device), persistent=False)
@@ -119,6 +116,14 @@ class ResEmbedding(nn.Embedding):
         self.central = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
         self.reset_parameters()
+
+    def _graph_arrays(self) -> dict[str, np.ndarray]:
+        """The buffers' names and contents."""
+        return {
+            "_indptr": self.graph.indptr,
+            "_neighbors": self.graph.neighbors,
+            "_link_weights": self.graph.weights,
+        }
 
     def reset_parameters(self) -> None:
         """Draws C and R anew; the padding row becomes zero."""
@@ -224,34 +229,30 @@ class ResEmbedding(nn.Embedding):
         )
 
     def materialize(self) -> Tensor:
-        """The whole table E = W C + R, [H, D] in the tables' dtype, computed in blocks of rows.
+        """The whole table E = W C + R, [H, D] in the tables' dtype.
 
-        Differentiable where gradients are on (with dense gradients).
+        Differentiable where gradients are on, with dense gradients; else computed in blocks of rows.
         """
-        blocks = []
-        out = None
-        if not (
-            torch.is_grad_enabled() and (self.central.requires_grad or self.residual.requires_grad)
-        ):
-            out = torch.empty_like(self.central, requires_grad=False)
+        tables = (self.central, self.residual)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tables):
+            # In one piece: the backward of each block would fill two whole tables of gradients.
+            return self._rows(0, self.num_embeddings)
+        out = torch.empty_like(self.central, requires_grad=False)
         for start in range(0, self.num_embeddings, _MATERIALIZE_ROWS):
             stop = min(start + _MATERIALIZE_ROWS, self.num_embeddings)
-            block = functional.res_embedding(
-                torch.arange(start, stop, device=self.central.device),
-                self.central,
-                self.residual,
-                self._indptr,
-                self._neighbors,
-                self._link_weights,
-                padding_idx=self.padding_idx,
-            )
-            if out is None:
-                blocks.append(block)
-            else:
-                out[start:stop] = block
-        if out is not None:
-            return out
-        return torch.cat(blocks) if blocks else self.central + self.residual
+            out[start:stop] = self._rows(start, stop)
+        return out
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        return functional.res_embedding(
+            torch.arange(start, stop, device=self.central.device),
+            self.central,
+            self.residual,
+            self._indptr,
+            self._neighbors,
+            self._link_weights,
+            padding_idx=self.padding_idx,
+        )
 
     def to_embedding(self, freeze: bool = True) -> nn.Embedding:
         """A plain nn.Embedding with the same vectors, to serve.
@@ -281,10 +282,13 @@ class ResEmbedding(nn.Embedding):
         super().__setattr__(name, value)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> ResEmbedding:
-        weights = self._link_weights
+        before = {name: getattr(self, name) for name in self._graph_arrays()}
         super()._apply(fn, recurse)
-        if self._link_weights.dtype != weights.dtype:
-            self._link_weights = weights.to(device=self._link_weights.device)
+        # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
+        for name, tensor in before.items():
+            if tensor.is_meta:
+                tensor = torch.from_numpy(np.array(self._graph_arrays()[name]))
+            setattr(self, name, tensor.to(device=getattr(self, name).device))
         return self
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -292,11 +296,34 @@ class ResEmbedding(nn.Embedding):
         state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
         if self.save_graph:
             state["graph"] = {
-                "indptr": self._indptr.cpu(),
-                "neighbors": self._neighbors.cpu(),
-                "weights": self._link_weights.cpu(),
+                name: torch.from_numpy(np.array(getattr(self.graph, name)))
+                for name in _GRAPH_FIELDS
             }
         return state
+
+    @staticmethod
+    def graph_from_state(state_dict: dict[str, Any], prefix: str = "") -> InterestGraph:
+        """The graph that a module with `save_graph` left in its state_dict.
+
+        It already holds link weights: build the module over it with the same `link`.
+
+        Args:
+            state_dict: of the module, or of one that contains it.
+            prefix: the module's name in that one and a dot, for example "item.".
+
+        Raises:
+            ValueError: no graph there, or one that does not fit its hash.
+        """
+        extra = state_dict.get(f"{prefix}_extra_state")
+        if not isinstance(extra, dict) or "graph" not in extra:
+            raise ValueError(
+                f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True"
+            )
+        arrays = {name: extra["graph"][name].cpu().numpy() for name in _GRAPH_FIELDS}
+        graph = InterestGraph(**arrays, link=extra["link"])
+        if graph.hash != extra["graph_hash"]:
+            raise ValueError(f"state_dict: the graph under {prefix}_extra_state is damaged")
+        return graph
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Nothing to set: the graph was compared before the tables were loaded."""

@@ -7,26 +7,12 @@ from typing import Any
 
 import torch
 
-_OPERATORS = (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-)
-_WRITING_DUNDERS = {"__setitem__", "__set__", *(f"__i{name}__" for name in _OPERATORS)}
-
 
 class ReadOnlyTable(torch.Tensor):
     """A tensor computed from others: in-place operations raise, since they would be lost.
 
-    Views of it refuse them too; all other results, copies and pickles are plain tensors.
+    Views of it refuse them too; all other results, copies and pickles are plain tensors. `w += x`
+    rebinds w to a plain tensor: Python falls back on `w + x` where the in-place form is refused.
     """
 
     @classmethod
@@ -39,7 +25,7 @@ class ReadOnlyTable(torch.Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _WRITING_DUNDERS or (name.endswith("_") and not name.endswith("__")):
+        if name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__")):
             # torch.nn.init passes the tensor by name.
             _refuse_any(args[0] if args else list(kwargs.values()), name)
         _refuse_any(kwargs.get("out"), f"{name}(out=...)")
