@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resemb_ext import _registration as _registration
 from resemb_ext import functional, reference
+from resemb_ext._loader import release_memory
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 
@@ -28,6 +29,7 @@ __all__ = [
     "metrics",
     "models",
     "reference",
+    "release_memory",
     "testing",
     "train",
 ]
