@@ -108,21 +108,21 @@ class ResEmbedding(nn.Embedding):
         self.out_dtype = out_dtype
         self.save_graph = save_graph
         self.graph = graph.with_link(link, padding_idx=self.padding_idx)
-        for name, array in self._graph_arrays().items():
-            # The graph's arrays are read-only; torch has no such notion and would warn.
-            tensor = torch.from_numpy(np.array(array))
-            self.register_buffer(name, tensor.to(device=device), persistent=False)
+        # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
+        for name, tensor in self._graph_tensors().items():
+            setattr(self, name, tensor.to(device=device))
         shape = (self.num_embeddings, embedding_dim)
         self.central = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
         self.reset_parameters()
 
-    def _graph_arrays(self) -> dict[str, np.ndarray]:
-        """The buffers' names and contents."""
+    def _graph_tensors(self) -> dict[str, Tensor]:
+        """Fresh tensors of the graph by the attribute that holds them."""
+        # The graph's arrays are read-only; torch has no such notion and would warn.
         return {
-            "_indptr": self.graph.indptr,
-            "_neighbors": self.graph.neighbors,
-            "_link_weights": self.graph.weights,
+            "_indptr": torch.from_numpy(np.array(self.graph.indptr)),
+            "_neighbors": torch.from_numpy(np.array(self.graph.neighbors)),
+            "_link_weights": torch.from_numpy(np.array(self.graph.weights)),
         }
 
     def reset_parameters(self) -> None:
@@ -282,13 +282,14 @@ class ResEmbedding(nn.Embedding):
         super().__setattr__(name, value)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> ResEmbedding:
-        before = {name: getattr(self, name) for name in self._graph_arrays()}
         super()._apply(fn, recurse)
         # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
-        for name, tensor in before.items():
-            if tensor.is_meta:
-                tensor = torch.from_numpy(np.array(self._graph_arrays()[name]))
-            setattr(self, name, tensor.to(device=getattr(self, name).device))
+        for name in ("_indptr", "_neighbors", "_link_weights"):
+            tensor = getattr(self, name)
+            device = fn(tensor).device
+            if tensor.is_meta and device.type != "meta":
+                tensor = self._graph_tensors()[name]
+            setattr(self, name, tensor.to(device=device))
         return self
 
     def get_extra_state(self) -> dict[str, Any]:
