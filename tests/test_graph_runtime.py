@@ -70,9 +70,12 @@ def test_other_python_threads_run_meanwhile():
 
 
 INTERRUPTED = """
-    import os, resource, sys, threading, time
+    import os, resource, signal, sys, threading, time
     import numpy as np
     from resemb_ext.graph import InterestGraph
+
+    # A parent that runs in the background hands down an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     rng = np.random.default_rng(0)
     n = 2_000_000
