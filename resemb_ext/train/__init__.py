@@ -5,7 +5,7 @@ from .config import FitConfig, RunConfig, read_config
 from .evaluate import evaluate, measure, predict
 from .loop import FitResult, TrainingDiverged, fit
 from .optimizer import build_optimizer, parameter_groups
-from .run import RunResult, run
+from .runner import RunResult, run
 from .statistics import paired_difference
 
 __all__ = [

@@ -119,7 +119,9 @@ class RunConfig(FitConfig):
     residual_scale: float = option(0.1, "residual table's start relative to init_std", low=0)
 
     seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0)
-    threads: int | None = option(None, "CPU threads (default: torch's)", low=1)
+    threads: int | None = option(
+        None, "CPU threads (default: torch's, or one where that measures faster)", low=1
+    )
     out: str | None = option(
         None, "run folder (default: runs/DATE-TIME-data-model under the current folder)"
     )

@@ -26,6 +26,7 @@ from .memory import PeakMemory
 from .prepare import Prepared, build_model, item_vectors, prepare, train_samples
 from .progress import Progress
 from .statistics import summarise
+from .threads import faster_threads, training_step
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
 SUMMARY, CURVES, GRAPH, IDS = "summary.md", "curves.png", "graph.npz", "id_maps.json"
@@ -78,6 +79,9 @@ def run(config: RunConfig | None = None, **options: Any) -> RunResult:
         prepared = prepare(config)
         progress.say(describe(prepared))
         folder = open_folder(config, started)
+        if config.threads is None:
+            torch.set_num_threads(_measured_threads(config, prepared))
+        progress.say(f"CPU threads: {torch.get_num_threads()}")
         result = _run(config, prepared, folder, progress)
     finally:
         torch.set_num_threads(threads)
@@ -175,6 +179,14 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         },
         **environment(),
     }
+
+
+def _measured_threads(config: RunConfig, prepared: Prepared) -> int:
+    """Threads for training; the step it measures is that of a model thrown away."""
+    model = build_model(config, prepared, config.arms[-1], config.seed[0])
+    train = train_samples(config, prepared.split, config.seed[0])
+    step = training_step(model, train, config.fit_config())
+    return faster_threads(step, torch.get_num_threads())
 
 
 def _arm(
