@@ -153,6 +153,7 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
     """Training loss and validation metric over epochs, a line per arm and seed, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     metric = result["config"]["metric"]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -172,6 +173,8 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
         valid.plot(run["best_epoch"], run["valid"][metric], "o", color=colours[arm])
     loss.set(xlabel="epoch", ylabel="training logloss")
     valid.set(xlabel="epoch", ylabel=f"validation {'gAUC' if metric == 'gauc' else 'AUC'}")
+    for axes in (loss, valid):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     valid.legend()
     figure.suptitle(f"{result['config']['model'].upper()} on {result['data']['name']}")
     figure.savefig(path, dpi=120, format="png")
