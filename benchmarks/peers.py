@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resemb_ext import functional
-from resemb_ext.testing.problems import zipf_ids
+from resemb_ext.testing.problems import zipf_ids, zipf_ranks
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,22 @@ class Case:
         return len(rows), len(self.neighbors[rows].unique())
 
 
+def _distinct_rows(
+    rng: np.random.Generator, num_items: int, neighbors: int, exponent: float
+) -> np.ndarray:
+    """int64 [H, K], ascending: Zipf neighbours, a row's repeated ones drawn again by the same law."""
+    ranks = zipf_ranks(rng, num_items, num_items * neighbors, exponent).reshape(-1, neighbors)
+    rows = np.arange(num_items)  # that may hold repeats
+    while len(rows):
+        drawn = np.sort(ranks[rows], axis=1)
+        repeated = np.zeros(drawn.shape, dtype=bool)
+        repeated[:, 1:] = drawn[:, 1:] == drawn[:, :-1]
+        drawn[repeated] = zipf_ranks(rng, num_items, int(repeated.sum()), exponent)
+        ranks[rows] = drawn
+        rows = rows[repeated.any(axis=1)]
+    return np.sort(rng.permutation(num_items)[ranks], axis=1)
+
+
 def make_case(
     num_items: int,
     dim: int,
@@ -45,19 +61,12 @@ def make_case(
     batches: int,
     seed: int,
 ) -> Case:
-    """Zipf ids over random items and Zipf neighbours, rows of exactly `neighbors` distinct entries."""
+    """Zipf ids over random items and Zipf neighbours, rows of exactly `neighbors` distinct entries.
+
+    The popular ids and the popular neighbours are different items: the unfavourable case for caches.
+    """
     rng = np.random.default_rng(seed)
-    columns = zipf_ids(rng, num_items, num_items * neighbors, exponent).reshape(
-        num_items, neighbors
-    )
-    columns = np.sort(columns, axis=1)
-    while True:  # draw repeated neighbours of a row again
-        repeated = np.zeros(columns.shape, dtype=bool)
-        repeated[:, 1:] = columns[:, 1:] == columns[:, :-1]
-        if not repeated.any():
-            break
-        columns[repeated] = rng.integers(0, num_items, int(repeated.sum()))
-        columns = np.sort(columns, axis=1)
+    columns = _distinct_rows(rng, num_items, neighbors, exponent)
     weights = rng.random((num_items, neighbors), dtype=np.float32) + 0.1
     weights /= weights.sum(axis=1, keepdims=True)
     generator = torch.Generator().manual_seed(seed)

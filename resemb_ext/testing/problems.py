@@ -51,16 +51,21 @@ class Problem:
             per_sample_weights=self.per_sample_weights, padding_idx=self.padding_idx, **options)  # fmt: skip
 
 
-def zipf_ids(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
-    """`count` draws from `num_items` items, the k-th most popular with weight k^-exponent.
-
-    Popularity falls on random items, so that popular rows lie apart in memory. Exponent 0 is uniform.
-    """
+def zipf_ranks(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
+    """`count` draws of ranks from [0, num_items), rank k with weight (k + 1)^-exponent; 0 is uniform."""
     if exponent == 0:
         return rng.integers(0, num_items, count)
     cdf = np.cumsum(np.arange(1, num_items + 1, dtype=np.float64) ** -exponent)
-    rank = np.searchsorted(cdf, rng.random(count) * cdf[-1])
-    return rng.permutation(num_items)[np.minimum(rank, num_items - 1)]
+    ranks = np.searchsorted(cdf, rng.random(count) * cdf[-1])
+    return np.minimum(ranks, num_items - 1)
+
+
+def zipf_ids(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
+    """`count` draws from `num_items` items by a Zipf law.
+
+    Popularity falls on random items, so that popular rows lie apart in memory.
+    """
+    return rng.permutation(num_items)[zipf_ranks(rng, num_items, count, exponent)]
 
 
 def make_graph(
