@@ -44,11 +44,18 @@ def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("bags", [None, 3])
 @pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_long_segments(isa: str, sparse: bool, bags: int | None, mode: str) -> None:
-    """Ids, bags, rows and hub neighbours with thousands of terms: summed in chunks of chunks."""
+@pytest.mark.parametrize(
+    "sums",
+    [
+        {"positions": 70_000, "neighbors": 3, "id_exponent": 2.0, "neighbor_exponent": 2.0},
+        {"positions": 900, "neighbors": 700, "id_exponent": 0.0, "neighbor_exponent": 0.0},
+    ],
+    ids=["over positions", "over edges"],
+)
+def test_long_sums(isa: str, sums: dict, mode: str, bags: int | None, sparse: bool) -> None:
+    """Longer than a chunk of 256 terms: of ids and bags (chunks of chunks), rows and neighbours."""
     problem = make_problem(
-        num_items=900, dim=20, positions=70_000, neighbors=400, id_exponent=2.0,
-        neighbor_exponent=2.0, bags=bags, mode=mode, dtype=torch.float64)  # fmt: skip
+        num_items=900, dim=9, bags=bags, mode=mode, dtype=torch.float64, **sums)  # fmt: skip
     check_problem(problem, sparse=sparse)
 
 
