@@ -1,15 +1,18 @@
-"""Shared fixtures: real logs, CUDA, the random state."""
+"""Shared fixtures: real logs, CUDA, the random state, C++ drivers under sanitizers."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-_DATA = Path(os.environ.get("RESEMB_DATA", Path(__file__).parents[2] / "shared" / "data"))
+_ROOT = Path(__file__).resolve().parents[1]
+_DATA = Path(os.environ.get("RESEMB_DATA", _ROOT.parent / "shared" / "data"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,3 +49,50 @@ def fixed_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def sanitized(tmp_path: Path) -> Callable[..., Callable[..., None]]:
+    """Builds a driver of tests/native with a sanitizer, free of Python and torch.
+
+    Returns a function that runs it with some arguments, where it must print "ok" and nothing else.
+    Skips the test where there is no compiler, or none that links this sanitizer into what runs here.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+    def compile_(sanitizer: str, name: str, *sources: Path) -> Path:
+        program = tmp_path / name
+        # Optimising what address and undefined add takes several times as long as running it plain.
+        level = "-O1" if sanitizer == "thread" else "-O0"
+        command = [
+            *(compiler, "-std=c++20", level, "-g1", "-pthread", f"-I{_ROOT / 'csrc'}"),
+            *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-o", program, *sources),
+        ]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return program
+
+    def build(sanitizer: str, *sources: str | Path) -> Callable[..., None]:
+        if compiler is None:
+            pytest.skip("no C++ compiler")
+        empty = tmp_path / "empty.cpp"
+        empty.write_text("int main() {}\n")
+        try:
+            subprocess.run([compile_(sanitizer, "empty", empty)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"-fsanitize={sanitizer} does not work here: {error}")
+        try:
+            program = compile_(sanitizer, "driver", *(_ROOT / source for source in sources))
+        except subprocess.CalledProcessError as error:
+            pytest.fail(error.stderr, pytrace=False)
+
+        def run(*arguments: str) -> None:
+            environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+            done = subprocess.run(
+                [program, *arguments], capture_output=True, text=True, env=environment
+            )
+            if done.returncode != 0 or done.stdout != "ok\n":
+                pytest.fail(f"exit code {done.returncode}\n{done.stderr}", pytrace=False)
+
+        return run
+
+    return build

@@ -1,4 +1,4 @@
-// Builds random graphs with the Python-free core; test_graph_native.py compiles it with sanitizers.
+// Builds random graphs with the Python-free core, for the sanitizers.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
