@@ -1,0 +1,155 @@
+// A problem's arrays as the kernels take them, and the steps of forward and backward in the operators'
+// order. All that the driver knows of the kernels' interface stands here.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "cpu/lookup.h"
+#include "cpu/segments.h"
+#include "expected.h"
+
+namespace driver {
+
+inline void launch(int threads, void (*body)(void*), void* context) {
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(body, context);
+  body(context);
+  for (auto& t : others) t.join();
+}
+
+struct Inputs {
+  Indices ids_data, neighbors;
+  Array weights, samples;
+  resemb::Ids ids;
+  resemb::Lookup lookup{};
+
+  explicit Inputs(const Problem& p)
+      : ids_data(p.ids, p.wide_ids),
+        neighbors(p.neighbors, p.wide_neighbors),
+        weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
+        samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned),
+        ids{ids_data.data(), p.wide_ids, p.positions} {
+    for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
+    for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, p.samples[i]);
+    lookup.num_items = p.items;
+    lookup.num_edges = p.edges();
+    lookup.dim = p.dim;
+    lookup.table = p.table;
+    lookup.out_type = p.out_type;
+    lookup.central = p.central.data();
+    lookup.residual = p.residual.data();
+    lookup.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.wide_neighbors, p.double_weights};
+    lookup.offsets = p.bags < 0 ? nullptr : p.offsets.data();
+    lookup.num_bags = p.bags < 0 ? 0 : p.bags;
+    lookup.sample_weights = samples.data();
+    lookup.mean = p.mean;
+  }
+  Inputs(const Inputs&) = delete;
+};
+
+using PlanView = resemb::PlanView<const int32_t>;
+
+class Plan {
+ public:
+  int64_t bad_position;  // -1: none, and there is a plan
+
+  Plan(const Problem& p, const Inputs& in, const resemb::Parallel& parallel)
+      : memory_(resemb::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
+    bad_position = resemb::first_bad_id(in.ids, p.items, parallel);
+    if (bad_position < 0)
+      resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
+  }
+  PlanView view() const { return {memory_.data(), positions_}; }
+
+ private:
+  std::vector<int32_t> memory_;
+  int64_t positions_;
+};
+
+// Gradients of whole tables, and spread from rows of what was touched.
+struct Results {
+  Array out, central, residual, weights, samples;
+  Array central_by_rows, residual_by_rows, weights_by_rows;
+};
+
+template <class A>
+void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
+                      const resemb::TouchedEdges& edges, const Array& g, const resemb::Parallel& parallel,
+                      Results& r) {
+  const auto columns = resemb::transpose<A>(x.graph, plan.rows(), edges, plan.unique(), p.items, parallel);
+  const std::vector<int64_t> items(columns.keys.data(), columns.keys.data() + columns.count);
+  const std::vector<int32_t> targets(items.begin(), items.end());
+  for (int64_t v = 1; v < columns.count; ++v) require(items[v] > items[v - 1], "neighbours do not ascend");
+  resemb::SegmentArgs args{};
+  args.terms = columns.payloads.data();
+  args.num_terms = columns.size;
+  args.begin = columns.starts.data();
+  args.end = columns.starts.data() + 1;
+  args.dim = p.dim;
+  args.source_type = x.acc();
+  args.out_type = p.table;
+  args.source = g.data();
+  Array rows(p.table, columns.count * p.dim, p.aligned);
+  args.out = rows.data();
+  args.bypass_cache = true;
+  resemb::sum_segments(args, columns.count, parallel);
+  r.central_by_rows = rows.spread(items, p.dim, p.items * p.dim);
+  args.targets = targets.data();
+  args.out = r.central.zero().data();
+  args.bypass_cache = false;
+  resemb::sum_segments(args, columns.count, parallel);
+}
+
+inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
+                             const resemb::TouchedEdges& edges, const Array& g,
+                             const resemb::Parallel& parallel, Results& r) {
+  const DType type = p.double_weights ? DType::f64 : DType::f32;
+  r.weights = Array(type, x.num_edges, p.aligned);
+  resemb::link_weight_gradient(x, plan, edges, g.data(), true, p.double_weights, r.weights.zero().data(),
+                               parallel);
+  Array rows(type, edges.count, p.aligned);
+  resemb::link_weight_gradient(x, plan, edges, g.data(), false, p.double_weights, rows.data(), parallel);
+  std::vector<int64_t> numbers;
+  for (int64_t u = 0; u < plan.unique(); ++u) {
+    const int64_t id = plan.rows()[u];
+    require(edges.offsets[u] == static_cast<int64_t>(numbers.size()), "touched edges start elsewhere");
+    for (int64_t e = p.indptr[id]; e < p.indptr[id + 1]; ++e) numbers.push_back(e);
+  }
+  require(edges.count == static_cast<int64_t>(numbers.size()), "not the touched edges' number");
+  r.weights_by_rows = rows.spread(numbers, 1, x.num_edges);
+}
+
+inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& plan,
+                         const resemb::Parallel& parallel) {
+  const resemb::Lookup& x = in.lookup;
+  Results r;
+  r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
+  require(resemb::lookup_forward(x, plan, r.out.data(), parallel) == -1, "a good graph is called bad");
+
+  Array g(p.acc(), plan.unique() * p.dim, p.aligned);
+  resemb::row_gradient(x, plan, p.grad.data(), g.data(), parallel);
+  r.residual = Array(p.table, p.items * p.dim, p.aligned);
+  resemb::write_rows(x, g.data(), plan.unique(), plan.rows(), r.residual.zero().data(), parallel);
+  Array rows(p.table, plan.unique() * p.dim, p.aligned);
+  resemb::write_rows(x, g.data(), plan.unique(), nullptr, rows.data(), parallel);
+  r.residual_by_rows = rows.spread({plan.rows(), plan.rows() + plan.unique()}, p.dim, p.items * p.dim);
+
+  const resemb::TouchedEdges edges = resemb::touched_edges(x.graph, plan.rows(), plan.unique());
+  r.central = Array(p.table, p.items * p.dim, p.aligned);
+  if (p.acc() == DType::f64) {
+    central_gradient<double>(p, x, plan, edges, g, parallel, r);
+  } else {
+    central_gradient<float>(p, x, plan, edges, g, parallel, r);
+  }
+  weights_gradient(p, x, plan, edges, g, parallel, r);
+  if (!p.samples.empty()) {
+    r.samples = Array(p.acc(), p.positions, p.aligned);
+    resemb::sample_weight_gradient(x, plan, p.grad.data(), r.samples.data(), parallel);
+  }
+  return r;
+}
+
+}  // namespace driver
