@@ -59,8 +59,8 @@ class Plan {
   Plan(const Problem& p, const Inputs& in, const resemb::Parallel& parallel)
       : memory_(resemb::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
     bad_position = resemb::first_bad_id(in.ids, p.items, parallel);
-    if (bad_position < 0)
-      resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
+    if (bad_position >= 0) return;
+    resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
   }
   PlanView view() const { return {memory_.data(), positions_}; }
 
