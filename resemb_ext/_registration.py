@@ -28,7 +28,7 @@ def _(ids, central, residual, indptr, neighbors, weights, offsets, sample_weight
       out_dtype, sparse):  # fmt: skip
     rows = ids.shape[0] if offsets is None else offsets.shape[0] - 1
     out = central.new_empty((rows, central.shape[1]), dtype=out_dtype or central.dtype)
-    return out, ids.new_empty((4 * ids.shape[0] + 3,), dtype=torch.int32)
+    return out, ids.new_empty((2 * ids.shape[0] + 1,), dtype=torch.int32)
 
 
 @torch.library.register_fake("resemb_ext::res_embedding_backward")
@@ -53,7 +53,7 @@ def _(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample
     rows = context.new_dynamic_size() if need_residual else 0
     columns = context.new_dynamic_size() if need_central else 0
     edges = context.new_dynamic_size() if need_weights else 0
-    positions = (plan.shape[0] - 3) // 4
+    positions = (plan.shape[0] - 1) // 2
     dim = grad.shape[1]
     return (
         grad.new_empty((rows,), dtype=torch.int64),

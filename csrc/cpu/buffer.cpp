@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 
@@ -20,6 +21,7 @@ constexpr int kMaxBlocks = 64;
 struct Block {
   void* data;
   size_t bytes;
+  bool zeroed;
 };
 
 // Free blocks, the longest unused first.
@@ -53,13 +55,14 @@ size_t round_size(size_t bytes) {
 
 }  // namespace
 
-void* take_block(size_t& bytes) {
+void* take_block(size_t& bytes, bool zeroed) {
   bytes = round_size(bytes);
   if (bytes >= kSmallestPooled) {
     Pool& p = pool();
     const std::lock_guard<std::mutex> lock(p.mutex);
     for (int i = p.count - 1; i >= 0; --i) {
-      if (p.blocks[i].bytes < bytes || p.blocks[i].bytes > bytes + bytes / 2) continue;
+      const Block& b = p.blocks[i];
+      if (b.zeroed != zeroed || b.bytes < bytes || b.bytes > bytes + bytes / 2) continue;
       const Block block = p.remove(i);
       bytes = block.bytes;
       return block.data;
@@ -70,10 +73,11 @@ void* take_block(size_t& bytes) {
 #ifdef __linux__
   if (bytes >= kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
+  if (zeroed) std::memset(data, 0, bytes);
   return data;
 }
 
-void give_block(void* data, size_t bytes) noexcept {
+void give_block(void* data, size_t bytes, bool zeroed) noexcept {
   if (bytes < kSmallestPooled || bytes > kPoolLimit) {
     std::free(data);
     return;
@@ -81,7 +85,7 @@ void give_block(void* data, size_t bytes) noexcept {
   Pool& p = pool();
   const std::lock_guard<std::mutex> lock(p.mutex);
   while (p.count == kMaxBlocks || p.bytes + bytes > kPoolLimit) std::free(p.remove(0).data);
-  p.blocks[p.count++] = {data, bytes};
+  p.blocks[p.count++] = {data, bytes, zeroed};
   p.bytes += bytes;
 }
 

@@ -11,9 +11,10 @@
 namespace resemb {
 
 // A block of at least `bytes`, 64-byte aligned, from the pool or fresh; throws std::bad_alloc. `bytes`
-// is raised to the block's size, which give_block wants back. Any thread may call these.
-void* take_block(size_t& bytes);
-void give_block(void* data, size_t bytes) noexcept;
+// is raised to the block's size, which give_block wants back. A zeroed block is all zero, and is given
+// back so. Any thread may call these.
+void* take_block(size_t& bytes, bool zeroed = false);
+void give_block(void* data, size_t bytes, bool zeroed = false) noexcept;
 
 // Smallest block that is pooled; below it malloc serves as well.
 constexpr size_t kSmallestPooled = size_t{64} << 10;

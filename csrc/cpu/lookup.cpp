@@ -96,25 +96,30 @@ void pool_bags(const Lookup& x, const ConstPlan& plan, const void* embeddings, v
 template <class A>
 void sum_positions(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
                    const Parallel& parallel) {
-  const int64_t valid = plan.valid(), rows = plan.unique();
-  Buffer<Term<A>> terms(valid);
-  const int32_t* positions = plan.positions();
-  if (x.is_bag()) {
+  const auto group = [&](const auto& term_of) {
+    return group_by_rank<Term<A>>(plan.rank(), plan.positions_count, plan.unique(), parallel,
+                                  [&](int64_t begin, int64_t end, const auto& emit) {
+                                    for (int64_t p = begin; p < end; ++p) emit(p, term_of(p));
+                                  });
+  };
+  const auto group_bags = [&] {
     const Bags<A> bags(x, plan, parallel);
-    parallel.ranges(valid, kPositionsPerTask, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        terms[i] = {bags.of_position[positions[i]], bags.weight(x, positions[i])};
-      }
-    });
-  } else {
-    parallel.ranges(valid, kPositionsPerTask, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) terms[i] = {static_cast<uint32_t>(positions[i]), A{1}};
-    });
-  }
-  const uint32_t* starts = reinterpret_cast<const uint32_t*>(plan.starts());
-  const SegmentArgs args{terms.data(), valid,   starts, starts + 1, nullptr, x.dim,
-                         x.out_type,   x.acc(), grad,   out,        false};
-  sum_segments(args, rows, parallel);
+    return group([&](int64_t p) { return Term<A>{bags.of_position[p], bags.weight(x, p)}; });
+  };
+  const Groups<Term<A>> terms =
+      x.is_bag() ? group_bags() : group([](int64_t p) { return Term<A>{static_cast<uint32_t>(p), A{1}}; });
+  const SegmentArgs args{terms.payloads.data(),
+                         terms.size,
+                         terms.starts.data(),
+                         terms.starts.data() + 1,
+                         nullptr,
+                         x.dim,
+                         x.out_type,
+                         x.acc(),
+                         grad,
+                         out,
+                         false};
+  sum_segments(args, terms.count, parallel);
 }
 
 }  // namespace

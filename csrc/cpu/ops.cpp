@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -205,13 +206,12 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
 
   const Parallel parallel = torch_pool();
   const Ids view{ids.const_data_ptr(), is_int64(ids, "ids"), positions};
-  if (const int64_t bad = first_bad_id(view, x.num_items, parallel); bad >= 0) {
+  Tensor plan = torch::stable::new_empty(ids, {PlanView<int32_t>::size(positions)}, ScalarType::Int);
+  const PlanView<int32_t> writable{static_cast<int32_t*>(plan.mutable_data_ptr()), positions};
+  if (const int64_t bad = make_plan(view, x.num_items, padding_idx, writable, parallel); bad >= 0) {
     throw std::out_of_range("ids: id " + std::to_string(view[bad]) + " at position " + std::to_string(bad) +
                             " is out of range; expected ids in [0, " + std::to_string(x.num_items) + ")");
   }
-  Tensor plan = torch::stable::new_empty(ids, {PlanView<int32_t>::size(positions)}, ScalarType::Int);
-  const PlanView<int32_t> writable{static_cast<int32_t*>(plan.mutable_data_ptr()), positions};
-  make_plan(view, x.num_items, padding_idx, writable, parallel);
   const PlanView<const int32_t> ready{writable.data, positions};
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
   Tensor out = new_output(central, {out_rows, x.dim}, scalar_type(x.out_type));
@@ -238,7 +238,7 @@ struct Backward {
            bool mean, ScalarType table)
       : grad(dense_cpu(grad_in, "grad")),
         plan_tensor(dense_cpu(plan_in, "plan")),
-        positions((plan_tensor.numel() - 3) / 4),
+        positions((plan_tensor.numel() - 1) / 2),
         in(central, residual, indptr, neighbors, weights, offsets, sample_weights, table,
            grad.dim() == 2 ? grad.size(1) : -1, positions, mean),
         plan{static_cast<const int32_t*>(plan_tensor.const_data_ptr()), positions} {
@@ -323,10 +323,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       write_rows(x, g.data(), b.unique(), b.plan.rows(), grad_residual.mutable_data_ptr(), b.parallel);
     }
     if (need_central || need_weights) {
-      const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique());
+      const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique(), b.parallel);
       if (need_central) {
-        b.with_transpose(edges, [&](const auto& t) {
-          b.sum_columns(t, g.data(), reinterpret_cast<const int32_t*>(t.keys.data()), grad_central);
+        b.with_transpose(edges, [&](const auto& columns) {
+          b.sum_columns(columns.terms, g.data(), columns.items.data(), grad_central);
         });
       }
       if (need_weights) {
@@ -360,7 +360,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
     row_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
   } else {
     int64_t* out = static_cast<int64_t*>(rows.mutable_data_ptr());
-    for (int64_t u = 0; u < unique; ++u) out[u] = b.plan.rows()[u];
+    std::copy_n(b.plan.rows(), unique, out);
     if (!g_is_gradient) {
       row_values = new_output(b.grad, {unique, x.dim}, table);
       write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
@@ -371,15 +371,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   Tensor edge_numbers = numbers(0),
          edge_values = torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
   if (need_central || need_weights) {
-    const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), unique);
+    const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), unique, b.parallel);
     if (need_central) {
-      b.with_transpose(edges, [&](const auto& t) {
-        const int64_t count = t.count;
+      b.with_transpose(edges, [&](const auto& touched) {
+        const int64_t count = touched.items.size();
         columns = numbers(count);
-        int64_t* out = static_cast<int64_t*>(columns.mutable_data_ptr());
-        for (int64_t v = 0; v < count; ++v) out[v] = t.keys[v];
+        std::copy_n(touched.items.data(), count, static_cast<int64_t*>(columns.mutable_data_ptr()));
         column_values = new_output(b.grad, {count, x.dim}, table);
-        if (x.dim > 0) b.sum_columns(t, g.const_data_ptr(), nullptr, column_values);
+        if (x.dim > 0) b.sum_columns(touched.terms, g.const_data_ptr(), nullptr, column_values);
       });
     }
     if (need_weights) {

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <atomic>
 
+#include "cpu/item_set.h"
+#include "cpu/rows.h"
+
 namespace resemb {
 namespace {
 
@@ -13,105 +16,106 @@ void prefetch_bytes(const void* data, int64_t first, int64_t past) {
   for (int64_t at = first; at < past; at += 64) __builtin_prefetch(bytes + at);
 }
 
+// f(u, e, t) for the touched edges t in [begin, end): edge e of the graph, of unique row u. `values`, of
+// item_size bytes an edge, is what f reads: rows of the graph lie far apart, so it is fetched ahead.
+template <class F>
+void for_edges(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
+               int64_t begin, int64_t end, const void* values, int64_t item_size, const F& f) {
+  const int64_t* offsets = edges.offsets.data();
+  int64_t t = begin;
+  for (int64_t u = std::upper_bound(offsets, offsets + num_rows, begin) - offsets - 1; t < end; ++u) {
+    if (u + 32 < num_rows) __builtin_prefetch(&graph.indptr[rows[u + 32]]);
+    if (u + 16 < num_rows) {
+      const int64_t ahead = graph.indptr[rows[u + 16]];
+      prefetch_bytes(values, ahead * item_size, (ahead + offsets[u + 17] - offsets[u + 16]) * item_size);
+    }
+    const int64_t shift = graph.indptr[rows[u]] - offsets[u];
+    for (const int64_t past = std::min(offsets[u + 1], end); t < past; ++t) f(u, t + shift, t);
+  }
+}
+
 }  // namespace
 
-int64_t first_bad_id(const Ids& ids, int64_t num_items, const Parallel& parallel) {
-  std::atomic<int64_t> first{ids.count};
-  parallel.ranges(ids.count, 4 * kGrain, [&](int64_t begin, int64_t end) {
+int64_t make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
+                  const Parallel& parallel) {
+  const int64_t n = ids.count;
+  ItemSet items(num_items, parallel);
+  std::atomic<int64_t> first_bad{n};
+  parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      if (static_cast<uint64_t>(ids[p]) < static_cast<uint64_t>(num_items)) continue;
-      int64_t seen = first.load();
-      while (p < seen && !first.compare_exchange_weak(seen, p)) {
+      const int64_t id = ids[p];
+      if (static_cast<uint64_t>(id) < static_cast<uint64_t>(num_items)) {
+        if (id != padding_idx) items.add(static_cast<uint64_t>(id));
+        continue;
+      }
+      int64_t seen = first_bad.load();
+      while (p < seen && !first_bad.compare_exchange_weak(seen, p)) {
       }
       return;
     }
   });
-  return first.load() < ids.count ? first.load() : -1;
+  if (first_bad.load() < n) return first_bad.load();
+
+  const int64_t unique = items.count();
+  plan.unique() = static_cast<int32_t>(unique);
+  items.list(plan.rows());
+  // The plan is an operator's output: the part not used is zero, not whatever memory held.
+  std::fill(plan.rows() + unique, plan.rows() + n, 0);
+  const RankArgs args{items.bits(),  items.before(), ids.data,
+                      ids.are_int64, padding_idx,    static_cast<int32_t>(unique),
+                      plan.rank()};
+  parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) { row_kernels().rank(args, begin, end); });
+  return -1;
 }
 
-void make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
-               const Parallel& parallel) {
-  const int64_t n = ids.count;
-  const auto generate = [&](int64_t part, int64_t parts, const auto& emit) {
-    for (int64_t p = n * part / parts; p < n * (part + 1) / parts; ++p) {
-      const int64_t id = ids[p];
-      if (id != padding_idx) emit(static_cast<uint32_t>(id), static_cast<int32_t>(p));
-    }
-  };
-  const Groups<int32_t> groups = group_by_key<int32_t>(
-      n, static_cast<uint64_t>(std::max<int64_t>(num_items - 1, 0)), parallel, generate);
-  plan.unique() = static_cast<int32_t>(groups.count);
-  plan.valid() = static_cast<int32_t>(groups.size);
-
-  int32_t *rows = plan.rows(), *starts = plan.starts(), *positions = plan.positions(), *rank = plan.rank();
-  if (padding_idx >= 0) {
-    parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        if (ids[p] == padding_idx) rank[p] = static_cast<int32_t>(groups.count);
-      }
-    });
-  }
-  parallel.ranges(groups.count, kGrain / 4, [&](int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u) {
-      rows[u] = static_cast<int32_t>(groups.keys[u]);
-      starts[u] = static_cast<int32_t>(groups.starts[u]);
-      for (uint32_t i = groups.starts[u]; i < groups.starts[u + 1]; ++i) {
-        positions[i] = groups.payloads[i];
-        rank[groups.payloads[i]] = static_cast<int32_t>(u);
-      }
-    }
-  });
-  starts[groups.count] = static_cast<int32_t>(groups.size);
-  // The plan is an operator's output: the parts not used are zero, not whatever memory held.
-  std::fill(rows + groups.count, rows + n, 0);
-  std::fill(starts + groups.count + 1, starts + n + 1, 0);
-  std::fill(positions + groups.size, positions + n, 0);
-}
-
-TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows) {
+TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows,
+                           const Parallel& parallel) {
   TouchedEdges edges;
   edges.offsets = Buffer<int64_t>(num_rows + 1);
-  for (int64_t u = 0; u < num_rows; ++u) {
-    if (u + 32 < num_rows) __builtin_prefetch(&graph.indptr[rows[u + 32]]);
-    edges.offsets[u] = edges.count;
-    edges.count += graph.indptr[rows[u] + 1] - graph.indptr[rows[u]];
-  }
+  parallel.ranges(num_rows, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      if (u + 32 < num_rows) __builtin_prefetch(&graph.indptr[rows[u + 32]]);
+      edges.offsets[u] = graph.indptr[rows[u] + 1] - graph.indptr[rows[u]];
+    }
+  });
+  for (int64_t u = 0; u < num_rows; ++u) edges.count += std::exchange(edges.offsets[u], edges.count);
   edges.offsets[num_rows] = edges.count;
   return edges;
 }
 
 template <class A>
-Groups<Term<A>> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
-                          int64_t num_rows, int64_t num_items, const Parallel& parallel) {
-  const int64_t* offsets = edges.offsets.data();
-  const int64_t index_size = graph.neighbors_are_int64 ? 8 : 4,
-                weight_size = graph.weights_are_double ? 8 : 4;
-  const auto generate = [&](int64_t part, int64_t parts, const auto& emit) {
-    // Parts hold the same number of edges, to a row.
-    const auto first_row = [&](int64_t p) {
-      return p == parts ? num_rows
-                        : std::lower_bound(offsets, offsets + num_rows, edges.count * p / parts) - offsets;
-    };
-    for (int64_t u = first_row(part); u < first_row(part + 1); ++u) {
-      const int64_t first = graph.indptr[rows[u]], past = graph.indptr[rows[u] + 1];
-      // Rows of the graph lie far apart.
-      if (u + 16 < num_rows) {
-        const int64_t ahead = graph.indptr[rows[u + 16]], ahead_past = graph.indptr[rows[u + 16] + 1];
-        prefetch_bytes(graph.neighbors, ahead * index_size, ahead_past * index_size);
-        prefetch_bytes(graph.weights, ahead * weight_size, ahead_past * weight_size);
-      }
-      for (int64_t e = first; e < past; ++e) {
-        emit(static_cast<uint32_t>(graph.neighbor(e)), Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
-      }
-    }
-  };
-  return group_by_key<Term<A>>(edges.count, static_cast<uint64_t>(std::max<int64_t>(num_items - 1, 0)),
-                               parallel, generate);
+Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
+                     int64_t num_items, const Parallel& parallel) {
+  ItemSet items(num_items, parallel);
+  Buffer<int32_t> ranks(edges.count);  // first the neighbours, then their ranks
+  parallel.ranges(edges.count, kGrain, [&](int64_t begin, int64_t end) {
+    for_edges(graph, rows, edges, num_rows, begin, end, graph.neighbors, graph.neighbors_are_int64 ? 8 : 4,
+              [&](int64_t, int64_t e, int64_t t) {
+                const int64_t neighbor = graph.neighbor(e);
+                ranks[t] = static_cast<int32_t>(neighbor);
+                items.add(static_cast<uint64_t>(neighbor));
+              });
+  });
+  Columns<A> columns;
+  columns.items = Buffer<int32_t>(items.count());
+  items.list(columns.items.data());
+  const RankArgs args{items.bits(), items.before(), ranks.data(), false, -1, -1, ranks.data()};
+  parallel.ranges(edges.count, kGrain,
+                  [&](int64_t begin, int64_t end) { row_kernels().rank(args, begin, end); });
+  columns.terms = group_by_rank<Term<A>>(
+      ranks.data(), edges.count, columns.items.size(), parallel,
+      [&](int64_t begin, int64_t end, const auto& emit) {
+        for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
+                  [&](int64_t u, int64_t e, int64_t t) {
+                    emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
+                  });
+      });
+  return columns;
 }
 
-template Groups<Term<float>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                       int64_t, const Parallel&);
-template Groups<Term<double>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                        int64_t, const Parallel&);
+template Columns<float> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t, int64_t,
+                                  const Parallel&);
+template Columns<double> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t, int64_t,
+                                   const Parallel&);
 
 }  // namespace resemb

@@ -6,8 +6,8 @@
 #include "common/plan.h"
 #include "common/types.h"
 #include "cpu/buffer.h"
+#include "cpu/groups.h"
 #include "cpu/parallel.h"
-#include "cpu/sort.h"
 
 namespace resemb {
 
@@ -21,29 +21,33 @@ struct Ids {
   }
 };
 
-// The first position whose id is outside [0, num_items), or -1.
-int64_t first_bad_id(const Ids& ids, int64_t num_items, const Parallel& parallel);
-
-// Fills the plan of valid ids. padding_idx < 0: none.
-void make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
-               const Parallel& parallel);
+// Fills the plan and returns -1; or returns the first position whose id is outside [0, num_items), with
+// nothing written. padding_idx < 0: none.
+int64_t make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
+                  const Parallel& parallel);
 
 // Edges of the touched rows, in row order: edge t of unique row u stands at offsets[u] + k.
 struct TouchedEdges {
   Buffer<int64_t> offsets;  // [U + 1]
   int64_t count = 0;        // T
 };
-TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows);
+TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows,
+                           const Parallel& parallel);
 
-// Touched edges grouped by neighbour: for each touched neighbour its terms (unique row, link weight),
-// in row order.
+// Touched edges by neighbour: for each touched neighbour its terms (unique row, link weight), in row
+// order.
 template <class A>
-Groups<Term<A>> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
-                          int64_t num_rows, int64_t num_items, const Parallel& parallel);
+struct Columns {
+  Buffer<int32_t> items;  // [V] the touched neighbours, ascending
+  Groups<Term<A>> terms;
+};
+template <class A>
+Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
+                     int64_t num_items, const Parallel& parallel);
 
-extern template Groups<Term<float>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                              int64_t, const Parallel&);
-extern template Groups<Term<double>> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                               int64_t, const Parallel&);
+extern template Columns<float> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
+                                         int64_t, const Parallel&);
+extern template Columns<double> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
+                                          int64_t, const Parallel&);
 
 }  // namespace resemb

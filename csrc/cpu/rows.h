@@ -25,7 +25,8 @@ struct GatherArgs {
 };
 
 // out[target_s] = sum over t in [begin[s], end[s]) of terms[t].weight * source[terms[t].source].
-// Segments longer than kChunk are left untouched: the caller sums them chunk by chunk.
+// Segments longer than kChunk are left untouched: the caller sums them chunk by chunk. Returns whether
+// there were any.
 struct SegmentArgs {
   const void* terms;  // [num_terms] Term<float>, or Term<double> for double accumulation
   int64_t num_terms;
@@ -63,15 +64,28 @@ struct DotArgs {
   void* out;          // [N] acc
 };
 
-// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs.
+// out[i] = rank of items[i] in an ItemSet, which holds it; excluded_rank where items[i] == excluded. May
+// run in place.
+struct RankArgs {
+  const uint64_t* bits;
+  const uint32_t* before;
+  const void* items;  // [N] int32 or int64
+  bool items_are_int64;
+  int64_t excluded;
+  int32_t excluded_rank;
+  int32_t* out;  // [N]
+};
+
+// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs, ids.
 struct RowKernels {
   const char* isa;
   // Returns the first row whose edges leave the graph's arrays or name an item outside [0, H), or -1:
   // a malformed graph must not read foreign memory, and the check is free while edges are in cache.
   int64_t (*gather)(const GatherArgs&, int64_t begin, int64_t end);
-  void (*segment_sum)(const SegmentArgs&, int64_t begin, int64_t end);
+  bool (*segment_sum)(const SegmentArgs&, int64_t begin, int64_t end);
   void (*copy)(const CopyArgs&, int64_t begin, int64_t end);
   void (*dot)(const DotArgs&, int64_t begin, int64_t end);
+  void (*rank)(const RankArgs&, int64_t begin, int64_t end);
 };
 
 extern const RowKernels kBaselineRows;

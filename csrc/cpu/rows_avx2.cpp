@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/rows.h"
 
@@ -30,8 +31,12 @@
 
 namespace resemb {
 
-const RowKernels kAvx2Rows = {"avx2", isa_avx2::gather_any, isa_avx2::segment_sum_any, isa_avx2::copy_any,
-                              isa_avx2::dot_any};
+const RowKernels kAvx2Rows = {"avx2",
+                              isa_avx2::gather_any,
+                              isa_avx2::segment_sum_any,
+                              isa_avx2::copy_any,
+                              isa_avx2::dot_any,
+                              isa_avx2::rank_any};
 
 }  // namespace resemb
 

@@ -1,6 +1,7 @@
 // Row kernels for any processor: portable vectors, x86-64 baseline on x86.
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/rows.h"
 
@@ -10,7 +11,11 @@
 
 namespace resemb {
 
-const RowKernels kBaselineRows = {"baseline", isa_baseline::gather_any, isa_baseline::segment_sum_any,
-                                  isa_baseline::copy_any, isa_baseline::dot_any};
+const RowKernels kBaselineRows = {"baseline",
+                                  isa_baseline::gather_any,
+                                  isa_baseline::segment_sum_any,
+                                  isa_baseline::copy_any,
+                                  isa_baseline::dot_any,
+                                  isa_baseline::rank_any};
 
 }  // namespace resemb

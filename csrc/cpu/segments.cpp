@@ -91,12 +91,8 @@ void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& par
   const RowKernels& kernels = row_kernels();
   parallel.tasks(tasks, [&](int64_t task) {
     const int64_t begin = first_of(task), end = first_of(task + 1);
-    kernels.segment_sum(args, begin, end);
-    if (longest_list > 0) {
-      char any = 0;
-      for (int64_t s = begin; s < end; ++s) any |= args.end[s] - args.begin[s] > kChunk;
-      has_long[task] = any;
-    }
+    const bool any_long = kernels.segment_sum(args, begin, end);
+    if (longest_list > 0) has_long[task] = any_long;
   });
   if (longest_list == 0) return;
   std::vector<int64_t> longs;

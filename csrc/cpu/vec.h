@@ -140,7 +140,9 @@ RESEMB_INLINE auto sum_lanes(V v) {
   return sum;
 }
 
-RESEMB_INLINE void prefetch_row(const void* row, int64_t bytes) {
-  const char* p = static_cast<const char*>(row);
+// Into the second-level cache: the first has too few outstanding misses for rows of several lines.
+RESEMB_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+RESEMB_INLINE void prefetch_bytes(const void* first, int64_t bytes) {
+  const char* p = static_cast<const char*>(first);
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 3);
 }
