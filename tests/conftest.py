@@ -66,7 +66,10 @@ def sanitized(tmp_path: Path) -> Callable[..., Callable[..., None]]:
         level = "-O1" if sanitizer == "thread" else "-O0"
         command = [
             *(compiler, "-std=c++20", level, "-g1", "-pthread", f"-I{_ROOT / 'csrc'}"),
-            *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-o", program, *sources),
+            *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"),
+            # Checks of every pointer would double the time; address sees most of what they would.
+            "-fno-sanitize=null,alignment,object-size,pointer-overflow",
+            *("-o", program, *sources),
         ]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return program

@@ -8,13 +8,18 @@
 
 namespace resemb {
 
-void* take_block(size_t& bytes) {
+void* take_block(size_t& bytes, bool zeroed) {
   void* data = nullptr;
   if (posix_memalign(&data, 64, bytes) != 0) throw std::bad_alloc();
-  std::memset(data, 0xff, bytes);
+  std::memset(data, zeroed ? 0 : 0xff, bytes);
   return data;
 }
-void give_block(void* data, size_t) noexcept { std::free(data); }
+void give_block(void* data, size_t bytes, bool zeroed) noexcept {
+  for (size_t i = 0; zeroed && i < bytes; ++i) {
+    if (static_cast<char*>(data)[i] != 0) std::abort();
+  }
+  std::free(data);
+}
 size_t release_blocks() noexcept { return 0; }
 
 }  // namespace resemb

@@ -58,9 +58,7 @@ class Plan {
 
   Plan(const Problem& p, const Inputs& in, const resemb::Parallel& parallel)
       : memory_(resemb::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
-    bad_position = resemb::first_bad_id(in.ids, p.items, parallel);
-    if (bad_position >= 0) return;
-    resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
+    bad_position = resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
   }
   PlanView view() const { return {memory_.data(), positions_}; }
 
@@ -80,27 +78,28 @@ void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView&
                       const resemb::TouchedEdges& edges, const Array& g, const resemb::Parallel& parallel,
                       Results& r) {
   const auto columns = resemb::transpose<A>(x.graph, plan.rows(), edges, plan.unique(), p.items, parallel);
-  const std::vector<int64_t> items(columns.keys.data(), columns.keys.data() + columns.count);
+  const std::vector<int64_t> items(columns.items.data(), columns.items.data() + columns.items.size());
   const std::vector<int32_t> targets(items.begin(), items.end());
-  for (int64_t v = 1; v < columns.count; ++v) require(items[v] > items[v - 1], "neighbours do not ascend");
+  for (int64_t v = 1; v < columns.terms.count; ++v)
+    require(items[v] > items[v - 1], "neighbours do not ascend");
   resemb::SegmentArgs args{};
-  args.terms = columns.payloads.data();
-  args.num_terms = columns.size;
-  args.begin = columns.starts.data();
-  args.end = columns.starts.data() + 1;
+  args.terms = columns.terms.payloads.data();
+  args.num_terms = columns.terms.size;
+  args.begin = columns.terms.starts.data();
+  args.end = columns.terms.starts.data() + 1;
   args.dim = p.dim;
   args.source_type = x.acc();
   args.out_type = p.table;
   args.source = g.data();
-  Array rows(p.table, columns.count * p.dim, p.aligned);
+  Array rows(p.table, columns.terms.count * p.dim, p.aligned);
   args.out = rows.data();
   args.bypass_cache = true;
-  resemb::sum_segments(args, columns.count, parallel);
+  resemb::sum_segments(args, columns.terms.count, parallel);
   r.central_by_rows = rows.spread(items, p.dim, p.items * p.dim);
   args.targets = targets.data();
   args.out = r.central.zero().data();
   args.bypass_cache = false;
-  resemb::sum_segments(args, columns.count, parallel);
+  resemb::sum_segments(args, columns.terms.count, parallel);
 }
 
 inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
@@ -137,7 +136,7 @@ inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& pla
   resemb::write_rows(x, g.data(), plan.unique(), nullptr, rows.data(), parallel);
   r.residual_by_rows = rows.spread({plan.rows(), plan.rows() + plan.unique()}, p.dim, p.items * p.dim);
 
-  const resemb::TouchedEdges edges = resemb::touched_edges(x.graph, plan.rows(), plan.unique());
+  const resemb::TouchedEdges edges = resemb::touched_edges(x.graph, plan.rows(), plan.unique(), parallel);
   r.central = Array(p.table, p.items * p.dim, p.aligned);
   if (p.acc() == DType::f64) {
     central_gradient<double>(p, x, plan, edges, g, parallel, r);
