@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "cpu/buffer.h"
@@ -38,7 +37,7 @@ Groups<Payload> group_by_rank(const int32_t* ranks, int64_t n, int64_t groups, c
   Buffer<uint32_t> places(parts * groups);
   parallel.tasks(parts, [&](int64_t part) {
     uint32_t* count = places.data() + part * groups;
-    std::memset(count, 0, static_cast<size_t>(groups) * sizeof(uint32_t));
+    std::fill_n(count, groups, 0u);
     for (int64_t i = part_begin(part); i < part_begin(part + 1); ++i) {
       if (grouped(i)) ++count[ranks[i]];
     }
