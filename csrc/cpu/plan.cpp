@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "cpu/item_set.h"
 #include "cpu/rows.h"

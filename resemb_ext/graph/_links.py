@@ -57,7 +57,8 @@ def is_directed(graph: "InterestGraph") -> bool:
     if directed is not None:
         return bool(directed)
     matrix = graph.to_scipy()
-    return bool((matrix != matrix.T).nnz)
+    differing: Any = matrix != matrix.T  # scipy's stubs call it a bool
+    return bool(differing.nnz)
 
 
 class Rows:
