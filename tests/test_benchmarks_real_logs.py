@@ -256,3 +256,8 @@ def test_an_interval_without_users():
     assert user_interval([1, 1], [[0.1, 0.2]], [[0.3, 0.4]], [0, 0])["mean"] is None
     single = user_interval([1, 0], [[0.1, 0.2]], [[0.3, 0.1]], [0, 0])
     assert single["mean"] == 1 and single["low"] is None
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    rendered = report.render(store.read(command.RESULTS))
+    assert command.PAGE.read_bytes() == rendered.encode()
