@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resemb_ext import functional
+from resemb_ext._memory import empty_table
 from resemb_ext.testing.problems import zipf_ids, zipf_ranks
 
 
@@ -52,6 +53,10 @@ def _distinct_rows(
     return np.sort(rng.permutation(num_items)[ranks], axis=1)
 
 
+def on_huge_pages(array: Tensor) -> Tensor:
+    return empty_table(array.shape, dtype=array.dtype).copy_(array)
+
+
 def make_case(
     num_items: int,
     dim: int,
@@ -64,25 +69,29 @@ def make_case(
     """Zipf ids over random items and Zipf neighbours, rows of exactly `neighbors` distinct entries.
 
     The popular ids and the popular neighbours are different items: the unfavourable case for caches.
+    Tables and graph lie on huge pages, as ResEmbedding's do, for every variant alike.
     """
     rng = np.random.default_rng(seed)
     columns = _distinct_rows(rng, num_items, neighbors, exponent)
     weights = rng.random((num_items, neighbors), dtype=np.float32) + 0.1
     weights /= weights.sum(axis=1, keepdims=True)
     generator = torch.Generator().manual_seed(seed)
-    tables = [torch.randn(num_items, dim, generator=generator).requires_grad_() for _ in range(3)]
+    tables = [
+        empty_table((num_items, dim)).normal_(generator=generator).requires_grad_()
+        for _ in range(3)
+    ]
     draws = zipf_ids(rng, num_items, positions * batches, exponent).reshape(batches, positions)
     return Case(
         *tables,
-        torch.from_numpy(columns),
-        torch.from_numpy(weights),
+        on_huge_pages(torch.from_numpy(columns)),
+        on_huge_pages(torch.from_numpy(weights)),
         torch.arange(num_items + 1) * neighbors,
         [torch.from_numpy(row.copy()) for row in draws],
     )
 
 
 def operator(case: Case) -> Callable[[Tensor], Tensor]:
-    neighbors = case.neighbors.reshape(-1).to(torch.int32)
+    neighbors = on_huge_pages(case.neighbors.reshape(-1).to(torch.int32))
     weights = case.weights.reshape(-1)
 
     def look_up(ids: Tensor) -> Tensor:

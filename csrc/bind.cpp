@@ -26,6 +26,12 @@ PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(res
 
 PyObject* release_memory(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::release_blocks()); }
 
+PyObject* advise_huge_pages(PyObject*, PyObject* args) {
+  unsigned long long address = 0, bytes = 0;
+  if (!PyArg_ParseTuple(args, "KK", &address, &bytes)) return nullptr;
+  return PyBool_FromLong(resemb::advise_huge_pages(reinterpret_cast<void*>(address), bytes));
+}
+
 PyObject* select_isa(PyObject*, PyObject* name) {
   PyObject* bytes = PyUnicode_AsUTF8String(name);
   if (bytes == nullptr) return nullptr;
@@ -56,6 +62,8 @@ PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
     {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
     {"release_memory", release_memory, METH_NOARGS, "Free the memory kept between calls; returns its bytes."},
+    {"advise_huge_pages", advise_huge_pages, METH_VARARGS,
+     "Ask for huge pages under (address, bytes); whether the system took the request."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};

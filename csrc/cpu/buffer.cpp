@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -55,6 +56,17 @@ size_t round_size(size_t bytes) {
 
 }  // namespace
 
+bool advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) noexcept {
+#ifdef __linux__
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data) + bytes;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t past = end / kHugePage * kHugePage;
+  return first < past && madvise(reinterpret_cast<void*>(first), past - first, MADV_HUGEPAGE) == 0;
+#else
+  return false;
+#endif
+}
+
 void* take_block(size_t& bytes, bool zeroed) {
   bytes = round_size(bytes);
   if (bytes >= kSmallestPooled) {
@@ -70,9 +82,7 @@ void* take_block(size_t& bytes, bool zeroed) {
   }
   void* data = nullptr;
   if (posix_memalign(&data, bytes >= kHugePage ? kHugePage : 64, bytes) != 0) throw std::bad_alloc();
-#ifdef __linux__
-  if (bytes >= kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-#endif
+  advise_huge_pages(data, bytes);
   if (zeroed) std::memset(data, 0, bytes);
   return data;
 }

@@ -22,6 +22,10 @@ constexpr size_t kSmallestPooled = size_t{64} << 10;
 // Frees the pool's blocks; returns their bytes.
 size_t release_blocks() noexcept;
 
+// Asks for huge pages under what of [data, data + bytes) is not yet touched, since random rows of a
+// large table cost a page walk each. Returns whether the system took the request.
+bool advise_huge_pages(void* data, size_t bytes) noexcept;
+
 template <class T>
 class Buffer {
  public:

@@ -28,6 +28,7 @@ Groups<Payload> group_by_rank(const int32_t* ranks, int64_t n, int64_t groups, c
   constexpr int64_t kEntriesPerPart = 16384;  // below which a second thread does not pay
   constexpr int kMostParts = 16;
   constexpr int64_t kGroupsPerTask = 16384;
+  constexpr int64_t kAhead = 32;  // entries whose place is prefetched
   const int64_t parts = std::min(parallel.threads_for(n, kEntriesPerPart), kMostParts);
   const auto part_begin = [&](int64_t part) { return n * part / parts; };
   const auto grouped = [&](int64_t i) {
@@ -74,6 +75,10 @@ Groups<Payload> group_by_rank(const int32_t* ranks, int64_t n, int64_t groups, c
   parallel.tasks(parts, [&](int64_t part) {
     uint32_t* place = places.data() + part * groups;
     make(part_begin(part), part_begin(part + 1), [&](int64_t i, const Payload& payload) {
+      // A group's next place is known, nearly, long before it is written.
+      if (i + kAhead < n && grouped(i + kAhead)) {
+        __builtin_prefetch(result.payloads.data() + place[ranks[i + kAhead]], /*write=*/1);
+      }
       if (grouped(i)) result.payloads[place[ranks[i]]++] = payload;
     });
   });

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resemb_ext import functional
+from resemb_ext._memory import empty_table
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn.readonly import ReadOnlyTable
 
@@ -112,18 +113,20 @@ class ResEmbedding(nn.Embedding):
         for name, tensor in self._graph_tensors().items():
             setattr(self, name, tensor.to(device=device))
         shape = (self.num_embeddings, embedding_dim)
-        self.central = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
-        self.residual = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+        self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
+        self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.reset_parameters()
 
     def _graph_tensors(self) -> dict[str, Tensor]:
         """Fresh tensors of the graph by the attribute that holds them."""
-        # The graph's arrays are read-only; torch has no such notion and would warn.
-        return {
-            "_indptr": torch.from_numpy(np.array(self.graph.indptr)),
-            "_neighbors": torch.from_numpy(np.array(self.graph.neighbors)),
-            "_link_weights": torch.from_numpy(np.array(self.graph.weights)),
-        }
+        fields = {"_indptr": "indptr", "_neighbors": "neighbors", "_link_weights": "weights"}
+        tensors = {}
+        for name, field in fields.items():
+            array = getattr(self.graph, field)
+            dtype = torch.from_numpy(array[:0].copy()).dtype
+            tensors[name] = empty_table(array.shape, dtype=dtype, device="cpu")
+            tensors[name].numpy()[...] = array
+        return tensors
 
     def reset_parameters(self) -> None:
         """Draws C and R anew; the padding row becomes zero."""
