@@ -20,4 +20,14 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
       "bool mean, ScalarType table_dtype, bool need_central, bool need_residual, bool need_weights, "
       "bool need_sample_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // Whether rows ascend strictly and lie in [0, num_items).
+  m.def("rows_ascend(Tensor rows, int num_items) -> bool");
+  // Values summed per row, in order of their appearance: ascending rows [U] and their values [U, D].
+  m.def("coalesce_rows(Tensor rows, Tensor values, int num_items) -> (Tensor, Tensor)");
+  // One step of common/update.h on the rows of a table and of its state.
+  m.def(
+      "update_rows_(Tensor(a!) table, Tensor(b!)? first, Tensor(c!)? second, Tensor(d!)? row_steps, "
+      "Tensor(e!)? decayed, Tensor rows, Tensor values, int rule, float decay_now, float shrink, "
+      "float weight_decay, float lr, float beta1, float beta2, float eps, bool maximize, bool nesterov, "
+      "bool random_rounding, int seed, int step) -> ()");
 }

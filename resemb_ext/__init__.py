@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from resemb_ext import _registration as _registration
-from resemb_ext import functional, reference
+from resemb_ext import functional, optim, reference
 from resemb_ext._loader import release_memory
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
@@ -28,6 +28,7 @@ __all__ = [
     "functional",
     "metrics",
     "models",
+    "optim",
     "reference",
     "release_memory",
     "testing",

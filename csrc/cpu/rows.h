@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "common/update.h"
 
 namespace resemb {
 
@@ -76,7 +77,7 @@ struct RankArgs {
   int32_t* out;  // [N]
 };
 
-// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs, ids.
+// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs, ids, updates.
 struct RowKernels {
   const char* isa;
   // Returns the first row whose edges leave the graph's arrays or name an item outside [0, H), or -1:
@@ -86,6 +87,7 @@ struct RowKernels {
   void (*copy)(const CopyArgs&, int64_t begin, int64_t end);
   void (*dot)(const DotArgs&, int64_t begin, int64_t end);
   void (*rank)(const RankArgs&, int64_t begin, int64_t end);
+  void (*update)(const UpdateArgs&, int64_t begin, int64_t end);
 };
 
 extern const RowKernels kBaselineRows;

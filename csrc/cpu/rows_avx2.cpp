@@ -3,10 +3,12 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "common/philox.h"
 #include "cpu/rows.h"
 
 #define RESEMB_ISA isa_avx2
@@ -22,6 +24,7 @@
 #endif
 
 #include "cpu/rows_impl.h"
+#include "cpu/update_impl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -36,7 +39,8 @@ const RowKernels kAvx2Rows = {"avx2",
                               isa_avx2::segment_sum_any,
                               isa_avx2::copy_any,
                               isa_avx2::dot_any,
-                              isa_avx2::rank_any};
+                              isa_avx2::rank_any,
+                              isa_avx2::update_any};
 
 }  // namespace resemb
 

@@ -1,13 +1,16 @@
 // Row kernels for any processor: portable vectors, x86-64 baseline on x86.
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "common/philox.h"
 #include "cpu/rows.h"
 
 #define RESEMB_ISA isa_baseline
 #define RESEMB_LAMBDA_INLINE __attribute__((always_inline))
 #include "cpu/rows_impl.h"
+#include "cpu/update_impl.h"
 
 namespace resemb {
 
@@ -16,6 +19,7 @@ const RowKernels kBaselineRows = {"baseline",
                                   isa_baseline::segment_sum_any,
                                   isa_baseline::copy_any,
                                   isa_baseline::dot_any,
-                                  isa_baseline::rank_any};
+                                  isa_baseline::rank_any,
+                                  isa_baseline::update_any};
 
 }  // namespace resemb

@@ -269,6 +269,30 @@ class ResEmbedding(nn.Embedding):
             table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse
         )
 
+    def parameter_groups(
+        self,
+        central: dict[str, Any] | None = None,
+        residual: dict[str, Any] | None = None,
+        **shared: Any,
+    ) -> list[dict[str, Any]]:
+        """Parameter groups of C and R for an optimizer, each with options of its own.
+
+        Args:
+            central, residual: options of that group, say {"lr": 1e-3, "weight_decay": 1e-4}.
+            **shared: options of both, which those override.
+
+        Returns:
+            Two dicts with "name" ("central", "residual"), "params" and the options.
+
+        Example:
+            >>> groups = emb.parameter_groups(residual={"weight_decay": 1e-2}, lr=1e-3)
+            >>> optimizer = rx.optim.Adam(groups)
+        """
+        return [
+            {"name": "central", "params": [self.central], **shared, **(central or {})},
+            {"name": "residual", "params": [self.residual], **shared, **(residual or {})},
+        ]
+
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The materialised table, [H, D]; computed on every access, cannot be written."""

@@ -1,0 +1,19 @@
+"""Optimizers for row-sparse gradients: a step reads and writes the rows of the batch alone.
+
+They take tables of `ResEmbedding(sparse=True)` and of plain `nn.Embedding(sparse=True)`; parameters with
+dense gradients beside them are handed to the torch.optim optimizer of that name.
+"""
+
+from resemb_ext.optim._algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
+from resemb_ext.optim._base import RowSparseOptimizer
+from resemb_ext.optim._clip import clip_grad_norm_
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "RowSparseOptimizer",
+    "RowwiseAdagrad",
+    "clip_grad_norm_",
+]

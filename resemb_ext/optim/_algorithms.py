@@ -1,0 +1,281 @@
+"""SGD, Adagrad, row-wise Adagrad, Adam and AdamW on the rows of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resemb_ext.optim._base import RowSparseOptimizer
+from resemb_ext.optim._rows import Rows, Rule, update_rows
+
+
+def _nothing() -> list[Tensor]:
+    """A parameter for the torch optimizers that are built for their defaults."""
+    return [torch.zeros(1, requires_grad=True)]
+
+
+class SGD(RowSparseOptimizer):
+    """Stochastic gradient descent on touched rows, with momentum kept per row.
+
+    m <- momentum m + g;  p <- p - lr (g + momentum m where nesterov, else m); without momentum
+    p <- p - lr g, bit for bit torch.optim.SGD on sparse gradients where fused multiply-add is at hand.
+
+    Lazy: the momentum of rows outside the batch neither decays nor moves them.
+
+    Args:
+        params: parameters or groups, as for torch.optim.
+        lr: learning rate.
+        momentum: 0 keeps no state.
+        weight_decay, decoupled_weight_decay, decay: see `Adam`.
+        nesterov: needs momentum.
+        maximize, stochastic_rounding, seed: see `Adam`.
+        foreach, fused: of torch.optim.SGD, for dense gradients.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    _amounts = ("lr", "weight_decay", "momentum")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        decoupled_weight_decay: bool = False,
+        decay: str = "touched",
+        maximize: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        dense = torch.optim.SGD(
+            _nothing(), lr, momentum, 0, weight_decay, nesterov, maximize=maximize, foreach=foreach,
+            fused=fused)  # fmt: skip
+        super().__init__(
+            params, dense, {}, decay=decay, decoupled_weight_decay=decoupled_weight_decay,
+            stochastic_rounding=stochastic_rounding, seed=seed)  # fmt: skip
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if group["nesterov"] and group["momentum"] == 0:
+            raise ValueError("nesterov: needs a momentum above 0")
+        if group["dampening"] != 0:
+            raise ValueError(f"dampening: found {group['dampening']}; expected 0")
+
+    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
+        return {"momentum_buffer": table.shape} if group["momentum"] != 0 else {}
+
+    def _step_rows(
+        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
+    ) -> None:
+        momentum = group["momentum"]
+        update_rows(
+            Rule.MOMENTUM if momentum != 0 else Rule.SGD,
+            table,
+            gradient,
+            first=self.state[table]["momentum_buffer"] if momentum != 0 else None,
+            beta1=momentum,
+            nesterov=group["nesterov"],
+            **options,
+        )
+
+
+class Adagrad(RowSparseOptimizer):
+    """Adagrad (Duchi et al. 2011) on touched rows; sparse and dense Adagrad are the same algorithm.
+
+    v <- v + g^2;  p <- p - lr_t g / (sqrt(v) + eps), lr_t = lr / (1 + (t - 1) lr_decay).
+
+    Args:
+        params, lr: as for torch.optim.Adagrad.
+        lr_decay, initial_accumulator_value, eps: as for torch.optim.Adagrad.
+        weight_decay, decoupled_weight_decay, decay: see `Adam`.
+        maximize, stochastic_rounding, seed: see `Adam`.
+        foreach: of torch.optim.Adagrad, for dense gradients.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    _amounts = ("lr", "weight_decay", "lr_decay", "initial_accumulator_value", "eps")
+    _rule = Rule.ADAGRAD
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        decoupled_weight_decay: bool = False,
+        decay: str = "touched",
+        maximize: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        foreach: bool | None = None,
+    ) -> None:
+        dense = torch.optim.Adagrad(
+            _nothing(), lr, lr_decay, weight_decay, initial_accumulator_value, eps,
+            maximize=maximize, foreach=foreach)  # fmt: skip
+        super().__init__(
+            params, dense, {}, decay=decay, decoupled_weight_decay=decoupled_weight_decay,
+            stochastic_rounding=stochastic_rounding, seed=seed)  # fmt: skip
+
+    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
+        return {"sum": table.shape}
+
+    def _initial(self, group: dict[str, Any]) -> float:
+        return group["initial_accumulator_value"]
+
+    def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
+        state = self.state[parameter]
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+        if "sum" not in state:
+            state["sum"] = torch.full_like(parameter, self._initial(group))
+
+    def _step_rows(
+        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
+    ) -> None:
+        options["lr"] /= 1 + (options["step"] - 1) * group["lr_decay"]
+        update_rows(
+            self._rule,
+            table,
+            gradient,
+            second=self.state[table]["sum"],
+            eps=group["eps"],
+            **options,
+        )
+
+
+class RowwiseAdagrad(Adagrad):
+    """Adagrad with one accumulator a row: v <- v + mean over columns of g^2. State of H floats, not H D.
+
+    The form of FBGEMM's EXACT_ROWWISE_ADAGRAD. Parameters with dense gradients get the element-wise
+    torch.optim.Adagrad. Options as for `Adagrad`.
+    """
+
+    _rule = Rule.ROWWISE_ADAGRAD
+
+    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
+        return {"sum": table.shape[:1]}
+
+
+class Adam(RowSparseOptimizer):
+    """Lazy Adam (Kingma and Ba 2015): moments and rows move only where the batch has a gradient.
+
+    m <- m + (1 - beta1)(g - m);  v <- beta2 v + (1 - beta2) g^2;
+    p <- p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Not the same algorithm as dense Adam, whose moments decay at every step and move rows outside the
+    batch. torch.optim.SparseAdam is this with eps outside the bias correction.
+
+    Args:
+        params: parameters or groups, as for torch.optim.
+        lr, betas, eps: as for torch.optim.Adam.
+        weight_decay: of touched rows. Coupled: g <- g + weight_decay p, L2 in the loss.
+        decoupled_weight_decay: p <- p (1 - lr weight_decay) before the step instead, as AdamW.
+        decay: "touched": rows of the batch alone decay.
+        bias_correction: t is the table's steps ("global") or the row's own ("row"; 4 bytes a row).
+        maximize: climb instead of descend.
+        stochastic_rounding: of float16 and bfloat16 tables, so that steps below their precision are not
+            lost: bits from Philox keyed by (seed, step, row, column).
+        seed: of stochastic rounding.
+        foreach, fused: of torch.optim.Adam, for dense gradients.
+
+    State: step, exp_avg and exp_avg_sq [H, D], float32 (float64 for float64 tables), as torch.optim.Adam
+    names them; row_steps int32 [H] with bias_correction="row".
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    _amounts = ("lr", "weight_decay", "eps")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+        decay: str = "touched",
+        bias_correction: str = "global",
+        maximize: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        dense = torch.optim.Adam(
+            _nothing(), lr, betas, eps, weight_decay, foreach=foreach, maximize=maximize, fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay)  # fmt: skip
+        super().__init__(
+            params, dense, {"bias_correction": bias_correction}, decay=decay,
+            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding,
+            seed=seed)  # fmt: skip
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        for beta in group["betas"]:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas: found {group['betas']}; expected two numbers in [0, 1)")
+        if group["bias_correction"] not in ("global", "row"):
+            raise ValueError(
+                f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'"
+            )
+        if group["amsgrad"]:
+            raise ValueError("amsgrad: not supported")
+
+    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
+        return {"exp_avg": table.shape, "exp_avg_sq": table.shape}
+
+    def _step_rows(
+        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
+    ) -> None:
+        state = self.state[table]
+        row_steps = None
+        if group["bias_correction"] == "row":
+            if "row_steps" not in state:
+                state["row_steps"] = torch.zeros(table.shape[0], dtype=torch.int32)
+            row_steps = state["row_steps"]
+        beta1, beta2 = group["betas"]
+        update_rows(
+            Rule.ADAM,
+            table,
+            gradient,
+            first=state["exp_avg"],
+            second=state["exp_avg_sq"],
+            row_steps=row_steps,
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            **options,
+        )
+
+
+class AdamW(Adam):
+    """`Adam` with decoupled weight decay (Loshchilov and Hutter 2019), of 0.01 unless told otherwise."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            params, lr, betas, eps, weight_decay, decoupled_weight_decay=True, **options
+        )

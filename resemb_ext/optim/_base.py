@@ -1,0 +1,222 @@
+"""What the row-sparse optimizers share: groups, state, checks, and torch.optim for dense gradients."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from resemb_ext._memory import empty_table
+from resemb_ext.optim._rows import Rows, gradient_rows
+
+DECAYS = ("touched", "global")
+
+
+def state_dtype(table: Tensor) -> torch.dtype:
+    """The dtype of a table's state: float64 for float64 tables, float32 for all others."""
+    return torch.float64 if table.dtype == torch.float64 else torch.float32
+
+
+class RowSparseOptimizer(Optimizer):
+    """Base of the optimizers; see `Adam` for what the options mean.
+
+    A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
+    the gradient holds. One with a dense gradient is updated by the torch.optim optimizer of the same
+    name with the group's options, over the same state.
+    """
+
+    # Options of a group that must be finite and not negative.
+    _amounts: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+
+    def __init__(
+        self,
+        params: Any,
+        dense: Optimizer,
+        defaults: dict[str, Any],
+        *,
+        decay: str,
+        decoupled_weight_decay: bool,
+        stochastic_rounding: bool,
+        seed: int,
+    ) -> None:
+        # Built over a throw-away parameter: what it updates and its state are set at every step.
+        self._dense = dense
+        self._seed = seed
+        shared = {
+            "decay": decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "stochastic_rounding": stochastic_rounding,
+        }
+        super().__init__(params, {**dense.defaults, **defaults, **shared})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; options that it lacks take the optimizer's.
+
+        Raises:
+            ValueError: an option out of range.
+        """
+        self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        for name in self._amounts:
+            value = group[name]
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
+        if group["decay"] not in DECAYS:
+            raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
+
+    # What an algorithm defines.
+
+    @abstractmethod
+    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
+        """Names and shapes of a table's state, in `state_dtype`; it starts at `_initial`."""
+
+    @abstractmethod
+    def _step_rows(
+        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
+    ) -> None:
+        """One step; `options` are those of `update_rows` that all rules share."""
+
+    def _initial(self, group: dict[str, Any]) -> float:
+        return 0.0
+
+    # The step.
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step over all parameters that have a gradient.
+
+        Args:
+            closure: computes the loss and the gradients anew, and returns the loss.
+
+        Raises:
+            ValueError, IndexError: a gradient that is no row-sparse one; nothing has been written then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = []
+        index = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    work.append((group, parameter, index, self._take(parameter, index, group)))
+                index += 1
+        self._step_dense()
+        for group, parameter, index, gradient in work:
+            self._step_sparse(group, parameter, index, gradient)
+        return loss
+
+    def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> Rows:
+        """A parameter's gradient as rows, after every check that can fail."""
+        name = f"parameter {index}"
+        if not parameter.is_contiguous():
+            raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
+        gradient = gradient_rows(parameter.grad, name)  # type: ignore[arg-type]
+        for key in self._state_shapes(group, parameter):
+            value = self.state[parameter].get(key)
+            if isinstance(value, Tensor) and value.dtype != state_dtype(parameter):
+                raise ValueError(
+                    f"{name}: its state {key} is {value.dtype}, made for dense gradients; sparse ones "
+                    f"need {state_dtype(parameter)}: do not mix both on a low-precision table"
+                )
+        return gradient
+
+    def _step_sparse(
+        self, group: dict[str, Any], parameter: Tensor, index: int, gradient: Rows
+    ) -> None:
+        state = self._state(group, parameter)
+        state["step"] += 1
+        lr, decay = float(group["lr"]), group["weight_decay"]
+        decoupled = group["decoupled_weight_decay"]
+        self._step_rows(
+            group,
+            parameter,
+            gradient,
+            {
+                "lr": lr,
+                "shrink": 1 - lr * decay if decoupled else 1.0,
+                "weight_decay": 0.0 if decoupled else decay,
+                "maximize": group["maximize"],
+                "random_rounding": group["stochastic_rounding"],
+                "seed": self._seed + (index << 32),
+                "step": int(state["step"]),
+            },
+        )
+
+    def _state(self, group: dict[str, Any], table: Tensor) -> dict[str, Any]:
+        """A table's state, made where it is not there yet."""
+        state = self.state[table]
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+        for key, shape in self._state_shapes(group, table).items():
+            if state.get(key) is None:
+                value = empty_table(shape, dtype=state_dtype(table))
+                state[key] = value.fill_(self._initial(group))
+        return state
+
+    def _step_dense(self) -> None:
+        """torch.optim on the parameters with dense gradients."""
+        kept: list[tuple[Tensor, Tensor]] = []
+        decays: list[tuple[dict[str, Any], float]] = []
+        found = False
+        try:
+            for group in self.param_groups:
+                dense = self._set_sparse_aside(group["params"], kept)
+                found |= bool(dense)
+                own = "decoupled_weight_decay" in self._dense.defaults
+                if group["decoupled_weight_decay"] and not own and group["weight_decay"] != 0:
+                    for parameter in dense:
+                        parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
+                    decays.append((group, group["weight_decay"]))
+                    group["weight_decay"] = 0.0
+                for parameter in dense:
+                    self._prepare_dense(group, parameter)
+            if found:
+                self._dense.param_groups = self.param_groups
+                self._dense.state = self.state
+                self._dense.step()
+        finally:
+            for parameter, gradient in kept:
+                parameter.grad = gradient
+            for group, value in decays:
+                group["weight_decay"] = value
+
+    @staticmethod
+    def _set_sparse_aside(
+        params: Iterable[Tensor], kept: list[tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        dense = []
+        for parameter in params:
+            if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                kept.append((parameter, parameter.grad))
+                parameter.grad = None
+            else:
+                dense.append(parameter)
+        return dense
+
+    def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
+        """State that torch's optimizer expects to find."""
+
+    # Saving.
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave. State keeps its own dtype, whatever the tables'."""
+        super().load_state_dict(state_dict)
+        # torch casts floating state to the parameter's dtype; low-precision tables keep float32.
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        for number, parameter in zip(saved, own, strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.dim() > 0:
+                    table = empty_table(value.shape, dtype=value.dtype, device=parameter.device)
+                    self.state[parameter][key] = table.copy_(value)

@@ -1,0 +1,88 @@
+"""Row-sparse gradients as (rows, values), and the fused step on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from resemb_ext import _registration as _registration  # registers the operators
+
+_ops = torch.ops.resemb_ext
+
+
+class Rule(IntEnum):
+    """The update rules of csrc/common/update.h."""
+
+    SGD = 0
+    MOMENTUM = 1
+    ADAGRAD = 2
+    ROWWISE_ADAGRAD = 3
+    ADAM = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table's gradient: values [N, D] at ascending, distinct rows, int64 [N]."""
+
+    rows: Tensor
+    values: Tensor
+
+
+def gradient_rows(gradient: Tensor, name: str) -> Rows:
+    """A sparse gradient as ascending rows.
+
+    Autograd loses the coalesced flag of gradients whose rows ascend all the same, so rows are looked at,
+    never the flag; repeated rows are summed in order of their appearance, in linear time.
+
+    Args:
+        gradient: COO tensor over the rows of a [H, D] table.
+        name: of its parameter, for messages.
+
+    Raises:
+        ValueError: sparse over more than rows, or not on the CPU.
+        IndexError: a row outside the table.
+    """
+    if gradient.sparse_dim() != 1 or gradient.dense_dim() != 1:
+        raise ValueError(
+            f"{name}: its gradient has {gradient.sparse_dim()} sparse and {gradient.dense_dim()} dense "
+            "dimensions; expected rows [N] and values [N, D], as nn.Embedding(sparse=True) gives"
+        )
+    if gradient.device.type != "cpu":
+        raise ValueError(f"{name}: its gradient is on {gradient.device}; expected the CPU")
+    rows, values = gradient._indices()[0], gradient._values()
+    if _ops.rows_ascend(rows, gradient.shape[0]):
+        return Rows(rows, values)
+    return Rows(*_ops.coalesce_rows(rows, values, gradient.shape[0]))
+
+
+def update_rows(
+    rule: Rule,
+    table: Tensor,
+    gradient: Rows,
+    *,
+    first: Tensor | None = None,
+    second: Tensor | None = None,
+    row_steps: Tensor | None = None,
+    decayed: Tensor | None = None,
+    decay_now: float = 0.0,
+    shrink: float = 1.0,
+    weight_decay: float = 0.0,
+    lr: float,
+    beta1: float = 0.0,
+    beta2: float = 0.0,
+    eps: float = 0.0,
+    maximize: bool = False,
+    nesterov: bool = False,
+    random_rounding: bool = False,
+    seed: int = 0,
+    step: int = 1,
+) -> None:
+    """One step on the rows of a gradient, in place; formulas in csrc/common/update.h."""
+    _ops.update_rows_(
+        table, first, second, row_steps, decayed, gradient.rows, gradient.values, int(rule), decay_now,
+        shrink, weight_decay, lr, beta1, beta2, eps, maximize, nesterov, random_rounding, seed, step)  # fmt: skip
+    # An operator of the stable ABI does not do it: without, a stale saved table would go unnoticed.
+    torch.autograd.graph.increment_version(table)
