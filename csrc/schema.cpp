@@ -24,6 +24,13 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
   m.def("rows_ascend(Tensor rows, int num_items) -> bool");
   // Values summed per row, in order of their appearance: ascending rows [U] and their values [U, D].
   m.def("coalesce_rows(Tensor rows, Tensor values, int num_items) -> (Tensor, Tensor)");
+  // Ascending, int64: the items among ids; the neighbours of ascending rows.
+  m.def("distinct_items(Tensor ids, int num_items) -> Tensor");
+  m.def("distinct_neighbors(Tensor rows, Tensor indptr, Tensor neighbors) -> Tensor");
+  // The pending decay of rows, or of all: row r is multiplied by exp(now - decayed[r]).
+  m.def(
+      "decay_rows_(Tensor(a!) table, Tensor(b!) decayed, Tensor? rows, float now, bool random_rounding, "
+      "int seed, int step) -> ()");
   // One step of common/update.h on the rows of a table and of its state.
   m.def(
       "update_rows_(Tensor(a!) table, Tensor(b!)? first, Tensor(c!)? second, Tensor(d!)? row_steps, "

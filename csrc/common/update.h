@@ -8,7 +8,7 @@
 namespace resemb {
 
 // Values are those of resemb_ext/optim/_rows.py.
-enum class Rule : int32_t { sgd, momentum, adagrad, rowwise_adagrad, adam };
+enum class Rule : int32_t { sgd, momentum, adagrad, rowwise_adagrad, adam, decay };
 
 // For each touched row r with gradient g, in accumulators:
 //   g    <- -g where maximize
@@ -21,12 +21,13 @@ enum class Rule : int32_t { sgd, momentum, adagrad, rowwise_adagrad, adam };
 //   rowwise_adagrad  v <- v + mean over columns of g^2;  p <- p - lr g / (sqrt(v) + eps)
 //   adam             m <- m + (1 - beta1)(g - m);  v <- beta2 v + (1 - beta2) g^2;
 //                    p <- p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+//   decay            nothing more: no gradient
 struct UpdateArgs {
   Rule rule;
   DType table;
   int64_t num_rows;     // N
   int64_t dim;          // D
-  const int64_t* rows;  // [N], ascending
+  const int64_t* rows;  // [N], ascending; null: 0 .. N-1
   const void* grad;     // [N, D] table
   void* param;          // [H, D] table
   void* first;          // m: [H, D] acc, where the rule has one

@@ -122,8 +122,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
   Tensor plan = torch::stable::new_empty(ids, {PlanView<int32_t>::size(positions)}, ScalarType::Int);
   const PlanView<int32_t> writable{static_cast<int32_t*>(plan.mutable_data_ptr()), positions};
   if (const int64_t bad = make_plan(view, x.num_items, padding_idx, writable, parallel); bad >= 0) {
-    throw std::out_of_range("ids: id " + std::to_string(view[bad]) + " at position " + std::to_string(bad) +
-                            " is out of range; expected ids in [0, " + std::to_string(x.num_items) + ")");
+    fail_id("ids", view[bad], bad, x.num_items);
   }
   const PlanView<const int32_t> ready{writable.data, positions};
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;

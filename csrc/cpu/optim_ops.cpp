@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 
+#include "cpu/item_set.h"
 #include "cpu/lookup.h"
 #include "cpu/tensors.h"
 
@@ -40,34 +41,50 @@ bool rows_ascend(const Tensor& rows_in, int64_t num_items) {
   return ascend(numbers_of(rows), rows.size(0), num_items, torch_pool());
 }
 
+// The distinct items among ids, and where each stands among them.
+class Distinct {
+ public:
+  Distinct(const Ids& ids, int64_t num_items, const char* name, const Parallel& parallel)
+      : count_(ids.count) {
+    if (count_ >= std::numeric_limits<int32_t>::max() / 4) {
+      fail_value(std::string(name) + ": " + std::to_string(count_) + "; at most 2^29 at once");
+    }
+    if (num_items >= std::numeric_limits<int32_t>::max()) {
+      fail_value("num_items: " + std::to_string(num_items) + "; at most 2^31 - 2 are supported");
+    }
+    memory_ = Buffer<int32_t>(PlanView<int32_t>::size(count_));
+    const int64_t bad = make_plan(ids, num_items, -1, {memory_.data(), count_}, parallel);
+    if (bad >= 0) fail_id(name, ids[bad], bad, num_items);
+  }
+
+  PlanView<const int32_t> plan() const { return {memory_.data(), count_}; }
+  Tensor rows(const Tensor& like) const {
+    Tensor out = torch::stable::new_empty(like, {plan().unique()}, ScalarType::Long);
+    std::copy_n(plan().rows(), plan().unique(), static_cast<int64_t*>(out.mutable_data_ptr()));
+    return out;
+  }
+
+ private:
+  int64_t count_;
+  Buffer<int32_t> memory_;
+};
+
 std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& values_in, int64_t num_items) {
   check_shape(values_in.dim() == 2, "values", values_in, "[N, D]");
   const int64_t n = values_in.size(0);
   const Tensor rows = row_numbers(rows_in, n);
   const Tensor values = dense_cpu(values_in, "values");
-  if (n >= std::numeric_limits<int32_t>::max() / 4) {
-    fail_value("rows: " + std::to_string(n) + "; at most 2^29 at once");
-  }
-  if (num_items >= std::numeric_limits<int32_t>::max()) {
-    fail_value("num_items: " + std::to_string(num_items) + "; at most 2^31 - 2 are supported");
-  }
   const Parallel parallel = torch_pool();
-  Buffer<int32_t> memory(PlanView<int32_t>::size(n));
-  const PlanView<int32_t> plan{memory.data(), n};
-  const Ids ids{rows.const_data_ptr(), true, n};
-  if (const int64_t bad = make_plan(ids, num_items, -1, plan, parallel); bad >= 0) {
-    throw std::out_of_range("rows: " + std::to_string(ids[bad]) + " at " + std::to_string(bad) +
-                            " is out of range; expected rows in [0, " + std::to_string(num_items) + ")");
-  }
+  const Distinct found(Ids{rows.const_data_ptr(), true, n}, num_items, "rows", parallel);
   Lookup x{};
   x.dim = values.size(1);
   x.table = x.out_type = table_type(values.scalar_type(), "values");
+  const PlanView<const int32_t> plan = found.plan();
   const int64_t unique = plan.unique();
-  Tensor out_rows = torch::stable::new_empty(rows, {unique}, ScalarType::Long);
-  std::copy_n(plan.rows(), unique, static_cast<int64_t*>(out_rows.mutable_data_ptr()));
+  Tensor out_rows = found.rows(rows);
   Tensor sums = new_output(values, {unique, x.dim}, scalar_type(x.acc()));
   if (x.dim > 0) {
-    row_gradient(x, {memory.data(), n}, values.const_data_ptr(), sums.mutable_data_ptr(), parallel);
+    row_gradient(x, plan, values.const_data_ptr(), sums.mutable_data_ptr(), parallel);
   }
   if (x.table == x.acc()) return {out_rows, sums};
   Tensor out = new_output(values, {unique, x.dim}, values.scalar_type());
@@ -100,7 +117,7 @@ void update_rows(const Tensor& table, const OptionalTensor& first, const Optiona
                  bool random_rounding, int64_t seed, int64_t step) {
   check_shape(table.dim() == 2 && table.is_cpu() && table.is_contiguous(), "table", table,
               "[H, D], contiguous on the CPU");
-  if (rule < 0 || rule > static_cast<int64_t>(Rule::adam)) fail_value("rule: unknown");
+  if (rule < 0 || rule >= static_cast<int64_t>(Rule::decay)) fail_value("rule: unknown");
   const int64_t items = table.size(0), dim = table.size(1);
   check_shape(values_in.dim() == 2 && values_in.size(1) == dim, "values", values_in,
               "[N, " + std::to_string(dim) + "]");
@@ -143,11 +160,81 @@ void update_rows(const Tensor& table, const OptionalTensor& first, const Optiona
                   [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
 }
 
+// p <- p exp(now - decayed[r]) for the given rows, or for all of them.
+void decay_rows(const Tensor& table, const Tensor& decayed, const OptionalTensor& rows_in, double now,
+                bool random_rounding, int64_t seed, int64_t step) {
+  check_shape(table.dim() == 2 && table.is_cpu() && table.is_contiguous(), "table", table,
+              "[H, D], contiguous on the CPU");
+  UpdateArgs a{};
+  a.rule = Rule::decay;
+  a.table = table_type(table.scalar_type(), "table");
+  a.num_rows = table.size(0);
+  a.dim = table.size(1);
+  a.decayed = static_cast<double*>(state_of(decayed, true, "decayed", {a.num_rows}, ScalarType::Double));
+  a.decay_now = now;
+  a.shrink = 1;
+  a.random_rounding = random_rounding;
+  a.seed = static_cast<uint64_t>(seed);
+  a.step = step;
+  const Parallel parallel = torch_pool();
+  OptionalTensor rows;
+  if (rows_in.has_value()) {
+    rows = row_numbers(*rows_in, -1);
+    a.rows = numbers_of(*rows);
+    a.num_rows = rows->size(0);
+    if (!ascend(a.rows, a.num_rows, table.size(0), parallel)) fail_value("rows: do not ascend within [0, H)");
+  }
+  a.param = table.mutable_data_ptr();
+  parallel.ranges(a.num_rows, kRowsPerTask,
+                  [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
+}
+
+Tensor distinct_items(const Tensor& items_in, int64_t num_items) {
+  const Tensor ids = dense_cpu(items_in, "ids");
+  const Distinct found(Ids{ids.const_data_ptr(), is_int64(ids, "ids"), ids.numel()}, num_items, "ids",
+                       torch_pool());
+  return found.rows(ids);
+}
+
+Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const Tensor& neighbors_in) {
+  const Tensor rows = row_numbers(rows_in, -1);
+  const Tensor indptr = dense_cpu(indptr_in, "indptr"), neighbors = dense_cpu(neighbors_in, "neighbors");
+  const GraphView graph{static_cast<const int64_t*>(indptr.const_data_ptr()), neighbors.const_data_ptr(),
+                        nullptr, is_int64(neighbors, "neighbors"), false};
+  const int64_t num_items = indptr.size(0) - 1, num_edges = neighbors.numel();
+  const int64_t* row = numbers_of(rows);
+  const Parallel parallel = torch_pool();
+  if (!ascend(row, rows.size(0), num_items, parallel)) fail_value("rows: do not ascend within [0, H)");
+  std::atomic<bool> bad{false};
+  ItemSet items(num_items, parallel);
+  parallel.ranges(rows.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = graph.indptr[row[i]], past = graph.indptr[row[i] + 1];
+      if (first < 0 || past > num_edges) bad = true;
+      for (int64_t e = first; !bad && e < past; ++e) {
+        const uint64_t neighbor = static_cast<uint64_t>(graph.neighbor(e));
+        if (neighbor < static_cast<uint64_t>(num_items)) {
+          items.add(neighbor);
+        } else {
+          bad = true;
+        }
+      }
+    }
+  });
+  if (bad) throw std::out_of_range("neighbors: a row leaves the arrays or names an item outside [0, H)");
+  Tensor out = torch::stable::new_empty(rows, {items.count()}, ScalarType::Long);
+  items.list(static_cast<int64_t*>(out.mutable_data_ptr()));
+  return out;
+}
+
 }  // namespace
 }  // namespace resemb
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
   m.impl("rows_ascend", TORCH_BOX(&resemb::rows_ascend));
   m.impl("coalesce_rows", TORCH_BOX(&resemb::coalesce_rows));
+  m.impl("decay_rows_", TORCH_BOX(&resemb::decay_rows));
+  m.impl("distinct_items", TORCH_BOX(&resemb::distinct_items));
+  m.impl("distinct_neighbors", TORCH_BOX(&resemb::distinct_neighbors));
   m.impl("update_rows_", TORCH_BOX(&resemb::update_rows));
 }

@@ -31,6 +31,12 @@ inline Parallel torch_pool() {
 
 [[noreturn]] inline void fail_value(const std::string& message) { throw std::invalid_argument(message); }
 
+[[noreturn]] inline void fail_id(const char* name, int64_t id, int64_t position, int64_t num_items) {
+  throw std::out_of_range(std::string(name) + ": id " + std::to_string(id) + " at position " +
+                          std::to_string(position) + " is out of range; expected ids in [0, " +
+                          std::to_string(num_items) + ")");
+}
+
 inline std::string shape_of(const Tensor& t) {
   std::string text = "[";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));

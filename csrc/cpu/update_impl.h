@@ -90,14 +90,16 @@ class RowUpdate {
 
   RESEMB_INLINE void run(int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (i + kRowsAhead < a.num_rows) fetch(a.rows[i + kRowsAhead]);
-      const int64_t row = a.rows[i];
+      // Without row numbers the rows lie in line, and most may have nothing pending.
+      if (a.rows != nullptr && i + kRowsAhead < a.num_rows) fetch(a.rows[i + kRowsAhead]);
+      const int64_t row = a.rows != nullptr ? a.rows[i] : i;
       if (a.row_steps != nullptr) set_step(++a.row_steps[row]);
       A scale = shrink;
       if (a.decayed != nullptr) {
         scale *= static_cast<A>(std::exp(a.decay_now - a.decayed[row]));
         a.decayed[row] = a.decay_now;
       }
+      if (R == Rule::decay && scale == 1) continue;
       if constexpr (kRowwise) {
         V squares = {};
         for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE {
@@ -150,6 +152,7 @@ class RowUpdate {
     const int64_t at = row * a.dim + col;
     V p = load_columns(param + at, n);
     if (scale != 1) p *= scale;  // where it is 1, the sum below stays one fused multiply-add
+    if constexpr (R == Rule::decay) return save(row, col, n, p);
     const V g = gradient(i, row, col, n, scale);
     if constexpr (R == Rule::sgd) {
       p += rate * g;
@@ -212,6 +215,8 @@ void update_table(const UpdateArgs& a, int64_t begin, int64_t end) {
       return RowUpdate<T, Rule::rowwise_adagrad>(a).run(begin, end);
     case Rule::adam:
       return RowUpdate<T, Rule::adam>(a).run(begin, end);
+    case Rule::decay:
+      return RowUpdate<T, Rule::decay>(a).run(begin, end);
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -108,6 +109,7 @@ class ResEmbedding(nn.Embedding):
         self.match_std = match_std
         self.out_dtype = out_dtype
         self.save_graph = save_graph
+        self._read_hooks: list[Callable[[Tensor, Callable[[], Tensor] | None], None]] = []
         self.graph = graph.with_link(link, padding_idx=self.padding_idx)
         # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
         for name, tensor in self._graph_tensors().items():
@@ -194,6 +196,7 @@ class ResEmbedding(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): [*ids.shape, D]. See `functional.res_embedding`."""
+        self._before_read(ids)
         return functional.res_embedding(
             ids,
             self.central,
@@ -206,6 +209,32 @@ class ResEmbedding(nn.Embedding):
             out_dtype=self.out_dtype,
         )
 
+    def register_read_hook(
+        self, hook: Callable[[Tensor, Callable[[], Tensor] | None], None]
+    ) -> None:
+        """Calls a function before rows of C or R are read: for optimizers that leave work pending.
+
+        Args:
+            hook: takes the table and a function that gives the rows about to be read (int64, ascending,
+                distinct), or None where all are.
+        """
+        self._read_hooks.append(hook)
+
+    def _before_read(self, ids: Tensor | None) -> None:
+        if not self._read_hooks:
+            return
+
+        @functools.cache
+        def rows() -> Tensor:
+            return torch.ops.resemb_ext.distinct_items(ids, self.num_embeddings)
+
+        def columns() -> Tensor:
+            return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)
+
+        for hook in self._read_hooks:
+            hook(self.residual, None if ids is None else rows)
+            hook(self.central, None if ids is None else columns)
+
     def bag(
         self,
         ids: Tensor,
@@ -215,6 +244,7 @@ class ResEmbedding(nn.Embedding):
         include_last_offset: bool = False,
     ) -> Tensor:
         """Pools jagged bags of ids: [B, D]. See `functional.res_embedding_bag`."""
+        self._before_read(ids)
         return functional.res_embedding_bag(
             ids,
             offsets,
@@ -236,6 +266,7 @@ class ResEmbedding(nn.Embedding):
 
         Differentiable where gradients are on, with dense gradients; else computed in blocks of rows.
         """
+        self._before_read(None)
         tables = (self.central, self.residual)
         if torch.is_grad_enabled() and any(t.requires_grad for t in tables):
             # In one piece: the backward of each block would fill two whole tables of gradients.
@@ -318,6 +349,10 @@ class ResEmbedding(nn.Embedding):
                 tensor = self._graph_tensors()[name]
             setattr(self, name, tensor.to(device=device))
         return self
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._before_read(None)
+        super()._save_to_state_dict(*args, **kwargs)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The graph's hash and link, and the graph itself with `save_graph`."""

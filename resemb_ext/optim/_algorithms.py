@@ -183,7 +183,9 @@ class Adam(RowSparseOptimizer):
         lr, betas, eps: as for torch.optim.Adam.
         weight_decay: of touched rows. Coupled: g <- g + weight_decay p, L2 in the loss.
         decoupled_weight_decay: p <- p (1 - lr weight_decay) before the step instead, as AdamW.
-        decay: "touched": rows of the batch alone decay.
+        decay: "touched": rows of the batch alone decay. "global": each step multiplies the whole table
+            by (1 - lr_t weight_decay), always decoupled, applied to a row before it is read or stepped;
+            needs `attach(module)`, and 8 bytes a row.
         bias_correction: t is the table's steps ("global") or the row's own ("row"; 4 bytes a row).
         maximize: climb instead of descend.
         stochastic_rounding: of float16 and bfloat16 tables, so that steps below their precision are not
@@ -192,7 +194,8 @@ class Adam(RowSparseOptimizer):
         foreach, fused: of torch.optim.Adam, for dense gradients.
 
     State: step, exp_avg and exp_avg_sq [H, D], float32 (float64 for float64 tables), as torch.optim.Adam
-    names them; row_steps int32 [H] with bias_correction="row".
+    names them; row_steps int32 [H] with bias_correction="row"; decayed float64 [H] and decay_log with
+    decay="global".
 
     Raises:
         ValueError: an option out of range.

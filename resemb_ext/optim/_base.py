@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resemb_ext._memory import empty_table
+from resemb_ext.optim import _decay
 from resemb_ext.optim._rows import Rows, gradient_rows
 
 DECAYS = ("touched", "global")
@@ -47,6 +48,7 @@ class RowSparseOptimizer(Optimizer):
         # Built over a throw-away parameter: what it updates and its state are set at every step.
         self._dense = dense
         self._seed = seed
+        self._watched: set[Tensor] = set()
         shared = {
             "decay": decay,
             "decoupled_weight_decay": decoupled_weight_decay,
@@ -60,6 +62,8 @@ class RowSparseOptimizer(Optimizer):
         Raises:
             ValueError: an option out of range.
         """
+        if {**self.defaults, **param_group}["decay"] == "global":
+            param_group["decoupled_weight_decay"] = True
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -86,6 +90,51 @@ class RowSparseOptimizer(Optimizer):
     def _initial(self, group: dict[str, Any]) -> float:
         return 0.0
 
+    # Decay of whole tables.
+
+    def attach(self, module: nn.Module) -> None:
+        """Lets embeddings ask for the decay pending on rows before they read them; for decay="global".
+
+        From then on lookups, bags, `materialize`, `weight` and `state_dict` of every ResEmbedding, and
+        forward and `state_dict` of every nn.Embedding inside the module see decayed rows. Whoever reads
+        a table by other ways calls `catch_up` first.
+
+        Args:
+            module: an embedding, or a model that contains some.
+        """
+
+        def before_read(table: Tensor, rows: Callable[[], Tensor] | None) -> None:
+            if "decayed" in self.state.get(table, {}):
+                self.catch_up(table, None if rows is None else rows())
+
+        def loaded(table: Tensor) -> None:
+            _decay.settle(self.state.get(table, {}))
+
+        self._watched.update(_decay.watch(module, before_read, loaded))
+
+    def catch_up(self, table: Tensor | None = None, rows: Tensor | None = None) -> None:
+        """Applies the decay that is pending.
+
+        Args:
+            table: a parameter of this optimizer; None for all of them.
+            rows: int64, ascending, distinct; None for all rows.
+        """
+        for index, (group, parameter) in enumerate(self._places()):
+            if table is None or parameter is table:
+                _decay.catch_up(
+                    self.state.get(parameter, {}),
+                    parameter,
+                    rows,
+                    group["stochastic_rounding"],
+                    self._table_seed(index),
+                )
+
+    def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
+        return [(group, p) for group in self.param_groups for p in group["params"]]
+
+    def _table_seed(self, index: int) -> int:
+        return self._seed + (index << 32)
+
     # The step.
 
     @torch.no_grad()
@@ -102,13 +151,11 @@ class RowSparseOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = []
-        index = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.is_sparse:
-                    work.append((group, parameter, index, self._take(parameter, index, group)))
-                index += 1
+        work = [
+            (group, parameter, index, self._take(parameter, index, group))
+            for index, (group, parameter) in enumerate(self._places())
+            if parameter.grad is not None and parameter.grad.is_sparse
+        ]
         self._step_dense()
         for group, parameter, index, gradient in work:
             self._step_sparse(group, parameter, index, gradient)
@@ -119,6 +166,13 @@ class RowSparseOptimizer(Optimizer):
         name = f"parameter {index}"
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
+        if _pending(group):
+            _decay.check_decay(float(group["lr"]), group["weight_decay"])
+            if parameter not in self._watched:
+                raise ValueError(
+                    f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
+                    "rows are decayed before they are read"
+                )
         gradient = gradient_rows(parameter.grad, name)  # type: ignore[arg-type]
         for key in self._state_shapes(group, parameter):
             value = self.state[parameter].get(key)
@@ -136,6 +190,12 @@ class RowSparseOptimizer(Optimizer):
         state["step"] += 1
         lr, decay = float(group["lr"]), group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
+        pending: dict[str, Any] = {}
+        if _pending(group):
+            _decay.raise_decay(state, parameter, lr, decay)
+            decay = 0.0
+        if "decayed" in state:
+            pending = {"decayed": state["decayed"], "decay_now": float(state["decay_log"])}
         self._step_rows(
             group,
             parameter,
@@ -146,8 +206,9 @@ class RowSparseOptimizer(Optimizer):
                 "weight_decay": 0.0 if decoupled else decay,
                 "maximize": group["maximize"],
                 "random_rounding": group["stochastic_rounding"],
-                "seed": self._seed + (index << 32),
+                "seed": self._table_seed(index),
                 "step": int(state["step"]),
+                **pending,
             },
         )
 
@@ -179,6 +240,7 @@ class RowSparseOptimizer(Optimizer):
                     group["weight_decay"] = 0.0
                 for parameter in dense:
                     self._prepare_dense(group, parameter)
+                    _decay.catch_up(self.state[parameter], parameter, None, False, self._seed)
             if found:
                 self._dense.param_groups = self.param_groups
                 self._dense.state = self.state
@@ -209,6 +271,11 @@ class RowSparseOptimizer(Optimizer):
 
     # Saving.
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; first applies the decay that is pending, so that tables and state fit."""
+        self.catch_up()
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave. State keeps its own dtype, whatever the tables'."""
         super().load_state_dict(state_dict)
@@ -217,6 +284,11 @@ class RowSparseOptimizer(Optimizer):
         own = [p for group in self.param_groups for p in group["params"]]
         for number, parameter in zip(saved, own, strict=True):
             for key, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor) and value.dim() > 0:
+                if isinstance(value, Tensor) and key != "step":
                     table = empty_table(value.shape, dtype=value.dtype, device=parameter.device)
                     self.state[parameter][key] = table.copy_(value)
+
+
+def _pending(group: dict[str, Any]) -> bool:
+    """Whether steps leave decay pending on rows outside the batch."""
+    return group["decay"] == "global" and group["weight_decay"] != 0
