@@ -11,11 +11,6 @@ from resemb_ext.optim._base import RowSparseOptimizer
 from resemb_ext.optim._rows import Rows, Rule, update_rows
 
 
-def _nothing() -> list[Tensor]:
-    """A parameter for the torch optimizers that are built for their defaults."""
-    return [torch.zeros(1, requires_grad=True)]
-
-
 class SGD(RowSparseOptimizer):
     """Stochastic gradient descent on touched rows, with momentum kept per row.
 
@@ -55,18 +50,17 @@ class SGD(RowSparseOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        dense = torch.optim.SGD(
-            _nothing(), lr, momentum, 0, weight_decay, nesterov, maximize=maximize, foreach=foreach,
-            fused=fused)  # fmt: skip
+        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
+                   "maximize": maximize, "foreach": foreach, "fused": fused}  # fmt: skip
         super().__init__(
-            params, dense, {}, decay=decay, decoupled_weight_decay=decoupled_weight_decay,
-            stochastic_rounding=stochastic_rounding, seed=seed)  # fmt: skip
+            params, torch.optim.SGD, options, decay=decay, seed=seed,
+            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         if group["nesterov"] and group["momentum"] == 0:
             raise ValueError("nesterov: needs a momentum above 0")
-        if group["dampening"] != 0:
+        if group.get("dampening", 0) != 0:
             raise ValueError(f"dampening: found {group['dampening']}; expected 0")
 
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
@@ -122,12 +116,12 @@ class Adagrad(RowSparseOptimizer):
         seed: int = 0,
         foreach: bool | None = None,
     ) -> None:
-        dense = torch.optim.Adagrad(
-            _nothing(), lr, lr_decay, weight_decay, initial_accumulator_value, eps,
-            maximize=maximize, foreach=foreach)  # fmt: skip
+        options = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
+                   "initial_accumulator_value": initial_accumulator_value, "eps": eps,
+                   "maximize": maximize, "foreach": foreach}  # fmt: skip
         super().__init__(
-            params, dense, {}, decay=decay, decoupled_weight_decay=decoupled_weight_decay,
-            stochastic_rounding=stochastic_rounding, seed=seed)  # fmt: skip
+            params, torch.optim.Adagrad, options, decay=decay, seed=seed,
+            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
 
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
         return {"sum": table.shape}
@@ -220,13 +214,12 @@ class Adam(RowSparseOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        dense = torch.optim.Adam(
-            _nothing(), lr, betas, eps, weight_decay, foreach=foreach, maximize=maximize, fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay)  # fmt: skip
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                   "maximize": maximize, "foreach": foreach, "fused": fused}  # fmt: skip
         super().__init__(
-            params, dense, {"bias_correction": bias_correction}, decay=decay,
+            params, torch.optim.Adam, options, decay=decay, seed=seed,
             decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding,
-            seed=seed)  # fmt: skip
+            bias_correction=bias_correction)  # fmt: skip
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -237,7 +230,7 @@ class Adam(RowSparseOptimizer):
             raise ValueError(
                 f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'"
             )
-        if group["amsgrad"]:
+        if group.get("amsgrad"):
             raise ValueError("amsgrad: not supported")
 
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:

@@ -37,16 +37,15 @@ class RowSparseOptimizer(Optimizer):
     def __init__(
         self,
         params: Any,
-        dense: Optimizer,
-        defaults: dict[str, Any],
+        dense: type[Optimizer],
+        dense_options: dict[str, Any],
         *,
         decay: str,
         decoupled_weight_decay: bool,
         stochastic_rounding: bool,
         seed: int,
+        **own: Any,
     ) -> None:
-        # Built over a throw-away parameter: what it updates and its state are set at every step.
-        self._dense = dense
         self._seed = seed
         self._watched: set[Tensor] = set()
         shared = {
@@ -54,7 +53,10 @@ class RowSparseOptimizer(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "stochastic_rounding": stochastic_rounding,
         }
-        super().__init__(params, {**dense.defaults, **defaults, **shared})
+        self._check({**dense_options, **shared, **own})
+        # Over a throw-away parameter: what it updates, and its state, are set at every step.
+        self._dense = dense([torch.zeros(1, requires_grad=True)], **dense_options)
+        super().__init__(params, {**self._dense.defaults, **shared, **own})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; options that it lacks take the optimizer's.
@@ -279,14 +281,16 @@ class RowSparseOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave. State keeps its own dtype, whatever the tables'."""
         super().load_state_dict(state_dict)
-        # torch casts floating state to the parameter's dtype; low-precision tables keep float32.
+        # torch casts floating state to the parameter's dtype and else shares it with the given one;
+        # low-precision tables keep float32, and nobody else's step may change it.
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        own = [p for group in self.param_groups for p in group["params"]]
-        for number, parameter in zip(saved, own, strict=True):
+        tables = [parameter for _, parameter in self._places()]
+        for number, parameter in zip(saved, tables, strict=True):
             for key, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor) and key != "step":
-                    table = empty_table(value.shape, dtype=value.dtype, device=parameter.device)
-                    self.state[parameter][key] = table.copy_(value)
+                if isinstance(value, Tensor):
+                    place = "cpu" if key == "step" else parameter.device
+                    own = empty_table(value.shape, dtype=value.dtype, device=place)
+                    self.state[parameter][key] = own.copy_(value)
 
 
 def _pending(group: dict[str, Any]) -> bool:
