@@ -308,6 +308,18 @@ class TestErrors:
         with pytest.raises(ValueError, match="do not mix both"):
             optimizer.step()
 
+    @pytest.mark.parametrize("refuses", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+    def test_torchs_optimizers_that_refuse_sparse_gradients_name_ours(self, refuses: Any) -> None:
+        module = res_embedding()
+        module(torch.tensor([1])).sum().backward()
+        with pytest.raises(RuntimeError, match=r"use resemb_ext\.optim"):
+            refuses(module.parameters()).step()
+        torch.optim.SparseAdam(module.parameters()).step()
+        module.sparse = False
+        module.zero_grad()
+        module(torch.tensor([1])).sum().backward()
+        refuses(module.parameters()).step()
+
     def test_a_saved_table_that_a_step_changed_is_noticed(self) -> None:
         table = nn.Parameter(torch.ones(H, D))
         square = table.square()

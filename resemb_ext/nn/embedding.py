@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resemb_ext import functional
 from resemb_ext._memory import empty_table
 from resemb_ext.graph import InterestGraph
+from resemb_ext.nn._refusal import mark_table
 from resemb_ext.nn.readonly import ReadOnlyTable
 
 _MATERIALIZE_ROWS = 1 << 16
@@ -117,6 +118,8 @@ class ResEmbedding(nn.Embedding):
         shape = (self.num_embeddings, embedding_dim)
         self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
+        for table in (self.central, self.residual):
+            mark_table(table)
         self.reset_parameters()
 
     def _graph_tensors(self) -> dict[str, Tensor]:
