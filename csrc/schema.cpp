@@ -34,7 +34,15 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
   // One step of common/update.h on the rows of a table and of its state.
   m.def(
       "update_rows_(Tensor(a!) table, Tensor(b!)? first, Tensor(c!)? second, Tensor(d!)? row_steps, "
-      "Tensor(e!)? decayed, Tensor rows, Tensor values, int rule, float decay_now, float shrink, "
-      "float weight_decay, float lr, float beta1, float beta2, float eps, bool maximize, bool nesterov, "
-      "bool random_rounding, int seed, int step) -> ()");
+      "Tensor(e!)? decayed, Tensor rows, Tensor values, float[] reals, int[] integers) -> ()");
+  // The backward of a lookup that steps its tables instead of returning their gradients; the gradient of
+  // sample_weights, empty unless needed.
+  m.def(
+      "res_embedding_backward_step_(Tensor grad, Tensor plan, Tensor(a!) central, Tensor(b!) residual, "
+      "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
+      "bool mean, bool need_sample_weights, "
+      "Tensor(c!)? central_first, Tensor(d!)? central_second, Tensor(e!)? central_row_steps, "
+      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, "
+      "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
+      "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers) -> Tensor");
 }

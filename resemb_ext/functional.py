@@ -7,12 +7,17 @@ plain PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from resemb_ext import _registration as _registration  # registers the operators
 
 _ops = torch.ops.resemb_ext
+
+LookupOperator = Callable[..., tuple[Tensor, Any]]
 
 
 def res_embedding(
@@ -26,6 +31,7 @@ def res_embedding(
     padding_idx: int | None = None,
     sparse: bool = False,
     out_dtype: torch.dtype | None = None,
+    operator: LookupOperator | None = None,
 ) -> Tensor:
     """Looks up E[ids].
 
@@ -43,6 +49,7 @@ def res_embedding(
         padding_idx: its positions give zero vectors and no gradient; negative counts from H.
         sparse: gradients of the tables (and of `weights`) as COO tensors of the touched rows.
         out_dtype: dtype of the result; default that of the tables.
+        operator: takes the place of torch.ops.resemb_ext.res_embedding, say to step in backward.
 
     Returns:
         [*ids.shape, D].
@@ -53,7 +60,7 @@ def res_embedding(
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """
     _check_ids(ids)
-    out, _ = _ops.res_embedding(
+    out, _ = (operator or _ops.res_embedding)(
         ids.reshape(-1),
         central,
         residual,
@@ -85,6 +92,7 @@ def res_embedding_bag(
     padding_idx: int | None = None,
     sparse: bool = False,
     out_dtype: torch.dtype | None = None,
+    operator: LookupOperator | None = None,
 ) -> Tensor:
     """Looks up and pools bags of ids in one pass, as nn.EmbeddingBag does for a plain table.
 
@@ -99,7 +107,7 @@ def res_embedding_bag(
         mode: "sum" or "mean".
         per_sample_weights: floating, the shape of `ids`; differentiable.
         include_last_offset: `offsets` ends with P.
-        padding_idx, sparse, out_dtype: as for `res_embedding`.
+        padding_idx, sparse, out_dtype, operator: as for `res_embedding`.
 
     Returns:
         [B, D].
@@ -131,7 +139,7 @@ def res_embedding_bag(
         samples = per_sample_weights.reshape(-1).to(accumulator)
         if mode == "mean":
             samples = _divide_by_bag_sum(samples, flat, bounds, padding)
-    out, _ = _ops.res_embedding(
+    out, _ = (operator or _ops.res_embedding)(
         flat,
         central,
         residual,

@@ -28,12 +28,13 @@ struct UpdateArgs {
   int64_t num_rows;     // N
   int64_t dim;          // D
   const int64_t* rows;  // [N], ascending; null: 0 .. N-1
-  const void* grad;     // [N, D] table
-  void* param;          // [H, D] table
-  void* first;          // m: [H, D] acc, where the rule has one
-  void* second;         // v: [H, D] acc, or [H] acc for rowwise_adagrad
-  int32_t* row_steps;   // [H] t of each row, raised here; null: t is `step`
-  double* decayed;      // [H] the logarithm of the decay that the row has had; null: none is pending
+  const void* grad;     // [N, D] table, from the row of number grad_first on
+  int64_t grad_first;
+  void* param;         // [H, D] table
+  void* first;         // m: [H, D] acc, where the rule has one
+  void* second;        // v: [H, D] acc, or [H] acc for rowwise_adagrad
+  int32_t* row_steps;  // [H] t of each row, raised here; null: t is `step`
+  double* decayed;     // [H] the logarithm of the decay that the row has had; null: none is pending
   double decay_now;
   double shrink, weight_decay, lr, beta1, beta2, eps;
   bool maximize, nesterov;

@@ -7,7 +7,7 @@
 
 #include "cpu/item_set.h"
 #include "cpu/lookup.h"
-#include "cpu/tensors.h"
+#include "cpu/update_args.h"
 
 namespace resemb {
 namespace {
@@ -92,70 +92,20 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
   return {out_rows, out};
 }
 
-// Memory of a state tensor, or null where the rule or option has none.
-void* state_of(const OptionalTensor& state, bool wanted, const char* name, const std::vector<int64_t>& shape,
-               ScalarType type) {
-  if (!wanted) {
-    if (state.has_value()) fail_value(std::string(name) + ": this rule has no such state");
-    return nullptr;
-  }
-  if (!state.has_value()) fail_value(std::string(name) + ": missing");
-  bool fits = state->dim() == static_cast<int64_t>(shape.size()) && state->is_cpu() && state->is_contiguous();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = state->size(i) == shape[i];
-  check_shape(fits, name, *state, "the table's rows, contiguous on the CPU");
-  if (state->scalar_type() != type) {
-    fail_value(std::string(name) + ": dtype " + torch::headeronly::toString(state->scalar_type()) +
-               "; expected " + torch::headeronly::toString(type));
-  }
-  return state->mutable_data_ptr();
-}
-
 void update_rows(const Tensor& table, const OptionalTensor& first, const OptionalTensor& second,
                  const OptionalTensor& row_steps, const OptionalTensor& decayed, const Tensor& rows_in,
-                 const Tensor& values_in, int64_t rule, double decay_now, double shrink, double weight_decay,
-                 double lr, double beta1, double beta2, double eps, bool maximize, bool nesterov,
-                 bool random_rounding, int64_t seed, int64_t step) {
-  check_shape(table.dim() == 2 && table.is_cpu() && table.is_contiguous(), "table", table,
-              "[H, D], contiguous on the CPU");
-  if (rule < 0 || rule >= static_cast<int64_t>(Rule::decay)) fail_value("rule: unknown");
-  const int64_t items = table.size(0), dim = table.size(1);
-  check_shape(values_in.dim() == 2 && values_in.size(1) == dim, "values", values_in,
-              "[N, " + std::to_string(dim) + "]");
+                 const Tensor& values_in, std::vector<double> reals, std::vector<int64_t> integers) {
+  UpdateArgs a = update_args(table, first, second, row_steps, decayed, reals, integers);
+  check_shape(values_in.dim() == 2 && values_in.size(1) == a.dim, "values", values_in,
+              "[N, " + std::to_string(a.dim) + "]");
   if (values_in.scalar_type() != table.scalar_type()) fail_value("values: dtype differs from the table's");
   const Tensor rows = row_numbers(rows_in, values_in.size(0));
   const Tensor values = dense_cpu(values_in, "values");
-
-  UpdateArgs a{};
-  a.rule = static_cast<Rule>(rule);
-  a.table = table_type(table.scalar_type(), "table");
   a.num_rows = rows.size(0);
-  a.dim = dim;
   a.rows = numbers_of(rows);
   a.grad = values.const_data_ptr();
-  const ScalarType acc = scalar_type(accumulator(a.table));
-  const bool rowwise = a.rule == Rule::rowwise_adagrad;
-  a.first = state_of(first, a.rule == Rule::momentum || a.rule == Rule::adam, "first", {items, dim}, acc);
-  a.second = state_of(second, rowwise || a.rule == Rule::adagrad || a.rule == Rule::adam, "second",
-                      rowwise ? std::vector<int64_t>{items} : std::vector<int64_t>{items, dim}, acc);
-  a.row_steps = static_cast<int32_t*>(
-      state_of(row_steps, row_steps.has_value(), "row_steps", {items}, ScalarType::Int));
-  a.decayed =
-      static_cast<double*>(state_of(decayed, decayed.has_value(), "decayed", {items}, ScalarType::Double));
-  a.decay_now = decay_now;
-  a.shrink = shrink;
-  a.lr = lr;
-  a.beta1 = beta1;
-  a.beta2 = beta2;
-  a.eps = eps;
-  a.weight_decay = weight_decay;
-  a.maximize = maximize;
-  a.nesterov = nesterov;
-  a.random_rounding = random_rounding;
-  a.seed = static_cast<uint64_t>(seed);
-  a.step = step;
   const Parallel parallel = torch_pool();
-  if (!ascend(a.rows, a.num_rows, items, parallel)) fail_value("rows: do not ascend within [0, H)");
-  a.param = table.mutable_data_ptr();
+  if (!ascend(a.rows, a.num_rows, table.size(0), parallel)) fail_value("rows: do not ascend within [0, H)");
   parallel.ranges(a.num_rows, kRowsPerTask,
                   [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
 }

@@ -36,9 +36,10 @@ struct SegmentArgs {
   const int32_t* targets;  // [S] rows of out, or null for the segment's own number
   int64_t dim;
   DType source_type, out_type;
-  const void* source;  // [*, D]
-  void* out;           // [*, D]
-  bool bypass_cache;   // the output is too large to stay in cache
+  const void* source;     // [*, D]
+  void* out;              // [*, D]
+  bool bypass_cache;      // the output is too large to stay in cache
+  int64_t out_first = 0;  // without targets: the segment whose sum is the first row of out
 };
 
 // out[targets[i]] = source[sources[i]], converted from acc to out_type; a null index is the identity.

@@ -273,7 +273,7 @@ bool segment_sum(const SegmentArgs& a, int64_t begin, int64_t end) {
         B::fetch(source + static_cast<int64_t>(terms[ahead].source) * dim);
         sum.add_scaled(terms[t].weight, source + static_cast<int64_t>(terms[t].source) * dim, last);
       }
-      O* out = static_cast<O*>(a.out) + (a.targets != nullptr ? a.targets[s] : s) * dim + col;
+      O* out = static_cast<O*>(a.out) + (a.targets != nullptr ? a.targets[s] : s - a.out_first) * dim + col;
       if (stream) {
         sum.stream(out, last);
       } else {

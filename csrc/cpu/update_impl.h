@@ -143,7 +143,7 @@ class RowUpdate {
   }
 
   RESEMB_INLINE V gradient(int64_t i, int64_t row, int64_t col, int64_t n, A scale) const {
-    V g = load_columns(grad + i * a.dim + col, n) * sign;
+    V g = load_columns(grad + (i - a.grad_first) * a.dim + col, n) * sign;
     if (coupled != 0) g += coupled * (load_columns(param + row * a.dim + col, n) * scale);
     return g;
   }

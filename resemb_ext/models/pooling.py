@@ -44,7 +44,9 @@ def embedding_bag(module: nn.Module, ids: Tensor, offsets: Tensor, mode: str = "
     bag = getattr(module, "bag", None)
     if callable(bag):
         return bag(ids, offsets, mode=mode)
-    if isinstance(module, nn.Embedding):
+    # Hooks, of optimizers say, expect to see the module called.
+    hooked = bool(module._forward_pre_hooks or module._forward_hooks)
+    if isinstance(module, nn.Embedding) and not hooked:
         return F.embedding_bag(
             ids,
             module.weight,

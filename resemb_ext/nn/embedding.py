@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from resemb_ext import functional
 from resemb_ext._memory import empty_table
 from resemb_ext.graph import InterestGraph
-from resemb_ext.nn._refusal import mark_table
 from resemb_ext.nn.readonly import ReadOnlyTable
+from resemb_ext.optim._refusal import watch_table
 
 _MATERIALIZE_ROWS = 1 << 16
 _GRAPH_FIELDS = ("indptr", "neighbors", "weights", "degree")
@@ -110,6 +110,8 @@ class ResEmbedding(nn.Embedding):
         self.match_std = match_std
         self.out_dtype = out_dtype
         self.save_graph = save_graph
+        # Takes the place of the operator where an optimizer steps in backward.
+        self.lookup_operator: functional.LookupOperator | None = None
         self._read_hooks: list[Callable[[Tensor, Callable[[], Tensor] | None], None]] = []
         self.graph = graph.with_link(link, padding_idx=self.padding_idx)
         # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
@@ -119,7 +121,7 @@ class ResEmbedding(nn.Embedding):
         self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         for table in (self.central, self.residual):
-            mark_table(table)
+            watch_table(table)
         self.reset_parameters()
 
     def _graph_tensors(self) -> dict[str, Tensor]:
@@ -210,6 +212,7 @@ class ResEmbedding(nn.Embedding):
             padding_idx=self.padding_idx,
             sparse=self.sparse,
             out_dtype=self.out_dtype,
+            operator=self.lookup_operator,
         )
 
     def register_read_hook(
@@ -262,6 +265,7 @@ class ResEmbedding(nn.Embedding):
             padding_idx=self.padding_idx,
             sparse=self.sparse,
             out_dtype=self.out_dtype,
+            operator=self.lookup_operator,
         )
 
     def materialize(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resemb_ext.optim._base import RowSparseOptimizer
-from resemb_ext.optim._rows import Rows, Rule, update_rows
+from resemb_ext.optim._rows import RowStep, Rule
 
 
 class SGD(RowSparseOptimizer):
@@ -66,14 +66,10 @@ class SGD(RowSparseOptimizer):
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
         return {"momentum_buffer": table.shape} if group["momentum"] != 0 else {}
 
-    def _step_rows(
-        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
-    ) -> None:
+    def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         momentum = group["momentum"]
-        update_rows(
+        return RowStep(
             Rule.MOMENTUM if momentum != 0 else Rule.SGD,
-            table,
-            gradient,
             first=self.state[table]["momentum_buffer"] if momentum != 0 else None,
             beta1=momentum,
             nesterov=group["nesterov"],
@@ -136,14 +132,10 @@ class Adagrad(RowSparseOptimizer):
         if "sum" not in state:
             state["sum"] = torch.full_like(parameter, self._initial(group))
 
-    def _step_rows(
-        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
-    ) -> None:
+    def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         options["lr"] /= 1 + (options["step"] - 1) * group["lr_decay"]
-        update_rows(
+        return RowStep(
             self._rule,
-            table,
-            gradient,
             second=self.state[table]["sum"],
             eps=group["eps"],
             **options,
@@ -236,9 +228,7 @@ class Adam(RowSparseOptimizer):
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
         return {"exp_avg": table.shape, "exp_avg_sq": table.shape}
 
-    def _step_rows(
-        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
-    ) -> None:
+    def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         state = self.state[table]
         row_steps = None
         if group["bias_correction"] == "row":
@@ -246,10 +236,8 @@ class Adam(RowSparseOptimizer):
                 state["row_steps"] = torch.zeros(table.shape[0], dtype=torch.int32)
             row_steps = state["row_steps"]
         beta1, beta2 = group["betas"]
-        update_rows(
+        return RowStep(
             Rule.ADAM,
-            table,
-            gradient,
             first=state["exp_avg"],
             second=state["exp_avg_sq"],
             row_steps=row_steps,

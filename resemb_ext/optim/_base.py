@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resemb_ext._memory import empty_table
-from resemb_ext.optim import _decay
-from resemb_ext.optim._rows import Rows, gradient_rows
+from resemb_ext.optim import _decay, _in_backward, _refusal
+from resemb_ext.optim._rows import Rows, RowStep, gradient_rows, update_rows
 
 DECAYS = ("touched", "global")
 
@@ -68,6 +68,11 @@ class RowSparseOptimizer(Optimizer):
             param_group["decoupled_weight_decay"] = True
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            owner = _in_backward.owner_of(parameter)
+            if owner is not None and owner is not self:
+                self.param_groups.pop()
+                raise ValueError("params: a table that another optimizer steps in backward")
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in self._amounts:
@@ -84,10 +89,8 @@ class RowSparseOptimizer(Optimizer):
         """Names and shapes of a table's state, in `state_dtype`; it starts at `_initial`."""
 
     @abstractmethod
-    def _step_rows(
-        self, group: dict[str, Any], table: Tensor, gradient: Rows, options: dict[str, Any]
-    ) -> None:
-        """One step; `options` are those of `update_rows` that all rules share."""
+    def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
+        """The next step; `options` are those of `RowStep` that all rules share."""
 
     def _initial(self, group: dict[str, Any]) -> float:
         return 0.0
@@ -137,6 +140,63 @@ class RowSparseOptimizer(Optimizer):
     def _table_seed(self, index: int) -> int:
         return self._seed + (index << 32)
 
+    # Steps in backward.
+
+    def step_in_backward(self, module: nn.Module) -> None:
+        """From now on backward itself steps the embedding tables inside a module.
+
+        One step a pass on the gradient summed over it, bit for bit that of `step` after it; the tables'
+        `.grad` stays None, and `step` is left with the other parameters. Where the pass holds one lookup
+        of a ResEmbedding, its gradient never lies in memory as a whole.
+
+        What needs whole gradients before the step does not go with it: accumulation over passes (each
+        pass steps), loss scaling (the step would see scaled gradients), clipping by norm.
+
+        Args:
+            module: its nn.Embedding and ResEmbedding modules must have sparse=True, and their tables be
+                among this optimizer's parameters and in no other's.
+
+        Raises:
+            ValueError: a table that is not this optimizer's, or a module with dense gradients.
+            RuntimeError: here and in backward, before anything is written: more than one rank of
+                torch.distributed, create_graph=True, a second backward of one graph.
+        """
+        _in_backward.install(self, module)
+        for _, parameter in self._places():
+            if _in_backward.owner_of(parameter) is self:
+                _refusal.watch_table(parameter)
+
+    @torch.no_grad()
+    def _step_table(self, table: Tensor) -> None:
+        """The step of one table on its sparse gradient."""
+        for index, (group, parameter) in enumerate(self._places()):
+            if parameter is table:
+                gradient = self._take(parameter, index, group)
+                update_rows(parameter, gradient, self._next_step(group, parameter, index))
+
+    @torch.no_grad()
+    def _step_lookup(
+        self,
+        grad: Tensor,
+        plan: Tensor,
+        central: Tensor,
+        residual: Tensor,
+        graph: tuple,
+        mean: bool,
+        need_samples: bool,
+    ) -> Tensor | None:
+        """The step of both tables in the backward of their lookup; the sample weights' gradient."""
+        places = {id(p): (group, p, i) for i, (group, p) in enumerate(self._places())}
+        found = [places[id(table)] for table in (central, residual)]
+        for group, parameter, index in found:
+            self._check_table(parameter, index, group)
+        steps = [self._next_step(*place).arguments() for place in found]
+        samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(
+            grad, plan, central, residual, *graph, mean, need_samples, *steps[0], *steps[1])  # fmt: skip
+        for table in (central, residual):
+            torch.autograd.graph.increment_version(table)
+        return samples_grad if need_samples else None
+
     # The step.
 
     @torch.no_grad()
@@ -160,11 +220,15 @@ class RowSparseOptimizer(Optimizer):
         ]
         self._step_dense()
         for group, parameter, index, gradient in work:
-            self._step_sparse(group, parameter, index, gradient)
+            update_rows(parameter, gradient, self._next_step(group, parameter, index))
         return loss
 
     def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> Rows:
         """A parameter's gradient as rows, after every check that can fail."""
+        self._check_table(parameter, index, group)
+        return gradient_rows(parameter.grad, f"parameter {index}")  # type: ignore[arg-type]
+
+    def _check_table(self, parameter: Tensor, index: int, group: dict[str, Any]) -> None:
         name = f"parameter {index}"
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
@@ -175,7 +239,6 @@ class RowSparseOptimizer(Optimizer):
                     f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
                     "rows are decayed before they are read"
                 )
-        gradient = gradient_rows(parameter.grad, name)  # type: ignore[arg-type]
         for key in self._state_shapes(group, parameter):
             value = self.state[parameter].get(key)
             if isinstance(value, Tensor) and value.dtype != state_dtype(parameter):
@@ -183,11 +246,9 @@ class RowSparseOptimizer(Optimizer):
                     f"{name}: its state {key} is {value.dtype}, made for dense gradients; sparse ones "
                     f"need {state_dtype(parameter)}: do not mix both on a low-precision table"
                 )
-        return gradient
 
-    def _step_sparse(
-        self, group: dict[str, Any], parameter: Tensor, index: int, gradient: Rows
-    ) -> None:
+    def _next_step(self, group: dict[str, Any], parameter: Tensor, index: int) -> RowStep:
+        """Counts a table's next step and gives what its kernel needs; the caller must make it."""
         state = self._state(group, parameter)
         state["step"] += 1
         lr, decay = float(group["lr"]), group["weight_decay"]
@@ -198,21 +259,17 @@ class RowSparseOptimizer(Optimizer):
             decay = 0.0
         if "decayed" in state:
             pending = {"decayed": state["decayed"], "decay_now": float(state["decay_log"])}
-        self._step_rows(
-            group,
-            parameter,
-            gradient,
-            {
-                "lr": lr,
-                "shrink": 1 - lr * decay if decoupled else 1.0,
-                "weight_decay": 0.0 if decoupled else decay,
-                "maximize": group["maximize"],
-                "random_rounding": group["stochastic_rounding"],
-                "seed": self._table_seed(index),
-                "step": int(state["step"]),
-                **pending,
-            },
-        )
+        options = {
+            "lr": lr,
+            "shrink": 1 - lr * decay if decoupled else 1.0,
+            "weight_decay": 0.0 if decoupled else decay,
+            "maximize": group["maximize"],
+            "random_rounding": group["stochastic_rounding"],
+            "seed": self._table_seed(index),
+            "step": int(state["step"]),
+            **pending,
+        }
+        return self._row_step(group, parameter, options)
 
     def _state(self, group: dict[str, Any], table: Tensor) -> dict[str, Any]:
         """A table's state, made where it is not there yet."""
@@ -227,46 +284,25 @@ class RowSparseOptimizer(Optimizer):
 
     def _step_dense(self) -> None:
         """torch.optim on the parameters with dense gradients."""
-        kept: list[tuple[Tensor, Tensor]] = []
-        decays: list[tuple[dict[str, Any], float]] = []
-        found = False
-        try:
-            for group in self.param_groups:
-                dense = self._set_sparse_aside(group["params"], kept)
-                found |= bool(dense)
-                own = "decoupled_weight_decay" in self._dense.defaults
-                if group["decoupled_weight_decay"] and not own and group["weight_decay"] != 0:
-                    for parameter in dense:
-                        parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
-                    decays.append((group, group["weight_decay"]))
-                    group["weight_decay"] = 0.0
-                for parameter in dense:
-                    self._prepare_dense(group, parameter)
-                    _decay.catch_up(self.state[parameter], parameter, None, False, self._seed)
-            if found:
-                self._dense.param_groups = self.param_groups
-                self._dense.state = self.state
-                self._dense.step()
-        finally:
-            for parameter, gradient in kept:
-                parameter.grad = gradient
-            for group, value in decays:
-                group["weight_decay"] = value
-
-    @staticmethod
-    def _set_sparse_aside(
-        params: Iterable[Tensor], kept: list[tuple[Tensor, Tensor]]
-    ) -> list[Tensor]:
-        dense = []
-        for parameter in params:
-            if parameter.grad is None:
+        groups = []
+        for group in self.param_groups:
+            dense = [p for p in group["params"] if p.grad is not None and not p.grad.is_sparse]
+            if not dense:
                 continue
-            if parameter.grad.is_sparse:
-                kept.append((parameter, parameter.grad))
-                parameter.grad = None
-            else:
-                dense.append(parameter)
-        return dense
+            part = {**group, "params": dense}
+            for parameter in dense:
+                self._prepare_dense(group, parameter)
+                _decay.catch_up(self.state[parameter], parameter, None, False, self._seed)
+            own = "decoupled_weight_decay" in self._dense.defaults
+            if group["decoupled_weight_decay"] and not own and group["weight_decay"] != 0:
+                for parameter in dense:
+                    parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
+                part["weight_decay"] = 0.0
+            groups.append(part)
+        if groups:
+            self._dense.param_groups = groups
+            self._dense.state = self.state
+            self._dense.step()
 
     def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
         """State that torch's optimizer expects to find."""

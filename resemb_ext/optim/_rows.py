@@ -58,31 +58,41 @@ def gradient_rows(gradient: Tensor, name: str) -> Rows:
     return Rows(*_ops.coalesce_rows(rows, values, gradient.shape[0]))
 
 
-def update_rows(
-    rule: Rule,
-    table: Tensor,
-    gradient: Rows,
-    *,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    row_steps: Tensor | None = None,
-    decayed: Tensor | None = None,
-    decay_now: float = 0.0,
-    shrink: float = 1.0,
-    weight_decay: float = 0.0,
-    lr: float,
-    beta1: float = 0.0,
-    beta2: float = 0.0,
-    eps: float = 0.0,
-    maximize: bool = False,
-    nesterov: bool = False,
-    random_rounding: bool = False,
-    seed: int = 0,
-    step: int = 1,
-) -> None:
-    """One step on the rows of a gradient, in place; formulas in csrc/common/update.h."""
-    _ops.update_rows_(
-        table, first, second, row_steps, decayed, gradient.rows, gradient.values, int(rule), decay_now,
-        shrink, weight_decay, lr, beta1, beta2, eps, maximize, nesterov, random_rounding, seed, step)  # fmt: skip
+@dataclass(frozen=True)
+class RowStep:
+    """One step on one table: its rule, options and state. Formulas in csrc/common/update.h."""
+
+    rule: Rule
+    lr: float
+    step: int
+    first: Tensor | None = None
+    second: Tensor | None = None
+    row_steps: Tensor | None = None
+    decayed: Tensor | None = None
+    decay_now: float = 0.0
+    shrink: float = 1.0
+    weight_decay: float = 0.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+    eps: float = 0.0
+    maximize: bool = False
+    nesterov: bool = False
+    random_rounding: bool = False
+    seed: int = 0
+
+    def arguments(self) -> tuple:
+        """As the operators take them: four state tensors, reals, integers."""
+        reals = [
+            self.decay_now, self.shrink, self.weight_decay, self.lr, self.beta1, self.beta2, self.eps]  # fmt: skip
+        integers = [
+            int(self.rule), int(self.maximize), int(self.nesterov), int(self.random_rounding),
+            self.seed, self.step]  # fmt: skip
+        return self.first, self.second, self.row_steps, self.decayed, reals, integers
+
+
+def update_rows(table: Tensor, gradient: Rows, step: RowStep) -> None:
+    """One step on the rows of a gradient, in place."""
+    state, options = step.arguments()[:4], step.arguments()[4:]
+    _ops.update_rows_(table, *state, gradient.rows, gradient.values, *options)
     # An operator of the stable ABI does not do it: without, a stale saved table would go unnoticed.
     torch.autograd.graph.increment_version(table)

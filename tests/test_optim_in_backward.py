@@ -1,0 +1,285 @@
+"""Steps made in backward: bit for bit those of the separate optimizer, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resemb_ext import InterestGraph, ResEmbedding, models, optim
+from resemb_ext.testing.problems import make_graph
+
+H, D = 700, 20
+ALL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": (optim.SGD, {"lr": 0.1}),
+    "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    "adagrad": (optim.Adagrad, {"lr": 0.1}),
+    "rowwise": (optim.RowwiseAdagrad, {"lr": 0.1}),
+    "adam": (optim.Adam, {"lr": 0.01, "bias_correction": "row"}),
+    "adamw": (optim.AdamW, {"lr": 0.01, "stochastic_rounding": True}),
+    "global": (optim.Adam, {"lr": 0.01, "weight_decay": 1.0, "decay": "global"}),
+}
+
+
+class Calls(TorchDispatchMode):
+    """Counts calls of our operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "resemb_ext":
+            self.count[func._schema.name.split("::")[1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def res_embedding(dtype: torch.dtype = torch.float32, seed: int = 0) -> ResEmbedding:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    graph = InterestGraph.from_csr(*make_graph(rng, H, 40, vary=True, exponent=1.3))
+    return ResEmbedding(graph, D, link="given", padding_idx=None, sparse=True, dtype=dtype)
+
+
+def pair(kind: str, module: nn.Module) -> tuple[Any, Any, nn.Module]:
+    """(stepped in backward, stepped after it, the latter's module)."""
+    build, options = ALL[kind]
+    twin = copy.deepcopy(module)
+    inside, after = build(module.parameters(), **options), build(twin.parameters(), **options)
+    if options.get("decay") == "global":
+        inside.attach(module)
+        after.attach(twin)
+    inside.step_in_backward(module)
+    return inside, after, twin
+
+
+def ids_of(step: int, count: int = 900) -> Tensor:
+    rng = np.random.default_rng(step)
+    return torch.from_numpy((rng.random(count) ** 3 * H).astype(np.int64))
+
+
+def check_same(module: nn.Module, twin: nn.Module, inside: Any, after: Any) -> None:
+    for a, b in zip(module.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+        for key, value in after.state[b].items():
+            assert torch.equal(inside.state[a][key], value), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ALL)
+def test_one_lookup_steps_in_the_kernel(kind: str, dtype: torch.dtype) -> None:
+    """Hub neighbours have segments of over 256 terms here."""
+    module = res_embedding(dtype)
+    inside, after, twin = pair(kind, module)
+    for step in range(3):
+        upstream = torch.randn(900, D, dtype=dtype)
+        with Calls() as calls:
+            module(ids_of(step)).backward(upstream)
+        assert calls.count["res_embedding_backward_step_"] == 1
+        assert calls.count["res_embedding_backward_rows"] == 0
+        assert module.central.grad is None
+        after.zero_grad()
+        twin(ids_of(step)).backward(upstream)
+        after.step()
+    check_same(module, twin, inside, after)
+
+
+def test_bags_with_sample_weights_and_their_gradient() -> None:
+    module = res_embedding()
+    inside, after, twin = pair("adam", module)
+    for step in range(2):
+        ids, offsets = ids_of(step, 60), torch.tensor([0, 10, 10, 40])
+        gradients = []
+        for m in (module, twin):
+            samples = torch.rand(60, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            m.bag(ids, offsets, "sum", samples).square().sum().backward()
+            gradients.append(samples.grad)
+        after.step()
+        after.zero_grad()
+        assert torch.equal(*gradients)
+    check_same(module, twin, inside, after)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "global"])
+def test_several_lookups_a_pass_are_one_step(kind: str) -> None:
+    module = res_embedding()
+    inside, after, twin = pair(kind, module)
+    for step in range(3):
+        for m in (module, twin):
+            total = m(ids_of(step)).square().sum() + m(ids_of(step + 10)).sum()
+            (total + m.bag(ids_of(step + 20)[:, None]).sum()).backward()
+        after.step()
+        after.zero_grad()
+    check_same(module, twin, inside, after)
+    assert inside.state[module.central]["step"] == 3
+
+
+def test_a_lookup_kept_from_an_earlier_pass_does_not_count() -> None:
+    module = res_embedding()
+    inside, after, twin = pair("adam", module)
+    kept = []
+    for step in range(3):
+        with Calls() as calls:
+            loss = module(ids_of(step)).square().sum()
+            loss.backward()
+        kept.append(loss)  # with its graph
+        assert calls.count["res_embedding_backward_step_"] == 1
+        twin(ids_of(step)).square().sum().backward()
+        after.step()
+        after.zero_grad()
+    check_same(module, twin, inside, after)
+
+
+def test_a_lookup_that_is_not_yet_done_keeps_others_from_the_kernel() -> None:
+    """It might send its gradient in the same pass."""
+    module = res_embedding()
+    inside, after, twin = pair("adam", module)
+    first, second = module(ids_of(0)).sum(), module(ids_of(1)).square().sum()
+    second.backward()
+    first.backward()
+    for step, power in ((1, 2), (0, 1)):
+        (twin(ids_of(step)) ** power).sum().backward()
+        after.step()
+        after.zero_grad()
+    # The first looked up tables that the second then stepped; its own gradient does not read them.
+    check_same(module, twin, inside, after)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_plain_embeddings_step_through_the_hook(kind: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Embedding(H, D, sparse=True)
+    inside, after, twin = pair(kind, module)
+    for step in range(3):
+        for m in (module, twin):
+            (m(ids_of(step)).square().sum() + m(ids_of(step + 9)).sum()).backward()
+        assert module.weight.grad is None
+        after.step()
+        after.zero_grad()
+    check_same(module, twin, inside, after)
+
+
+def test_other_parameters_are_left_to_step() -> None:
+    module = nn.Sequential(res_embedding(), nn.Linear(D, 1))
+    inside, after, twin = pair("adam", module)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(inside, 0.5)
+    other = torch.optim.lr_scheduler.ExponentialLR(after, 0.5)
+    for step in range(3):
+        for m, o, s in ((module, inside, schedule), (twin, after, other)):
+            m(ids_of(step)).square().sum().backward()
+            o.step()
+            o.zero_grad()
+            s.step()
+    check_same(module, twin, inside, after)
+
+
+def test_reading_without_gradients_is_no_lookup() -> None:
+    module = res_embedding()
+    inside, after, twin = pair("adam", module)
+    with torch.no_grad():
+        module(ids_of(5))
+    module.eval()
+    table = module.materialize().detach()
+    assert torch.equal(table, twin.materialize().detach())
+    for m in (module, twin):
+        m(ids_of(0)).sum().backward()
+    after.step()
+    check_same(module, twin, inside, after)
+
+
+def test_din_dedupes_once_a_step() -> None:
+    """Target and history in one lookup: one dedupe in forward, none in backward, one step."""
+    batch = models.TorchBatch(
+        target=torch.tensor([5, 6, 7]),
+        history=torch.tensor([1, 2, 3, 2]),
+        offsets=torch.tensor([0, 3, 3]),
+        label=torch.tensor([0.0, 1.0, 1.0]),
+        target_category=None,
+        history_category=None,
+    )
+    model = models.DIN(res_embedding())
+    optimizer = optim.Adam(model.parameters())
+    optimizer.step_in_backward(model)
+    with Calls() as calls:
+        model(batch).sum().backward()
+        optimizer.step()
+    assert calls.count["res_embedding"] == 1
+    assert calls.count["res_embedding_backward_step_"] == 1
+    assert calls.count["coalesce_rows"] == 0
+
+
+class TestRefused:
+    def unchanged(self, module: nn.Module, before: list[Tensor]) -> None:
+        for p, b in zip(module.parameters(), before, strict=True):
+            assert torch.equal(p, b)
+
+    @pytest.fixture(params=["res", "plain"])
+    def module(self, request: pytest.FixtureRequest) -> nn.Module:
+        return res_embedding() if request.param == "res" else nn.Embedding(H, D, sparse=True)
+
+    def test_second_backward_of_one_graph(self, module: nn.Module) -> None:
+        optimizer = optim.SGD(module.parameters(), lr=0.1)
+        optimizer.step_in_backward(module)
+        loss = module(ids_of(0)).sum()
+        loss.backward(retain_graph=True)
+        before = [p.detach().clone() for p in module.parameters()]
+        with pytest.raises(RuntimeError, match="second backward of one graph"):
+            loss.backward()
+        self.unchanged(module, before)
+
+    def test_create_graph(self, module: nn.Module) -> None:
+        optimizer = optim.SGD(module.parameters(), lr=0.1)
+        optimizer.step_in_backward(module)
+        before = [p.detach().clone() for p in module.parameters()]
+        with pytest.raises(RuntimeError, match="create_graph"):
+            module(ids_of(0)).square().sum().backward(create_graph=True)
+        self.unchanged(module, before)
+
+    def test_a_table_of_two_optimizers(self, module: nn.Module) -> None:
+        early = torch.optim.SGD(module.parameters(), lr=0.1)
+        own = optim.SGD(module.parameters(), lr=0.1)
+        own.step_in_backward(module)
+        with pytest.raises(ValueError, match="another optimizer steps in backward"):
+            optim.Adam(module.parameters())
+        with pytest.raises(ValueError, match="stepped in backward already"):
+            own.step_in_backward(module)
+        with pytest.raises(RuntimeError, match="another optimizer steps in backward"):
+            early.step()
+        own.step()
+
+    def test_tables_of_others_and_dense_gradients(self) -> None:
+        module = res_embedding()
+        with pytest.raises(ValueError, match="not among this optimizer's parameters"):
+            optim.SGD([module.central]).step_in_backward(module)
+        dense = nn.Embedding(H, D)
+        with pytest.raises(ValueError, match="sparse=True"):
+            optim.SGD(dense.parameters()).step_in_backward(dense)
+
+    def test_a_penalty_on_the_table(self) -> None:
+        module = nn.Embedding(H, D, sparse=True)
+        optimizer = optim.SGD(module.parameters())
+        optimizer.step_in_backward(module)
+        with pytest.raises(RuntimeError, match="weight_decay"):
+            (module(ids_of(0)).sum() + module.weight.square().sum()).backward()
+
+    def test_more_than_one_rank(self, tmp_path: Any) -> None:
+        mp.spawn(_two_ranks, (str(tmp_path / "store"),), nprocs=2)
+
+
+def _two_ranks(rank: int, store: str) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    module = nn.Embedding(H, D, sparse=True)
+    with pytest.raises(RuntimeError, match="2 ranks would each step"):
+        optim.SGD(module.parameters()).step_in_backward(module)
+    torch.distributed.destroy_process_group()
