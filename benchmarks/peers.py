@@ -26,6 +26,7 @@ class Case:
     residual: Tensor  # [H, D]
     plain: Tensor  # [H, D], the table of F.embedding
     neighbors: Tensor  # int64 [H, K], ascending within a row
+    neighbors32: Tensor  # int32 [H K], as the operator takes them
     weights: Tensor  # float32 [H, K]
     indptr: Tensor  # int64 [H + 1]
     batches: list[Tensor]  # int64 [P] each
@@ -84,6 +85,7 @@ def make_case(
     return Case(
         *tables,
         on_huge_pages(torch.from_numpy(columns)),
+        on_huge_pages(torch.from_numpy(columns.reshape(-1).astype(np.int32))),
         on_huge_pages(torch.from_numpy(weights)),
         torch.arange(num_items + 1) * neighbors,
         [torch.from_numpy(row.copy()) for row in draws],
@@ -91,12 +93,11 @@ def make_case(
 
 
 def operator(case: Case) -> Callable[[Tensor], Tensor]:
-    neighbors = on_huge_pages(case.neighbors.reshape(-1).to(torch.int32))
     weights = case.weights.reshape(-1)
 
     def look_up(ids: Tensor) -> Tensor:
         return functional.res_embedding(
-            ids, case.central, case.residual, case.indptr, neighbors, weights, sparse=True
+            ids, case.central, case.residual, case.indptr, case.neighbors32, weights, sparse=True
         )
 
     return look_up
@@ -136,25 +137,25 @@ def bag_over_positions(case: Case) -> Callable[[Tensor], Tensor]:
     return look_up
 
 
-def bag_over_unique(case: Case) -> Callable[[Tensor], Tensor]:
+def bag_over_unique(case: Case, sparse: bool = True) -> Callable[[Tensor], Tensor]:
     """unique, embedding_bag over the unique rows, then the rows of the positions."""
 
     def look_up(ids: Tensor) -> Tensor:
         rows, inverse = ids.unique(return_inverse=True)
         table = F.embedding_bag(
-            case.neighbors[rows], case.central, mode="sum", sparse=True,
+            case.neighbors[rows], case.central, mode="sum", sparse=sparse,
             per_sample_weights=case.weights[rows])  # fmt: skip
-        table = table + F.embedding(rows, case.residual, sparse=True)
+        table = table + F.embedding(rows, case.residual, sparse=sparse)
         return F.embedding(inverse, table)
 
     return look_up
 
 
-def plain_embedding(case: Case) -> Callable[[Tensor], Tensor]:
+def plain_embedding(case: Case, sparse: bool = True) -> Callable[[Tensor], Tensor]:
     """F.embedding of one table: no graph at all."""
 
     def look_up(ids: Tensor) -> Tensor:
-        return F.embedding(ids, case.plain, sparse=True)
+        return F.embedding(ids, case.plain, sparse=sparse)
 
     return look_up
 

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "common/profile.h"
 #include "cpu/buffer.h"
 #include "cpu/rows.h"
 #ifdef RESEMB_WITH_CUDA
@@ -30,6 +31,20 @@ PyObject* advise_huge_pages(PyObject*, PyObject* args) {
   unsigned long long address = 0, bytes = 0;
   if (!PyArg_ParseTuple(args, "KK", &address, &bytes)) return nullptr;
   return PyBool_FromLong(resemb::advise_huge_pages(reinterpret_cast<void*>(address), bytes));
+}
+
+// Switches the stages' clocks on or off, and returns and clears what they counted, in nanoseconds.
+PyObject* take_profile(PyObject*, PyObject* on) {
+  const int wanted = PyObject_IsTrue(on);
+  if (wanted < 0) return nullptr;
+  int64_t spent[static_cast<int>(resemb::Stage::count)];
+  for (int i = 0; i < static_cast<int>(resemb::Stage::count); ++i) {
+    spent[i] = resemb::profile.nanoseconds[i].exchange(0);
+  }
+  resemb::profile.on = wanted == 1;
+  return Py_BuildValue("(LLLLLL)", static_cast<long long>(spent[0]), static_cast<long long>(spent[1]),
+                       static_cast<long long>(spent[2]), static_cast<long long>(spent[3]),
+                       static_cast<long long>(spent[4]), static_cast<long long>(spent[5]));
 }
 
 PyObject* select_isa(PyObject*, PyObject* name) {
@@ -64,6 +79,7 @@ PyMethodDef methods[] = {
     {"release_memory", release_memory, METH_NOARGS, "Free the memory kept between calls; returns its bytes."},
     {"advise_huge_pages", advise_huge_pages, METH_VARARGS,
      "Ask for huge pages under (address, bytes); whether the system took the request."},
+    {"take_profile", take_profile, METH_O, "Nanoseconds a stage since the last call; clocks on or off."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};

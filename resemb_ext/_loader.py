@@ -93,6 +93,23 @@ def release_memory() -> int:
     return _C.release_memory()
 
 
+STAGES = ("dedupe", "forward", "reduce", "transpose", "columns", "update")
+
+
+def take_profile(on: bool) -> dict[str, float]:
+    """Milliseconds that the CPU operators spent by stage since the last call; then on or off.
+
+    Stages: dedupe of ids; forward; reduce (gradient summed per unique row); transpose (of the touched
+    edges); columns (gradient summed per neighbour); update (of optimizers; of the in-backward step with the
+    columns' sums).
+
+    Args:
+        on: count from now on.
+    """
+    spent = _C.take_profile(on)
+    return {stage: 1e-6 * nanoseconds for stage, nanoseconds in zip(STAGES, spent, strict=True)}
+
+
 def build_info() -> dict[str, Any]:
     """What was built and what runs: versions, instruction sets, CUDA build and devices.
 

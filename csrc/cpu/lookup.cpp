@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "common/profile.h"
 #include "cpu/segments.h"
 
 namespace resemb {
@@ -125,6 +126,7 @@ void sum_positions(const Lookup& x, const ConstPlan& plan, const void* grad, voi
 }  // namespace
 
 int64_t lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const Parallel& parallel) {
+  const StageTimer timer(Stage::forward);
   const UniqueEmbeddings embeddings(x, plan, parallel);
   if (embeddings.bad_row >= 0) return embeddings.bad_row;
   if (x.is_bag()) {
@@ -141,6 +143,7 @@ int64_t lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const 
 
 void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
                   const Parallel& parallel) {
+  const StageTimer timer(Stage::reduce);
   with_acc(x.acc(), [&]<class A>(A) { sum_positions<A>(x, plan, grad, out, parallel); });
 }
 

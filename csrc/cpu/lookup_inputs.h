@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "common/profile.h"
 #include "cpu/lookup.h"
 #include "cpu/segments.h"
 #include "cpu/tensors.h"
@@ -164,6 +165,7 @@ struct Backward {
     SegmentArgs args = columns(t, g);
     args.targets = targets;
     args.out = out.mutable_data_ptr();
+    const StageTimer timer(Stage::columns);
     sum_segments(args, t.count, parallel);
   }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 
+#include "common/profile.h"
 #include "cpu/item_set.h"
 #include "cpu/lookup.h"
 #include "cpu/update_args.h"
@@ -105,6 +106,7 @@ void update_rows(const Tensor& table, const OptionalTensor& first, const Optiona
   a.rows = numbers_of(rows);
   a.grad = values.const_data_ptr();
   const Parallel parallel = torch_pool();
+  const StageTimer timer(Stage::update);
   if (!ascend(a.rows, a.num_rows, table.size(0), parallel)) fail_value("rows: do not ascend within [0, H)");
   parallel.ranges(a.num_rows, kRowsPerTask,
                   [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });

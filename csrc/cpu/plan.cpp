@@ -4,6 +4,7 @@
 #include <atomic>
 #include <utility>
 
+#include "common/profile.h"
 #include "cpu/item_set.h"
 #include "cpu/rows.h"
 
@@ -39,6 +40,7 @@ void for_edges(const GraphView& graph, const int32_t* rows, const TouchedEdges& 
 
 int64_t make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const PlanView<int32_t>& plan,
                   const Parallel& parallel) {
+  const StageTimer timer(Stage::dedupe);
   const int64_t n = ids.count;
   ItemSet items(num_items, parallel);
   std::atomic<int64_t> first_bad{n};
@@ -87,6 +89,7 @@ TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t 
 template <class A>
 Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
                      int64_t num_items, const Parallel& parallel) {
+  const StageTimer timer(Stage::transpose);
   ItemSet items(num_items, parallel);
   Buffer<int32_t> ranks(edges.count);  // first the neighbours, then their ranks
   parallel.ranges(edges.count, kGrain, [&](int64_t begin, int64_t end) {

@@ -20,6 +20,7 @@ void step_rows(const Backward& b, UpdateArgs a, const void* g) {
     rounded = Buffer<char>(unique * x.dim * static_cast<int64_t>(item_size(x.table)));
     write_rows(x, g, unique, nullptr, rounded.data(), b.parallel);
   }
+  const StageTimer timer(Stage::update);
   const Buffer<int64_t> rows = wide(b.plan.rows(), unique);
   a.rows = rows.data();
   a.num_rows = unique;
@@ -33,6 +34,7 @@ void step_columns(const Backward& b, const UpdateArgs& a, const void* g) {
   const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique(), b.parallel);
   b.with_transpose(edges, [&](const auto& columns) {
     const Buffer<int64_t> rows = wide(columns.items.data(), columns.items.size());
+    const StageTimer timer(Stage::update);  // sums included: they are made as they are used
     sum_segments_to(b.columns(columns.terms, g), columns.terms.count, b.parallel,
                     [&](int64_t begin, int64_t end, const void* sums) {
                       UpdateArgs part = a;
