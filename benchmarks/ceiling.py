@@ -35,7 +35,14 @@ def _library() -> ctypes.CDLL:
     """
     folder = Path(tempfile.mkdtemp())
     command = [
-        *(os.environ.get("CXX", "c++"), "-O3", "-march=native", "-fopenmp", "-ffast-math", "-shared"),
+        *(
+            os.environ.get("CXX", "c++"),
+            "-O3",
+            "-march=native",
+            "-fopenmp",
+            "-ffast-math",
+            "-shared",
+        ),
         *("-fPIC", str(Path(__file__).with_name("ceiling.cpp")), "-o", str(folder / "ceiling.so")),
     ]
     try:

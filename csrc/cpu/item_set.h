@@ -1,10 +1,11 @@
 // The items that a batch touches, as a bitmap over all items, and each one's rank among them.
 //
 // A bit an item stays in cache where a slot or a sort would not. What it costs follows what the batch
-// touches: a summary, one bit a word, leads past the empty words, and only the others are cleared.
+// touches: a summary, one bit a word, leads past the empty words, and only the others are cleared. Each
+// worker adds to a bitmap of its own, since popular items would make threads wait for each other's lines.
 #pragma once
 
-#include <atomic>
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <utility>
@@ -18,36 +19,48 @@ namespace resemb {
 class ItemSet {
  public:
   ItemSet(int64_t num_items, const Parallel& parallel)
-      : words_((num_items + 63) / 64),
-        summary_words_((words_ + 63) / 64),
-        block_bytes_(static_cast<size_t>(words_ + summary_words_) * sizeof(uint64_t)),
-        bits_(block_bytes_ > 0 ? static_cast<uint64_t*>(take_block(block_bytes_, /*zeroed=*/true)) : nullptr),
-        summary_(bits_ + words_),
+      : parallel_(parallel),
+        workers_(std::min(parallel.threads(), kMostWorkers)),
+        words_(whole_lines((num_items + 63) / 64)),
+        summary_words_(whole_lines((words_ + 63) / 64)),
+        stride_(words_ + summary_words_),
+        bytes_(static_cast<size_t>(stride_ * workers_) * sizeof(uint64_t)),
+        bits_(bytes_ > 0 ? static_cast<uint64_t*>(take_block(bytes_, /*zeroed=*/true)) : nullptr),
         before_(words_),
-        parts_(parallel.threads_for(summary_words_, 16)),
-        parallel_(parallel) {}
+        parts_(parallel.threads_for(summary_words_, 16)) {}
   ItemSet(const ItemSet&) = delete;
   ItemSet& operator=(const ItemSet&) = delete;
   ~ItemSet() {
     if (bits_ == nullptr) return;
+    if (!merged_) merge();
     parallel_.tasks(parts_, [this](int64_t part) {
-      for_words(part, [this](int64_t w) { bits_[w] = 0; });
-      for (int64_t s = first(part); s < first(part + 1); ++s) summary_[s] = 0;
+      for_words(0, part, [this](int64_t w) { bits_[w] = 0; });
+      std::fill(summary(0) + first(part), summary(0) + first(part + 1), 0);
     });
-    give_block(bits_, block_bytes_, /*zeroed=*/true);
+    give_block(bits_, bytes_, /*zeroed=*/true);
   }
 
-  // Any thread; 0 <= item < num_items.
-  RESEMB_INLINE void add(uint64_t item) {
-    if (set(bits_ + (item >> 6), item & 63)) set(summary_ + (item >> 12), item >> 6 & 63);
+  // fill(add, begin, end) over [0, n) in pieces of about `grain`, where add(item) takes 0 <= item < H.
+  template <class Fill>
+  void collect(int64_t n, int64_t grain, const Fill& fill) {
+    parallel_.by_worker(workers_, (n + grain - 1) / grain, [&](int worker, int64_t piece) {
+      uint64_t* bits = bits_ + worker * stride_;
+      uint64_t* marks = summary(worker);
+      const auto add = [bits, marks](uint64_t item) {
+        bits[item >> 6] |= uint64_t{1} << (item & 63);
+        marks[item >> 12] |= uint64_t{1} << (item >> 6 & 63);
+      };
+      fill(add, piece * grain, std::min(n, (piece + 1) * grain));
+    });
   }
 
-  // The number of items, once all are added.
+  // The number of items, once all are collected.
   int64_t count() {
+    merge();
     starts_ = Buffer<int64_t>(parts_ + 1);
     parallel_.tasks(parts_, [this](int64_t part) {
       int64_t n = 0;
-      for_words(part, [&](int64_t w) { n += std::popcount(bits_[w]); });
+      for_words(0, part, [&](int64_t w) { n += std::popcount(bits_[w]); });
       starts_[part] = n;
     });
     int64_t total = 0;
@@ -60,7 +73,7 @@ class ItemSet {
   void list(Int* out) {
     parallel_.tasks(parts_, [this, out](int64_t part) {
       int64_t n = starts_[part];
-      for_words(part, [&](int64_t w) {
+      for_words(0, part, [&](int64_t w) {
         before_[w] = static_cast<uint32_t>(n);
         for (uint64_t rest = bits_[w]; rest != 0; rest &= rest - 1) {
           out[n++] = static_cast<Int>(w * 64 + std::countr_zero(rest));
@@ -74,32 +87,45 @@ class ItemSet {
   const uint32_t* before() const { return before_.data(); }
 
  private:
+  static constexpr int kMostWorkers = 32;  // their bitmaps take 4 bytes an item
+
+  static int64_t whole_lines(int64_t words) { return (words + 7) / 8 * 8; }
   int64_t first(int64_t part) const { return summary_words_ * part / parts_; }
+  uint64_t* summary(int worker) const { return bits_ + worker * stride_ + words_; }
 
   // f(word) for the words of a part that are not zero.
   template <class F>
-  void for_words(int64_t part, const F& f) const {
+  void for_words(int worker, int64_t part, const F& f) const {
     for (int64_t s = first(part); s < first(part + 1); ++s) {
-      for (uint64_t rest = summary_[s]; rest != 0; rest &= rest - 1) f(s * 64 + std::countr_zero(rest));
+      for (uint64_t rest = summary(worker)[s]; rest != 0; rest &= rest - 1)
+        f(s * 64 + std::countr_zero(rest));
     }
   }
 
-  // Whether the word was zero before. Most items of a batch repeat, so a plain read comes first.
-  static RESEMB_INLINE bool set(uint64_t* word, uint64_t bit) {
-    const std::atomic_ref<uint64_t> shared(*word);
-    const uint64_t mask = uint64_t{1} << bit;
-    return (shared.load(std::memory_order_relaxed) & mask) == 0 &&
-           shared.fetch_or(mask, std::memory_order_relaxed) == 0;
+  // Into the first worker's bitmap, leaving the others empty.
+  void merge() {
+    merged_ = true;
+    if (workers_ == 1) return;
+    parallel_.tasks(parts_, [this](int64_t part) {
+      for (int worker = 1; worker < workers_; ++worker) {
+        uint64_t* bits = bits_ + worker * stride_;
+        for_words(worker, part, [this, bits](int64_t w) { bits_[w] |= std::exchange(bits[w], 0); });
+        for (int64_t s = first(part); s < first(part + 1); ++s) {
+          summary(0)[s] |= std::exchange(summary(worker)[s], 0);
+        }
+      }
+    });
   }
 
-  int64_t words_, summary_words_;
-  size_t block_bytes_;
-  uint64_t* bits_;
-  uint64_t* summary_;        // bit w % 64 of word w / 64: word w of bits_ is not zero
-  Buffer<uint32_t> before_;  // set where a word is not zero
-  int64_t parts_;
   Parallel parallel_;
-  Buffer<int64_t> starts_;
+  int workers_;
+  int64_t words_, summary_words_, stride_;
+  size_t bytes_;
+  uint64_t* bits_;           // of each worker: words, then their summary
+  Buffer<uint32_t> before_;  // items before each word that is not zero
+  int64_t parts_;            // ranges of summary words, each one task
+  Buffer<int64_t> starts_;   // items before each part
+  bool merged_ = false;
 };
 
 }  // namespace resemb

@@ -159,14 +159,14 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
   if (!ascend(row, rows.size(0), num_items, parallel)) fail_value("rows: do not ascend within [0, H)");
   std::atomic<bool> bad{false};
   ItemSet items(num_items, parallel);
-  parallel.ranges(rows.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+  items.collect(rows.size(0), kRowsPerTask, [&](const auto& add, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = graph.indptr[row[i]], past = graph.indptr[row[i] + 1];
       if (first < 0 || past > num_edges) bad = true;
       for (int64_t e = first; !bad && e < past; ++e) {
         const uint64_t neighbor = static_cast<uint64_t>(graph.neighbor(e));
         if (neighbor < static_cast<uint64_t>(num_items)) {
-          items.add(neighbor);
+          add(neighbor);
         } else {
           bad = true;
         }

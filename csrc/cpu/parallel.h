@@ -19,21 +19,29 @@ class Parallel {
   // body(task) for task in [0, tasks), handed out one at a time; `body` must not throw.
   template <class F>
   void tasks(int64_t tasks, const F& body) const {
-    const int threads = static_cast<int>(std::min<int64_t>(threads_, tasks));
+    by_worker(threads_, tasks, [&](int, int64_t task) { body(task); });
+  }
+
+  // body(worker, task) likewise, on at most `workers` threads; two calls of one worker never overlap.
+  template <class F>
+  void by_worker(int workers, int64_t tasks, const F& body) const {
+    const int threads = static_cast<int>(std::min<int64_t>(std::min(threads_, workers), tasks));
     if (threads <= 1) {
-      for (int64_t t = 0; t < tasks; ++t) body(t);
+      for (int64_t t = 0; t < tasks; ++t) body(0, t);
       return;
     }
     struct Context {
       const F& body;
       int64_t tasks;
       std::atomic<int64_t> next;
-    } context{body, tasks, {0}};
+      std::atomic<int> worker;
+    } context{body, tasks, {0}, {0}};
     launch_(
         threads,
         [](void* pointer) {
           auto& c = *static_cast<Context*>(pointer);
-          for (int64_t t; (t = c.next.fetch_add(1, std::memory_order_relaxed)) < c.tasks;) c.body(t);
+          const int worker = c.worker.fetch_add(1, std::memory_order_relaxed);
+          for (int64_t t; (t = c.next.fetch_add(1, std::memory_order_relaxed)) < c.tasks;) c.body(worker, t);
         },
         &context);
   }

@@ -44,11 +44,11 @@ int64_t make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const 
   const int64_t n = ids.count;
   ItemSet items(num_items, parallel);
   std::atomic<int64_t> first_bad{n};
-  parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) {
+  items.collect(n, kGrain, [&](const auto& add, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t id = ids[p];
       if (static_cast<uint64_t>(id) < static_cast<uint64_t>(num_items)) {
-        if (id != padding_idx) items.add(static_cast<uint64_t>(id));
+        if (id != padding_idx) add(static_cast<uint64_t>(id));
         continue;
       }
       int64_t seen = first_bad.load();
@@ -86,34 +86,73 @@ TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t 
   return edges;
 }
 
+namespace {
+
+constexpr int64_t kFewItems = 1 << 17;
+
+// From groups of all items to those of the touched ones.
+template <class A>
+void drop_empty(Columns<A>& columns) {
+  uint32_t* starts = columns.terms.starts.data();
+  const int64_t items = columns.terms.count;
+  int64_t touched = 0;
+  for (int64_t i = 0; i < items; ++i) touched += starts[i] < starts[i + 1];
+  columns.items = Buffer<int32_t>(touched);
+  int64_t v = 0;
+  for (int64_t i = 0; i < items; ++i) {
+    const uint32_t start = starts[i];
+    if (start == starts[i + 1]) continue;
+    columns.items[v] = static_cast<int32_t>(i);
+    starts[v++] = start;
+  }
+  starts[touched] = static_cast<uint32_t>(columns.terms.size);
+  columns.terms.count = touched;
+}
+
+}  // namespace
+
 template <class A>
 Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
                      int64_t num_items, const Parallel& parallel) {
   const StageTimer timer(Stage::transpose);
-  ItemSet items(num_items, parallel);
-  Buffer<int32_t> ranks(edges.count);  // first the neighbours, then their ranks
-  parallel.ranges(edges.count, kGrain, [&](int64_t begin, int64_t end) {
+  const auto for_neighbors = [&](int64_t begin, int64_t end, const auto& f) {
     for_edges(graph, rows, edges, num_rows, begin, end, graph.neighbors, graph.neighbors_are_int64 ? 8 : 4,
-              [&](int64_t, int64_t e, int64_t t) {
-                const int64_t neighbor = graph.neighbor(e);
-                ranks[t] = static_cast<int32_t>(neighbor);
-                items.add(static_cast<uint64_t>(neighbor));
-              });
-  });
+              [&](int64_t, int64_t e, int64_t t) { f(graph.neighbor(e), t); });
+  };
+  const auto group = [&](const Buffer<int32_t>& ranks, int64_t groups) {
+    return group_by_rank<Term<A>>(
+        ranks.data(), edges.count, groups, parallel, [&](int64_t begin, int64_t end, const auto& emit) {
+          for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
+                    [&](int64_t u, int64_t e, int64_t t) {
+                      emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
+                    });
+        });
+  };
   Columns<A> columns;
+  Buffer<int32_t> ranks(edges.count);  // first the neighbours, then their ranks
+  if (num_items <= kFewItems && num_items <= edges.count) {
+    // A counter for every item stays in cache: no need to number the touched ones first.
+    parallel.ranges(edges.count, kGrain, [&](int64_t begin, int64_t end) {
+      for_neighbors(begin, end,
+                    [&](int64_t neighbor, int64_t t) { ranks[t] = static_cast<int32_t>(neighbor); });
+    });
+    columns.terms = group(ranks, num_items);
+    drop_empty(columns);
+    return columns;
+  }
+  ItemSet items(num_items, parallel);
+  items.collect(edges.count, kGrain, [&](const auto& add, int64_t begin, int64_t end) {
+    for_neighbors(begin, end, [&](int64_t neighbor, int64_t t) {
+      ranks[t] = static_cast<int32_t>(neighbor);
+      add(static_cast<uint64_t>(neighbor));
+    });
+  });
   columns.items = Buffer<int32_t>(items.count());
   items.list(columns.items.data());
   const RankArgs args{items.bits(), items.before(), ranks.data(), false, -1, -1, ranks.data()};
   parallel.ranges(edges.count, kGrain,
                   [&](int64_t begin, int64_t end) { row_kernels().rank(args, begin, end); });
-  columns.terms = group_by_rank<Term<A>>(
-      ranks.data(), edges.count, columns.items.size(), parallel,
-      [&](int64_t begin, int64_t end, const auto& emit) {
-        for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
-                  [&](int64_t u, int64_t e, int64_t t) {
-                    emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
-                  });
-      });
+  columns.terms = group(ranks, columns.items.size());
   return columns;
 }
 
