@@ -17,8 +17,8 @@ from resemb_ext.train.files import write_text
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Lookup of a Res-embedding, forward and forward + backward with sparse gradients, "
-        "against its plain PyTorch forms and plain F.embedding. Needs about 8 GiB.",
+        description="A Res-embedding's lookup, forward and forward + backward with sparse gradients, and "
+        "its whole Adam step, against their plain PyTorch forms and a plain embedding. Needs about 12 GiB.",
         epilog="example: python -m benchmarks --rounds 15 --out benchmarks/results/cpu.json",
     )
     parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")

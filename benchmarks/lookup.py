@@ -1,4 +1,4 @@
-"""Forward, and forward + backward with sparse gradients, of one cell."""
+"""One cell: forward, forward + backward with sparse gradients, and the whole Adam step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import OWN, PLAIN, RES_PEERS, Case, make_case, operator, plain_embedding
+from benchmarks.step_cell import run_step
 from benchmarks.timing import best, interleave, summary
 
 
@@ -44,7 +45,7 @@ def run_cell(
 
     Returns:
         JSON-able: the cell's settings, U, V, and for "forward" and "forward+backward" the summary of
-        every variant with the best Res-embedding peer's name.
+        every variant with the best Res-embedding peer's name; and what `run_step` returns.
     """
     case = make_case(num_items, dim, neighbors, positions, exponent, batches, seed)
     variants = {
@@ -84,4 +85,5 @@ def run_cell(
             rounds=rounds, warmup=warmup, label=f"H={num_items:,} {phase}")  # fmt: skip
         cell[phase] = summary(seconds, OWN)
         cell[f"best_peer_{phase}"] = best(cell[phase], list(RES_PEERS))
+    cell.update(run_step(case, rounds=rounds, warmup=warmup))
     return cell

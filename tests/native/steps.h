@@ -73,6 +73,54 @@ struct Results {
   Array central_by_rows, residual_by_rows, weights_by_rows;
 };
 
+// sum_segments_to gives the bytes that sum_segments stored, every row once.
+inline void handed_out(const Problem& p, resemb::SegmentArgs args, const Array& rows, int64_t count,
+                       const resemb::Parallel& parallel) {
+  const int64_t row_bytes = p.dim * static_cast<int64_t>(resemb::item_size(p.table));
+  std::vector<char> found(static_cast<size_t>(count * row_bytes)), times(static_cast<size_t>(count));
+  args.targets = nullptr;
+  resemb::sum_segments_to(args, count, parallel, [&](int64_t begin, int64_t end, const void* sums) {
+    if (begin == end) return;
+    std::memcpy(found.data() + begin * row_bytes, sums, static_cast<size_t>((end - begin) * row_bytes));
+    for (int64_t s = begin; s < end; ++s) ++times[s];
+  });
+  for (const char n : times) require(n == 1, "a segment is not handed out once");
+  require(found.empty() || std::memcmp(found.data(), rows.data(), found.size()) == 0,
+          "sums handed out differ from sums stored");
+}
+
+// Every rule of the optimizers with all its state, on the gradient's rows: for the sanitizers.
+inline void step_every_rule(const Problem& p, const std::vector<int64_t>& items, const Array& gradient,
+                            const resemb::Parallel& parallel) {
+  for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
+    Array table(p.table, p.items * p.dim, p.aligned), first(p.acc(), p.items * p.dim, p.aligned);
+    Array second(p.acc(), p.items * p.dim, p.aligned);
+    std::vector<int32_t> steps(static_cast<size_t>(p.items));
+    std::vector<double> decayed(static_cast<size_t>(p.items));
+    resemb::UpdateArgs a{};
+    a.rule = static_cast<resemb::Rule>(rule);
+    a.table = p.table;
+    a.num_rows = static_cast<int64_t>(items.size());
+    a.dim = p.dim;
+    a.rows = items.data();
+    a.grad = gradient.data();
+    a.param = table.zero().data();
+    a.first = first.zero().data();
+    a.second = second.zero().data();
+    a.row_steps = steps.data();
+    a.decayed = decayed.data();
+    a.decay_now = -0.1;
+    a.shrink = 0.9;
+    a.weight_decay = 0.1;
+    a.lr = 0.1;
+    a.beta1 = a.beta2 = 0.9;
+    a.eps = 1e-8;
+    a.random_rounding = rule % 2 == 0;
+    parallel.ranges(a.num_rows, 16, [&](int64_t b, int64_t e) { resemb::row_kernels().update(a, b, e); });
+    for (const int64_t item : items) require(steps[item] == 1, "a row is not stepped once");
+  }
+}
+
 template <class A>
 void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
                       const resemb::TouchedEdges& edges, const Array& g, const resemb::Parallel& parallel,
@@ -96,6 +144,8 @@ void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView&
   args.bypass_cache = true;
   resemb::sum_segments(args, columns.terms.count, parallel);
   r.central_by_rows = rows.spread(items, p.dim, p.items * p.dim);
+  handed_out(p, args, rows, columns.terms.count, parallel);
+  step_every_rule(p, items, rows, parallel);
   args.targets = targets.data();
   args.out = r.central.zero().data();
   args.bypass_cache = false;
