@@ -18,17 +18,19 @@ def interleave(
     warmup: int,
     label: str,
 ) -> dict[str, list[float]]:
-    """Times variants[name](round) once a round, in an order that rotates from round to round.
+    """Times variants[name](round) once a round, in a random order of its own for every round.
+
+    So none of them always follows the one that leaves it a warm cache.
 
     Returns:
         Seconds by variant, one a round, warm-up rounds left out; index i is the same round for all.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
+    names = np.array(list(variants))
+    rng = np.random.default_rng(0)
     for turn in tqdm(range(warmup + rounds), desc=label, leave=False, disable=None):
-        shift = turn % len(names)
         gc.collect()
-        for name in names[shift:] + names[:shift]:
+        for name in rng.permutation(names):
             start = time.perf_counter()
             result = variants[name](turn)
             elapsed = time.perf_counter() - start
