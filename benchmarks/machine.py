@@ -33,13 +33,17 @@ def _commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def machine() -> dict[str, Any]:
     """Processor, memory, versions, threads and instruction-set path, as JSON-able values."""
     huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else "unknown",
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

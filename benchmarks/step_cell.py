@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 import resemb_ext as rx
 from benchmarks.ceiling import FORMULA, ceiling, measure_rates
+from benchmarks.machine import memory_bytes
 from benchmarks.peers import Case
 from benchmarks.steps import (
     OWN_STEPS,
@@ -79,7 +79,7 @@ def run_step(case: Case, *, rounds: int, warmup: int) -> dict[str, Any]:
     """
     num_items, dim = case.central.shape
     positions = case.batches[0].numel()
-    memory = _memory()
+    memory = memory_bytes()
     bench = Bench.of(case)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -130,7 +130,3 @@ def run_step(case: Case, *, rounds: int, warmup: int) -> dict[str, Any]:
 
 def _touched_rows(case: Case) -> Tensor:
     return case.neighbors[case.batches[0].unique()].unique()
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

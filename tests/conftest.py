@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from resemb_ext import _loader
+
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = Path(os.environ.get("RESEMB_DATA", _ROOT.parent / "shared" / "data"))
 
@@ -49,6 +51,15 @@ def fixed_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=_loader.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction-set path that runs here."""
+    before = _loader.isa()
+    _loader.select_isa(request.param)
+    yield request.param
+    _loader.select_isa(before)
 
 
 @pytest.fixture

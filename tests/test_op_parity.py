@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resemb_ext import _loader
 from resemb_ext.testing import Problem, check_problem, make_problem
 from resemb_ext.testing.strategies import DIMS, DTYPES, problems
 
 EXAMPLES = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(params=_loader.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _loader.isa()
-    _loader.select_isa(request.param)
-    yield request.param
-    _loader.select_isa(before)
 
 
 @EXAMPLES

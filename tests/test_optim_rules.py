@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,6 @@ OPTIMIZERS = {
     "adam": (optim.Adam, {"betas": (0.8, 0.95)}),
     "adam by row": (optim.Adam, {"bias_correction": "row"}),
 }
-
-
-@pytest.fixture(params=_loader.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _loader.isa()
-    _loader.select_isa(request.param)
-    yield request.param
-    _loader.select_isa(before)
 
 
 def sparse_gradient(rows: np.ndarray, dim: int, num_rows: int, rng: np.random.Generator) -> Tensor:

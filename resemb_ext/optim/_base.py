@@ -292,7 +292,7 @@ class RowSparseOptimizer(Optimizer):
             part = {**group, "params": dense}
             for parameter in dense:
                 self._prepare_dense(group, parameter)
-                _decay.catch_up(self.state[parameter], parameter, None, False, self._seed)
+                self.catch_up(parameter)
             own = "decoupled_weight_decay" in self._dense.defaults
             if group["decoupled_weight_decay"] and not own and group["weight_decay"] != 0:
                 for parameter in dense:

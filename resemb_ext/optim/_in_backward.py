@@ -129,11 +129,9 @@ class _Lookups:
         """The lookup operator's arguments and first result."""
         if torch.compiler.is_compiling():
             raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
-        if not torch.is_grad_enabled() or weights.requires_grad:
-            if weights.requires_grad:
-                raise RuntimeError(
-                    "steps in backward: link weights that are learned are not supported"
-                )
+        if weights.requires_grad:
+            raise RuntimeError("steps in backward: link weights that are learned are not supported")
+        if not torch.is_grad_enabled():
             out, _ = _ops.res_embedding(
                 ids, central, residual, indptr, neighbors, weights, offsets, samples, *options)  # fmt: skip
             return out, None

@@ -92,7 +92,7 @@ class RowStep:
 
 def update_rows(table: Tensor, gradient: Rows, step: RowStep) -> None:
     """One step on the rows of a gradient, in place."""
-    state, options = step.arguments()[:4], step.arguments()[4:]
-    _ops.update_rows_(table, *state, gradient.rows, gradient.values, *options)
+    *state, reals, integers = step.arguments()
+    _ops.update_rows_(table, *state, gradient.rows, gradient.values, reals, integers)
     # An operator of the stable ABI does not do it: without, a stale saved table would go unnoticed.
     torch.autograd.graph.increment_version(table)
