@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from benchmarks.steps import (
 )
 from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
+from resemb_ext.train.memory import PeakMemory
 
 OWN = next(reversed(OWN_STEPS))  # in backward: what the goals are about
 _SKIP_OVER = 0.4  # of the machine's memory
@@ -53,21 +52,12 @@ def profile(step: Callable[[int], Any], rounds: int) -> dict[str, float]:
 
 def peak_bytes(step: Callable[[int], Any]) -> int | None:
     """Resident bytes that a step adds at its peak to what was there before, from a cold pool."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not reset.exists():
-        return None
     rx.release_memory()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # what earlier variants left in the heap
-        libc.malloc_trim(0)
-
-    def field(name: str) -> int:
-        line = next(li for li in status.read_text().splitlines() if li.startswith(name))
-        return 1024 * int(line.split()[1])
-
-    before = field("VmRSS")
-    reset.write_text("5")
-    step(0)
-    return field("VmHWM") - before
+    with PeakMemory() as peak:
+        step(0)
+    if not peak.before_mb:  # the high-water mark cannot be reset here
+        return None
+    return int((peak.peak_mb - peak.before_mb) * 2**20)
 
 
 def run_step(case: Case, *, rounds: int, warmup: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def empty_table(size: Sequence[int], **options: Any) -> Tensor:
 
     A lookup reads rows at random: on pages of 4 KiB a table of some hundred megabytes costs a page walk
     for nearly every row. Linux grants the request where transparent huge pages are "madvise" or
-    "always"; elsewhere the tensor is as torch made it.
+    "always"; elsewhere, and where malloc reuses memory that was touched before, the tensor is as torch
+    made it.
 
     Args:
         size: shape.
