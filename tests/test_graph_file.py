@@ -108,6 +108,11 @@ def test_flipped_bytes(good, scratch, data):
         assert loaded.hash == a_graph().hash and loaded.meta == a_graph().meta
 
 
+def test_a_member_whose_name_breaks_the_line(good, scratch):
+    damaged = good[::-1].replace(b"header.npy"[::-1], b"header.\npy"[::-1], 1)[::-1]
+    assert load_or_value_error(scratch, damaged) is None
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=300))
 @example(b"")

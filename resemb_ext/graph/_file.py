@@ -89,8 +89,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         try:
             return _read(file)
         except DAMAGE as error:
+            # Names inside a damaged file may hold anything, line ends among them.
+            why = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
             raise ValueError(
-                f"{target} is not a readable interest graph ({error or type(error).__name__});"
+                f"{target} is not a readable interest graph ({why or type(error).__name__});"
                 " expected a whole file written by InterestGraph.save"
             ) from error
 
