@@ -4,53 +4,104 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.cells import LAWS, Cell, suite
 from benchmarks.lookup import run_cell
 from benchmarks.machine import machine
-from benchmarks.report import table
-from resemb_ext.train.files import write_text
+from benchmarks.report import suite_table, table
+from benchmarks.spread import run_spread
+from resemb_ext.train.files import write_json
+
+SLOW = 12.0  # in the suite a variant over this many times our time is timed in few rounds
+SPREAD = Cell(name="spread, D=16", dim=16)
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="A Res-embedding's lookup, forward and forward + backward with sparse gradients, and "
         "its whole Adam step, against their plain PyTorch forms and a plain embedding. Needs about 12 GiB.",
-        epilog="example: python -m benchmarks --rounds 15 --out benchmarks/results/cpu.json",
+        epilog="example: python -m benchmarks --full --log events.parquet --out suite.json",
     )
     parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")
     parser.add_argument("--dim", type=int, default=64, help="D")
     parser.add_argument("--neighbors", type=int, default=20, help="K, entries of a graph row")
     parser.add_argument("--positions", type=int, default=200_000, help="P, ids in a batch")
-    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of ids and neighbours")
+    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
+    parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--every-peer", action="store_true", help="torch.compile of every form too")
     parser.add_argument("--batches", type=int, default=8, help="rotating batches")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds")
-    parser.add_argument("--warmup", type=int, default=3, help="rounds not timed")
+    parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
+    parser.add_argument(
+        "--warmup", type=int, help="rounds not timed (default: 3, or 2 with --full)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="log file of the cell with real ids and graph")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/out/cpu.json"), help="JSON file"
+        "--full", action="store_true", help="the suite instead of one cell per --items"
     )
-    args = parser.parse_args()
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="with --full: these cells")
+    parser.add_argument("--resume", action="store_true", help="keep the cells that --out holds")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out/cpu.json"), help="JSON file, rewritten after each cell"
+    )  # fmt: skip
+    return parser
+
+
+def _cells(args: argparse.Namespace) -> list[Cell]:
+    if args.full:
+        cells = [*suite(), SPREAD]
+        unknown = set(args.only or ()) - {cell.name for cell in cells}
+        if unknown:
+            names = ", ".join(repr(cell.name) for cell in cells)
+            raise SystemExit(f"--only: no cell {sorted(unknown)[0]!r}; expected one of {names}")
+        return [cell for cell in cells if not args.only or cell.name in args.only]
+    factors = {
+        name: getattr(args, name)
+        for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "every_peer", "batches", "seed")
+    }  # fmt: skip
+    return [Cell(name=f"H={items:,}", items=items, **factors) for items in args.items]
+
+
+def main() -> None:
+    args = _parser().parse_args()
     torch.set_num_threads(args.threads)
-    settings = {
-        "dim": args.dim,
-        "neighbors": args.neighbors,
-        "positions": args.positions,
-        "exponent": args.zipf,
-        "batches": args.batches,
-        "rounds": args.rounds,
-        "warmup": args.warmup,
-        "seed": args.seed,
-    }
-    cells = [run_cell(num_items=items, **settings) for items in args.items]
-    result = {"machine": machine(), "cells": cells}
+    rounds = args.rounds or (7 if args.full else 11)
+    warmup = args.warmup if args.warmup is not None else (2 if args.full else 3)
+    result: dict[str, Any] = {"machine": machine(), "cells": [], "not_run": {}}
+    if args.resume and args.out.exists():
+        result = json.loads(args.out.read_text())
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    for cell in _cells(args):
+        if any(
+            cell.name == done["name"]
+            for done in [*result["cells"], result.get("spread", {"name": ""})]
+        ):
+            continue
+        start = time.perf_counter()
+        if cell == SPREAD:
+            result["spread"] = run_spread(cell, rounds=rounds, warmup=warmup)
+        elif cell.law == "real" and args.log is None:
+            result["not_run"][cell.name] = "no log: pass --log FILE"
+            continue
+        else:
+            done = run_cell(
+                cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW if args.full else None
+            )
+            done["seconds"] = round(time.perf_counter() - start, 1)
+            result["cells"].append(done)
+        write_json(args.out, result)
+        if args.full:
+            print(f"{cell.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    print(suite_table(result) if args.full else table(result))
     print(f"\nwritten to {args.out}")
 
 

@@ -61,6 +61,12 @@ def _at(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+def read_rows(table: Tensor, rows: Tensor) -> None:
+    """Reads the rows (int64 [N]) of a float32 table [H, D], at the memory's own pace."""
+    n, dim = rows.numel(), table.shape[1]
+    _library().read_rows(_at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim))
+
+
 def measure_rates(
     table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, rounds: int
 ) -> dict[str, float]:
@@ -76,7 +82,7 @@ def measure_rates(
     flat = torch.empty(2, 1 << 24)
     flat.fill_(1.0)
     runs: dict[str, Callable[[int], Any]] = {
-        "read": lambda _: library.read_rows(_at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim)),
+        "read": lambda _: read_rows(table, rows),
         "change": lambda _: library.change_rows(
             _at(moments[0]), _at(moments[1]), _at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim)),
         "copy": lambda _: library.copy_floats(_at(flat[0]), _at(flat[1]), ctypes.c_int64(flat.shape[1])),

@@ -37,6 +37,11 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def too_much(bytes_: int) -> int | None:
+    """The bytes where they are over 40 % of the machine's memory: a peer that needs them is skipped."""
+    return bytes_ if bytes_ > 0.4 * memory_bytes() else None
+
+
 def machine() -> dict[str, Any]:
     """Processor, memory, versions, threads and instruction-set path, as JSON-able values."""
     huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
 def _title(cell: dict[str, Any]) -> str:
     return (
-        f"H = {cell['num_items']:,}, D = {cell['dim']}, K = {cell['neighbors']}, "
+        f"H = {cell['items']:,}, D = {cell['dim']}, K = {cell['neighbors']}, "
         f"{cell['positions']:,} Zipf({cell['zipf']}) ids (U = {cell['unique']:,}, "
         f"V = {cell['touched_neighbors']:,})"
     )
@@ -42,12 +42,13 @@ def _step_notes(cell: dict[str, Any]) -> list[str]:
         lines.append(f"Profile of {name}, ms: {spent}.")
     own = cell["step"][next(reversed(cell["profile"]))]["median_ms"]
     forward = cell["forward"]["resemb_ext"]["median_ms"]
-    top, rates = cell["ceiling"], cell["rates"]
-    lines.append(
-        f"Ceiling ({cell['formula']}; measured {rates['read_gbs']:.1f}, {rates['change_gbs']:.1f} and "
-        f"{rates['copy_gbs']:.1f} GB/s): forward {top['forward']:.1f} ms, of which ours reaches "
-        f"{top['forward'] / forward:.0%}; step {top['step']:.1f} ms, {top['step'] / own:.0%}."
-    )
+    if top := cell.get("ceiling"):
+        rates = cell["rates"]
+        lines.append(
+            f"Ceiling ({cell['formula']}; measured {rates['read_gbs']:.1f}, {rates['change_gbs']:.1f} and "
+            f"{rates['copy_gbs']:.1f} GB/s): forward {top['forward']:.1f} ms, of which ours reaches "
+            f"{top['forward'] / forward:.0%}; step {top['step']:.1f} ms, {top['step'] / own:.0%}."
+        )
     if cell["peak"]["bytes"] is not None:
         share = cell["peak"]["bytes"] / cell["peak"]["output_and_touched_rows"]
         lines.append(
@@ -56,6 +57,8 @@ def _step_notes(cell: dict[str, Any]) -> list[str]:
         )
     for name, bytes_ in cell["skipped"].items():
         lines.append(f"Skipped: {name}, which needs {bytes_ / 2**30:.1f} GiB more.")
+    for name, words in cell.get("refused", {}).items():
+        lines.append(f"Refused by torch: {name}: {words}")
     return lines
 
 
@@ -66,7 +69,7 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"**Lookup**, {_title(cell)}", ""]
         lines += [*_rows(cell, ["forward", "forward+backward"]), ""]
         if "step" in cell:
-            lines += [f"**Whole Adam step**, H = {cell['num_items']:,}", ""]
+            lines += [f"**Whole Adam step**, H = {cell['items']:,}", ""]
             lines += [*_rows(cell, ["step"]), ""]
             for note in _step_notes(cell):
                 lines += [note, ""]
@@ -77,6 +80,47 @@ def table(result: dict[str, Any]) -> str:
         "batches in one process; ratio: the variant's time over resemb_ext's (in the step: that in "
         "backward) in the same round. Tables and graph lie on huge pages for all variants alike."
     )
+    return "\n".join(lines)
+
+
+def _against(cell: dict[str, Any], phase: str, name: str) -> str:
+    v = cell[phase][name]
+    return f"{v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] {name}"
+
+
+def suite_table(result: dict[str, Any]) -> str:
+    """Markdown: a row a cell with our time, and the ratio to the best peer of every phase."""
+    lines = [
+        "| cell | U | V | forward, ms | against the best Res-embedding peer | forward+backward, ms | against the best peer "
+        "| step, ms | against the best peer | against the best plain form | against plain SparseAdam | of T* |",
+        "|---|---:|---:|---:|---|---:|---|---:|---|---|---|---:|",
+    ]
+    for cell in result["cells"]:
+        own = next(reversed(cell["profile"]))
+        row = f"| {cell['name']} | {cell['unique']:,} | {cell['touched_neighbors']:,} |"
+        for phase, name in (
+            ("forward", "resemb_ext"),
+            ("forward+backward", "resemb_ext"),
+            ("step", own),
+        ):
+            best = _against(cell, phase, cell[f"best_peer_{phase}"])
+            row += f" {cell[phase][name]['median_ms']:.2f} | {best} |"
+        row += f" {_against(cell, 'step', cell['best_plain_step'])} |"
+        sparse = cell["step"].get("plain, SparseAdam")
+        row += f" {sparse['ratio']:.2f} |" if sparse else " refused |"
+        top = cell.get("ceiling")
+        row += f" {top['step'] / cell['step'][own]['median_ms']:.0%} |" if top else " |"
+        lines.append(row)
+    if spread := result.get("spread"):
+        low, middle, high = spread["ratio"]
+        lines += [
+            "",
+            f"Tables {spread['factor']} times as large, the same rows touched (D = {spread['dim']}): the step takes "
+            f"{spread['step_ratio']:.2f} times as long, reading the rows alone {spread['read_ratio']:.2f} times; "
+            f"ratio of the two {middle:.2f} [{low:.2f}, {high:.2f}].",
+        ]
+    for name, why in result.get("not_run", {}).items():
+        lines += ["", f"Not run: {name} ({why})."]
     return "\n".join(lines)
 
 

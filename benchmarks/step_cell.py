@@ -11,34 +11,23 @@ from torch import Tensor
 
 import resemb_ext as rx
 from benchmarks.ceiling import FORMULA, ceiling, measure_rates
-from benchmarks.machine import memory_bytes
-from benchmarks.peers import Case
+from benchmarks.cells import Case
+from benchmarks.machine import too_much
 from benchmarks.steps import (
     OWN_STEPS,
-    PLAIN_STEPS,
-    RES_STEPS,
     Bench,
     Step,
     check_steps,
     make_steps,
+    needs,
+    plain_steps,
+    res_steps,
 )
 from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
 from resemb_ext.train.memory import PeakMemory
 
 OWN = next(reversed(OWN_STEPS))  # in backward: what the goals are about
-_SKIP_OVER = 0.4  # of the machine's memory
-
-
-def needs(name: str, num_items: int, dim: int, memory: int) -> int | None:
-    """Bytes that a variant needs beyond the shared tables, where they are too many; else None."""
-    dense = {
-        "unique + embedding_bag, dense fused Adam": 2,
-        "plain, dense fused Adam": 1,
-        "materialise, dense fused Adam": 4,
-    }
-    bytes_ = 4 * num_items * dim * dense.get(name, 0)
-    return bytes_ if bytes_ > _SKIP_OVER * memory else None
 
 
 def profile(step: Callable[[int], Any], rounds: int) -> dict[str, float]:
@@ -60,61 +49,66 @@ def peak_bytes(step: Callable[[int], Any]) -> int | None:
     return int((peak.peak_mb - peak.before_mb) * 2**20)
 
 
-def run_step(case: Case, *, rounds: int, warmup: int) -> dict[str, Any]:
+def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None) -> dict[str, Any]:
     """Times the whole Adam step of a case.
 
     Returns:
         JSON-able: "step" (summary by variant, ratios to `OWN`), best peers, "profile", "peak", "rates",
-        "ceiling" in ms, "formula", and "skipped" variants with the bytes they would need.
+        "ceiling" in ms, "formula", "skipped" variants with the bytes they would need, and "refused"
+        ones with torch's words.
     """
-    num_items, dim = case.central.shape
-    positions = case.batches[0].numel()
-    memory = memory_bytes()
+    cell = case.cell
     bench = Bench.of(case)
+    res, plain = res_steps(case), plain_steps(case)
+    skipped = {name: bytes_ for name in (*res, *plain) if (bytes_ := too_much(needs(name, case)))}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        skipped = {
-            name: bytes_
-            for name in (*RES_STEPS, *PLAIN_STEPS)
-            if (bytes_ := needs(name, num_items, dim, memory)) is not None
-        }
-        check_steps(bench, 5000, skip=set(skipped))
-        steps = make_steps(bench, skip=set(skipped))
-    upstream = torch.randn(positions, dim)
+        warnings.simplefilter("ignore")  # beta notices of sparse CSR and of compiled forms
+        refused = check_steps(bench, 5000, skip=skipped)
+        steps = make_steps(bench, skip={*skipped, *refused})
+    upstream = torch.randn(cell.positions, cell.dim, dtype=case.central.dtype)
 
     def run(step: Step) -> Callable[[int], None]:
-        return lambda turn: step(case.batches[turn % len(case.batches)], upstream)
+        return lambda turn: step(case.batches[turn % cell.batches], upstream)
 
     seconds = interleave(
         {name: run(step) for name, step in steps.items()},
-        rounds=rounds,
-        warmup=warmup,
-        label=f"H={num_items:,} step",
-    )
+        rounds=rounds, warmup=warmup, label=f"{cell.name}, step",
+        slow=(OWN, slow) if slow else None)  # fmt: skip
     times = summary(seconds, OWN)
     unique, touched = case.touched
-    rows = _touched_rows(case)
-    rates = measure_rates(case.central.detach(), bench.central, rows, max(5, rounds))
-    return {
+    size = case.central.element_size()
+    result = {
         "step": times,
-        "best_peer_step": best(times, [n for n in RES_STEPS if n in times]),
-        "best_plain_step": best(times, [n for n in PLAIN_STEPS if n in times]),
-        "profile": {name: profile(run(steps[name]), len(case.batches)) for name in OWN_STEPS},
+        "best_peer_step": best(times, [n for n in res if n in times]),
+        "best_plain_step": best(times, [n for n in plain if n in times]),
+        "profile": {name: profile(run(steps[name]), cell.batches) for name in OWN_STEPS},
         "peak": {
             "bytes": peak_bytes(run(steps[OWN])),
-            "output_and_touched_rows": 4 * dim * (positions + unique + touched),
+            "output_and_touched_rows": size * cell.dim * (cell.positions + unique + touched),
         },
+        "skipped": skipped,
+        "refused": refused,
+    }
+    if case.central.dtype == torch.float32:
+        result.update(_memory_bound(case, bench, unique, touched, max(5, rounds)))
+    return result
+
+
+def _memory_bound(
+    case: Case, bench: Bench, unique: int, touched: int, rounds: int
+) -> dict[str, Any]:
+    rates = measure_rates(case.central.detach(), bench.moments[0], _touched_rows(case), rounds)
+    return {
         "rates": {name: round(value, 2) for name, value in rates.items()},
         "ceiling": ceiling(
             rates,
             unique=unique,
             touched=touched,
-            positions=positions,
-            edges=unique * case.neighbors.shape[1],
-            dim=dim,
+            positions=case.cell.positions,
+            edges=unique * case.cell.neighbors,
+            dim=case.cell.dim,
         ),
         "formula": FORMULA,
-        "skipped": skipped,
     }
 
 

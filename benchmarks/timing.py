@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+SLOW_ROUNDS = 3
+
 
 def interleave(
     variants: dict[str, Callable[[int], Any]],
@@ -17,26 +19,40 @@ def interleave(
     rounds: int,
     warmup: int,
     label: str,
+    slow: tuple[str, float] | None = None,
 ) -> dict[str, list[float]]:
     """Times variants[name](round) once a round, in a random order of its own for every round.
 
     So none of them always follows the one that leaves it a warm cache.
 
+    Args:
+        rounds, warmup: rounds timed and not timed.
+        slow: (name, factor): a variant that takes over `factor` times as long as that one in the first
+            round is timed in `SLOW_ROUNDS` rounds only, and warmed up once.
+
     Returns:
-        Seconds by variant, one a round, warm-up rounds left out; index i is the same round for all.
+        Seconds by variant, one a round, warm-up rounds left out, NaN in a round that a slow variant sat
+        out; index i is the same round for all.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     names = np.array(list(variants))
     rng = np.random.default_rng(0)
+    first: dict[str, float] = {}
+    tardy: set[str] = set()
     for turn in tqdm(range(warmup + rounds), desc=label, leave=False, disable=None):
         gc.collect()
         for name in rng.permutation(names):
-            start = time.perf_counter()
-            result = variants[name](turn)
-            elapsed = time.perf_counter() - start
-            del result
+            elapsed = np.nan
+            if name not in tardy or warmup <= turn < warmup + SLOW_ROUNDS:
+                start = time.perf_counter()
+                result = variants[name](turn)
+                elapsed = time.perf_counter() - start
+                del result
+            first.setdefault(name, elapsed)
             if turn >= warmup:
                 seconds[name].append(elapsed)
+        if slow and turn == 0 and warmup:
+            tardy = {name for name, spent in first.items() if spent > slow[1] * first[slow[0]]}
     return seconds
 
 
@@ -46,12 +62,13 @@ def summary(seconds: dict[str, list[float]], own: str) -> dict[str, dict[str, fl
     base = np.asarray(seconds[own])
     for name, values in seconds.items():
         ratio = np.asarray(values) / base
-        low, middle, high = np.percentile(ratio, [25, 50, 75])
+        low, middle, high = np.nanpercentile(ratio, [25, 50, 75])
         result[name] = {
-            "median_ms": round(1e3 * float(np.median(values)), 3),
+            "median_ms": round(1e3 * float(np.nanmedian(values)), 3),
             "ratio": round(float(middle), 3),
             "ratio_q1": round(float(low), 3),
             "ratio_q3": round(float(high), 3),
+            "rounds": int(np.isfinite(ratio).sum()),
         }
     return result
 

@@ -56,8 +56,9 @@ def zipf_ranks(rng: np.random.Generator, num_items: int, count: int, exponent: f
     if exponent == 0:
         return rng.integers(0, num_items, count)
     cdf = np.cumsum(np.arange(1, num_items + 1, dtype=np.float64) ** -exponent)
-    ranks = np.searchsorted(cdf, rng.random(count) * cdf[-1])
-    return np.minimum(ranks, num_items - 1)
+    draws = torch.from_numpy(rng.random(count) * cdf[-1])
+    ranks = torch.searchsorted(torch.from_numpy(cdf), draws)  # as NumPy's, on all threads
+    return np.minimum(ranks.numpy(), num_items - 1)
 
 
 def zipf_ids(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:

@@ -1,0 +1,230 @@
+"""The cells of the benchmark: their factors, and the tables, graph and batches that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import resemb_ext as rx
+from resemb_ext._memory import empty_table
+from resemb_ext.testing.problems import zipf_ids, zipf_ranks
+
+LAWS = ("zipf", "uniform", "clustered", "real")
+BLOCK = 256  # adjacent ids that clustered neighbours come from
+_CHUNK = 1 << 20  # graph rows drawn at a time, to bound memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Factors of one cell; the defaults are the base cell.
+
+    Args:
+        name: of the cell. items: H. dim: D. neighbors: K, entries of every graph row. positions: P, the
+            ids of a batch, its histories laid end to end.
+        zipf: exponent of the ids' popularity, 0 is uniform.
+        law: of the neighbours: "zipf" (popular ones elsewhere than the popular ids, the unfavourable
+            case for caches), "uniform" (the worst locality), "clustered" (of a row's block of `BLOCK`
+            adjacent ids), or "real" (ids and graph of a log).
+        dtype: of the tables and of their gradients.
+        every_peer: also torch.compile of every form, and FBGEMM where it is installed.
+        batches: that rotate. seed: of everything drawn.
+    """
+
+    name: str = "base"
+    items: int = 1_000_000
+    dim: int = 64
+    neighbors: int = 20
+    positions: int = 200_000
+    zipf: float = 1.05
+    law: str = "zipf"
+    dtype: str = "float32"
+    every_peer: bool = False
+    batches: int = 8
+    seed: int = 0
+
+
+def suite() -> list[Cell]:
+    """Base cells, one factor varied at a time, and 12 named corners."""
+    base = Cell(name="base, H=1M", every_peer=True)
+    small = replace(base, name="base, H=63k", items=63_000)
+    one = replace(base, every_peer=False)
+
+    def vary(name: str, **factors: object) -> Cell:
+        return replace(one, name=name, **factors)  # type: ignore[arg-type]
+
+    factors = [
+        vary("H=3.7k", items=3_700),
+        vary("H=10M, D=16", items=10_000_000, dim=16),
+        *(vary(f"D={d}", dim=d) for d in (16, 18, 32, 128)),
+        *(vary(f"P={p // 1000}k", positions=p) for p in (20_000, 800_000)),
+        *(vary(f"K={k}", neighbors=k) for k in (5, 10, 50)),
+        *(vary(f"ids Zipf {z:g}", zipf=z) for z in (0.0, 0.8, 1.3)),
+        *(vary(f"{law} neighbours", law=law) for law in ("uniform", "clustered")),
+        vary("real ids and graph", law="real"),
+        vary("bfloat16", dtype="bfloat16"),
+    ]
+    corners = [
+        vary("all small", items=3_700, dim=16, positions=20_000, neighbors=5),
+        vary("H=63k, D=128, P=800k, K=50", items=63_000, dim=128, positions=800_000, neighbors=50),
+        vary("uniform ids and neighbours", zipf=0.0, law="uniform"),
+        vary("D=16, P=800k", dim=16, positions=800_000),
+        vary("H=63k, D=128, bfloat16", items=63_000, dim=128, dtype="bfloat16"),
+        vary("H=10M, D=16, uniform neighbours", items=10_000_000, dim=16, law="uniform"),
+        vary("H=3.7k, P=800k, K=50, ids Zipf 1.3", items=3_700, positions=800_000, neighbors=50, zipf=1.3),
+        vary("H=63k, uniform ids and neighbours", items=63_000, zipf=0.0, law="uniform"),
+        vary("D=32, K=50, uniform neighbours", dim=32, neighbors=50, law="uniform"),
+        vary("H=63k, D=18, P=20k, K=5", items=63_000, dim=18, positions=20_000, neighbors=5),
+        vary("bfloat16, uniform neighbours", dtype="bfloat16", law="uniform"),
+        vary("D=128, P=20k, K=5", dim=128, positions=20_000, neighbors=5),
+    ]  # fmt: skip
+    return [base, small, *factors, *corners]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell made real: tables as leaves that require gradients, a graph, id batches."""
+
+    cell: Cell
+    central: Tensor  # [H, D]
+    residual: Tensor  # [H, D]
+    plain: Tensor  # [H, D], the table of F.embedding
+    neighbors: Tensor  # int64 [H, K], rows filled up to K with their last neighbour, weight 0
+    weights: Tensor  # [H, K], dtype of the tables, as embedding_bag asks
+    indptr: Tensor  # int64 [H + 1]: the graph as the operator takes it
+    neighbors32: Tensor  # int32 [E]
+    link_weights: Tensor  # float32 [E]
+    batches: list[Tensor]  # int64 [P] each
+
+    @property
+    def touched(self) -> tuple[int, int]:
+        """U and V of the first batch."""
+        rows = self.batches[0].unique()
+        return len(rows), len(self.neighbors[rows].unique())
+
+    @property
+    def fill(self) -> float:
+        """Share of the entries of `neighbors` that are the graph's."""
+        return self.neighbors32.numel() / self.neighbors.numel()
+
+
+def _distinct(draw: Callable[[int], np.ndarray], rows: int, neighbors: int) -> np.ndarray:
+    """int64 [rows, K], ascending: `draw(count)` by row, a row's repeated values drawn again."""
+    values = draw(rows * neighbors).reshape(rows, neighbors)
+    open_ = np.arange(rows)  # that may hold repeats
+    while len(open_):
+        drawn = np.sort(values[open_], axis=1)
+        repeated = np.zeros(drawn.shape, dtype=bool)
+        repeated[:, 1:] = drawn[:, 1:] == drawn[:, :-1]
+        drawn[repeated] = draw(int(repeated.sum()))
+        values[open_] = drawn
+        open_ = open_[repeated.any(axis=1)]
+    return values
+
+
+def _drawn_graph(rng: np.random.Generator, cell: Cell) -> np.ndarray:
+    """int64 [H, K], ascending within a row, by the cell's law."""
+    graph = np.empty((cell.items, cell.neighbors), dtype=np.int64)
+    block = min(BLOCK, cell.items)
+    law = {
+        "zipf": lambda n: zipf_ranks(rng, cell.items, n, 1.05),
+        "uniform": lambda n: rng.integers(0, cell.items, n),
+        "clustered": lambda n: rng.integers(0, block, n),
+    }[cell.law]
+    places = rng.permutation(cell.items) if cell.law == "zipf" else None
+    for first in range(0, cell.items, _CHUNK):
+        rows = np.arange(first, min(first + _CHUNK, cell.items))
+        values = _distinct(law, len(rows), cell.neighbors)
+        if places is not None:
+            values = places[values]
+        elif cell.law == "clustered":
+            values += np.minimum(rows // block * block, cell.items - block)[:, None]
+        values.sort(axis=1)
+        graph[rows] = values
+    return graph
+
+
+def on_huge_pages(array: Tensor) -> Tensor:
+    return empty_table(array.shape, dtype=array.dtype).copy_(array)
+
+
+def make_tables(cell: Cell) -> list[Tensor]:
+    """C, R and the plain table, on huge pages as ResEmbedding's are, for every variant alike."""
+    generator = torch.Generator().manual_seed(cell.seed)
+    dtype = getattr(torch, cell.dtype)
+    return [
+        empty_table((cell.items, cell.dim), dtype=dtype)
+        .normal_(std=1.0 if dtype == torch.float32 else 0.05, generator=generator)
+        .requires_grad_()
+        for _ in range(3)
+    ]
+
+
+def make_case(cell: Cell, log: Path | None = None) -> Case:
+    """Tables, graph and batches of a cell, a function of it (and of the log) alone.
+
+    Raises:
+        ValueError: a "real" cell without a log.
+    """
+    if cell.law == "real":
+        return _real_case(cell, log)
+    rng = np.random.default_rng(cell.seed)
+    columns = _drawn_graph(rng, cell)
+    weights = rng.random(columns.shape, dtype=np.float32) + 0.1
+    weights /= weights.sum(axis=1, keepdims=True)
+    draws = zipf_ids(rng, cell.items, cell.positions * cell.batches, cell.zipf)
+    indptr = torch.arange(cell.items + 1) * cell.neighbors
+    return _assemble(cell, columns, weights, indptr, columns.reshape(-1), weights.reshape(-1),
+                     draws.reshape(cell.batches, cell.positions))  # fmt: skip
+
+
+def _real_case(cell: Cell, log: Path | None) -> Case:
+    """Users' histories end to end, in a random order of users, and the log's own average graph."""
+    if log is None:
+        raise ValueError(f"cell {cell.name!r} needs a log: pass --log FILE")
+    events = rx.data.read_log(log)
+    graph = rx.InterestGraph.from_log(events, window=3, top_k=cell.neighbors - 1).with_link(
+        "average"
+    )
+    lengths = np.diff(graph.indptr)
+    neighbors = int(lengths.max())
+    places = np.minimum(np.arange(neighbors), np.maximum(lengths, 1)[:, None] - 1)
+    at = np.minimum(graph.indptr[:-1, None] + places, graph.num_edges - 1)
+    weights = np.where(np.arange(neighbors) < lengths[:, None], graph.weights[at], 0)
+    columns = graph.neighbors[at].astype(np.int64)
+    rng = np.random.default_rng(cell.seed)
+    histories = np.split(np.asarray(events.item), events.user_start[1:-1])
+    draws = np.concatenate([histories[user] for user in rng.permutation(len(histories))])
+    draws = np.resize(draws, (cell.batches, cell.positions)).astype(np.int64)
+    cell = replace(cell, items=graph.num_items, neighbors=neighbors)
+    return _assemble(cell, columns, weights, torch.from_numpy(graph.indptr.copy()), graph.neighbors,
+                     graph.weights, draws)  # fmt: skip
+
+
+def _assemble(
+    cell: Cell,
+    columns: np.ndarray,
+    weights: np.ndarray,
+    indptr: Tensor,
+    flat: np.ndarray,
+    links: np.ndarray,
+    draws: np.ndarray,
+) -> Case:
+    central, residual, plain = make_tables(cell)
+    dtype = central.dtype
+    return Case(
+        cell,
+        central,
+        residual,
+        plain,
+        on_huge_pages(torch.from_numpy(columns)),
+        on_huge_pages(torch.from_numpy(weights).to(dtype)),
+        indptr,
+        on_huge_pages(torch.from_numpy(flat.astype(np.int32))),
+        on_huge_pages(torch.from_numpy(np.ascontiguousarray(links, dtype=np.float32))),
+        [torch.from_numpy(row.copy()) for row in draws],
+    )
