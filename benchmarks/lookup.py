@@ -76,6 +76,8 @@ def run_cell(
         every variant with the best Res-embedding peer's name; "skipped" (bytes) and "refused" (torch's
         words) variants; and what `run_step` returns.
     """
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64  # every variant compiles for several sizes
     case = make_case(cell, log)
     cell = case.cell
     makers = peers_of(case)
