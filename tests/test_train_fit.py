@@ -241,12 +241,6 @@ def test_parameter_groups(parts):
     assert "central" not in {group["name"] for group in parameter_groups(model, config)}
 
 
-def test_sparse_gradients_are_refused(parts):
-    table = rx.ResEmbedding(parts["graph"], 4, padding_idx=0, sparse=True)
-    with pytest.raises(ValueError, match=r"item_embedding gives sparse gradients.*sparse=False"):
-        fit(rx.models.DNN(table), parts["train"], parts["valid"], **OPTIONS)
-
-
 def test_l2_pulls_the_whole_table(parts):
     """Rows that no batch touches decay too: the L2 is that of the whole table."""
     model = make_model(parts)

@@ -282,3 +282,15 @@ def test_threads_are_given_back(tmp_path):
     before = torch.get_num_threads()
     run(embedding="plain", out=str(tmp_path / "out"), **{**SMALL, "threads": before + 1})
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("model", ["dnn", "din"])
+def test_lazy_tables_in_a_run(tmp_path, log_file, model):
+    done = run(data=str(log_file), out=str(tmp_path / "out"), model=model, category=True,
+               table_optimizer="lazy", decay="global", in_backward=True, **SMALL)  # fmt: skip
+    for entry in done.result["runs"]:
+        seconds = entry["seconds_per_epoch"]
+        assert sum(seconds.values()) < entry["wall_s"] and min(seconds.values()) > 0
+        for part, value in seconds.items():
+            spent = [epoch["seconds"][part] for epoch in entry["history"]]
+            assert value == pytest.approx(sum(spent) / len(spent))

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "training": (
         "epochs", "patience", "metric", "batch_size", "eval_batch_size", "lr", "l2",
         "embedding_lr", "embedding_l2", "central_lr", "central_l2", "residual_lr", "residual_l2",
+        "table_optimizer", "decay", "in_backward",
     ),
     "run": ("seed", "threads", "out", "overwrite"),
 }  # fmt: skip

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.models import MODELS
+
 from .options import check, from_mapping, option
 
 
@@ -17,12 +19,15 @@ from .options import check, from_mapping, option
 class FitConfig:
     """How a model is trained. Every option is documented in its field's ``help``.
 
-    The optimizer is ``torch.optim.Adam`` (fused, dense): each L2 below is Adam's coupled weight
-    decay, applied to the whole table at every step.
+    The optimizer is Adam. With ``table_optimizer="dense"`` it is ``torch.optim.Adam`` (fused) for
+    every parameter, and each L2 below is its coupled weight decay, of the whole table at every step.
+    With ``"lazy"``, embeddings give sparse gradients and ``rx.optim.Adam`` steps the rows of the
+    batch alone, with an L2 as ``decay`` says; the rest of the model keeps ``torch.optim.Adam``. Dense
+    and lazy Adam are different algorithms.
 
     Raises:
         TypeError: an option has the wrong type.
-        ValueError: an option is outside its limits.
+        ValueError: an option is outside its limits, or does not go with another.
     """
 
     epochs: int = option(20, "most passes over the training samples", low=1)
@@ -37,7 +42,7 @@ class FitConfig:
     lr: float = option(3e-3, "learning rate of everything but the embeddings", above=0)
     l2: float = option(0.0, "L2 (Adam weight decay) of everything but the embeddings", low=0)
     embedding_lr: float = option(5e-3, "learning rate of embedding tables", above=0)
-    embedding_l2: float = option(3e-5, "L2 of embedding tables, on the whole table", low=0)
+    embedding_l2: float = option(3e-5, "L2 of embedding tables", low=0)
     central_lr: float | None = option(
         None, "learning rate of Res-embedding's central table (default: embedding_lr)", above=0
     )
@@ -51,8 +56,58 @@ class FitConfig:
         3e-4, "L2 of Res-embedding's residual table; it keeps the residual small", low=0
     )
 
+    table_optimizer: str = option(
+        "dense",
+        "Adam of embedding tables: dense (every row at each step) or lazy (rows of the batch)",
+        choices=("dense", "lazy"),
+    )
+    decay: str | None = option(
+        None,
+        "with the lazy table optimizer, the L2 of tables: touched (rows of the batch, in the loss; "
+        "the default) or global (each step shrinks the whole table by 1 - lr L2)",
+        choices=("touched", "global"),
+    )
+    in_backward: bool = option(
+        False,
+        "with the lazy table optimizer, step the tables inside backward: less time and memory",
+    )
+
     def __post_init__(self) -> None:
         check(self)
+        if not self.lazy:
+            for name in ("decay", "in_backward"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name}: needs table_optimizer lazy, found {self.table_optimizer}"
+                        + ("; dense Adam's L2 is of the whole table" if name == "decay" else "")
+                    )
+        if self.decay == "global":
+            for name, (lr, l2) in self.table_rates().items():
+                if lr * l2 >= 1:
+                    raise ValueError(
+                        f"decay: global shrinks a table by 1 - lr L2 at each step, but {name}_lr "
+                        f"{lr:g} times {name}_l2 {l2:g} is {lr * l2:g}; expected below 1"
+                    )
+
+    @property
+    def lazy(self) -> bool:
+        """Whether embeddings give sparse gradients and only the rows of a batch are stepped."""
+        return self.table_optimizer == "lazy"
+
+    def table_rates(self) -> dict[str, tuple[float, float]]:
+        """Learning rate and L2 of each kind of table: "embedding", "central", "residual"."""
+
+        def either(value: float | None, default: float) -> float:
+            return default if value is None else value
+
+        return {
+            "embedding": (self.embedding_lr, self.embedding_l2),
+            "central": (
+                either(self.central_lr, self.embedding_lr),
+                either(self.central_l2, self.embedding_l2),
+            ),
+            "residual": (either(self.residual_lr, self.embedding_lr), self.residual_l2),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name, in JSON's types."""
@@ -105,7 +160,7 @@ class RunConfig(FitConfig):
         "average", "link weights of Res-embedding", choices=("average", "gcn", "given")
     )
 
-    model: str = option("dnn", "model", choices=("dnn", "din"))
+    model: str = option("dnn", "model", choices=tuple(MODELS))
     embedding: str = option(
         "both", "arms: plain nn.Embedding, Res-embedding, or both", choices=("plain", "res", "both")
     )

