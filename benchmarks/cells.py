@@ -126,9 +126,9 @@ def _distinct(draw: Callable[[int], np.ndarray], rows: int, neighbors: int) -> n
     return values
 
 
-def _drawn_graph(rng: np.random.Generator, cell: Cell) -> np.ndarray:
+def _drawn_graph(rng: np.random.Generator, cell: Cell) -> Tensor:
     """int64 [H, K], ascending within a row, by the cell's law."""
-    graph = np.empty((cell.items, cell.neighbors), dtype=np.int64)
+    graph = empty_table((cell.items, cell.neighbors), dtype=torch.int64)
     block = min(BLOCK, cell.items)
     law = {
         "zipf": lambda n: zipf_ranks(rng, cell.items, n, 1.05),
@@ -144,7 +144,7 @@ def _drawn_graph(rng: np.random.Generator, cell: Cell) -> np.ndarray:
         elif cell.law == "clustered":
             values += np.minimum(rows // block * block, cell.items - block)[:, None]
         values.sort(axis=1)
-        graph[rows] = values
+        graph[first : first + len(rows)] = torch.from_numpy(values)
     return graph
 
 
@@ -174,12 +174,14 @@ def make_case(cell: Cell, log: Path | None = None) -> Case:
         return _real_case(cell, log)
     rng = np.random.default_rng(cell.seed)
     columns = _drawn_graph(rng, cell)
-    weights = rng.random(columns.shape, dtype=np.float32) + 0.1
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights = empty_table(columns.shape, dtype=torch.float32)
+    rng.random(out=weights.numpy(), dtype=np.float32)
+    weights += 0.1
+    weights /= weights.sum(dim=1, keepdim=True)
     draws = zipf_ids(rng, cell.items, cell.positions * cell.batches, cell.zipf)
-    indptr = torch.arange(cell.items + 1) * cell.neighbors
-    return _assemble(cell, columns, weights, indptr, columns.reshape(-1), weights.reshape(-1),
-                     draws.reshape(cell.batches, cell.positions))  # fmt: skip
+    flat = on_huge_pages(columns.reshape(-1).to(torch.int32))
+    return _assemble(cell, columns, weights, torch.arange(cell.items + 1) * cell.neighbors, flat,
+                     weights.reshape(-1), draws.reshape(cell.batches, cell.positions))  # fmt: skip
 
 
 def _real_case(cell: Cell, log: Path | None) -> Case:
@@ -194,37 +196,34 @@ def _real_case(cell: Cell, log: Path | None) -> Case:
     neighbors = int(lengths.max())
     places = np.minimum(np.arange(neighbors), np.maximum(lengths, 1)[:, None] - 1)
     at = np.minimum(graph.indptr[:-1, None] + places, graph.num_edges - 1)
-    weights = np.where(np.arange(neighbors) < lengths[:, None], graph.weights[at], 0)
+    weights = np.where(np.arange(neighbors) < lengths[:, None], graph.weights[at], np.float32(0))
     columns = graph.neighbors[at].astype(np.int64)
     rng = np.random.default_rng(cell.seed)
     histories = np.split(np.asarray(events.item), events.user_start[1:-1])
     draws = np.concatenate([histories[user] for user in rng.permutation(len(histories))])
     draws = np.resize(draws, (cell.batches, cell.positions)).astype(np.int64)
     cell = replace(cell, items=graph.num_items, neighbors=neighbors)
-    return _assemble(cell, columns, weights, torch.from_numpy(graph.indptr.copy()), graph.neighbors,
-                     graph.weights, draws)  # fmt: skip
+    flat, links = (torch.from_numpy(a.copy()) for a in (graph.neighbors, graph.weights))
+    return _assemble(
+        cell,
+        *(on_huge_pages(torch.from_numpy(a)) for a in (columns, weights)),
+        torch.from_numpy(graph.indptr.copy()),
+        *(on_huge_pages(a) for a in (flat, links)),
+        draws,
+    )
 
 
 def _assemble(
     cell: Cell,
-    columns: np.ndarray,
-    weights: np.ndarray,
+    columns: Tensor,
+    weights: Tensor,
     indptr: Tensor,
-    flat: np.ndarray,
-    links: np.ndarray,
+    flat: Tensor,
+    links: Tensor,
     draws: np.ndarray,
 ) -> Case:
     central, residual, plain = make_tables(cell)
-    dtype = central.dtype
-    return Case(
-        cell,
-        central,
-        residual,
-        plain,
-        on_huge_pages(torch.from_numpy(columns)),
-        on_huge_pages(torch.from_numpy(weights).to(dtype)),
-        indptr,
-        on_huge_pages(torch.from_numpy(flat.astype(np.int32))),
-        on_huge_pages(torch.from_numpy(np.ascontiguousarray(links, dtype=np.float32))),
-        [torch.from_numpy(row.copy()) for row in draws],
-    )
+    if central.dtype != torch.float32:
+        weights = on_huge_pages(weights.to(central.dtype))
+    batches = [torch.from_numpy(row.copy()) for row in draws]
+    return Case(cell, central, residual, plain, columns, weights, indptr, flat, links, batches)

@@ -37,8 +37,6 @@ def check_equal(case: Case, variants: dict[str, LookUp]) -> dict[str, str]:
     """
     ids = case.batches[0][:5000]
     upstream = torch.randn(ids.shape[0], case.cell.dim, dtype=case.central.dtype)
-    # Sums in bfloat16 round at every term of a popular row's gradient.
-    tolerance = 1e-4 if case.central.dtype == torch.float32 else 5e-2
     expected: list[Tensor] | None = None
     refused = {}
     for name, function in variants.items():
@@ -54,10 +52,15 @@ def check_equal(case: Case, variants: dict[str, LookUp]) -> dict[str, str]:
         found = [value.float() for value in found]
         expected = expected or found
         for value, reference in zip(found, expected, strict=True):
-            scale = float(reference.abs().max()) if tolerance > 1e-3 else 1.0
-            torch.testing.assert_close(
-                value, reference, rtol=tolerance, atol=tolerance * scale,
-                msg=lambda m, n=name: f"{n}: {m}")  # fmt: skip
+            if case.central.dtype == torch.float32:
+                torch.testing.assert_close(
+                    value, reference, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+                )
+                continue
+            # torch's sums round to bfloat16 at every term of a popular row's gradient.
+            atol = 0.05 * float(reference.abs().max())
+            if torch.isclose(value, reference, rtol=0.05, atol=atol).float().mean() < 0.999:
+                raise AssertionError(f"{name}: over .1 % of the numbers differ")
     return refused
 
 

@@ -124,6 +124,48 @@ def suite_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def din_table(result: dict[str, Any]) -> str:
+    """Markdown: DIN end to end, a table a log."""
+    lines = []
+    for log in result["logs"]:
+        lines += [
+            f"**DIN on {log['log']}**, {log['items']:,} items, {log['samples']:,} samples an epoch, batches of "
+            f"{log['batch_size']:,}, D = {log['dim']}",
+            "",
+            "| variant | samples/s | time over ours [quartiles] | data, s | forward | backward | optimizer | evaluation |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, v in log["variants"].items():
+            low, middle, high = v["ratio"]
+            parts = " | ".join(f"{seconds:.2f}" for seconds in v["epoch_s"].values())
+            lines.append(
+                f"| {name} | {v['samples_per_s']:,} | {middle:.2f} [{low:.2f}, {high:.2f}] | {parts} |"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def lazy_table(result: dict[str, Any]) -> str:
+    """Markdown: test AUC of dense and lazy Adam, and the paired difference."""
+    lines = [
+        "| log, model, L2 | embedding | dense Adam, AUC | lazy Adam, AUC | lazy - dense [90 % interval] | within +-{:g} |".format(
+            result["comparisons"][0]["margin"]
+        ),
+        "|---|---|---:|---:|---|---|",
+    ]
+    for found in result["comparisons"]:
+        l2 = "none" if found["options"] else "default"
+        for arm, difference in found["lazy_minus_dense"].items():
+            dense, lazy = (sum(v) / len(v) for v in found["auc"][arm].values())
+            low, high = difference["low"], difference["high"]
+            interval = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
+            lines.append(
+                f"| {found['log']}, {found['model']}, {l2} | {arm} | {dense:.4f} | {lazy:.4f} | "
+                f"{difference['mean']:+.4f}{interval} | {'yes' if difference['within'] else 'no'} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rewrite the README's benchmark table from JSON.")
     parser.add_argument("--results", type=Path, default=RESULTS)

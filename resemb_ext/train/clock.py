@@ -19,11 +19,17 @@ class Laps:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._last = time.perf_counter()
 
-    def lap(self, part: str) -> None:
-        """The time since the last lap went to ``part``."""
+    def restart(self) -> None:
+        """The time since the last lap goes to no part."""
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> float:
+        """The time since the last lap goes to ``part``; returns it."""
         now = time.perf_counter()
-        self.seconds[part] += now - self._last
+        spent = now - self._last
+        self.seconds[part] += spent
         self._last = now
+        return spent
 
     @property
     def total(self) -> float:
