@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import fbgemm
 from benchmarks.cells import Case, Cell, make_case
 from benchmarks.machine import too_much
 from benchmarks.peers import (
@@ -122,13 +123,35 @@ def run_cell(
         "fill": round(case.fill, 3),
     }
     for phase, wrap in (("forward", forward), ("forward+backward", both)):
+        timed = {name: wrap(function) for name, function in variants.items()}
+        if phase == "forward" and cell.every_peer and fbgemm.why_not() is None:
+            timed[fbgemm.LOOKUP] = forward(_checked_fbgemm(case))
         seconds = interleave(
-            {name: wrap(function) for name, function in variants.items()},
-            rounds=rounds, warmup=warmup, label=f"{cell.name}, {phase}",
+            timed, rounds=rounds, warmup=warmup, label=f"{cell.name}, {phase}",
             slow=(OWN, slow) if slow else None)  # fmt: skip
         result[phase] = summary(seconds, OWN)
-        result[f"best_peer_{phase}"] = best(result[phase], [n for n in makers if n in seconds])
+        peers = [name for name in seconds if name not in (OWN, PLAIN)]
+        result[f"best_peer_{phase}"] = best(result[phase], peers)
     step = run_step(case, rounds=rounds, warmup=warmup, slow=slow)
     step["skipped"] = {**skipped, **step["skipped"]}
     step["refused"] = {**refused, **step["refused"]}
+    if cell.every_peer:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notice of torch's sparse Adagrad
+            adagrad = fbgemm.run_adagrad(case, rounds=rounds, warmup=warmup, slow=slow)
+        step["refused"].update(adagrad.pop("refused"))
+        step.update(adagrad)
     return {**result, **step}
+
+
+def _checked_fbgemm(case: Case) -> LookUp:
+    """FBGEMM's lookup, once it gave the operator's vectors.
+
+    Raises:
+        AssertionError: it differs.
+    """
+    look_up = fbgemm.lookup(case)
+    with torch.no_grad():
+        ids = case.batches[0][:5000]
+        torch.testing.assert_close(look_up(ids), operator(case)(ids), rtol=1e-4, atol=1e-4)
+    return look_up

@@ -28,7 +28,10 @@ def _rows(cell: dict[str, Any], phases: list[str]) -> list[str]:
     for name in cell[phases[0]]:
         row = f"| {name} |"
         for phase in phases:
-            v = cell[phase][name]
+            v = cell[phase].get(name)
+            if v is None:  # FBGEMM's backward holds its optimizer
+                row += " | |"
+                continue
             row += f" {v['median_ms']:.1f} | {v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] |"
         lines.append(row)
     return lines
@@ -71,6 +74,9 @@ def table(result: dict[str, Any]) -> str:
         if "step" in cell:
             lines += [f"**Whole Adam step**, H = {cell['items']:,}", ""]
             lines += [*_rows(cell, ["step"]), ""]
+            if "adagrad" in cell:
+                lines += [f"**Whole Adagrad step**, H = {cell['items']:,}", ""]
+                lines += [*_rows(cell, ["adagrad"]), ""]
             for note in _step_notes(cell):
                 lines += [note, ""]
     m = result["machine"]

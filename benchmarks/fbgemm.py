@@ -1,0 +1,144 @@
+"""FBGEMM's table-batched embedding (TBE) as a peer, where fbgemm-gpu-cpu is installed.
+
+Its optimizer runs inside backward; on the CPU it has no Adam, so it meets ours with Adagrad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import resemb_ext as rx
+from benchmarks.cells import Case
+from benchmarks.peers import LookUp, bag_over_unique
+from benchmarks.timing import interleave, summary
+
+LOOKUP = "FBGEMM TBE over unique rows"
+OWN = "resemb_ext, Adagrad in backward"
+LR, EPS = 1e-2, 1e-8
+Step = Callable[[Tensor, Tensor], None]
+
+
+def why_not() -> str | None:
+    """Why FBGEMM cannot be a peer here; None where it can."""
+    try:
+        from fbgemm_gpu import split_table_batched_embeddings_ops_training as _  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"not installed: {str(error).splitlines()[0][:120]}; pip install --no-deps fbgemm-gpu-cpu==1.8.0 goes with torch 2.13"
+    return None
+
+
+def _table(weight: Tensor) -> Any:
+    from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+
+    items, dim = weight.shape
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [(items, dim, EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
+        optimizer=training.OptimType.EXACT_ADAGRAD,
+        learning_rate=LR,
+        eps=EPS,
+    )
+    table.split_embedding_weights()[0].copy_(weight.detach())
+    return table
+
+
+class Tables:
+    """C and R in TBEs of their own."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.central, self.residual = _table(case.central), _table(case.residual)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        case = self.case
+        rows, inverse = ids.unique(return_inverse=True)
+        starts = torch.arange(len(rows) + 1)
+        bags = self.central(
+            case.neighbors[rows].reshape(-1), starts * case.cell.neighbors,
+            case.weights[rows].reshape(-1))  # fmt: skip
+        return F.embedding(inverse, bags + self.residual(rows, starts))
+
+
+def lookup(case: Case) -> LookUp:
+    return Tables(case).look_up
+
+
+def _own(case: Case) -> tuple[Step, list[Tensor]]:
+    graph = rx.InterestGraph.from_csr(
+        case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy()
+    )
+    module = rx.ResEmbedding(graph, case.cell.dim, link="given", sparse=True)
+    module.central, module.residual = (
+        nn.Parameter(t.detach().clone()) for t in (case.central, case.residual)
+    )
+    rx.optim.Adagrad(module.parameters(), lr=LR, eps=EPS).step_in_backward(module)
+    return lambda ids, upstream: module(ids).backward(upstream), [module.central, module.residual]
+
+
+def _torch(case: Case) -> tuple[Step, list[Tensor]]:
+    tables = [case.central, case.residual]
+    look_up, optimizer = (
+        bag_over_unique(case),
+        torch.optim.Adagrad(tables, lr=LR, eps=EPS),
+    )
+
+    def step(ids: Tensor, upstream: Tensor) -> None:
+        look_up(ids).backward(upstream)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, tables
+
+
+def _fbgemm(case: Case) -> tuple[Step, list[Tensor]]:
+    tables = Tables(case)
+    weights = [t.split_embedding_weights()[0] for t in (tables.central, tables.residual)]
+    return lambda ids, upstream: tables.look_up(ids).backward(upstream), weights
+
+
+def run_adagrad(
+    case: Case, *, rounds: int, warmup: int, slow: float | None = None
+) -> dict[str, Any]:
+    """The whole step with Adagrad: ours, torch's and FBGEMM's, checked to move the tables alike.
+
+    Changes the case's tables.
+
+    Returns:
+        JSON-able: "adagrad" (summary by variant), and "refused" where FBGEMM is not at hand.
+
+    Raises:
+        AssertionError: a variant that differs, by name.
+    """
+    makers = {OWN: _own, "unique + embedding_bag, torch.optim.Adagrad": _torch}
+    missing = why_not()
+    if missing is None:
+        makers[f"{LOOKUP}, exact Adagrad"] = _fbgemm
+    # torch's comes last, as it alone changes the case's own tables.
+    made = {name: makers[name](case) for name in sorted(makers, key=lambda n: makers[n] is _torch)}
+    upstream = torch.randn(case.cell.positions, case.cell.dim)
+    expected: list[Tensor] | None = None
+    for name, (step, tables) in made.items():
+        before = [t.detach().clone() for t in tables]
+        step(case.batches[0], upstream)
+        moved = [t.detach() - b for t, b in zip(tables, before, strict=True)]
+        expected = expected or moved
+        for found, wanted in zip(moved, expected, strict=True):
+            # The first step is plus or minus lr; where a sum nearly cancels, rounding picks the sign.
+            if torch.isclose(found, wanted, rtol=1e-2, atol=1e-2 * LR).float().mean() < 0.9999:
+                raise AssertionError(f"{name}: moves differ from {OWN}")
+        del before, moved
+
+    def run(step: Step) -> Callable[[int], None]:
+        return lambda turn: step(case.batches[turn % case.cell.batches], upstream)
+
+    seconds = interleave(
+        {name: run(step) for name, (step, _) in made.items()},
+        rounds=rounds, warmup=warmup, label=f"{case.cell.name}, Adagrad",
+        slow=(OWN, slow) if slow else None)  # fmt: skip
+    refused = {} if missing is None else {LOOKUP: missing}
+    return {"adagrad": summary(seconds, OWN), "refused": refused}
