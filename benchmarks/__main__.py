@@ -14,8 +14,9 @@ import torch
 from benchmarks.cells import LAWS, Cell, suite
 from benchmarks.lookup import run_cell
 from benchmarks.machine import machine
-from benchmarks.report import suite_table, table
+from benchmarks.report import table
 from benchmarks.spread import run_spread
+from benchmarks.suite_report import suite_table
 from resemb_ext.train.files import write_json
 
 SLOW = 12.0  # in the suite a variant over this many times our time is timed in few rounds

@@ -1,17 +1,10 @@
-"""Tables from committed results: `python -m benchmarks.report` rewrites the README's."""
+"""Tables of the results, in Markdown."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from resemb_ext.train.files import write_text
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+OWN_STEP = "resemb_ext, Adam in backward"  # what the goals of the whole step are about
 
 
 def _title(cell: dict[str, Any]) -> str:
@@ -43,7 +36,7 @@ def _step_notes(cell: dict[str, Any]) -> list[str]:
     for name, stages in cell["profile"].items():
         spent = ", ".join(f"{stage} {ms:.1f}" for stage, ms in stages.items() if ms > 0)
         lines.append(f"Profile of {name}, ms: {spent}.")
-    own = cell["step"][next(reversed(cell["profile"]))]["median_ms"]
+    own = cell["step"][OWN_STEP]["median_ms"]
     forward = cell["forward"]["resemb_ext"]["median_ms"]
     if top := cell.get("ceiling"):
         rates = cell["rates"]
@@ -89,47 +82,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _against(cell: dict[str, Any], phase: str, name: str) -> str:
-    v = cell[phase][name]
-    return f"{v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] {name}"
-
-
-def suite_table(result: dict[str, Any]) -> str:
-    """Markdown: a row a cell with our time, and the ratio to the best peer of every phase."""
-    lines = [
-        "| cell | U | V | forward, ms | against the best Res-embedding peer | forward+backward, ms | against the best peer "
-        "| step, ms | against the best peer | against the best plain form | against plain SparseAdam | of T* |",
-        "|---|---:|---:|---:|---|---:|---|---:|---|---|---|---:|",
-    ]
-    for cell in result["cells"]:
-        own = next(reversed(cell["profile"]))
-        row = f"| {cell['name']} | {cell['unique']:,} | {cell['touched_neighbors']:,} |"
-        for phase, name in (
-            ("forward", "resemb_ext"),
-            ("forward+backward", "resemb_ext"),
-            ("step", own),
-        ):
-            best = _against(cell, phase, cell[f"best_peer_{phase}"])
-            row += f" {cell[phase][name]['median_ms']:.2f} | {best} |"
-        row += f" {_against(cell, 'step', cell['best_plain_step'])} |"
-        sparse = cell["step"].get("plain, SparseAdam")
-        row += f" {sparse['ratio']:.2f} |" if sparse else " refused |"
-        top = cell.get("ceiling")
-        row += f" {top['step'] / cell['step'][own]['median_ms']:.0%} |" if top else " |"
-        lines.append(row)
-    if spread := result.get("spread"):
-        low, middle, high = spread["ratio"]
-        lines += [
-            "",
-            f"Tables {spread['factor']} times as large, the same rows touched (D = {spread['dim']}): the step takes "
-            f"{spread['step_ratio']:.2f} times as long, reading the rows alone {spread['read_ratio']:.2f} times; "
-            f"ratio of the two {middle:.2f} [{low:.2f}, {high:.2f}].",
-        ]
-    for name, why in result.get("not_run", {}).items():
-        lines += ["", f"Not run: {name} ({why})."]
-    return "\n".join(lines)
-
-
 def din_table(result: dict[str, Any]) -> str:
     """Markdown: DIN end to end, a table a log."""
     lines = []
@@ -170,19 +122,3 @@ def lazy_table(result: dict[str, Any]) -> str:
                 f"{difference['mean']:+.4f}{interval} | {'yes' if difference['within'] else 'no'} |"
             )
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Rewrite the README's benchmark table from JSON.")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    args = parser.parse_args()
-    text = args.readme.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    block = table(json.loads(args.results.read_text()))
-    write_text(args.readme, f"{head}{BEGIN}\n{block}\n{END}{tail}")
-
-
-if __name__ == "__main__":
-    main()

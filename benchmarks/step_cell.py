@@ -13,6 +13,7 @@ import resemb_ext as rx
 from benchmarks.ceiling import FORMULA, ceiling, measure_rates
 from benchmarks.cells import Case
 from benchmarks.machine import too_much
+from benchmarks.report import OWN_STEP
 from benchmarks.steps import (
     OWN_STEPS,
     Bench,
@@ -27,7 +28,7 @@ from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
 from resemb_ext.train.memory import PeakMemory
 
-OWN = next(reversed(OWN_STEPS))  # in backward: what the goals are about
+OWN = OWN_STEP
 
 
 def profile(step: Callable[[int], Any], rounds: int) -> dict[str, float]:

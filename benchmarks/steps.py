@@ -192,8 +192,8 @@ def materialise(bench: Bench) -> Step:
     case = bench.case
     items = case.central.shape[0]
     matrix = torch.sparse_csr_tensor(
-        case.indptr, case.neighbors.reshape(-1), case.weights.reshape(-1), (items, items),
-        check_invariants=False)  # fmt: skip
+        case.indptr, case.neighbors32.to(torch.int64), case.link_weights.to(case.central.dtype),
+        (items, items), check_invariants=False)  # fmt: skip
 
     def look_up(ids: Tensor) -> Tensor:
         return F.embedding(ids, matrix @ case.central + case.residual)

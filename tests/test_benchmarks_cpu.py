@@ -1,13 +1,20 @@
-"""The committed CPU figures and the README's table of them."""
+"""The committed CPU figures, and the pages that show them."""
 
 from __future__ import annotations
 
-import json
+import pytest
 
-from benchmarks.report import BEGIN, END, RESULTS, ROOT, table
+from benchmarks.publish import PAGE, PLOT, README, blocks, load, put
+from benchmarks.suite_report import page
 
 
-def test_readme_shows_the_committed_results() -> None:
-    readme = (ROOT / "README.md").read_text()
-    block = readme.split(BEGIN)[1].split(END)[0].strip("\n")
-    assert block == table(json.loads(RESULTS.read_text()))
+@pytest.mark.parametrize("name", ["benchmark", "suite"])
+def test_readme_shows_the_committed_results(name: str) -> None:
+    readme = README.read_text()
+    assert readme == put(readme, name, blocks()[name])
+
+
+def test_page_shows_the_committed_results() -> None:
+    found = page(load("suite"), load("din"), load("lazy"), PLOT.name)
+    assert found == PAGE.read_text()
+    assert PLOT.exists()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import ROOT
+from benchmarks.publish import ROOT
 from resemb_ext.train.files import write_text
 
 from .cells import MODELS, PROTOCOLS, Cell, all_cells, longest_first
