@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
     parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--every-peer", action="store_true", help="torch.compile of every form too")
+    parser.add_argument(
+        "--few-peers", action="store_true", help="leave out torch.compile of the forms, and FBGEMM"
+    )
     parser.add_argument("--batches", type=int, default=8, help="rotating batches")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
     parser.add_argument(
@@ -67,9 +69,12 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
         return [cell for cell in cells if not args.only or cell.name in args.only]
     factors = {
         name: getattr(args, name)
-        for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "every_peer", "batches", "seed")
+        for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "batches", "seed")
     }  # fmt: skip
-    return [Cell(name=f"H={items:,}", items=items, **factors) for items in args.items]
+    return [
+        Cell(name=f"H={items:,}", items=items, every_peer=not args.few_peers, **factors)
+        for items in args.items
+    ]
 
 
 def main() -> None:

@@ -107,11 +107,11 @@ OWN = "resemb_ext"
 PLAIN = "plain F.embedding"
 RES_PEERS: dict[str, Callable[[Case], LookUp]] = {
     "gather": gather,
-    "torch.compile of the gather": compiled_gather,
     "embedding_bag over positions": bag_over_positions,
     "unique + embedding_bag": bag_over_unique,
 }
 COMPILED_PEERS: dict[str, Callable[[Case], LookUp]] = {
+    "torch.compile of the gather": compiled_gather,
     "torch.compile of embedding_bag over positions": compiled_bag,
     "unique + torch.compile of its gather": compiled_unique,
 }
