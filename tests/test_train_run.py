@@ -62,10 +62,10 @@ def test_the_folder_is_complete(finished):
         f"arms/{arm}-seed{seed}/{file}"
         for arm in ("plain", "res")
         for seed in (0, 1)
-        for file in ("best.pt", "last.pt", "run.json")
+        for file in ("best.safetensors", "last.safetensors", "run.json")
     }
     assert found == arms | {
-        "config.resolved.json", "curves.png", "graph.npz", "id_maps.json", "result.json",
+        "config.resolved.json", "curves.png", "graph.npz", "id_maps.json", "inputs.json", "result.json",
         "summary.md", "test_scores.parquet", "valid_candidates.parquet",
     }  # fmt: skip
     assert (finished.folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
@@ -127,7 +127,7 @@ def test_checkpoints_give_the_saved_scores(finished):
     rows = pd.read_parquet(finished.folder / "test_scores.parquet")
     for arm in ("plain", "res"):
         model = build_model(config, prepared, arm, 1)
-        state = load_checkpoint(finished.folder / "arms" / f"{arm}-seed1" / "best.pt")
+        state = load_checkpoint(finished.folder / "arms" / f"{arm}-seed1" / "best.safetensors")
         model.load_state_dict(state["model"])
         scores = rx.train.predict(model, prepared.test)
         np.testing.assert_allclose(scores, rows[f"{arm}_seed1"], rtol=1e-5, atol=1e-6)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from typing import Any
 
-from resemb_ext.train import RunConfig, run
+from resemb_ext.train import RunConfig, TrainingInterrupted, read_config, run, saved_config
 from resemb_ext.train.options import type_of
 from resemb_ext.train.report import notes
 
@@ -15,6 +16,7 @@ EXAMPLES = """examples:
   resemb train --data simulated-null            the same popularity without domains
   resemb train --data events.parquet --model din --category --seed 0 1 2 --out runs/din
   resemb train --config run.toml --epochs 5     options from a file; flags come first
+  resemb train --resume runs/din                go on with a run that was stopped or killed
 """
 
 # Every option of RunConfig, in the order of --help.
@@ -32,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "training": (
         "epochs", "patience", "metric", "batch_size", "eval_batch_size", "lr", "l2",
         "embedding_lr", "embedding_l2", "central_lr", "central_l2", "residual_lr", "residual_l2",
-        "table_optimizer", "decay", "in_backward",
+        "table_optimizer", "decay", "in_backward", "save_every",
     ),
     "run": ("seed", "threads", "out", "overwrite"),
 }  # fmt: skip
@@ -53,6 +55,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--config", metavar="FILE", help="TOML or JSON file of options; flags override it"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="continue the run in this folder (default: --out) from its last checkpoints, with its own "
+        "options; others are refused",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -89,12 +99,33 @@ def _add_option(group: Any, field: dataclasses.Field[Any]) -> None:
     group.add_argument(flag, **common)
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """Runs ``resemb train``."""
+def resolve(args: argparse.Namespace) -> RunConfig:
+    """The options that flags, file and, for ``--resume``, the begun run give.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as :meth:`RunConfig.build`; a run to resume that is
+            not there.
+    """
     names = {name for group in GROUPS.values() for name in group}
     given = {name: value for name, value in vars(args).items() if name in names}
-    config = RunConfig.build(args.config, **given)
-    done = run(config, progress=False if args.quiet else None)
+    if args.resume is None:
+        return RunConfig.build(args.config, **given)
+    options = {**({} if args.config is None else read_config(args.config)), **given}
+    folder = args.resume or options.get("out")
+    if folder is None:
+        raise ValueError("resume: name the run folder, as --resume RUN or with --out RUN")
+    return RunConfig(**{**saved_config(folder).to_dict(), **options, "out": str(folder)})
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Runs ``resemb train``."""
+    try:
+        done = run(
+            resolve(args), resume=args.resume is not None, progress=False if args.quiet else None
+        )
+    except TrainingInterrupted as stop:
+        print(f"resemb train: {stop}", file=sys.stderr)
+        return 128 + stop.signum
     print(done.table)
     print()
     for note in notes(done.result):

@@ -3,6 +3,8 @@
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig, RunConfig, read_config
 from .evaluate import evaluate, measure, predict
+from .folder import saved_config
+from .interrupt import TrainingInterrupted
 from .loop import FitResult, TrainingDiverged, fit
 from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
@@ -14,6 +16,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "TrainingDiverged",
+    "TrainingInterrupted",
     "build_optimizer",
     "evaluate",
     "fit",
@@ -25,4 +28,5 @@ __all__ = [
     "read_config",
     "run",
     "save_checkpoint",
+    "saved_config",
 ]

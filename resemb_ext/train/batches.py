@@ -12,10 +12,10 @@ from resemb_ext.models import TorchBatch
 
 
 def train_batches(
-    samples: Samples, batch_size: int, *, seed: int, epoch: int
+    samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0
 ) -> Iterator[TorchBatch]:
-    """Shuffled batches of one epoch: a function of (seed, epoch)."""
-    for batch in samples.batches(batch_size, shuffle=True, seed=seed, epoch=epoch):
+    """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on."""
+    for batch in samples.batches(batch_size, shuffle=True, seed=seed, epoch=epoch, start=start):
         yield TorchBatch.of(batch)
 
 

@@ -1,47 +1,167 @@
-"""Checkpoints: written whole or not at all, read without unpickling code."""
+"""Checkpoints: safetensors files with a digest, written whole or not at all, read without pickle."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from .files import write_atomic
 
 FORMAT = "resemb-checkpoint"
-VERSION = 1
+VERSION = 2
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+# JSON has no tensors, tuples, keys other than text, or numbers that are not finite.
+_TENSOR, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$tuple", "$items", "$float"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` (tensors and plain values) to ``path`` atomically."""
-    content = {"format": FORMAT, "version": VERSION, **state}
-    write_atomic(path, lambda target: torch.save(content, target))
+    """Writes ``state`` to ``path`` atomically.
+
+    The file is a safetensors file: every tensor of ``state`` under its path of keys, and in the
+    metadata the rest as JSON, with a sha256 over all of it.
+
+    Args:
+        path: the file; its folder exists.
+        state: dicts, lists, tuples, tensors, numbers, text, bool and None, nested at will.
+
+    Raises:
+        TypeError: a value of another type.
+        OSError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    content = json.dumps(_pack(state, "", tensors), allow_nan=False)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "state": content,
+        "sha256": _digest(content, tensors),
+    }
+
+    def write(target: Path) -> None:
+        try:
+            save_file(tensors, target, metadata)
+        except SafetensorError as error:  # its failures to write are no OSError
+            raise OSError(f"cannot write {path}: {error}") from error
+
+    write_atomic(path, write)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU.
 
     Returns:
-        what training saved: ``model`` (state dict), ``epoch`` (1-based), ``step``, ``metrics``,
-        ``config``, ``seed``, and in ``last.pt`` also ``optimizer``, ``rng``, ``history``, ``best``.
+        what training saved. ``best``: ``model`` (state dict), ``epoch`` (1-based), ``step``,
+        ``metrics``, ``config``, ``seed``. ``last``: what continuing needs, see ``saving``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, no checkpoint of this package, or of a newer version.
+        ValueError: the file is truncated, damaged, no checkpoint of this package, or of another
+            version.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's readers raise of every kind on foreign bytes
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            # Clones: the file is mapped, and what is loaded must outlive a new one in its place.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of resemb_ext")
-    if state.get("version") != VERSION:
+    if metadata.get("version") != str(VERSION):
         raise ValueError(
-            f"{path} has checkpoint version {state.get('version')}, this package reads {VERSION}"
+            f"{path} has checkpoint version {metadata.get('version')}, this package reads {VERSION}"
         )
+    content = metadata.get("state", "")
+    if metadata.get("sha256") != _digest(content, tensors):
+        raise ValueError(f"{path} is damaged: its content does not match its digest")
+    try:
+        state = _unpack(json.loads(content), tensors)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is no readable checkpoint: it holds no dict")
     return state
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON; its tensors go into ``tensors`` under their place."""
+    if isinstance(value, Tensor):
+        tensors[place] = _own(value.detach(), tensors)
+        return {_TENSOR: place}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {k: _pack(v, _join(place, k), tensors) for k, v in value.items()}
+        if not all(isinstance(key, (str, int)) for key in value):
+            raise TypeError(
+                f"checkpoint: {place or 'state'} has keys that are not text or integers"
+            )
+        pairs = [[k, _pack(v, _join(place, k), tensors)] for k, v in value.items()]
+        return {_ITEMS: pairs}
+    if isinstance(value, (list, tuple)):
+        packed = [_pack(v, _join(place, i), tensors) for i, v in enumerate(value)]
+        return packed if isinstance(value, list) else {_TUPLE: packed}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: repr(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"checkpoint: {place or 'state'} is a {type(value).__name__}; expected tensors, numbers, "
+        "text, bool, None, and dicts, lists or tuples of them"
+    )
+
+
+def _join(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _own(value: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """A contiguous CPU tensor that shares no storage with those there already."""
+    value = value.cpu().contiguous()
+    shared = any(
+        value.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        for other in tensors.values()
+        if other.numel()
+    )
+    return value.clone() if value.numel() and shared else value
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        ((kind, inner),) = value.items()
+        if kind == _TENSOR:
+            return tensors[inner]
+        if kind == _TUPLE:
+            return tuple(_unpack(v, tensors) for v in inner)
+        if kind == _ITEMS:
+            return {k: _unpack(v, tensors) for k, v in inner}
+        if kind == _FLOAT:
+            return float(inner)
+    return {k: _unpack(v, tensors) for k, v in value.items()}
+
+
+def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(content.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f":{name}:{value.dtype}:{list(value.shape)}:".encode())
+        if value.numel():
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

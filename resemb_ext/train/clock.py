@@ -11,12 +11,19 @@ PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
 class Laps:
     """A stopwatch whose every lap belongs to one of :data:`PARTS`; a reading costs 0.1 us.
 
+    Args:
+        seconds: to go on from, by part; default none spent.
+
     Attributes:
         seconds: by part.
     """
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = dict(seconds) if seconds else dict.fromkeys(PARTS, 0.0)
+        self._last = time.perf_counter()
+
+    def skip(self) -> None:
+        """The time since the last lap goes to no part."""
         self._last = time.perf_counter()
 
     def restart(self) -> None:

@@ -72,6 +72,13 @@ class FitConfig:
         "with the lazy table optimizer, step the tables inside backward: less time and memory",
     )
 
+    save_every: float = option(
+        300.0,
+        "seconds between saves of the last checkpoint within an epoch; each epoch's end saves too",
+        low=0,
+        free=True,
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if not self.lazy:
@@ -178,9 +185,11 @@ class RunConfig(FitConfig):
         None, "CPU threads (default: torch's, or one where that measures faster)", low=1
     )
     out: str | None = option(
-        None, "run folder (default: runs/DATE-TIME-data-model under the current folder)"
+        None, "run folder (default: runs/DATE-TIME-data-model under the current folder)", free=True
     )
-    overwrite: bool = option(False, "replace the results of an earlier run in the folder")
+    overwrite: bool = option(
+        False, "replace the results of an earlier run in the folder", free=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_SPARE = 16 * 2**20  # for scores, histories and what else a run writes
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write`` on a temporary file beside ``path``, then renames it onto ``path``.
 
-    A crash at any moment leaves the old file or the new one, never a part.
+    A crash at any moment, of the machine too, leaves the old file or the new one, never a part.
+    What a killed process leaves besides, :func:`remove_temporaries` removes.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         # mkstemp makes private files; results take the permissions any new file would have.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what :func:`write_atomic` of a killed process left anywhere under ``folder``.
+
+    Call it while no other process writes there.
+    """
+    for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
+        for file in folder.rglob(pattern):
+            if file.is_file():
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds ``folder`` for this process; the system lets go of it however the process ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"out: another process is training in {folder}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuses a disk that checkpoints will not fit on.
+
+    Args:
+        folder: where they go; it exists.
+        needed: bytes at their peak.
+
+    Raises:
+        ValueError: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SPARE:
+        raise ValueError(
+            f"out: {folder} has {free / 2**20:,.0f} MB of disk free, training needs about "
+            f"{(needed + _SPARE) / 2**20:,.0f} MB for checkpoints and results"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: epochs, early stopping on validation, checkpoints."""
+"""The training loop: epochs, early stopping on validation, checkpoints, continuing from them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from torch import nn
 from resemb_ext.data import Samples
 
 from .batches import train_batches
-from .checkpoint import load_checkpoint, save_checkpoint
 from .clock import Laps
 from .config import FitConfig
+from .diagnose import likely_cause
 from .evaluate import Metrics, device_of, evaluate, measure, predict
+from .interrupt import Interrupts, TrainingInterrupted
 from .optimizer import build_optimizer
 from .progress import Progress
+from .saving import Saver
 
 
 class TrainingDiverged(RuntimeError):
@@ -68,6 +70,7 @@ def fit(
     config: FitConfig | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
+    resume: bool = False,
     progress: bool | Progress | None = None,
     name: str = "model",
     **options: Any,
@@ -75,170 +78,240 @@ def fit(
     """Trains a model and leaves it with the weights of its best validation epoch.
 
     Validation alone picks the epoch; test samples are scored once, at the end. On the CPU the
-    same model, samples, options, seed and thread count give the same result.
+    same model, samples, options, seed and thread count give the same result, however often the
+    training was stopped and continued on the way.
+
+    Ctrl-C and SIGTERM end the training after the step under way, which is saved; a second one ends
+    it at once.
 
     Args:
         model: takes a batch to logits [B] (``rx.models.DNN``, ...), in place on its device.
         train, valid, test: ``rx.data.Samples``; test may be None.
         config: options; default ``FitConfig()``.
         seed: of the order of samples and of dropout.
-        folder: where ``best.pt`` and ``last.pt`` go, after every epoch; None writes nothing.
+        folder: where the checkpoints go: ``best.safetensors``, and ``last.safetensors`` at the
+            start, every ``save_every`` seconds and after every epoch; None writes nothing.
+        resume: continue from ``folder``'s last checkpoint where there is one, bit for bit on the
+            CPU; else start anew, as with False.
         progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
         name: how the model is called in what is shown.
         **options: override single options of ``config``.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
+        TrainingInterrupted: Ctrl-C or SIGTERM.
         ValueError: the stopping metric is undefined on ``valid`` (say, one class only), there
-            are no training samples, or an embedding's gradients do not fit the table optimizer.
+            are no training samples, an embedding's gradients do not fit the table optimizer, too
+            little disk is free, or the checkpoint is damaged or of another model or other options.
+        OSError: a checkpoint cannot be written.
     """
     config = replace(config or FitConfig(), **options)
     if len(train) == 0 or len(valid) == 0:
         raise ValueError(
             f"training needs samples: found {len(train)} for training, {len(valid)} for validation"
         )
-    place = None if folder is None else Path(folder)
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
+    if resume and folder is None:
+        raise ValueError("resume: needs the folder that holds the last checkpoint")
     show = progress if isinstance(progress, Progress) else Progress(progress)
-
     torch.manual_seed(seed)
     optimizer = build_optimizer(model, config)
-    result = FitResult()
-    best_value, best_state = -math.inf, None
-    trained_s, started = 0.0, time.perf_counter()
-
-    for epoch in range(1, config.epochs + 1):
-        clock = Laps()
-        loss = _epoch(model, train, optimizer, config, seed, epoch, result, show, name, clock)
-        seconds = clock.total
-        trained_s += seconds
-        metrics = evaluate(model, valid, batch_size=config.eval_batch_size)
-        clock.lap("evaluation")
-        value = metrics[config.metric]
-        if math.isnan(value):
-            raise ValueError(
-                f"{config.metric} is undefined on the validation samples: no "
-                + (
-                    "user has"
-                    if config.metric == "gauc"
-                    else "sample of one class is there; it has"
-                )
-                + " both classes; choose another metric or a split with both"
-            )
-        result.epochs = epoch
-        result.history.append(
-            {
-                "epoch": epoch,
-                "loss": loss,
-                "train_s": seconds,
-                "seconds": dict(clock.seconds),
-                "valid": metrics,
-            }
-        )
-        better = value > best_value
-        if better:
-            best_value, result.best_epoch, result.valid = value, epoch, metrics
-            if place is None:
-                best_state = {k: _copy(v) for k, v in model.state_dict().items()}
-        if place is not None:
-            _save(place, model, optimizer, config, seed, result, best=better)
-        show.say(
-            f"{name}  epoch {epoch}/{config.epochs}  loss {loss:.4f}  valid gAUC "
-            f"{metrics['gauc']:.4f}  AUC {metrics['auc']:.4f}  "
-            f"{len(train) / seconds:,.0f} samples/s" + ("  *" if better else "")
-        )
-        if epoch - result.best_epoch >= config.patience:
-            result.stopped = "patience"
-            break
-
-    if place is not None:
-        best_state = load_checkpoint(place / "best.pt")["model"]
-    assert best_state is not None  # the first epoch is always better than none
-    model.load_state_dict(best_state)
+    saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed)
+    training = _Training(model, optimizer, train, valid, config, seed, saver, show, name)
+    if resume and saver is not None and saver.can_resume:
+        training.take_up(saver.load_last())
+    else:
+        training.save()  # what cannot be written is found before an epoch is lost
+    with Interrupts() as interrupts:
+        training.run(interrupts)
+    training.give_best()
+    result = training.result
     if test is not None:
         result.test_scores = predict(model, test, batch_size=config.eval_batch_size)
         result.test = measure(test, result.test_scores)
+    trained_s = sum(entry["train_s"] for entry in result.history)
     result.samples_per_s = len(train) * result.epochs / trained_s
-    result.wall_s = time.perf_counter() - started
+    result.wall_s = training.wall_s
     return result
 
 
-def _epoch(
-    model: nn.Module,
-    train: Samples,
-    optimizer: torch.optim.Optimizer,
-    config: FitConfig,
-    seed: int,
-    epoch: int,
-    result: FitResult,
-    show: Progress,
-    name: str,
-    clock: Laps,
-) -> float:
-    """One pass; returns the mean loss."""
-    model.train()
-    device = device_of(model)
-    steps = -(-len(train) // config.batch_size)
-    total = 0.0
-    with show.bar(steps, f"{name} epoch {epoch}/{config.epochs}") as bar:
-        for batch in train_batches(train, config.batch_size, seed=seed, epoch=epoch):
-            batch = batch.to(device)
-            assert batch.label is not None
-            clock.lap("data")
-            loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
-            value = loss.item()
-            clock.lap("forward")
-            result.steps += 1
-            if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"{name}: the loss is {value} at step {result.steps} (epoch {epoch}); the "
-                    f"likely cause is a learning rate that is too high (lr {config.lr:g}, "
-                    f"embedding_lr {config.embedding_lr:g}): lower it"
-                )
-            loss.backward()
-            clock.lap("backward")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            clock.lap("optimizer")
-            total += value * len(batch)
-            bar.step(value)
-    return total / len(train)
+class _Training:
+    """One training under way, with all that a checkpoint says of it beside the weights."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        train: Samples,
+        valid: Samples,
+        config: FitConfig,
+        seed: int,
+        saver: Saver | None,
+        show: Progress,
+        name: str,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.train, self.valid = train, valid
+        self.config, self.seed = config, seed
+        self.saver, self.show, self.name = saver, show, name
+        self.result = FitResult()
+        # Of the epoch under way: batches done, sum of their losses, time spent.
+        self.batch, self.loss_sum, self.clock = 0, 0.0, Laps()
+        self.finished = False
+        self.best_state: dict[str, Any] | None = None
+        self._losses: tuple[float, float] | None = None
+        self._wall_before, self._started = 0.0, time.perf_counter()
+
+    @property
+    def wall_s(self) -> float:
+        return self._wall_before + time.perf_counter() - self._started
+
+    def save(self) -> None:
+        """Saves where training stands, if anywhere."""
+        if self.saver is None:
+            return
+        result = self.result
+        self.saver.save_last(
+            {
+                "epochs": result.epochs,
+                "batch": self.batch,
+                "step": result.steps,
+                "loss_sum": self.loss_sum,
+                "seconds": dict(self.clock.seconds),
+                "best_epoch": result.best_epoch,
+                "valid": result.valid,
+                "history": result.history,
+                "stopped": result.stopped,
+                "finished": self.finished,
+                "wall_s": self.wall_s,
+            }
+        )
+        self.clock.skip()
+
+    def take_up(self, saved: dict[str, Any]) -> None:
+        """Stands where :meth:`save` was called."""
+        result = self.result
+        result.epochs, result.steps = saved["epochs"], saved["step"]
+        result.best_epoch, result.valid = saved["best_epoch"], saved["valid"]
+        result.history, result.stopped = saved["history"], saved["stopped"]
+        self.batch, self.loss_sum = saved["batch"], saved["loss_sum"]
+        self.clock = Laps(saved["seconds"])
+        self.finished = saved["finished"]
+        self._wall_before = saved["wall_s"]
+        if not self.finished:
+            self.show.say(
+                f"{self.name}  continues in epoch {result.epochs + 1} after step {result.steps}"
+            )
+
+    def run(self, interrupts: Interrupts) -> None:
+        """Trains until patience or epochs run out."""
+        while not self.finished:
+            self._epoch(interrupts)
+            self._end_epoch()
+            if interrupts.caught is not None:
+                self._interrupted(interrupts.caught)
+
+    def give_best(self) -> None:
+        """Gives the model the weights of the best epoch."""
+        if self.saver is not None:
+            self.saver.load_best(self.result.best_epoch)
+        else:
+            assert self.best_state is not None  # the first epoch is always better than none
+            self.model.load_state_dict(self.best_state)
+
+    def _epoch(self, interrupts: Interrupts) -> None:
+        """The rest of one pass over the training samples."""
+        model, optimizer, clock = self.model, self.optimizer, self.clock
+        config, epoch = self.config, self.result.epochs + 1
+        model.train()
+        device = device_of(model)
+        steps = self.train.num_batches(config.batch_size)
+        batches = train_batches(
+            self.train, config.batch_size, seed=self.seed, epoch=epoch, start=self.batch
+        )
+        clock.skip()
+        with self.show.bar(steps, f"{self.name} epoch {epoch}/{config.epochs}", self.batch) as bar:
+            for batch in batches:
+                batch = batch.to(device)
+                assert batch.label is not None
+                clock.lap("data")
+                loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
+                value = loss.item()
+                clock.lap("forward")
+                if not math.isfinite(value):
+                    raise TrainingDiverged(
+                        f"{self.name}: the loss is {value} at step {self.result.steps + 1} (epoch "
+                        f"{epoch}): {likely_cause(model, batch, config, self._losses)}"
+                    )
+                loss.backward()
+                clock.lap("backward")
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                clock.lap("optimizer")
+                self._losses = (self._losses[0] if self._losses else value, value)
+                self.loss_sum += value * len(batch)
+                self.batch += 1
+                self.result.steps += 1
+                bar.step(value)
+                if interrupts.caught is not None:
+                    self.save()
+                    self._interrupted(interrupts.caught)
+                if self.batch < steps and self.saver is not None and self.saver.due():
+                    self.save()
+
+    def _end_epoch(self) -> None:
+        """Validates, keeps the weights where they are better, and stops where it is time."""
+        config, result, clock = self.config, self.result, self.clock
+        seconds = clock.total
+        metrics = evaluate(self.model, self.valid, batch_size=config.eval_batch_size)
+        clock.lap("evaluation")
+        value = metrics[config.metric]
+        if math.isnan(value):
+            raise ValueError(_undefined(config.metric))
+        loss = self.loss_sum / len(self.train)
+        result.epochs += 1
+        entry = {"epoch": result.epochs, "loss": loss, "train_s": seconds}
+        result.history.append({**entry, "seconds": dict(clock.seconds), "valid": metrics})
+        better = not result.best_epoch or value > result.valid[config.metric]
+        if better:
+            result.best_epoch, result.valid = result.epochs, metrics
+            self._keep_best()
+        self.batch, self.loss_sum, self.clock = 0, 0.0, Laps()
+        if result.epochs - result.best_epoch >= config.patience:
+            result.stopped, self.finished = "patience", True
+        elif result.epochs == config.epochs:
+            self.finished = True
+        self.save()
+        self.show.say(
+            f"{self.name}  epoch {result.epochs}/{config.epochs}  loss {loss:.4f}  valid gAUC "
+            f"{metrics['gauc']:.4f}  AUC {metrics['auc']:.4f}  "
+            f"{len(self.train) / seconds:,.0f} samples/s" + ("  *" if better else "")
+        )
+
+    def _keep_best(self) -> None:
+        if self.saver is None:
+            self.best_state = {k: _copy(v) for k, v in self.model.state_dict().items()}
+            return
+        result = self.result
+        self.saver.save_best(
+            {"epoch": result.epochs, "step": result.steps, "metrics": result.valid}
+        )
+
+    def _interrupted(self, signum: int) -> None:
+        where = (
+            f"{self.name}: stopped in epoch {self.result.epochs + 1} after step {self.result.steps}"
+        )
+        if self.saver is None:
+            raise TrainingInterrupted(f"{where}; no folder was given, so nothing is saved", signum)
+        raise TrainingInterrupted(f"{where}, saved in {self.saver.folder}", signum)
+
+
+def _undefined(metric: str) -> str:
+    who = "user has" if metric == "gauc" else "sample of one class is there; it has"
+    return (
+        f"{metric} is undefined on the validation samples: no {who} both classes; choose another "
+        "metric or a split with both"
+    )
 
 
 def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-
-def _save(
-    place: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: FitConfig,
-    seed: int,
-    result: FitResult,
-    *,
-    best: bool,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "epoch": result.epochs,
-        "step": result.steps,
-        "seed": seed,
-        "config": config.to_dict(),
-        "metrics": result.history[-1]["valid"],
-    }
-    if best:
-        save_checkpoint(place / "best.pt", state)
-    # With the optimizer, the generator and the epoch (which fixes the order of the samples),
-    # last.pt holds all that continuing needs.
-    save_checkpoint(
-        place / "last.pt",
-        {
-            **state,
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "best_epoch": result.best_epoch,
-            "history": result.history,
-        },
-    )

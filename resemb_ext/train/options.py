@@ -19,6 +19,7 @@ def option(
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    free: bool = False,
 ) -> Any:
     """A dataclass field with its help text and its limits.
 
@@ -28,6 +29,7 @@ def option(
         choices: the allowed strings.
         low, high: inclusive limits of a number, or of each number of a tuple.
         above, below: exclusive limits.
+        free: it does not change the result, so a run that is resumed may change it.
     """
     metadata = {
         "help": help,
@@ -36,8 +38,14 @@ def option(
         "high": high,
         "above": above,
         "below": below,
+        "free": free,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def free_options(cls: type) -> set[str]:
+    """Names of the options that a resumed run may change."""
+    return {field.name for field in dataclasses.fields(cls) if field.metadata["free"]}
 
 
 def type_of(cls: type, name: str) -> tuple[Any, bool, bool]:

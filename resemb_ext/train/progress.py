@@ -31,17 +31,18 @@ class Progress:
         else:
             print(text, file=self.stream, flush=True)
 
-    def bar(self, total: int, what: str) -> Bar:
-        """A bar of ``total`` steps; silent where there is no terminal."""
-        return Bar(total, what, self)
+    def bar(self, total: int, what: str, done: int = 0) -> Bar:
+        """A bar of ``total`` steps, ``done`` of them already; silent where there is no terminal."""
+        return Bar(total, what, done, self)
 
 
 class Bar:
     """One progress bar, used as a context manager."""
 
-    def __init__(self, total: int, what: str, progress: Progress) -> None:
+    def __init__(self, total: int, what: str, done: int, progress: Progress) -> None:
         self._bar = tqdm(
             total=total,
+            initial=done,
             desc=what,
             file=progress.stream,
             leave=False,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from dataclasses import dataclass
+import shlex
+import signal
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from resemb_ext import metrics
@@ -21,18 +19,33 @@ from . import report
 from .clock import mean_seconds
 from .config import RunConfig
 from .environment import environment
-from .files import plain, write_atomic, write_json, write_text
+from .files import locked, plain, remove_temporaries, write_atomic, write_json, write_text
+from .folder import (
+    CANDIDATES,
+    CURVES,
+    ENTRY,
+    GRAPH,
+    IDS,
+    RESULT,
+    SCORES,
+    SUMMARY,
+    arm_folder,
+    check_folder_space,
+    check_inputs,
+    finished_arm,
+    finished_run,
+    new_folder,
+    resumed_config,
+    write_config,
+    write_table,
+)
+from .interrupt import TrainingInterrupted
 from .loop import fit
 from .memory import PeakMemory
 from .prepare import Prepared, build_model, item_vectors, prepare, train_samples
 from .progress import Progress
 from .statistics import summarise
 from .threads import faster_threads, training_step
-
-CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
-SUMMARY, CURVES, GRAPH, IDS = "summary.md", "curves.png", "graph.npz", "id_maps.json"
-CANDIDATES, ARMS = "valid_candidates.parquet", "arms"
-_FILES = (CONFIG, RESULT, SCORES, SUMMARY, CURVES, GRAPH, IDS, CANDIDATES)
 
 
 @dataclass(frozen=True)
@@ -48,22 +61,28 @@ class RunResult:
         return report.text_table(self.result)
 
 
-def run(config: RunConfig | None = None, **options: Any) -> RunResult:
+def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any) -> RunResult:
     """Trains every arm with every seed and writes the run folder.
 
-    The folder holds ``config.resolved.json`` from the start; ``graph.npz``, ``id_maps.json`` and
-    ``valid_candidates.parquet`` once the data is ready; ``arms/ARM-seedN/`` with ``best.pt``,
-    ``last.pt`` (each epoch) and ``run.json`` (when done); and at the end ``result.json``,
-    ``summary.md``, ``curves.png`` and ``test_scores.parquet`` (a column of logits per arm and
-    seed). Every file is written whole or not at all.
+    The folder holds ``config.resolved.json`` from the start; ``inputs.json``, ``graph.npz``,
+    ``id_maps.json`` and ``valid_candidates.parquet`` once the data is ready; ``arms/ARM-seedN/``
+    with ``best.safetensors``, ``last.safetensors`` and ``run.json`` (when done); and at the end
+    ``result.json``, ``summary.md``, ``curves.png`` and ``test_scores.parquet`` (a column of logits
+    per arm and seed). Every file is written whole or not at all.
 
     Args:
         config: options; default ``RunConfig()``.
+        resume: continue the run in ``config.out`` from its last checkpoints, with the options it
+            was begun with: arms that are done stay, and on the CPU the end is the same, bit for bit,
+            as without the stop. A run that is done is returned as it is.
         **options: override single options; ``progress`` False, True or None as in ``fit``.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: bad options or input.
+        FileNotFoundError, ValueError, TypeError: bad options or input; with ``resume``, no run in
+            the folder, damaged checkpoints, or options or inputs that differ from the saved ones.
+        OSError: the disk is full, or the folder can no longer be written.
         TrainingDiverged: a loss is no longer finite.
+        TrainingInterrupted: Ctrl-C or SIGTERM; the message says how to continue.
     """
     progress = Progress(options.pop("progress", None))
     if options:
@@ -71,7 +90,13 @@ def run(config: RunConfig | None = None, **options: Any) -> RunResult:
         config = RunConfig(**{**base, **options})
     config = config or RunConfig()
     started = datetime.now(timezone.utc)
-    clock = time.perf_counter()
+    if resume:
+        config = resumed_config(config)
+        folder = Path(str(config.out))
+        done = finished_run(folder)
+        if done is not None:
+            progress.say(f"{folder} is finished; nothing to resume")
+            return RunResult(folder, done)
     threads = torch.get_num_threads()
     try:
         if config.threads is not None:
@@ -79,19 +104,42 @@ def run(config: RunConfig | None = None, **options: Any) -> RunResult:
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(config)
         progress.say(describe(prepared))
-        folder = open_folder(config, started)
-        if config.threads is None:
-            torch.set_num_threads(_measured_threads(config, prepared))
-        progress.say(f"CPU threads: {torch.get_num_threads()}")
-        result = _run(config, prepared, folder, progress)
+        if not resume:
+            folder = new_folder(config, started)
+        return _in_folder(config, prepared, folder, progress, started)
     finally:
         torch.set_num_threads(threads)
-    result["started"] = started.isoformat(timespec="seconds")
-    result["wall_s"] = time.perf_counter() - clock
-    result = plain(result)
-    write_atomic(folder / CURVES, lambda target: report.draw_curves(result, target))
-    write_text(folder / SUMMARY, report.summary(result))
-    write_json(folder / RESULT, result)
+
+
+def _in_folder(
+    config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime
+) -> RunResult:
+    """The run in its folder, new or begun."""
+    with locked(folder):
+        remove_temporaries(folder)
+        log = prepared.log
+        check_folder_space(config, folder, log.num_items, log.num_categories)
+        check_inputs(folder, _hashes(prepared))
+        if config.threads is None:
+            threads = _measured_threads(config, prepared)
+            torch.set_num_threads(threads)
+            config = replace(config, threads=threads)
+            write_config(folder, config)
+        progress.say(f"CPU threads: {torch.get_num_threads()}")
+        try:
+            result = _run(config, prepared, folder, progress)
+        except KeyboardInterrupt as stop:
+            where = str(stop) or "stopped"
+            raise TrainingInterrupted(
+                f"{where}; continue with: resemb train --resume {shlex.quote(str(folder))}",
+                getattr(stop, "signum", signal.SIGINT),
+            ) from stop
+        result["started"] = started.isoformat(timespec="seconds")
+        result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
+        result = plain(result)
+        write_atomic(folder / CURVES, lambda target: report.draw_curves(result, target))
+        write_text(folder / SUMMARY, report.summary(result))
+        write_json(folder / RESULT, result)
     return RunResult(folder, result)
 
 
@@ -106,34 +154,6 @@ def describe(prepared: Prepared) -> str:
     return text + (f"; graph {graph.num_edges:,} entries" if graph is not None else "")
 
 
-def open_folder(config: RunConfig, started: datetime) -> Path:
-    """Makes the run folder and writes the resolved options into it.
-
-    Raises:
-        ValueError: the folder holds an earlier run and ``overwrite`` is off, or cannot be written.
-    """
-    name = Path(config.data).stem
-    folder = Path(config.out or f"runs/{started:%Y%m%d-%H%M%S}-{name}-{config.model}")
-    held = [file for file in (*_FILES, ARMS) if (folder / file).exists()]
-    if held and not config.overwrite:
-        raise ValueError(
-            f"out: {folder} holds an earlier run ({held[0]}); choose another folder or give "
-            "--overwrite"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in held:
-            if file == ARMS:
-                shutil.rmtree(folder / ARMS)
-            else:
-                (folder / file).unlink()
-        resolved = RunConfig(**{**config.to_dict(), "out": str(folder)})
-        write_json(folder / CONFIG, resolved.to_dict())
-    except OSError as error:
-        raise ValueError(f"out: cannot write to {folder}: {error.strerror or error}") from error
-    return folder
-
-
 def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress) -> dict[str, Any]:
     graph = prepared.graph
     if graph is not None:
@@ -141,7 +161,7 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     log = prepared.log
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
     write_json(folder / IDS, {k: None if m is None else m.to_dict() for k, m in maps.items()})
-    _write_table(folder / CANDIDATES, _rows(prepared, prepared.valid))
+    write_table(folder / CANDIDATES, _rows(prepared, prepared.valid))
 
     runs: list[dict[str, Any]] = []
     scores = _rows(prepared, prepared.test)
@@ -150,12 +170,15 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         train = train_samples(config, prepared.split, seed)
         sizes["train"] = len(train)
         for arm in config.arms:
-            place = folder / ARMS / f"{arm}-seed{seed}"
-            entry, logits = _arm(config, prepared, train, arm, seed, place, progress)
+            place = arm_folder(folder, arm, seed)
+            done = finished_arm(folder, arm, seed)
+            entry, logits = done or _arm(config, prepared, train, arm, seed, place, progress)
             runs.append(entry)
-            write_json(place / "run.json", entry)
             scores[f"{arm}_seed{seed}"] = logits
-            _write_table(folder / SCORES, scores)
+            if done is None:
+                # The entry says that the arm is done, so it comes after the scores.
+                write_table(folder / SCORES, scores)
+                write_json(place / ENTRY, entry)
     return {
         "format": 1,
         "data": {
@@ -170,15 +193,21 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         "bayes": _bayes(prepared),
         "summary": summarise(runs),
         "graph": None if graph is None else {"meta": graph.meta, "stats": graph.stats()},
-        "hashes": {
-            "data": log.content_hash,
-            "split": prepared.split.hash,
-            "graph": None if graph is None else graph.hash,
-            "graph_events": None if graph is None else graph.meta.get("event_hash"),
-            "valid_candidates": prepared.valid.candidate_hash,
-            "test_candidates": prepared.test.candidate_hash,
-        },
+        "hashes": _hashes(prepared),
         **environment(),
+    }
+
+
+def _hashes(prepared: Prepared) -> dict[str, Any]:
+    """What the run trains and is measured on."""
+    graph = prepared.graph
+    return {
+        "data": prepared.log.content_hash,
+        "split": prepared.split.hash,
+        "graph": None if graph is None else graph.hash,
+        "graph_events": None if graph is None else graph.meta.get("event_hash"),
+        "valid_candidates": prepared.valid.candidate_hash,
+        "test_candidates": prepared.test.candidate_hash,
     }
 
 
@@ -211,6 +240,7 @@ def _arm(
             config=config.fit_config(),
             seed=seed,
             folder=place,
+            resume=True,
             progress=progress,
             name=name,
         )
@@ -279,7 +309,3 @@ def _rows(prepared: Prepared, samples: Samples) -> dict[str, np.ndarray]:
         "label": samples.label,
         "target_seen": samples.target_seen,
     }
-
-
-def _write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
-    write_atomic(path, lambda target: pq.write_table(pa.table(columns), target))

@@ -1,0 +1,196 @@
+"""What continuing a training bit for bit needs, taken from and put into a model and its optimizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from .config import FitConfig
+from .evaluate import device_of
+from .files import check_space
+from .options import free_options
+
+# A checkpoint holds the weights, last.safetensors Adam's two moments too; a new one lies beside the
+# old one for a moment.
+_COPIES_BEST, _COPIES_LAST = 1, 3
+
+
+class Saver:
+    """The ``best`` and ``last`` checkpoints of one training.
+
+    Args:
+        folder: where they go; made where it is missing.
+        model, optimizer: what is saved.
+        config, seed: kept with it; continuing with others is refused.
+
+    Raises:
+        ValueError: too little disk is free.
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: FitConfig,
+        seed: int,
+    ) -> None:
+        self.folder, self.config, self.seed = folder, config, seed
+        self._model, self._optimizer = model, optimizer
+        folder.mkdir(parents=True, exist_ok=True)
+        check_space(folder, space_needed(_table_bytes(model)))
+        self._saved_at = time.monotonic()
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a ``last`` checkpoint."""
+        return (self.folder / LAST).exists()
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is older than ``save_every``."""
+        return time.monotonic() - self._saved_at >= self.config.save_every
+
+    def save_last(self, progress: Mapping[str, Any]) -> None:
+        """Saves weights, optimizer, random state and ``progress``.
+
+        The tables are saved as they lie in memory, decay that is pending on rows included: applying
+        it here would round otherwise than a training that is not saved at this step.
+
+        Raises:
+            OSError: it cannot be written; the message says which checkpoint is left.
+        """
+        device = device_of(self._model)
+        state = {
+            "tensors": _tensors(self._model),
+            "extra": _extra(self._model),
+            "optimizer": torch.optim.Optimizer.state_dict(self._optimizer),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "progress": dict(progress),
+        }
+        self._write(LAST, state)
+        self._saved_at = time.monotonic()
+
+    def save_best(self, about: Mapping[str, Any]) -> None:
+        """Saves the model's state dict and ``about``, to serve from.
+
+        Raises:
+            OSError: as :meth:`save_last`.
+        """
+        state = {
+            "model": self._model.state_dict(),
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+        }
+        self._write(BEST, {**state, **about})
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        path = self.folder / name
+        try:
+            save_checkpoint(path, state)
+        except OSError as error:
+            left = "the one before it is whole" if path.exists() else "there is none before it"
+            raise OSError(
+                f"out: cannot save {path}: {error.strerror or error}; {left}. Make room or mend the "
+                "folder, then continue with resemb train --resume"
+            ) from error
+
+    def load_last(self) -> dict[str, Any]:
+        """Puts the saved state back and returns the ``progress`` that was saved with it.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or of other options, another seed or model.
+        """
+        path = self.folder / LAST
+        state = load_checkpoint(path)
+        try:
+            saved = {**state["config"], "seed": state["seed"]}
+            _refuse_changes({**self.config.to_dict(), "seed": self.seed}, saved)
+            _put(self._model, state["tensors"], state["extra"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            device = device_of(self._model)
+            if device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], device)
+            return dict(state["progress"])
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{path} does not fit this model and optimizer: {error}") from error
+
+    def load_best(self, epoch: int) -> None:
+        """Gives the model the weights of ``best``.
+
+        Raises:
+            ValueError: the checkpoint is damaged or not that of ``epoch``.
+        """
+        path = self.folder / BEST
+        state = load_checkpoint(path)
+        if state.get("epoch") != epoch:
+            raise ValueError(f"{path} is of epoch {state.get('epoch')}, expected epoch {epoch}")
+        self._model.load_state_dict(state["model"])
+
+
+def space_needed(*tables: int) -> int:
+    """Bytes that checkpoints need at their peak, for models of these bytes trained in turn."""
+    kept = (_COPIES_BEST + _COPIES_LAST) * sum(tables)
+    return kept + _COPIES_LAST * max(tables)
+
+
+def changed_options(given: Mapping[str, Any], saved: Mapping[str, Any], kind: type) -> list[str]:
+    """Options of ``kind`` that differ and may not, each as "NAME FOUND (saved: VALUE)"."""
+    free = free_options(kind)
+    return [
+        f"{name} {given.get(name)!r} (saved: {saved.get(name)!r})"
+        for name in sorted({*given, *saved} - free)
+        if given.get(name) != saved.get(name)
+    ]
+
+
+def _refuse_changes(given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    changed = changed_options(given, saved, FitConfig)
+    if changed:
+        raise ValueError(f"resume: options differ from the saved ones: {', '.join(changed)}")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without the hooks of state_dict."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _table_bytes(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in _tensors(model).values())
+
+
+def _extra(model: nn.Module) -> dict[str, Any]:
+    """What modules keep besides tensors to know themselves by: text alone, say a graph's hash."""
+    found = {}
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is nn.Module.get_extra_state:
+            continue
+        state = module.get_extra_state()
+        if isinstance(state, dict):
+            found[name] = {key: value for key, value in state.items() if isinstance(value, str)}
+    return found
+
+
+@torch.no_grad()
+def _put(model: nn.Module, saved: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+    own = _tensors(model)
+    differ = sorted({*own, *saved} - ({*own} & {*saved})) or [
+        name for name, value in own.items() if value.shape != saved[name].shape
+    ]
+    if differ:
+        raise ValueError(f"resume: the saved model has other parameters: {', '.join(differ)}")
+    if extra != _extra(model):
+        raise ValueError("resume: the saved model has another graph or link")
+    copy: Callable[..., Any] = Tensor.copy_
+    for name, value in own.items():
+        copy(value, saved[name])
