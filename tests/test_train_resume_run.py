@@ -170,11 +170,12 @@ def test_a_moved_folder_goes_on(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
-    save = loop_module._Training.save
+    save, sent = loop_module._Training.save, []
 
     def interrupt(self):
         save(self)
-        if self.batch:
+        if self.batch and not sent:
+            sent.append(1)
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(loop_module._Training, "save", interrupt)
