@@ -152,7 +152,7 @@ def test_config_file_and_flags(capsys, tmp_path, small_simulation):
         (["trian"], "invalid choice"),
         (["train", "--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
         (["train", "--epochs", "0"], "epochs must be at least 1, found 0"),
-        (["train", "--model", "dcn"], "argument --model: invalid choice: 'dcn'"),
+        (["train", "--model", "dcn9"], "argument --model: invalid choice: 'dcn9'"),
         (["train", "--data", "none.parquet"], "none.parquet"),
         (["train", "--config", "none.toml"], "no configuration file none.toml"),
         (["train", "--user-column", "u"], "user_column is for log files"),

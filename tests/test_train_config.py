@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import resemb_ext as rx
 from resemb_ext.cli.train import GROUPS
 from resemb_ext.train import FitConfig, RunConfig, read_config
 
@@ -40,6 +41,18 @@ def test_one_number_stands_for_a_tuple():
     assert RunConfig(seed=4).seed == (4,)
 
 
+def test_a_model_has_options_of_its_own():
+    assert RunConfig(model="din", model_options=("softmax=true",)).own_model_options == {
+        "softmax": True
+    }
+    assert RunConfig(model_options=("pooling=sum",)).own_model_options == {"pooling": "sum"}
+
+
+def test_every_model_is_a_choice():
+    for name in rx.models.MODELS:
+        assert RunConfig(model=name).model == name
+
+
 def test_training_part():
     config = RunConfig(epochs=4, residual_lr=0.5)
     assert config.fit_config() == FitConfig(epochs=4, residual_lr=0.5)
@@ -56,13 +69,29 @@ def test_training_part():
         ({"lr": float("nan")}, ValueError, "lr must be finite"),
         ({"lr": "fast"}, TypeError, "lr must be a number, found 'fast'"),
         ({"dropout": 1}, ValueError, "dropout must be below 1"),
-        ({"model": "dcn"}, ValueError, "model must be one of dnn, din; found 'dcn'"),
+        ({"model": "dcn9"}, ValueError, "model must be one of dnn, din.*; found 'dcn9'"),
         ({"hidden": (8, 0)}, ValueError, "hidden must be at least 1"),
         ({"hidden": "64"}, TypeError, "hidden must be a list"),
         ({"category": "yes"}, TypeError, "category must be true or false"),
         ({"seed": ()}, ValueError, "seed must name at least one"),
         ({"seed": (1, 1)}, ValueError, "seed must not repeat"),
         ({"attention_hidden": ()}, ValueError, "attention_hidden must name at least one"),
+        ({"model_options": ("x",)}, ValueError, "model_options must be NAME=VALUE, found 'x'"),
+        (
+            {"model": "din", "model_options": ("pool=1",)},
+            ValueError,
+            "model_options: din has no option 'pool'; its own: softmax",
+        ),
+        (
+            {"model": "din", "model_options": ("softmax=3",)},
+            TypeError,
+            "model_options: softmax must be like False, found 3",
+        ),
+        (
+            {"model_options": ("pooling=sum", "pooling=mean")},
+            ValueError,
+            "model_options: pooling is given twice",
+        ),
         ({"user_column": "u"}, ValueError, "user_column is for log files"),
     ],
 )

@@ -294,3 +294,12 @@ def test_lazy_tables_in_a_run(tmp_path, log_file, model):
         for part, value in seconds.items():
             spent = [epoch["seconds"][part] for epoch in entry["history"]]
             assert value == pytest.approx(sum(spent) / len(spent))
+
+
+def test_a_models_own_options_reach_it():
+    prepared = prepare(RunConfig(dim=8))
+    config = RunConfig(dim=8, hidden=(8,), model="din", model_options=("softmax=true",))
+    assert build_model(config, prepared, "res", 0).softmax
+    assert build_model(RunConfig(dim=8), prepared, "plain", 0).pooling == "mean"
+    config = RunConfig(dim=8, model_options=("pooling=sum",))
+    assert build_model(config, prepared, "plain", 0).pooling == "sum"

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "interest graph": ("graph", "window", "top_k", "min_count", "weighting", "link"),
     "model": (
-        "model", "embedding", "category", "dim", "hidden", "attention_hidden", "activation",
+        "model", "model_options", "embedding", "category", "dim", "hidden", "attention_hidden", "activation",
         "dropout", "init_std", "residual_scale",
     ),
     "training": (
@@ -80,7 +80,7 @@ def _add_option(group: Any, field: dataclasses.Field[Any]) -> None:
     default: Any = field.default
     if default is not None and "default" not in text:
         if many:
-            default = " ".join(map(str, default))
+            default = " ".join(map(str, default)) or "none"
         elif element is bool:
             default = "on" if default else "off"
         text += f" (default: {default})"

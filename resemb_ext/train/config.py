@@ -12,6 +12,7 @@ from typing import Any
 
 from resemb_ext.models import MODELS
 
+from .building import parse_own_options
 from .options import check, from_mapping, option
 
 
@@ -168,6 +169,9 @@ class RunConfig(FitConfig):
     )
 
     model: str = option("dnn", "model", choices=tuple(MODELS))
+    model_options: tuple[str, ...] = option(
+        (), "options of this model alone, each NAME=VALUE, say softmax=true for din"
+    )
     embedding: str = option(
         "both", "arms: plain nn.Embedding, Res-embedding, or both", choices=("plain", "res", "both")
     )
@@ -199,10 +203,16 @@ class RunConfig(FitConfig):
             raise ValueError(f"seed must not repeat, found {list(self.seed)}")
         if not self.attention_hidden:
             raise ValueError("attention_hidden must name at least one layer, found none")
+        _ = self.own_model_options  # refuses unknown ones
         if self.simulated:
             for name in ("user", "item", "time", "category", "label"):
                 if getattr(self, f"{name}_column") is not None:
                     raise ValueError(f"{name}_column is for log files; data is {self.data}")
+
+    @property
+    def own_model_options(self) -> dict[str, Any]:
+        """``model_options`` by name."""
+        return parse_own_options(self.model, self.model_options)
 
     @property
     def simulated(self) -> bool:

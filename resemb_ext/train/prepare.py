@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from torch import nn
 
 from resemb_ext import data
 from resemb_ext.graph import InterestGraph
-from resemb_ext.models import DIN, DNN
 from resemb_ext.nn import ResEmbedding
 
+from .building import make_model
 from .config import RunConfig
-
-PADDING = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,46 +128,16 @@ def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Sampl
     )
 
 
-def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> DNN | DIN:
-    """A new model with the embedding of ``arm`` ("plain" or "res"), a function of the seed.
-
-    The layers after the embeddings start the same in every arm.
-    """
-    torch.manual_seed(seed)
-    item: nn.Module
-    if arm == "res":
-        assert prepared.graph is not None
-        item = ResEmbedding(
-            prepared.graph,
-            config.dim,
-            link=config.link,
-            padding_idx=PADDING,
-            residual_scale=config.residual_scale,
-            init_std=config.init_std,
-            sparse=config.lazy,
-        )
-    else:
-        item = plain_table(prepared.log.num_items, config)
-    torch.manual_seed(seed)
-    category = plain_table(prepared.log.num_categories, config) if config.category else None
-    options: dict[str, Any] = {
-        "category_embedding": category,
-        "hidden": config.hidden,
-        "activation": config.activation,
-        "dropout": config.dropout,
-    }
-    if config.model == "din":
-        return DIN(item, attention_hidden=config.attention_hidden, **options)
-    return DNN(item, **options)
-
-
-def plain_table(rows: int, config: RunConfig) -> nn.Embedding:
-    """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row."""
-    table = nn.Embedding(rows, config.dim, padding_idx=PADDING, sparse=config.lazy)
-    with torch.no_grad():
-        table.weight.normal_(std=config.init_std)
-        table.weight[PADDING].zero_()
-    return table
+def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> nn.Module:
+    """A new model with the embedding of ``arm`` ("plain" or "res"); see :func:`make_model`."""
+    return make_model(
+        config,
+        arm,
+        seed,
+        num_items=prepared.log.num_items,
+        num_categories=prepared.log.num_categories,
+        graph=prepared.graph,
+    )
 
 
 def item_vectors(table: nn.Module) -> np.ndarray:

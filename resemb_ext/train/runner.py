@@ -160,7 +160,8 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         graph.save(folder / GRAPH)
     log = prepared.log
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
-    write_json(folder / IDS, {k: None if m is None else m.to_dict() for k, m in maps.items()})
+    ids: dict[str, Any] = {k: None if m is None else m.to_dict() for k, m in maps.items()}
+    write_json(folder / IDS, {**ids, "item_category": log.item_category})
     write_table(folder / CANDIDATES, _rows(prepared, prepared.valid))
 
     runs: list[dict[str, Any]] = []
@@ -247,7 +248,7 @@ def _arm(
     radius = None
     if prepared.domain is not None:
         radius = metrics.aggregation_radius(
-            item_vectors(model.item_embedding),
+            item_vectors(model.get_submodule("item_embedding")),
             prepared.domain,
             seen=prepared.split.item_counts,
             domain_source=prepared.domain_source,
