@@ -8,6 +8,7 @@ from .interrupt import TrainingInterrupted
 from .loop import FitResult, TrainingDiverged, fit
 from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
+from .serving import SavedModel, score_file
 from .statistics import paired_difference
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FitResult",
     "RunConfig",
     "RunResult",
+    "SavedModel",
     "TrainingDiverged",
     "TrainingInterrupted",
     "build_optimizer",
@@ -29,4 +31,5 @@ __all__ = [
     "run",
     "save_checkpoint",
     "saved_config",
+    "score_file",
 ]

@@ -68,7 +68,7 @@ def saved_config(folder: Path | str) -> RunConfig:
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
-        raise ValueError(f"resume: {folder} holds no run (no {CONFIG})")
+        raise ValueError(f"{folder} holds no run (no {CONFIG})")
     return RunConfig(**{**read_config(file), "out": str(folder)})
 
 

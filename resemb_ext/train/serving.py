@@ -1,0 +1,415 @@
+"""Scoring files of (history, target) rows with a model of a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from resemb_ext.data import IdMap
+from resemb_ext.graph import InterestGraph
+from resemb_ext.models import TorchBatch
+
+from .building import make_model
+from .checkpoint import BEST, load_checkpoint
+from .config import RunConfig
+from .files import write_atomic
+from .folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
+
+HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
+TARGET_NAMES = ("target", "target_item", "item_id", "item")
+ADDED = ("logit", "probability")
+_ROWS = 1 << 15
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+@dataclass
+class Unknown:
+    """How many ids were counted, and how many of them the model has not seen."""
+
+    ids: int = 0
+    unknown: int = 0
+
+    def add(self, ids: int, unknown: int) -> None:
+        self.ids, self.unknown = self.ids + ids, self.unknown + unknown
+
+
+@dataclass
+class Scored:
+    """What scoring a file met: its rows, and unknown ids among targets and histories."""
+
+    rows: int = 0
+    target: Unknown = field(default_factory=Unknown)
+    history: Unknown = field(default_factory=Unknown)
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """The best weights of one arm and seed of a run, with what turns raw ids into scores.
+
+    Attributes:
+        model: in evaluation mode.
+        items: id map of the log it was trained on; unseen ids map to the out-of-vocabulary row.
+        item_category: int64 [H], or None where the model takes no category.
+        arm, seed: which one of the run.
+        max_history: events of a history that the model looks at, the newest.
+    """
+
+    model: nn.Module
+    items: IdMap
+    item_category: np.ndarray | None
+    arm: str
+    seed: int
+    max_history: int
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, arm: str | None = None, seed: int | None = None
+    ) -> SavedModel:
+        """Reads a run folder.
+
+        Args:
+            folder: of ``run``.
+            arm, seed: which training; None takes the one with the best validation metric.
+
+        Raises:
+            FileNotFoundError: a file of the run is missing.
+            ValueError: no such arm or seed, none that is finished to choose from, or a damaged file.
+        """
+        folder = Path(folder)
+        config = saved_config(folder)
+        arm, seed = _choose(folder, config, arm, seed)
+        path = arm_folder(folder, arm, seed) / BEST
+        if not path.is_file():
+            raise ValueError(f"{folder} has no checkpoint of arm {arm} with seed {seed}")
+        items, categories, item_category = _read_ids(folder / IDS)
+        state = load_checkpoint(path)
+        model = make_model(
+            config,
+            arm,
+            seed,
+            num_items=items.size,
+            num_categories=0 if categories is None else categories.size,
+            graph=InterestGraph.load(folder / GRAPH) if arm == "res" else None,
+        )
+        try:
+            model.load_state_dict(state["model"])
+        except (LookupError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} does not fit the run's model: {reason}") from error
+        used = item_category if config.category else None
+        return cls(model.eval(), items, used, arm, seed, config.max_history)
+
+    def score(self, target: np.ndarray, history: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Logits of rows.
+
+        Args:
+            target: int64 [B], mapped items (``items.encode``).
+            history: int64 [P], mapped items of all rows one after another, oldest first.
+            lengths: int64 [B], events of each row's history; 0 is allowed.
+
+        Returns:
+            float32 [B].
+        """
+        kept = np.minimum(lengths, self.max_history)
+        ends, offsets = np.cumsum(lengths), np.cumsum(kept) - kept
+        history = history[np.repeat(ends - kept - offsets, kept) + np.arange(kept.sum())]
+        category = self.item_category
+        batch = TorchBatch(
+            target=torch.from_numpy(target),
+            history=torch.from_numpy(history),
+            offsets=torch.from_numpy(offsets),
+            target_category=None if category is None else torch.from_numpy(category[target]),
+            history_category=None if category is None else torch.from_numpy(category[history]),
+        )
+        with torch.inference_mode():
+            return self.model(batch).float().numpy()
+
+    def encode(self, ids: pa.Array, column: str, *, text: bool) -> tuple[np.ndarray, int]:
+        """Raw ids to mapped items, and how many are unknown.
+
+        Args:
+            ids: no nulls.
+            column: name for messages.
+            text: the ids come from text, where integers are spelled out.
+
+        Raises:
+            ValueError, TypeError: as ``IdMap.encode``.
+        """
+        if not text or self.items.kind == "text":
+            return self.items.encode(ids, name=column)
+        # Text that spells no integer of the map's width can be no known id.
+        low, high = (0, 2**64) if self.items.kind == "uint64" else (-(2**63), 2**63)
+        spelled = ids.dictionary_encode()
+        numbers = [
+            int(word) if _INTEGER.fullmatch(word) and low <= int(word) < high else None
+            for word in spelled.dictionary.to_pylist()
+        ]
+        known = np.full(len(numbers), self.items.oov, dtype=np.int64)
+        places = [place for place, number in enumerate(numbers) if number is not None]
+        kind = pa.uint64() if self.items.kind == "uint64" else pa.int64()
+        values = pa.array([numbers[place] for place in places], type=kind)
+        known[places] = self.items.encode(values, name=column)[0]
+        mapped = known[spelled.indices.to_numpy()]
+        return mapped, int((mapped == self.items.oov).sum())
+
+
+def score_file(
+    saved: SavedModel,
+    source: Path | str,
+    out: Path | str,
+    *,
+    history: str | None = None,
+    target: str | None = None,
+    separator: str = "^",
+) -> Scored:
+    """Scores every row of a file and writes it with the columns "logit" and "probability" added.
+
+    The file is read and written a few thousand rows at a time.
+
+    Args:
+        saved: the model.
+        source: ``.parquet`` or ``.csv``. A history is a list of ids, or text of ids joined by
+            ``separator``, oldest first; null or empty is no history.
+        out: ``.parquet`` or ``.csv``, written whole or not at all.
+        history, target: column names; guessed from common names where None.
+        separator: between the ids of a history that is text.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: another suffix, a missing column, a damaged file, or a null, empty or fractional
+            id (its row is named).
+        TypeError: a column whose type cannot be ids, or text where the map holds integers.
+    """
+    source, out = Path(source), Path(out)
+    if not separator:
+        raise ValueError("separator must not be empty")
+    if out.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"out: {out} must end in .parquet or .csv")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"out: folder {out.parent} does not exist")
+    if not source.is_file():
+        raise FileNotFoundError(f"no file {source}")
+    if source.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"cannot read {source}: expected a .parquet or .csv file")
+    done = Scored()
+
+    def write(path: Path) -> None:
+        rows = _batches(source)
+        names, text = next(rows)
+        columns = _columns(names, history, target, source)
+        writer = None
+        try:
+            for batch in rows:
+                scored = _score_batch(saved, batch, columns, separator, text, done)
+                if out.suffix == ".csv":
+                    scored = _listless(scored, separator)
+                if writer is None:
+                    make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
+                    writer = make(path, scored.schema)
+                writer.write_batch(scored)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise ValueError(f"{source} has no rows")
+
+    try:
+        write_atomic(out, write)
+    except pa.ArrowException as error:
+        raise ValueError(f"cannot read {source}: {' '.join(str(error).split())}") from error
+    return done
+
+
+def _batches(source: Path) -> Iterator[Any]:
+    """First (column names, whether all is text), then record batches."""
+    if source.suffix == ".csv":
+        # All as text: what is not an id passes through as it stands.
+        with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
+            names = next(csv.reader(file), [])
+        yield names, True
+        options = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
+        read = pa.csv.ReadOptions(use_threads=False, block_size=1 << 22)
+        with pa.csv.open_csv(source, read, convert_options=options) as reader:
+            for batch in reader:
+                for low in range(0, batch.num_rows, _ROWS):
+                    yield batch.slice(low, _ROWS)
+        return
+    with pq.ParquetFile(source) as parquet:
+        yield parquet.schema_arrow.names, False
+        yield from parquet.iter_batches(_ROWS)
+
+
+def _columns(
+    names: Sequence[str], history: str | None, target: str | None, source: Path
+) -> tuple[str, str]:
+    """The history's and the target's column."""
+    listing = f"{source.name} has the columns: {', '.join(names) or '(none)'}"
+    plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
+    found = []
+    for what, given, known in (
+        ("history", history, HISTORY_NAMES),
+        ("target", target, TARGET_NAMES),
+    ):
+        if given is not None and given not in names:
+            raise ValueError(f"no column {given!r} (given as {what} column); {listing}")
+        guess = given or next((plain[name] for name in known if name in plain), None)
+        if guess is None:
+            raise ValueError(
+                f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}"
+            )
+        found.append(guess)
+    taken = [name for name in ADDED if name in names]
+    if taken:
+        raise ValueError(f"{source.name} already has a column {taken[0]!r}, which scoring adds")
+    return found[0], found[1]
+
+
+def _score_batch(
+    saved: SavedModel,
+    batch: pa.RecordBatch,
+    columns: tuple[str, str],
+    separator: str,
+    text: bool,
+    done: Scored,
+) -> pa.RecordBatch:
+    # Rows in messages count within the batch; say where it starts.
+    since = f" from row {done.rows} on" if done.rows else ""
+    history, target = columns
+    ids, lengths = _histories(batch.column(history), history + since, separator)
+    spelled = text or _is_text(batch.column(history).type)
+    items, unseen = saved.encode(ids, history + since, text=spelled)
+    wanted = _present(batch.column(target), target + since)
+    targets, unseen_targets = saved.encode(wanted, target + since, text=text)
+    done.target.add(len(targets), unseen_targets)
+    done.history.add(len(items), unseen)
+    done.rows += len(batch)
+    logit = saved.score(targets, items, lengths)
+    probability = 1 / (1 + np.exp(-logit.astype(np.float64)))
+    for name, values in zip(ADDED, (logit, probability.astype(np.float32)), strict=True):
+        batch = batch.append_column(name, pa.array(values))
+    return batch
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def _present(values: pa.Array, column: str) -> pa.Array:
+    """``values``, none of them null or empty text."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    bad = pc.is_null(values)
+    if _is_text(values.type):
+        bad = pc.or_(bad, pc.fill_null(pc.equal(values, ""), False))
+    if pc.any(bad).as_py():
+        row = pc.index(bad, True).as_py()
+        raise ValueError(f"column {column!r}, row {row}: null or empty id; rows count from 0")
+    return values
+
+
+def _histories(values: pa.Array, column: str, separator: str) -> tuple[pa.Array, np.ndarray]:
+    """Ids of all histories one after another, and how many each has."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if _is_text(values.type):
+        nothing = pc.fill_null(pc.equal(values, ""), True)
+        values = pc.split_pattern(
+            pc.if_else(nothing, pa.scalar(None, values.type), values), separator
+        )
+    elif pa.types.is_null(values.type):
+        values = values.cast(pa.list_(pa.int64()))
+    if not _is_list(values.type):
+        raise TypeError(
+            f"column {column!r} has type {values.type}; a history is a list of ids, or text of ids "
+            "joined by the separator"
+        )
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
+    ids = values.flatten()
+    if pa.types.is_null(ids.type) and not len(ids):
+        ids = ids.cast(pa.int64())
+    bad = pc.is_null(ids)
+    if _is_text(ids.type):
+        bad = pc.or_(bad, pc.fill_null(pc.equal(ids, ""), False))
+    if pc.any(bad).as_py():
+        place = pc.index(bad, True).as_py()
+        row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        raise ValueError(
+            f"column {column!r}, row {row}: null or empty id in the history; rows count from 0"
+        )
+    return ids, lengths
+
+
+def _listless(batch: pa.RecordBatch, separator: str) -> pa.RecordBatch:
+    """Lists as joined text, which a CSV can hold."""
+    arrays = [
+        pc.binary_join(column.cast(pa.list_(pa.string())), separator)
+        if _is_list(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) -> tuple[str, int]:
+    for name, value, known in (("arm", arm, config.arms), ("seed", seed, config.seed)):
+        if value is not None and value not in known:
+            listed = ", ".join(map(str, known))
+            raise ValueError(f"{name}: {folder} has no {name} {value}; it has {listed}")
+    pairs = [
+        (one, number)
+        for number in config.seed
+        for one in config.arms
+        if arm in (None, one) and seed in (None, number)
+    ]
+    if len(pairs) == 1:
+        return pairs[0]
+    found = {}
+    for pair in pairs:
+        entry = arm_folder(folder, *pair) / ENTRY
+        if entry.is_file():
+            try:
+                found[pair] = float(json.loads(entry.read_text())["valid"][config.metric])
+            except (ValueError, LookupError, TypeError) as error:
+                raise ValueError(f"{entry} cannot be read: {error!r}") from error
+    if not found:
+        raise ValueError(
+            f"{folder / ARMS} has no finished training to choose from; name arm and seed, or finish "
+            "the run with resemb train --resume"
+        )
+    return max(found, key=lambda pair: found[pair])
+
+
+def _read_ids(path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no id maps {path}")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        items = IdMap.from_dict(held["items"])
+        categories = held["categories"]
+        of_item = held.get("item_category")
+        maps = None if categories is None else IdMap.from_dict(categories)
+        array = None if of_item is None else np.asarray(of_item, dtype=np.int64)
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if array is not None and (array.shape != (items.size,) or maps is None
+                              or array.min() < 0 or array.max() >= maps.size):  # fmt: skip
+        raise ValueError(f"{path}: item_category does not fit the maps")
+    return items, maps, array

@@ -1,0 +1,224 @@
+"""resemb predict: a saved run scores files of (history, target) rows."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import resemb_ext as rx
+from resemb_ext.cli import main
+from resemb_ext.train import run
+from resemb_ext.train import serving as serving_module
+from resemb_ext.train.prepare import prepare
+from resemb_ext.train.serving import SavedModel, score_file
+
+SMALL = {"epochs": 1, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1,
+         "max_history": 5}  # fmt: skip
+
+
+def train(folder, *, text, **options):
+    log, truth = rx.data.simulate(users=120, items=100, domains=4, events_per_user=(5, 9), seed=2)
+    name = (lambda i: f"item-{i}") if text else (lambda i: int(i) * 3 - 50)
+    frame = pd.DataFrame({
+        "user_id": log.user, "item_id": [name(i) for i in log.item], "timestamp": log.time,
+        "category": [f"c{d}" for d in truth.domain[log.item]],
+    })  # fmt: skip
+    folder.mkdir(parents=True)
+    frame.to_csv(folder / "log.csv", index=False)
+    return run(data=str(folder / "log.csv"), out=str(folder / "run"), **{**SMALL, **options})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("serving")
+    return {
+        "text": train(place / "a", text=True, model="din", category=True, seed=(0, 1)),
+        "integers": train(place / "b", text=False, table_optimizer="lazy", decay="global"),
+    }
+
+
+def rows_of(done):
+    """The test rows of a run as raw (history, target) rows, with the logits it wrote."""
+    prepared = prepare(rx.train.saved_config(done.folder))
+    samples, items = prepared.test, prepared.log.items
+    # Whole histories: cutting them to max_history is the scorer's job.
+    first = prepared.log.user_start[samples.user]
+    history = [
+        items.decode(samples.history_items[a:b]).tolist()
+        for a, b in zip(first, samples.end, strict=True)
+    ]
+    scores = pd.read_parquet(done.folder / "test_scores.parquet")
+    return pa.table({"row": np.arange(len(samples)), "history": history,
+                     "target": items.decode(samples.target)}), scores  # fmt: skip
+
+
+def joined(table, separator="^"):
+    text = [separator.join(map(str, row)) for row in table["history"].to_pylist()]
+    return table.set_column(1, "history", pa.array(text))
+
+
+@pytest.mark.parametrize("arm", ["plain", "res"])
+@pytest.mark.parametrize("kind", ["text", "integers"])
+def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
+    monkeypatch.setattr(serving_module, "_ROWS", 100)  # several batches
+    done = runs[kind]
+    table, scores = rows_of(done)
+    assert max(map(len, table["history"].to_pylist())) > SMALL["max_history"]
+    saved = SavedModel.load(done.folder, arm, 0)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    pa.csv.write_csv(joined(table, "|"), tmp_path / "rows.csv")
+    expected = scores[f"{arm}_seed0"].to_numpy()
+    for source in ("rows.parquet", "rows.csv"):
+        for out in ("out.parquet", "out.csv"):
+            counts = score_file(saved, tmp_path / source, tmp_path / out, separator="|")
+            read = pd.read_parquet if out.endswith("parquet") else pd.read_csv
+            found = read(tmp_path / out)
+            assert list(found) == ["row", "history", "target", "logit", "probability"]
+            assert found.row.astype(int).tolist() == list(range(len(expected)))
+            np.testing.assert_allclose(found.logit, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(-expected)), rtol=1e-4)
+            assert counts.rows == len(expected) and counts.target.unknown == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "integers"])
+def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind):
+    done = runs[kind]
+    items = rx.data.IdMap.from_dict(json.loads((done.folder / "id_maps.json").read_text())["items"])
+    known = items.values[:2].tolist()
+    strange = ["nobody", "?"] if kind == "text" else [10**9, 10**10]
+    table = pa.table({"history": [known, [known[0], strange[0]], [], None],
+                      "item_id": [known[1], strange[1], strange[0], known[0]]})  # fmt: skip
+    pq.write_table(table, tmp_path / "rows.parquet")
+    arguments = ["predict", str(done.folder), str(tmp_path / "rows.parquet"), "--arm", "res",
+                 "--seed", "0", "--json", "--out", str(tmp_path / "out.parquet")]  # fmt: skip
+    assert main(arguments) == 0
+    seen = capsys.readouterr()
+    assert json.loads(seen.out)["unknown_targets"] == 2
+    assert "2 of 4 target ids are not in the run's log" in seen.err
+    assert "1 of 4 history ids are not" in seen.err and len(seen.err.splitlines()) == 2
+    logit = pd.read_parquet(tmp_path / "out.parquet").logit.to_numpy()
+    saved = SavedModel.load(done.folder, "res", 0)
+    a, b = items.encode(known)[0]
+    by_hand = saved.score(
+        np.array([b, items.oov, items.oov, a]),
+        np.array([a, b, a, items.oov]),
+        np.array([2, 2, 0, 0]),
+    )
+    np.testing.assert_allclose(logit, by_hand, rtol=1e-5)
+    # As text, what spells no integer is unknown as well.
+    if kind == "integers":
+        path = tmp_path / "rows.csv"
+        path.write_text(f'history,target\n"{known[0]}^x^007",{known[1]}\n,1.5\n,{10**30}\n')
+        counts = score_file(saved, path, tmp_path / "out.csv")
+        assert (counts.history.unknown, counts.target.unknown) == (2, 2)
+
+
+def test_the_best_on_validation_is_the_default(runs):
+    done = runs["text"]
+    best = max(done.result["runs"], key=lambda entry: entry["valid"]["gauc"])
+    saved = SavedModel.load(done.folder)
+    assert (saved.arm, saved.seed) == (best["embedding"], best["seed"])
+    of_seed = [e for e in done.result["runs"] if e["seed"] == 1]
+    best = max(of_seed, key=lambda entry: entry["valid"]["gauc"])
+    assert SavedModel.load(done.folder, seed=1).arm == best["embedding"]
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_batch_of_histories_scores_as_single_rows(runs, data):
+    saved = SavedModel.load(runs["integers"].folder, "res", 0)
+    item = st.integers(1, saved.items.oov)
+    rows = data.draw(st.lists(st.tuples(st.lists(item, max_size=8), item), min_size=1, max_size=6))
+    together = saved.score(
+        np.array([target for _, target in rows]),
+        np.array([i for history, _ in rows for i in history], dtype=np.int64),
+        np.array([len(history) for history, _ in rows]),
+    )
+    for (history, target), score in zip(rows, together, strict=True):
+        newest = np.array(history[-5:], dtype=np.int64)
+        alone = saved.score(np.array([target]), newest, np.array([len(newest)]))
+        np.testing.assert_allclose(alone, score, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("history,x\n1,2\n", "cannot guess the target column: name it"),
+        ("past,target\n1,2\n", "cannot guess the history column"),
+        ("history,target,logit\n1,2,3\n", "already has a column 'logit'"),
+        ("history,target\n1,2\n1^^2,3\n", "column 'history', row 1: null or empty id in the"),
+        ("history,target\n1,2\n1,\n", "column 'target', row 1: null or empty id"),
+        ("history,target\n", "has no rows"),
+        ("", ""),
+        ("history,target\n1,2,3\n", "cannot read"),
+    ],
+)
+def test_bad_files_are_one_line(runs, tmp_path, capsys, content, words):
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    folder = str(runs["integers"].folder)
+    assert main(["predict", folder, str(path), "--out", str(tmp_path / "o.csv")]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown and len(shown.splitlines()) == 1 and "Traceback" not in shown
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_bad_parquet_files_are_one_line(runs, tmp_path, capsys):
+    folder, path = str(runs["text"].folder), tmp_path / "rows.parquet"
+
+    def refused(*extra):
+        assert main(["predict", folder, str(path), "--out", str(tmp_path / "o.csv"), *extra]) == 2
+        shown = capsys.readouterr().err
+        assert len(shown.splitlines()) == 1
+        return shown
+
+    pq.write_table(pa.table({"history": [["a"], [None]], "target": ["a", "b"]}), path)
+    assert "row 1: null or empty id in the history" in refused()
+    pq.write_table(pa.table({"history": [1.5], "target": ["a"]}), path)
+    assert "column 'history' has type double; a history is a list of ids" in refused()
+    pq.write_table(pa.table({"history": [["a"]], "target": [3]}), path)
+    assert "convert the column to the same type" in refused()
+    assert "no column 'y' (given as target column)" in refused("--target-column", "y")
+    assert "separator must not be empty" in refused("--separator", "")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "cannot read" in refused()
+    path.unlink()
+    assert "no file" in refused()
+
+
+def test_bad_runs_are_one_line(runs, tmp_path, capsys):
+    import shutil
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("history,target\n,1\n")
+    folder = tmp_path / "run"
+    shutil.copytree(runs["integers"].folder, folder)
+
+    def refused(*extra):
+        arguments = ["predict", str(folder), str(rows), "--out", str(tmp_path / "o.csv"), *extra]
+        assert main(arguments) == 2
+        shown = capsys.readouterr().err
+        assert len(shown.splitlines()) == 1 and "Traceback" not in shown
+        return shown
+
+    assert "has no seed 7; it has 0" in refused("--seed", "7")
+    best = folder / "arms" / "res-seed0" / "best.safetensors"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-3])
+    assert "no readable checkpoint" in refused("--arm", "res")
+    best.write_bytes((folder / "arms" / "plain-seed0" / "best.safetensors").read_bytes())
+    assert "does not fit the run's model" in refused("--arm", "res")
+    best.unlink()
+    assert "no checkpoint of arm res with seed 0" in refused("--arm", "res")
+    (folder / "id_maps.json").write_text('{"items": {"kind": "int64", "first": 1}}')
+    assert "id_maps.json cannot be read" in refused("--arm", "plain")
+    (folder / "config.resolved.json").unlink()
+    assert "holds no run" in refused()
