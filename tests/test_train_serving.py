@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.train import rows as rows_module
 from resemb_ext.train import run
-from resemb_ext.train import serving as serving_module
 from resemb_ext.train.prepare import prepare
 from resemb_ext.train.serving import SavedModel, score_file
 
@@ -66,7 +66,7 @@ def joined(table, separator="^"):
 @pytest.mark.parametrize("arm", ["plain", "res"])
 @pytest.mark.parametrize("kind", ["text", "integers"])
 def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
-    monkeypatch.setattr(serving_module, "_ROWS", 100)  # several batches
+    monkeypatch.setattr(rows_module, "ROWS", 100)  # several batches
     done = runs[kind]
     table, scores = rows_of(done)
     assert max(map(len, table["history"].to_pylist())) > SMALL["max_history"]

@@ -1,0 +1,124 @@
+"""Raw (history, target) rows of a Parquet or CSV file, a batch at a time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
+TARGET_NAMES = ("target", "target_item", "item_id", "item")
+ROWS = 1 << 15
+
+
+def read_batches(source: Path) -> Iterator[Any]:
+    """First (column names, whether all is text), then record batches."""
+    if source.suffix == ".csv":
+        # All as text: what is not an id passes through as it stands.
+        with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
+            names = next(csv.reader(file), [])
+        yield names, True
+        options = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
+        read = pa.csv.ReadOptions(use_threads=False, block_size=1 << 22)
+        with pa.csv.open_csv(source, read, convert_options=options) as reader:
+            for batch in reader:
+                for low in range(0, batch.num_rows, ROWS):
+                    yield batch.slice(low, ROWS)
+        return
+    with pq.ParquetFile(source) as parquet:
+        yield parquet.schema_arrow.names, False
+        yield from parquet.iter_batches(ROWS)
+
+
+def find_columns(
+    names: Sequence[str], history: str | None, target: str | None, source: Path
+) -> tuple[str, str]:
+    """The history's and the target's column."""
+    listing = f"{source.name} has the columns: {', '.join(names) or '(none)'}"
+    plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
+    found = []
+    for what, given, known in (
+        ("history", history, HISTORY_NAMES),
+        ("target", target, TARGET_NAMES),
+    ):
+        if given is not None and given not in names:
+            raise ValueError(f"no column {given!r} (given as {what} column); {listing}")
+        guess = given or next((plain[name] for name in known if name in plain), None)
+        if guess is None:
+            raise ValueError(
+                f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}"
+            )
+        found.append(guess)
+    return found[0], found[1]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def targets_of(values: pa.Array, column: str) -> pa.Array:
+    """``values``, none of them null or empty text."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    bad = pc.is_null(values)
+    if is_text(values.type):
+        bad = pc.or_(bad, pc.fill_null(pc.equal(values, ""), False))
+    if pc.any(bad).as_py():
+        row = pc.index(bad, True).as_py()
+        raise ValueError(f"column {column!r}, row {row}: null or empty id; rows count from 0")
+    return values
+
+
+def histories_of(values: pa.Array, column: str, separator: str) -> tuple[pa.Array, np.ndarray]:
+    """Ids of all histories one after another, and how many each has."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if is_text(values.type):
+        nothing = pc.fill_null(pc.equal(values, ""), True)
+        values = pc.split_pattern(
+            pc.if_else(nothing, pa.scalar(None, values.type), values), separator
+        )
+    elif pa.types.is_null(values.type):
+        values = values.cast(pa.list_(pa.int64()))
+    if not _is_list(values.type):
+        raise TypeError(
+            f"column {column!r} has type {values.type}; a history is a list of ids, or text of ids "
+            "joined by the separator"
+        )
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
+    ids = values.flatten()
+    if pa.types.is_null(ids.type) and not len(ids):
+        ids = ids.cast(pa.int64())
+    bad = pc.is_null(ids)
+    if is_text(ids.type):
+        bad = pc.or_(bad, pc.fill_null(pc.equal(ids, ""), False))
+    if pc.any(bad).as_py():
+        place = pc.index(bad, True).as_py()
+        row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        raise ValueError(
+            f"column {column!r}, row {row}: null or empty id in the history; rows count from 0"
+        )
+    return ids, lengths
+
+
+def without_lists(batch: pa.RecordBatch, separator: str) -> pa.RecordBatch:
+    """Lists as joined text, which a CSV can hold."""
+    arrays = [
+        pc.binary_join(column.cast(pa.list_(pa.string())), separator)
+        if _is_list(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
