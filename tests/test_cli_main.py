@@ -13,7 +13,7 @@ from resemb_ext.cli.doctor import device, lines
 from resemb_ext.train import TrainingDiverged
 from resemb_ext.train import prepare as prepare_module
 
-COMMANDS = ("train", "predict", "graph", "doctor", "selftest")
+COMMANDS = ("train", "tune", "predict", "graph", "doctor", "selftest")
 FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
 
 

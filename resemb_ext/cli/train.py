@@ -54,9 +54,6 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML or JSON file of options; flags override it"
-    )
-    parser.add_argument(
         "--resume",
         nargs="?",
         const="",
@@ -64,13 +61,27 @@ def add_parser(subparsers: Any) -> None:
         help="continue the run in this folder (default: --out) from its last checkpoints, with its own "
         "options; others are refused",
     )
+    add_options(parser)
+    parser.set_defaults(run=run_train)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config``, ``--quiet`` and a flag for every option of :class:`RunConfig`."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML or JSON file of options; flags override it"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names:
             _add_option(group, fields[name])
-    parser.set_defaults(run=run_train)
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of :class:`RunConfig` that were given as flags."""
+    names = {name for group in GROUPS.values() for name in group}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def _add_option(group: Any, field: dataclasses.Field[Any]) -> None:
@@ -106,8 +117,7 @@ def resolve(args: argparse.Namespace) -> RunConfig:
         FileNotFoundError, ValueError, TypeError: as :meth:`RunConfig.build`; a run to resume that is
             not there.
     """
-    names = {name for group in GROUPS.values() for name in group}
-    given = {name: value for name, value in vars(args).items() if name in names}
+    given = given_options(args)
     if args.resume is None:
         return RunConfig.build(args.config, **given)
     options = {**({} if args.config is None else read_config(args.config)), **given}

@@ -10,6 +10,7 @@ from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
 from .serving import SavedModel, score_file
 from .statistics import paired_difference
+from .tuning import TuneResult, tune
 
 __all__ = [
     "FitConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "SavedModel",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "TuneResult",
     "build_optimizer",
     "evaluate",
     "fit",
@@ -32,4 +34,5 @@ __all__ = [
     "save_checkpoint",
     "saved_config",
     "score_file",
+    "tune",
 ]

@@ -119,9 +119,9 @@ def _in_folder(
         remove_temporaries(folder)
         log = prepared.log
         check_folder_space(config, folder, log.num_items, log.num_categories)
-        check_inputs(folder, _hashes(prepared))
+        check_inputs(folder, hashes(prepared))
         if config.threads is None:
-            threads = _measured_threads(config, prepared)
+            threads = measured_threads(config, prepared)
             torch.set_num_threads(threads)
             config = replace(config, threads=threads)
             write_config(folder, config)
@@ -194,12 +194,12 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         "bayes": _bayes(prepared),
         "summary": summarise(runs),
         "graph": None if graph is None else {"meta": graph.meta, "stats": graph.stats()},
-        "hashes": _hashes(prepared),
+        "hashes": hashes(prepared),
         **environment(),
     }
 
 
-def _hashes(prepared: Prepared) -> dict[str, Any]:
+def hashes(prepared: Prepared) -> dict[str, Any]:
     """What the run trains and is measured on."""
     graph = prepared.graph
     return {
@@ -212,7 +212,7 @@ def _hashes(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _measured_threads(config: RunConfig, prepared: Prepared) -> int:
+def measured_threads(config: RunConfig, prepared: Prepared) -> int:
     """Threads for training; the step it measures is that of a model thrown away."""
     model = build_model(config, prepared, config.arms[-1], config.seed[0])
     train = train_samples(config, prepared.split, config.seed[0])

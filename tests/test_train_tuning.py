@@ -1,0 +1,245 @@
+"""resemb tune: the same search for both arms, on validation alone, resumable."""
+
+import json
+import math
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+
+import resemb_ext as rx
+from resemb_ext.cli import main
+from resemb_ext.train import RunConfig, TrainingDiverged, TrainingInterrupted, prepare, tune
+from resemb_ext.train import tuning as tuning_module
+
+pytest.importorskip("optuna")
+SMALL = {"epochs": 1, "batch_size": 256, "dim": 4, "hidden": (4,), "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def small_simulation(monkeypatch):
+    whole = rx.data.simulate
+    monkeypatch.setattr(
+        prepare.data,
+        "simulate",
+        lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o),
+    )
+
+
+def search(out, trials=3, **options):
+    return tune(RunConfig(**SMALL, out=str(out)), trials=trials, progress=False, **options)
+
+
+def told(result):
+    """All of a search that must not depend on stops."""
+    return [
+        {k: v for k, v in trial.items() if k != "wall_s"}
+        for trial in sorted(result["trials"], key=lambda t: (t["arm"], t["number"]))
+    ]
+
+
+def test_both_arms_get_the_same_search(tmp_path):
+    done = search(tmp_path, trials=4)
+    trials = {
+        arm: [t for t in done.result["trials"] if t["arm"] == arm] for arm in ("plain", "res")
+    }
+    assert [len(found) for found in trials.values()] == [4, 4]
+    given = RunConfig()
+    for name in tuning_module.SPACE:
+        # The options as given come first; what is drawn at random is drawn alike.
+        assert trials["plain"][0]["params"][name] == getattr(given, name)
+        drawn = [[t["params"][name] for t in trials[arm]] for arm in trials]
+        assert drawn[0] == drawn[1]
+        low, high = tuning_module.SPACE[name]
+        assert all(low <= value <= high for value in drawn[0])
+    extra = set(trials["res"][1]["params"]) - set(trials["plain"][1]["params"])
+    assert extra == {"residual_scale", "residual_l2"}
+    for arm, best in done.result["best"].items():
+        assert best["value"] == max(t["value"] for t in trials[arm])
+    assert done.table.splitlines()[1].split()[:3] == ["plain", "4", "0"]
+    summary = (tmp_path / "tune.md").read_text()
+    assert "Test events were not scored" in summary and "| res | 4 | 0 |" in summary
+    assert not (tmp_path / "trial").exists()
+
+
+def test_the_best_options_train_and_give_the_same_validation(tmp_path):
+    done = search(tmp_path, trials=2)
+    for arm in ("plain", "res"):
+        config = RunConfig.build(tmp_path / f"best-{arm}.json", out=str(tmp_path / arm), threads=1)
+        assert config.arms == (arm,)
+        run = rx.train.run(config, progress=False)
+        assert run.result["runs"][0]["valid"] == done.result["best"][arm]["valid"][0]
+
+
+def test_later_trials_follow_the_sampler(tmp_path, monkeypatch):
+    """With a value that one option decides, the search finds it; and it is no random draw."""
+    monkeypatch.setattr(tuning_module, "_STARTUP", 4)
+    wanted = 2e-3
+
+    class Done:
+        best_epoch, wall_s = 1, 0.0
+
+    def fit(model, train, valid, *, config, **_):
+        done = Done()
+        done.valid = {"gauc": -abs(math.log(config.lr / wanted))}
+        return done
+
+    monkeypatch.setattr(tuning_module, "fit", fit)
+    config = RunConfig(**SMALL, embedding="plain", lr=2e-2, out=str(tmp_path))
+    done = tune(config, trials=24, progress=False)
+    values = [t["value"] for t in done.result["trials"]]
+    assert max(values[12:]) > max(values[:6]) and done.result["best"]["plain"]["value"] > -0.3
+
+
+def test_test_events_are_never_looked_at(tmp_path, monkeypatch):
+    class Poison:
+        def __getattr__(self, name):
+            if name == "candidate_hash":  # known before the search, and says nothing of a model
+                return "hash"
+            raise AssertionError(f"test.{name} was looked at")
+
+        def __len__(self):
+            raise AssertionError("test was looked at")
+
+    def prepared(config):
+        return replace(prepare.prepare(config), test=Poison())
+
+    monkeypatch.setattr(tuning_module, "prepare", prepared)
+    assert search(tmp_path, trials=1).result["best"]["res"]["value"] > 0
+
+
+def test_a_stopped_search_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    whole = search(tmp_path / "whole", trials=3)
+    fit, left = tuning_module.fit, [0]
+
+    def dying(*args, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return fit(*args, **options)
+
+    monkeypatch.setattr(tuning_module, "fit", dying)
+    out = tmp_path / "stopped"
+    for life in range(20):
+        left[0] = 1 + life % 2
+        try:
+            done = search(out, trials=3, resume=life > 0)
+            break
+        except TrainingInterrupted as stop:
+            assert f"continue with: resemb tune --resume {out}" in str(stop)
+    assert life == 3
+    assert told(done.result) == told(whole.result)
+    assert done.result["best"].keys() == whole.result["best"].keys()
+    # More trials: the first ones stay.
+    monkeypatch.setattr(tuning_module, "fit", fit)
+    more = search(out, trials=4, resume=True)
+    kept = [trial for trial in more.result["trials"] if trial["number"] < 3]
+    assert told({"trials": kept}) == told(whole.result) and len(more.result["trials"]) == 8
+
+
+def test_a_trial_goes_on_inside(tmp_path, monkeypatch):
+    from resemb_ext.train import loop
+
+    whole = tune(
+        RunConfig(**{**SMALL, "epochs": 2}, out=str(tmp_path / "a")), trials=1, progress=False
+    )
+    save, sent = loop._Training.save, []
+
+    def interrupt(self):
+        save(self)
+        if self.batch and not sent:
+            sent.append(self.result.steps)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop._Training, "save", interrupt)
+    config = RunConfig(**{**SMALL, "epochs": 2}, save_every=0, out=str(tmp_path / "b"))
+    with pytest.raises(
+        TrainingInterrupted, match="plain trial 1/1: stopped in epoch 1 after step 2"
+    ):
+        tune(config, trials=1, progress=False)
+    done = tune(config, trials=1, progress=False, resume=True)
+    assert told(done.result) == told(whole.result)
+
+
+def test_diverged_trials_count(tmp_path, monkeypatch):
+    fit = tuning_module.fit
+
+    def diverge(*args, config, **options):
+        if options["name"].startswith("res trial 1"):
+            raise TrainingDiverged("loss is nan at step 3")
+        return fit(*args, config=config, **options)
+
+    monkeypatch.setattr(tuning_module, "fit", diverge)
+    done = search(tmp_path, trials=2)
+    first = next(t for t in done.result["trials"] if t["arm"] == "res")
+    assert first["value"] is None and "step 3" in first["diverged"]
+    assert done.result["best"]["res"]["number"] == 1
+    assert done.table.splitlines()[2].split()[:4] == ["res", "2", "1", "-"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"ranges": {"dropout": (0.1, 0.2)}}, "range: dropout is not searched; these are: lr, "),
+        ({"ranges": {"lr": (0.2, 0.1)}}, "range: lr must be LOW:HIGH with 0 < LOW < HIGH"),
+        ({"resume": True}, "holds no search"),
+    ],
+)
+def test_bad_searches_are_refused(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        search(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = [
+        "--epochs",
+        "1",
+        "--dim",
+        "4",
+        "--hidden",
+        "4",
+        "--batch-size",
+        "256",
+        "--threads",
+        "1",
+    ]
+
+    def refused(*arguments):
+        assert main(["tune", *arguments, "--quiet"]) == 2
+        shown = capsys.readouterr().err
+        assert len(shown.splitlines()) == 1 and "Traceback" not in shown
+        return shown
+
+    begin = [*flags, "--out", str(out), "--trials", "1", "--range", "lr=1e-3:2e-3"]
+    assert main(["tune", *begin, "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert f"resemb train --config {out / 'best-res.json'}" in shown
+    assert "holds an earlier search" in refused(*begin)
+    assert "lr 0.5 (saved: 0.003)" in refused("--resume", str(out), "--lr", "0.5")
+    assert "tune_seed 4 (saved: 0)" in refused("--resume", str(out), "--tune-seed", "4")
+    assert "range lr [0.5, 1.0] (saved: [0.001, 0.002])" in refused(
+        "--resume", str(out), "--range", "lr=0.5:1"
+    )
+    assert "resume: name the folder" in refused("--resume")
+    assert main(["tune", "--resume", "--out", str(out), "--trials", "2", "--quiet"]) == 0
+    result = json.loads((out / "tune.json").read_text())
+    assert [t["number"] for t in result["trials"]] == [0, 0, 1, 1]
+    assert 1e-3 <= result["trials"][2]["params"]["lr"] <= 2e-3
+    (out / "tune.json").write_text('{"trials": 3}')
+    assert "holds no search of this package" in refused("--resume", str(out))
+    (out / "tune.json").write_text("{")
+    assert "cannot be read" in refused("--resume", str(out))
+    with pytest.raises(SystemExit):
+        main(["tune", "--range", "lr=fast"])
+    assert "expected OPTION=LOW:HIGH" in capsys.readouterr().err
+
+
+def test_optuna_is_optional(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["tune", "--out", str(tmp_path), "--quiet"]) == 2
+    assert 'pip install "resemb_ext[tune]"' in capsys.readouterr().err
