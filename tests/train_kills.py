@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
     "lazy": {"table_optimizer": "lazy", "embedding_l2": 1e-2},
     "global in backward": {"table_optimizer": "lazy", "decay": "global", "in_backward": True},
+    "cross-fit, global": {"table_optimizer": "lazy", "decay": "global", "cross_fit": 3},
     "din, dropout, dice": {
         "model": "din",
         "dropout": 0.2,

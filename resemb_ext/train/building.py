@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PADDING = 0
 # Constructor options that the run has for all models; what else one takes goes by model_options.
 _SHARED = ("hidden", "attention_hidden", "activation", "dropout")
+# What follows from the log and the arm.
+_GIVEN = ("item_embedding", "category_embedding", "user_embedding", "context_embeddings", "dense")
 
 
 def own_options(model: str) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def own_options(model: str) -> dict[str, Any]:
     return {
         name: parameter.default
         for name, parameter in inspect.signature(MODELS[model]).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in (*_SHARED, "category_embedding")
+        if name not in (*_SHARED, *_GIVEN)
     }
 
 

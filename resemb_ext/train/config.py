@@ -157,8 +157,17 @@ class RunConfig(FitConfig):
         0, "seed of the evaluation candidates, the same for all arms and seeds", low=0
     )
 
-    graph: str | None = option(
-        None, "saved interest graph; it must have been built from this log's training events"
+    graph: str | None = option(None, "saved interest graph, built from this log's training events")
+    allow_future_edges: bool = option(
+        False,
+        "take the saved graph although it was built from other events than the training events, so "
+        "that it may know held-out ones",
+    )
+    cross_fit: int = option(
+        0,
+        "folds of users; a training batch holds one fold and uses the graph built without it, "
+        "evaluation the whole graph (0: one graph for all)",
+        low=0,
     )
     window: int = option(3, "graph: events of a user at most this far apart are joined", low=1)
     top_k: int = option(10, "graph: neighbours kept per item, itself not counted", low=1)
@@ -204,6 +213,17 @@ class RunConfig(FitConfig):
         if not self.attention_hidden:
             raise ValueError("attention_hidden must name at least one layer, found none")
         _ = self.own_model_options  # refuses unknown ones
+        if self.allow_future_edges and self.graph is None:
+            raise ValueError("allow_future_edges: needs graph, a saved one")
+        if self.cross_fit == 1:
+            raise ValueError("cross_fit must be 0 or at least 2, found 1")
+        if self.cross_fit and self.graph is not None:
+            raise ValueError("cross_fit: builds its graphs from the log; leave out graph")
+        if self.cross_fit and self.in_backward:
+            raise ValueError(
+                "cross_fit: lookups over several graphs are not stepped in backward; leave out "
+                "in_backward"
+            )
         if self.simulated:
             for name in ("user", "item", "time", "category", "label"):
                 if getattr(self, f"{name}_column") is not None:

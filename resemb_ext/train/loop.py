@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from resemb_ext.data import Samples
+from resemb_ext.models import TorchBatch
 
 from .batches import train_batches
 from .clock import Laps
 from .config import FitConfig
+from .crossfit import FoldTables
 from .diagnose import likely_cause
 from .evaluate import Metrics, device_of, evaluate, measure, predict
 from .interrupt import Interrupts, TrainingInterrupted
@@ -71,6 +75,7 @@ def fit(
     seed: int = 0,
     folder: Path | str | None = None,
     resume: bool = False,
+    folds: FoldTables | None = None,
     progress: bool | Progress | None = None,
     name: str = "model",
     **options: Any,
@@ -85,7 +90,9 @@ def fit(
     it at once.
 
     Args:
-        model: takes a batch to logits [B] (``rx.models.DNN``, ...), in place on its device.
+        model: takes a batch to logits [B] (``rx.models.DNN``, ...), in place on its device. Where it
+            has a method ``auxiliary_loss()``, what that gives after a forward pass (a scalar or
+            None) is added to the loss.
         train, valid, test: ``rx.data.Samples``; test may be None.
         config: options; default ``FitConfig()``.
         seed: of the order of samples and of dropout.
@@ -93,6 +100,7 @@ def fit(
             start, every ``save_every`` seconds and after every epoch; None writes nothing.
         resume: continue from ``folder``'s last checkpoint where there is one, bit for bit on the
             CPU; else start anew, as with False.
+        folds: for cross-fitting: batches of one fold of users each, looked up over its graph.
         progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
         name: how the model is called in what is shown.
         **options: override single options of ``config``.
@@ -116,7 +124,9 @@ def fit(
     torch.manual_seed(seed)
     optimizer = build_optimizer(model, config)
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed)
-    training = _Training(model, optimizer, train, valid, config, seed, saver, show, name)
+    if folds is not None:
+        folds.attach(optimizer)
+    training = _Training(model, optimizer, train, valid, config, seed, folds, saver, show, name)
     if resume and saver is not None and saver.can_resume:
         training.take_up(saver.load_last())
     else:
@@ -145,13 +155,14 @@ class _Training:
         valid: Samples,
         config: FitConfig,
         seed: int,
+        folds: FoldTables | None,
         saver: Saver | None,
         show: Progress,
         name: str,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.train, self.valid = train, valid
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.folds = config, seed, folds
         self.saver, self.show, self.name = saver, show, name
         self.result = FitResult()
         # Of the epoch under way: batches done, sum of their losses, time spent.
@@ -224,18 +235,14 @@ class _Training:
         config, epoch = self.config, self.result.epochs + 1
         model.train()
         device = device_of(model)
-        steps = self.train.num_batches(config.batch_size)
-        batches = train_batches(
-            self.train, config.batch_size, seed=self.seed, epoch=epoch, start=self.batch
-        )
+        steps, batches = self._batches(epoch)
         clock.skip()
         with self.show.bar(steps, f"{self.name} epoch {epoch}/{config.epochs}", self.batch) as bar:
-            for batch in batches:
+            for tables, batch in batches:
                 batch = batch.to(device)
-                assert batch.label is not None
                 clock.lap("data")
-                loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
-                value = loss.item()
+                with tables:
+                    loss, value = training_loss(model, batch)
                 clock.lap("forward")
                 if not math.isfinite(value):
                     raise TrainingDiverged(
@@ -257,6 +264,20 @@ class _Training:
                     self._interrupted(interrupts.caught)
                 if self.batch < steps and self.saver is not None and self.saver.due():
                     self.save()
+
+    def _batches(
+        self, epoch: int
+    ) -> tuple[int, Iterable[tuple[AbstractContextManager[None], TorchBatch]]]:
+        """Batches of an epoch, from :attr:`batch` on with the context of their lookups; how many
+        the whole epoch has."""
+        size, folds = self.config.batch_size, self.folds
+        place = {"seed": self.seed, "epoch": epoch, "start": self.batch}
+        if folds is None:
+            batches = train_batches(self.train, size, **place)
+            return self.train.num_batches(size), ((nullcontext(), b) for b in batches)
+        of_folds = folds.batches(self.train, size, **place)
+        number = folds.num_batches(self.train, size)
+        return number, ((folds.using(fold), batch) for fold, batch in of_folds)
 
     def _end_epoch(self) -> None:
         """Validates, keeps the weights where they are better, and stops where it is time."""
@@ -303,6 +324,20 @@ class _Training:
         if self.saver is None:
             raise TrainingInterrupted(f"{where}; no folder was given, so nothing is saved", signum)
         raise TrainingInterrupted(f"{where}, saved in {self.saver.folder}", signum)
+
+
+def training_loss(model: nn.Module, batch: TorchBatch) -> tuple[Tensor, float]:
+    """The loss to go backward from, and the logloss within it; NaN where either is not finite."""
+    assert batch.label is not None
+    loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
+    value = loss.item()
+    auxiliary = getattr(model, "auxiliary_loss", None)
+    extra = None if auxiliary is None else auxiliary()
+    if extra is not None:
+        if not math.isfinite(extra.item()) and math.isfinite(value):
+            value = math.nan
+        loss = loss + extra
+    return loss, value
 
 
 def _undefined(metric: str) -> str:

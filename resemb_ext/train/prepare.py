@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from resemb_ext.nn import ResEmbedding
 
 from .building import make_model
 from .config import RunConfig
+from .crossfit import CrossFit, FoldTables
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Prepared:
         domain: int64 [H], domain of each item for the aggregation radius (negative: none), or
             None where the log has no domains.
         domain_source: where the domains come from.
+        cross_fit: folds and their graphs, or None.
     """
 
     log: data.Log
@@ -39,6 +42,14 @@ class Prepared:
     truth: data.SimulationTruth | None
     domain: np.ndarray | None
     domain_source: str
+    cross_fit: CrossFit | None = None
+
+    @property
+    def clean_graph(self) -> bool | None:
+        """Whether the graph is one of the training events alone; None without a graph."""
+        if self.graph is None:
+            return None
+        return self.graph.meta.get("event_hash") == self.split.train.content_hash
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -81,8 +92,25 @@ def prepare(config: RunConfig) -> Prepared:
         )
         for which in ("valid", "test")
     )
-    graph = make_graph(config, split) if "res" in config.arms else None
-    return Prepared(log, split, valid, test, graph, truth, domain, source)
+    with_graph = "res" in config.arms
+    graph = make_graph(config, split) if with_graph else None
+    folds = None
+    if config.cross_fit:
+        build = partial(graph_of, config) if with_graph else None
+        folds = CrossFit.of(split, config.cross_fit, build)
+    return Prepared(log, split, valid, test, graph, truth, domain, source, folds)
+
+
+def graph_of(config: RunConfig, log: data.Log) -> InterestGraph:
+    """The interest graph of a log's events, by the options of the run."""
+    return InterestGraph.from_log(
+        log,
+        window=config.window,
+        top_k=config.top_k,
+        min_count=config.min_count,
+        weighting=config.weighting,
+        threads=config.threads,
+    )
 
 
 def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
@@ -92,14 +120,7 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
         FileNotFoundError, ValueError: as :func:`prepare`.
     """
     if config.graph is None:
-        return InterestGraph.from_log(
-            split.train,
-            window=config.window,
-            top_k=config.top_k,
-            min_count=config.min_count,
-            weighting=config.weighting,
-            threads=config.threads,
-        )
+        return graph_of(config, split.train)
     if not Path(config.graph).is_file():
         raise FileNotFoundError(f"graph: no file {config.graph}")
     graph = InterestGraph.load(config.graph)
@@ -108,11 +129,18 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
             f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}"
         )
     found, needed = graph.meta.get("event_hash"), split.train.content_hash
-    if found != needed:
+    if found != needed and not config.allow_future_edges:
+        last, cut = graph.meta.get("time_cut"), split.time_cut
+        seen = (
+            f"; its last event is of time {last}, training ends before {cut}"
+            if last is not None and cut is not None
+            else ""
+        )
         raise ValueError(
             f"graph: {config.graph} was built from other events (hash {str(found)[:12]}) than this "
-            f"split's training events ({needed[:12]}), so it may hold edges of held-out events; "
-            f"build it with resemb graph build --split {split.how}"
+            f"split's training events ({needed[:12]}), so it may hold edges of held-out events{seen}; "
+            f"build it with resemb graph build --split {split.how}, or take it all the same with "
+            "--allow-future-edges"
         )
     return graph
 
@@ -138,6 +166,20 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> n
         num_categories=prepared.log.num_categories,
         graph=prepared.graph,
     )
+
+
+def build_folds(
+    config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int
+) -> FoldTables | None:
+    """The model's tables over each fold's graph, or None without cross-fitting."""
+    cross = prepared.cross_fit
+    if cross is None:
+        return None
+    others = (
+        build_model(config, replace(prepared, graph=graph), arm, seed)
+        for graph in (cross.graphs if arm == "res" else ())
+    )
+    return FoldTables(model, others, cross.fold)
 
 
 def item_vectors(table: nn.Module) -> np.ndarray:

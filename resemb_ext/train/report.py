@@ -103,7 +103,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         )
     found += [
         f"{split['how']}: {split['train']:,} training, {split['valid']:,} validation, "
-        f"{split['test']:,} test events; the graph is built from training events only, validation "
+        f"{split['test']:,} test events; {_graph_note(result)}, validation "
         f"{config['metric']} picks the epoch (patience {config['patience']}), test is scored once.",
         "untuned: one set of options for both arms"
         + ("; ± is the standard deviation over seeds." if seeds > 1 else ", one seed."),
@@ -178,6 +178,19 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
     valid.legend()
     figure.suptitle(f"{result['config']['model'].upper()} on {result['data']['name']}")
     figure.savefig(path, dpi=120, format="png")
+
+
+def _graph_note(result: dict[str, Any]) -> str:
+    graph = result["graph"]
+    if graph is None:
+        return "no graph"
+    if not graph.get("training_events_only", True):
+        return "THE GRAPH WAS BUILT FROM OTHER EVENTS and may know held-out ones"
+    note = "the graph is built from training events only"
+    folds = graph.get("cross_fit")
+    if folds:
+        note += f" (cross-fitted: a batch uses the graph without its one of {folds['folds']} folds)"
+    return note
 
 
 def _number(value: float | None, form: str) -> str:

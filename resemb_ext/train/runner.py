@@ -42,7 +42,7 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .memory import PeakMemory
-from .prepare import Prepared, build_model, item_vectors, prepare, train_samples
+from .prepare import Prepared, build_folds, build_model, item_vectors, prepare, train_samples
 from .progress import Progress
 from .statistics import summarise
 from .threads import faster_threads, training_step
@@ -104,6 +104,11 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(config)
         progress.say(describe(prepared))
+        if prepared.clean_graph is False:
+            progress.say(
+                f"warning: {config.graph} was built from other events than this split's training "
+                "events; results on held-out events may be too good"
+            )
         if not resume:
             folder = new_folder(config, started)
         return _in_folder(config, prepared, folder, progress, started)
@@ -193,7 +198,7 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         "runs": runs,
         "bayes": _bayes(prepared),
         "summary": summarise(runs),
-        "graph": None if graph is None else {"meta": graph.meta, "stats": graph.stats()},
+        "graph": _about_graph(prepared),
         "hashes": hashes(prepared),
         **environment(),
     }
@@ -201,14 +206,28 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
 
 def hashes(prepared: Prepared) -> dict[str, Any]:
     """What the run trains and is measured on."""
-    graph = prepared.graph
+    graph, cross = prepared.graph, prepared.cross_fit
+    folds = {} if cross is None else {"fold_graphs": [graph.hash for graph in cross.graphs]}
     return {
+        **folds,
         "data": prepared.log.content_hash,
         "split": prepared.split.hash,
         "graph": None if graph is None else graph.hash,
         "graph_events": None if graph is None else graph.meta.get("event_hash"),
         "valid_candidates": prepared.valid.candidate_hash,
         "test_candidates": prepared.test.candidate_hash,
+    }
+
+
+def _about_graph(prepared: Prepared) -> dict[str, Any] | None:
+    graph, cross = prepared.graph, prepared.cross_fit
+    if graph is None:
+        return None
+    return {
+        "meta": graph.meta,
+        "stats": graph.stats(),
+        "training_events_only": prepared.clean_graph,
+        "cross_fit": None if cross is None else cross.summary(),
     }
 
 
@@ -242,6 +261,7 @@ def _arm(
             seed=seed,
             folder=place,
             resume=True,
+            folds=build_folds(config, prepared, model, arm, seed),
             progress=progress,
             name=name,
         )

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from resemb_ext.data import Samples
 
 from .batches import train_batches
 from .config import FitConfig
+from .loop import training_loss
 from .optimizer import build_optimizer
 
 _ROUNDS = 5
@@ -48,12 +48,10 @@ def training_step(model: nn.Module, samples: Samples, config: FitConfig) -> Call
     """A training step on the first batch of ``samples``; it changes the model."""
     batch = next(train_batches(samples, config.batch_size, seed=0, epoch=0))
     optimizer = build_optimizer(model, config)
-    assert batch.label is not None
-    label = batch.label
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.binary_cross_entropy_with_logits(model(batch), label).backward()
+        training_loss(model, batch)[0].backward()
         optimizer.step()
 
     return step

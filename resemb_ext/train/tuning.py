@@ -20,7 +20,7 @@ from .files import locked, plain, remove_temporaries, write_json, write_text
 from .folder import changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
-from .prepare import Prepared, build_model, prepare, train_samples
+from .prepare import Prepared, build_folds, build_model, prepare, train_samples
 from .progress import Progress
 from .runner import describe, hashes, measured_threads
 
@@ -223,6 +223,7 @@ class _Search:
                     seed=seed,
                     folder=folder / TRIAL / f"{arm}-{number}-seed{seed}",
                     resume=True,
+                    folds=build_folds(config, prepared, model, arm, seed),
                     progress=Progress(False),
                     name=name,
                 )
