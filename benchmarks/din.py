@@ -161,7 +161,7 @@ def run_log(config: RunConfig, *, rounds: int, warmup: int, steps: int) -> dict[
             variant = variants[name]
             if turn == warmup:
                 variant.laps = Laps()
-            variant.laps.restart()
+            variant.laps.skip()
             for _ in range(steps):
                 variant.step(next(streams[name]))
 
@@ -179,7 +179,7 @@ def run_log(config: RunConfig, *, rounds: int, warmup: int, steps: int) -> dict[
         "variants": {}}  # fmt: skip
     for name, values in seconds.items():
         variant = variants[name]
-        variant.laps.restart()
+        variant.laps.skip()
         predict(variant.model, prepared.valid, batch_size=config.eval_batch_size)
         evaluation = variant.laps.lap("evaluation")
         parts = {part: round(value * share, 3) for part, value in variant.laps.seconds.items()}

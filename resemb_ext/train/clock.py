@@ -26,10 +26,6 @@ class Laps:
         """The time since the last lap goes to no part."""
         self._last = time.perf_counter()
 
-    def restart(self) -> None:
-        """The time since the last lap goes to no part."""
-        self._last = time.perf_counter()
-
     def lap(self, part: str) -> float:
         """The time since the last lap goes to ``part``; returns it."""
         now = time.perf_counter()
