@@ -5,6 +5,7 @@ import torch
 
 from resemb_ext.models import DIN, Dice, TorchBatch, embedding_bag
 from resemb_ext.models.din import LocalActivation
+from resemb_ext.models.histories import Histories, Jagged
 from resemb_ext.models.pooling import segment_ids
 
 
@@ -61,7 +62,9 @@ def test_attention_equals_the_concatenated_form():
     q = query[row]
     literal = torch.cat([q, keys, q - keys, q * keys], dim=1)
     expected = unit.rest(unit.activation(unit.first(literal)))
-    torch.testing.assert_close(unit(query, keys, row, None), expected)
+    pairs = Jagged(row, 3)
+    got = unit(query, keys, Histories(pairs, pairs, None, None))
+    torch.testing.assert_close(got, expected)
 
 
 def test_din_equals_a_loop_over_rows():
@@ -76,8 +79,8 @@ def test_din_equals_a_loop_over_rows():
             interest = torch.zeros(6)
             if history:
                 keys = table.weight[history]
-                weight = din.attention(query[None], keys, torch.zeros(len(history), dtype=int),
-                                       None)  # fmt: skip
+                pairs = Jagged(torch.zeros(len(history), dtype=int), 1)
+                weight = din.attention(query[None], keys, Histories(pairs, pairs, None, None))
                 weight = weight.softmax(0) if softmax else weight
                 interest = weight @ keys
             rows.append(din.mlp(torch.cat([interest, query])[None]))

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from torch import nn
-
 from .batch import TorchBatch
+from .dien import DIEN
 from .din import DIN
 from .dnn import DNN
+from .fields import CTRModel
+from .fm import FM, DeepFM
 from .layers import MLP, Dice
+from .pnn import PNN
 from .pooling import embedding_bag
+from .registry import MODELS, make_model
+from .wide_deep import WideDeep
 
-#: Models by the name that the command line and configurations use.
-MODELS: Mapping[str, type[nn.Module]] = MappingProxyType({"dnn": DNN, "din": DIN})
-
-__all__ = ["DIN", "DNN", "MLP", "MODELS", "Dice", "TorchBatch", "embedding_bag"]
+__all__ = [
+    "DIEN",
+    "DIN",
+    "DNN",
+    "FM",
+    "MLP",
+    "MODELS",
+    "PNN",
+    "CTRModel",
+    "DeepFM",
+    "Dice",
+    "TorchBatch",
+    "WideDeep",
+    "embedding_bag",
+    "make_model",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS = ("relu", "prelu", "dice")
+ACTIVATIONS = ("relu", "prelu", "dice", "sigmoid")
 
 
 class Dice(nn.Module):
@@ -61,6 +61,8 @@ def activation(name: str, channels: int) -> nn.Module:
         return nn.PReLU(channels)
     if name == "dice":
         return Dice(channels)
+    if name == "sigmoid":
+        return nn.Sigmoid()
     raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {name!r}")
 
 
@@ -70,7 +72,7 @@ class MLP(nn.Module):
     Args:
         features: size of the input.
         hidden: sizes of the hidden layers.
-        activation_name: "relu", "prelu" or "dice".
+        activation_name: "relu", "prelu", "dice" or "sigmoid".
         dropout: share of hidden activations dropped in training.
     """
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batch import TorchBatch
+
 
 def segment_ids(offsets: Tensor, total: int) -> Tensor:
     """The bag of each position: int64 [total], for bags that start at ``offsets``."""
@@ -69,3 +71,52 @@ def embedding_bag(module: nn.Module, ids: Tensor, offsets: Tensor, mode: str = "
         count = segment_sum(kept.to(pooled.dtype), segments, offsets.numel())
         pooled = pooled / count.clamp_(min=1).unsqueeze(1)
     return pooled
+
+
+def pool_histories(
+    module: nn.Module, batch: TorchBatch, history: Tensor, target: Tensor, mode: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """Pooled histories and targets of one table, in one lookup.
+
+    Args:
+        module: as in :func:`embedding_bag`.
+        batch: says where histories lie.
+        history: ids as ``batch.history``, of items or categories.
+        target: ids [B].
+        mode: "sum" or "mean".
+
+    Returns:
+        pooled history and target vector of each sample, [B, D] each.
+
+    Raises:
+        ValueError: padded histories, but the module has no ``padding_idx``.
+    """
+    rows = len(batch)
+    if batch.offsets is None:
+        pooled, single = _pool_padded(module, history, target, mode)
+    else:
+        # A target is a bag of one beside the histories' bags.
+        at = torch.arange(rows, device=target.device) + history.numel()
+        pooled, single = embedding_bag(
+            module, torch.cat([history, target]), torch.cat([batch.offsets, at]), mode
+        ).split([batch.histories, rows])
+    if batch.history_row is not None:
+        pooled = pooled.index_select(0, batch.history_row)
+    return pooled, single
+
+
+def _pool_padded(
+    module: nn.Module, history: Tensor, target: Tensor, mode: str
+) -> tuple[Tensor, Tensor]:
+    padding = getattr(module, "padding_idx", None)
+    if padding is None:
+        raise ValueError(
+            "padded histories need embedding modules with a padding_idx, found "
+            f"{type(module).__name__} without: give one, or jagged histories with offsets"
+        )
+    count, length = history.shape
+    vectors = module(torch.cat([history.reshape(-1), target]))
+    flat, single = vectors.split([count * length, target.shape[0]])
+    real = (history != padding).to(vectors.dtype).unsqueeze(-1)
+    pooled = (flat.reshape(count, length, vectors.shape[1]) * real).sum(1)
+    return pooled / real.sum(1).clamp(min=1) if mode == "mean" else pooled, single
