@@ -19,7 +19,6 @@ from resemb_ext.models import (
     DeepFM,
     TorchBatch,
     WideDeep,
-    make_model,
 )
 
 ITEMS, CATEGORIES, USERS, CONTEXT, DENSE, DIM = 40, 6, 15, (4, 3), 2, 8
@@ -402,17 +401,6 @@ def test_bad_options_of_single_models_are_named():
     for cls in (FM, DeepFM, WideDeep):
         with pytest.raises(TypeError, match="item_embedding must have an integer num_embeddings"):
             cls(unsized)
-
-
-def test_models_by_name_take_what_they_have():
-    options = {"hidden": (4,), "attention_hidden": (5,), "activation": "relu", "product": "outer"}
-    sizes = {name: make_model(name, plain_table(), **options) for name in MODELS}
-    assert sizes["pnn"].product == "outer" and not hasattr(sizes["fm"], "mlp")
-    assert sizes["dien"].attention.first.out_features == 5
-    with pytest.raises(ValueError, match="model must be one of"):
-        make_model("xdeepfm", plain_table())
-    with pytest.raises(ValueError, match="hiden: no model"):
-        make_model("dnn", plain_table(), hiden=(4,))
 
 
 def test_bad_batches_are_named():

@@ -11,7 +11,7 @@ from .fm import FM, DeepFM
 from .layers import MLP, Dice
 from .pnn import PNN
 from .pooling import embedding_bag
-from .registry import MODELS, make_model
+from .registry import MODELS
 from .wide_deep import WideDeep
 
 __all__ = [
@@ -28,5 +28,4 @@ __all__ = [
     "TorchBatch",
     "WideDeep",
     "embedding_bag",
-    "make_model",
 ]
