@@ -91,7 +91,7 @@ def pool_histories(
     Raises:
         ValueError: padded histories, but the module has no ``padding_idx``.
     """
-    rows = len(batch)
+    rows = target.shape[0]  # len() would fix the size of what is traced
     if batch.offsets is None:
         pooled, single = _pool_padded(module, history, target, mode)
     else:

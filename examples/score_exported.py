@@ -1,0 +1,101 @@
+"""Scores rows with an export of ``resemb export``; needs torch, or with --onnx only onnxruntime.
+
+python examples/score_exported.py EXPORT rows.jsonl [--onnx]
+
+A row is a line of JSON with the raw ids that the model was trained on, oldest event first:
+
+    {"target": "item-3", "history": ["item-7", "item-1"]}
+
+Printed is the same line with its logit and probability.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 1024
+
+
+class IdMap:
+    """Raw ids to the numbers that the model takes; unseen ids share one number."""
+
+    def __init__(self, folder: Path) -> None:
+        held = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+        first = held["first"]
+        self.numbers = {value: first + rank for rank, value in enumerate(held["values"])}
+        self.oov, self.padding = held["oov"], held["padding"]
+
+    def __call__(self, raw: Any) -> int:
+        return self.numbers.get(raw, self.oov)
+
+
+def torch_scorer(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Logits from ``model.pt2``."""
+    import torch
+
+    model = torch.export.load(folder / "model.pt2").module()
+
+    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(target), torch.from_numpy(history)).numpy()
+
+    return score
+
+
+def onnx_scorer(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Logits from ``model.onnx``."""
+    import onnxruntime
+
+    path = str(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
+        return session.run(["logit"], {"target": target, "history": history})[0]
+
+    return score
+
+
+def batches(rows: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a file, some at a time."""
+    held: list[dict[str, Any]] = []
+    with open(rows, encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                held.append(json.loads(line))
+            if len(held) == BATCH:
+                yield held
+                held = []
+    if held:
+        yield held
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Scores rows with an exported model.")
+    parser.add_argument("folder", type=Path, metavar="EXPORT")
+    parser.add_argument("rows", type=Path, metavar="ROWS.jsonl")
+    parser.add_argument("--onnx", action="store_true", help="score with onnxruntime")
+    args = parser.parse_args()
+
+    about = json.loads((args.folder / "export.json").read_text(encoding="utf-8"))
+    longest, items = about["max_history"], IdMap(args.folder)
+    score = (onnx_scorer if args.onnx else torch_scorer)(args.folder)
+    for rows in batches(args.rows):
+        target = np.array([items(row["target"]) for row in rows], dtype=np.int64)
+        history = np.full((len(rows), longest), items.padding, dtype=np.int64)
+        for place, row in enumerate(rows):
+            newest = [items(raw) for raw in row.get("history", [])][-longest:]
+            history[place, : len(newest)] = newest
+        logits = score(target, history).astype(np.float64)
+        for row, logit in zip(rows, logits.tolist(), strict=True):
+            probability = 1 / (1 + np.exp(-logit))
+            print(json.dumps({**row, "logit": logit, "probability": float(probability)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""``resemb export``: a trained model as files that score without this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  resemb export runs/first
+  resemb export runs/first --arm res --seed 0 --onnx --out served/first
+  python examples/score_exported.py served/first rows.jsonl
+
+The folder holds the folded model (model.pt2, and model.onnx with --onnx), the id map items.json and
+export.json, which says how to call it. Loading needs torch (or onnxruntime), and not this package.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds ``export``."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a trained model as torch.export or ONNX, to serve without this package",
+        description="Exports the best checkpoint of a run with plain tables and its id map.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of resemb train")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=Path, help="folder to write (default: RUN/export)"
+    )
+    parser.add_argument("--arm", choices=("plain", "res"), help="(default: the best on validation)")
+    parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Runs ``resemb export``."""
+    from resemb_ext.export import export_run
+
+    place = export_run(
+        args.folder,
+        args.out,
+        arm=args.arm,
+        seed=args.seed,
+        onnx=args.onnx,
+        overwrite=args.overwrite,
+    )
+    for file in sorted(place.iterdir()):
+        print(f"{file.stat().st_size:>12,}  {file}")
+    return 0
