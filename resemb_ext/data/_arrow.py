@@ -51,11 +51,29 @@ def _big_int_array(values: Any, column: str) -> pa.Array:
         ) from None
 
 
+class BadEntry(ValueError):
+    """A bad entry of a column: ``row`` counts from 0, ``what`` says the column and the fault."""
+
+    def __init__(self, row: int, column: str, fault: str) -> None:
+        self.row, self.column, self.fault = row, column, fault
+        super().__init__(f"column {column!r}, row {row}: {fault}; rows count from 0, no header")
+
+    @property
+    def what(self) -> str:
+        return f"column {self.column!r}: {self.fault}"
+
+    def at(self, row: int) -> BadEntry:
+        """The same fault in another row."""
+        return BadEntry(row, self.column, self.fault)
+
+
 def raise_at(mask: pa.Array | np.ndarray, column: str, what: str, values: pa.Array) -> NoReturn:
-    """Raise ValueError for the first row where ``mask`` is true."""
-    row = int(np.flatnonzero(np.asarray(mask))[0])
-    shown = "" if values[row].as_py() is None else f" ({values[row].as_py()!r})"
-    raise ValueError(f"column {column!r}, row {row}: {what}{shown}; rows count from 0, no header")
+    """Raise BadEntry for the first row where ``mask`` is true; it says how many more there are."""
+    rows = np.flatnonzero(np.asarray(mask))
+    row = int(rows[0])
+    shown = "" if values[row].as_py() is None else f" ({values[row].as_py()!r:.80})"
+    more = f", as in {len(rows) - 1} more rows" if len(rows) > 1 else ""
+    raise BadEntry(row, column, f"{what}{shown}{more}")
 
 
 def _any(mask: Any) -> bool:
@@ -106,7 +124,7 @@ def canonical_ids(
     """
     array = as_arrow(values, column)
     if parse and (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        array = _parse_text_ids(array)
+        array = _parse_text_ids(array, column, what)
     kind = array.type
     if not nulls:
         _no_nulls(array, column, what)
@@ -137,10 +155,11 @@ def canonical_ids(
     raise TypeError(f"column {column!r} has type {kind}; {what}s must be integers or text")
 
 
-def _parse_text_ids(array: pa.Array) -> pa.Array:
+def _parse_text_ids(array: pa.Array, column: str, what: str) -> pa.Array:
     """Text that spells integers exactly becomes integers; "007" or "x1" keeps the column text.
 
-    A column of numbers with a decimal point becomes float, so that fractions are reported.
+    A column of numbers of which some have a decimal point is one of integers that went through
+    floats: "12.0" is 12, and a fraction is an error.
     """
     for kind in (pa.int64(), pa.uint64()):
         try:
@@ -150,11 +169,13 @@ def _parse_text_ids(array: pa.Array) -> pa.Array:
         if pc.all(pc.equal(numbers.cast(array.type), array)).as_py() is not False:
             return numbers
         return array
-    # More than 15 digits would not survive the trip through a float.
-    decimal = pc.match_substring_regex(array, r"^-?\d{1,15}(\.\d*)?$")
-    if pc.all(decimal).as_py() and array.null_count < len(array):
-        return array.cast(pa.float64())
-    return array
+    if not pc.all(pc.match_substring_regex(array, r"^-?\d+(\.\d*)?$")).as_py():
+        return array
+    fractional = pc.fill_null(pc.match_substring_regex(array, r"\.\d*[1-9]"), False)
+    if _any(fractional):
+        raise_at(fractional, column, f"fractional {what}", array)
+    whole = pc.replace_substring_regex(array, r"\.0*$", "")
+    return array if whole.equals(array) else _parse_text_ids(whole, column, what)
 
 
 def canonical_times(values: Any, column: str) -> np.ndarray:

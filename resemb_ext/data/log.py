@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .columns import describe_columns
 from .idmap import IdMap
 
 
@@ -27,10 +28,12 @@ class Log:
         time: int64 or float64 [n], ascending within a user.
         category: int64 [n] or None, as recorded with each event.
         label: int8 [n] of 0/1, or None where every event is an interaction.
+        session: int64 [n], number of the event's session, no two users sharing one; or None.
         users, items, categories: id maps (categories: None without a category column).
         name: where the log came from, for reports.
         was_sorted: whether each user's events already came in time order.
         columns: which source column fed which field.
+        guessed: fields whose column was guessed by its name.
     """
 
     user: np.ndarray
@@ -40,10 +43,12 @@ class Log:
     items: IdMap
     category: np.ndarray | None = None
     label: np.ndarray | None = None
+    session: np.ndarray | None = None
     categories: IdMap | None = None
     name: str = "log"
     was_sorted: bool = True
     columns: Mapping[str, str] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
     # Category of each item over the whole source: a part of a log keeps its parent's.
     _item_category: np.ndarray | None = field(default=None, repr=False)
 
@@ -56,6 +61,7 @@ class Log:
         *,
         category: np.ndarray | None = None,
         label: np.ndarray | None = None,
+        session: np.ndarray | None = None,
         **fields: Any,
     ) -> Log:
         """Sort mapped arrays stably by (user, time) and wrap them; ``fields`` as in the class."""
@@ -73,6 +79,7 @@ class Log:
             time=time[order],
             category=arrange(category),
             label=arrange(label),
+            session=arrange(session),
             was_sorted=was_sorted,
             **fields,
         )
@@ -85,6 +92,16 @@ class Log:
             f"Log({self.name!r}: {len(self)} events, {len(self.users)} users, "
             f"{len(self.items)} items)"
         )
+
+    @property
+    def columns_line(self) -> str:
+        """The columns in one line for people, with those that were guessed marked."""
+        return describe_columns(self.columns, self.guessed)
+
+    @property
+    def num_sessions(self) -> int:
+        """Number of sessions; 0 where the log has none."""
+        return 0 if self.session is None else int(np.unique(self.session).size)
 
     @property
     def num_items(self) -> int:
@@ -140,6 +157,8 @@ class Log:
                 digest.update(array.tobytes())
         for ids in (self.users, self.items, self.categories):
             digest.update(b"-" if ids is None else ids.digest())
+        if self.session is not None:
+            digest.update(b"sessions" + self.session.tobytes())
         return digest.hexdigest()
 
     def subset(self, index: np.ndarray, *, name: str | None = None) -> Log:
@@ -150,12 +169,14 @@ class Log:
             time=self.time[index],
             category=None if self.category is None else self.category[index],
             label=None if self.label is None else self.label[index],
+            session=None if self.session is None else self.session[index],
             users=self.users,
             items=self.items,
             categories=self.categories,
             name=name or self.name,
             was_sorted=self.was_sorted,
             columns=self.columns,
+            guessed=self.guessed,
             _item_category=self.item_category,
         )
 
@@ -174,9 +195,11 @@ class Log:
             "users": self.num_users,
             "items": len(self.items),
             "categories": None if self.categories is None else len(self.categories),
+            "sessions": None if self.session is None else self.num_sessions,
             "positive_share": None if self.label is None else float(self.label.mean()),
             "time": [self.time.min().item(), self.time.max().item()] if len(self) else None,
             "was_sorted": self.was_sorted,
             "columns": dict(self.columns),
+            "guessed": list(self.guessed),
             "hash": self.content_hash,
         }

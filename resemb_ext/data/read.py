@@ -1,32 +1,24 @@
-"""Read a behaviour log from Parquet, CSV, a DataFrame or arrays."""
+"""Read a behaviour log from files, a DataFrame or arrays."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.compute as pc
 
-from ._arrow import canonical_ids, canonical_labels, canonical_times
+from ._arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
+from .columns import Columns, resolve_columns
+from .files import Source, open_source
 from .idmap import IdMap
 from .log import Log
+from .sessions import number_sessions, sessions_by_gap
 
-# Names that a field's column often bears, in order of preference; case and "-" do not matter.
-GUESSES: dict[str, tuple[str, ...]] = {
-    "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid"),
-    "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id",
-             "asin", "sid"),
-    "time": ("timestamp", "time", "ts", "datetime", "event_time", "time_stamp", "unixreviewtime",
-             "date", "order"),
-    "category": ("category", "category_id", "cat_id", "cate_id", "cate", "categoryid"),
-    "label": ("label", "click", "clicked", "is_click", "clk"),
-}  # fmt: skip
-_REQUIRED = ("user", "item", "time")
+_AS_TEXT = ("user", "item", "category", "session")
 
 
 def read_log(
@@ -37,67 +29,151 @@ def read_log(
     time: str | None = None,
     category: str | Literal[False] | None = None,
     label: str | Literal[False] | None = None,
+    session: str | Literal[False] | None = None,
+    session_gap: float | None = None,
+    header: Sequence[str] | None = None,
+    where: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> Log:
     """Read a log, map its ids, and sort it stably by (user, time).
 
     Args:
-        source: path of a ``.parquet`` or ``.csv`` file, a pandas DataFrame, a pyarrow Table, or a
-            mapping of column names to arrays.
+        source: path of a ``.parquet``, ``.csv``, ``.tsv``, RecBole ``.inter``, MovieLens ``.dat``
+            (``user::item::rating::time``) or ``.json``/``.jsonl`` file (an object a line), all but
+            Parquet also compressed (``.gz``, ``.bz2``, ``.zst``); a pandas DataFrame, a pyarrow
+            Table, or a mapping of column names to arrays.
         user, item, time: column names; guessed from common names (``GUESSES``) where None.
-        category, label: likewise, but the column may be missing; False leaves it out.
+        category, label, session: likewise, but the column may be missing; False leaves it out.
+        session_gap: instead of a session column: a session ends where the user's next event is
+            more than this later, in the times' unit (seconds for dates and timestamps).
+        header: column names of a text file without a header line.
+        where: column to value or values: keep only the rows that have them, e.g.
+            ``{"behavior": "pv"}``; values are compared as text.
         name: name for reports (default: the file's name).
 
     Returns:
-        The log. ``log.columns`` says which column was read as what, ``log.was_sorted`` whether
-        each user's events already came in time order.
+        The log. ``log.columns`` says which column was read as what, ``log.guessed`` which of them
+        were guessed, ``log.was_sorted`` whether each user's events already came in time order.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: missing column (the columns found are listed), no rows, damaged file, or a
-            null, fractional or otherwise bad entry (its row is named).
+            null, fractional or otherwise bad entry (its line, or its row counted from 0, is named).
         TypeError: a column whose type cannot be what it is read as.
     """
-    wanted = {"user": user, "item": item, "time": time, "category": category, "label": label}
+    if session_gap is not None:
+        if isinstance(session, str):
+            raise ValueError("session and session_gap exclude each other; give one")
+        if not (np.isfinite(session_gap) and session_gap >= 0):
+            raise ValueError(f"session_gap must be a finite number >= 0, got {session_gap}")
+        session = False
+    wanted = {"user": user, "item": item, "time": time, "category": category, "label": label,
+              "session": session}  # fmt: skip
+    file: Source | None = None
+    extra = list(where or ())
     if isinstance(source, str | Path):
-        path = Path(source)
-        name = name or path.stem
-        table, columns, parse = _read_file(path, wanted)
+        file = open_source(Path(source), header)
+        name = name or file.path.name.split(".")[0]
+        columns = resolve_columns(file.names, wanted, file.path.name, hint=file.hint)
+        _need(extra, file.names, file.path.name)
+        names = dict.fromkeys((*columns.by_field.values(), *extra))
+        text = [c for f, c in columns.by_field.items() if f in _AS_TEXT]
+        table = file.read(list(names), list({*text, *extra}))
+        fields = {f: table[c] for f, c in columns.by_field.items()}
+        filters = {c: table[c] for c in extra}
     else:
+        if header is not None:
+            raise ValueError("header is for text files; rename the columns of the data instead")
         name = name or "log"
-        table, columns = _from_memory(source, wanted)
-        parse = False
+        available = _columns_of(source)
+        columns = resolve_columns(available, wanted, "the data")
+        _need(extra, available, "the data")
+        fields = {f: source[c] for f, c in columns.by_field.items()}
+        filters = {c: source[c] for c in extra}
 
-    lengths = {field: len(table[field]) for field in columns}
+    lengths = {field: len(values) for field, values in fields.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {name!r} differ in length: {lengths}")
-    if not lengths["user"]:
+    rows = None
+    if where:
+        rows = _rows_where(filters, where, name)
+        fields = {f: as_arrow(v, columns.by_field[f]).take(rows) for f, v in fields.items()}
+    if not len(fields["user"]):
         raise ValueError(f"{name!r} has no rows; a log needs at least one event")
+    try:
+        log = _make(fields, columns, name, parse=file is not None and file.text)
+    except BadEntry as bad:
+        row = bad.row if rows is None else int(rows[bad.row])
+        if file is None or file.line is None:
+            raise bad.at(row) from None
+        raise ValueError(f"{file.path.name}, line {file.line(row)}, {bad.what}") from None
+    if session_gap is not None:
+        log = replace(log, session=sessions_by_gap(log.user, log.time, session_gap))
+    return log
+
+
+def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
+    for column in names:
+        if column not in available:
+            raise ValueError(
+                f"no column {column!r} (given in where); {source} has the columns: "
+                f"{', '.join(map(str, available))}"
+            )
+
+
+def _rows_where(filters: Mapping[str, Any], where: Mapping[str, Any], name: str) -> np.ndarray:
+    """Positions of the rows that have the wanted values."""
+    keep: Any = None
+    for column, allowed in where.items():
+        values = as_arrow(filters[column], column)
+        if pa.types.is_boolean(values.type):
+            values = pc.if_else(values, "true", "false")
+        many = [allowed] if isinstance(allowed, str) or np.isscalar(allowed) else list(allowed)
+        spelled = [str(v).lower() if isinstance(v, bool | np.bool_) else str(v) for v in many]
+        same = pc.is_in(values.cast(pa.string()), value_set=pa.array(spelled, pa.string()))
+        if not pc.any(same).as_py():
+            found = ", ".join(map(str, pc.unique(values)[:8].to_pylist()))
+            raise ValueError(
+                f"no row of {name!r} has {column} = {' or '.join(spelled)}; it holds {found}"
+            )
+        keep = same if keep is None else pc.and_(keep, same)
+    return np.flatnonzero(keep.to_numpy(zero_copy_only=False))
+
+
+def _make(fields: Mapping[str, Any], columns: Columns, name: str, parse: bool) -> Log:
+    names = columns.by_field
 
     def mapped(field: str, first: int) -> tuple[np.ndarray, IdMap]:
-        ids = canonical_ids(table[field], columns[field], f"{field} id", parse=parse)
+        ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse)
         ids_map = IdMap.fit(ids, first=first)
         return ids_map.encode(ids)[0], ids_map
 
     users, user_map = mapped("user", 0)
     items, item_map = mapped("item", 1)
-    times = canonical_times(table["time"], columns["time"])
+    times = canonical_times(fields["time"], names["time"])
     cats, cat_map = None, None
-    if "category" in columns:
-        cats, cat_map = _categories(table["category"], columns["category"], parse)
-    labels = canonical_labels(table["label"], columns["label"]) if "label" in columns else None
-    return Log.from_arrays(
+    if "category" in fields:
+        cats, cat_map = _categories(fields["category"], names["category"], parse)
+    labels = canonical_labels(fields["label"], names["label"]) if "label" in fields else None
+    session = mapped("session", 0)[0] if "session" in fields else None
+    log = Log.from_arrays(
         users,
         items,
         times,
         category=cats,
         label=labels,
+        session=session,
         users=user_map,
         items=item_map,
         categories=cat_map,
         name=name,
-        columns=columns,
+        columns=names,
+        guessed=columns.guessed,
     )
+    if session is None:
+        return log
+    assert log.session is not None
+    return replace(log, session=number_sessions(log.user, log.session))
 
 
 def _categories(values: Any, column: str, parse: bool) -> tuple[np.ndarray, IdMap]:
@@ -111,98 +187,14 @@ def _categories(values: Any, column: str, parse: bool) -> tuple[np.ndarray, IdMa
     return numbers, cat_map
 
 
-def resolve_columns(
-    available: list[str], wanted: Mapping[str, str | Literal[False] | None], source: str
-) -> dict[str, str]:
-    """Which source column feeds which field.
-
-    Raises:
-        ValueError: a named column is missing, a required one cannot be guessed, or one column
-            would feed two fields; the message lists the columns found.
-    """
-    listing = f"{source} has the columns: {', '.join(map(str, available)) or '(none)'}"
-    plain = {}
-    for column in reversed(available):
-        plain[str(column).lower().replace("-", "_")] = column
-    chosen: dict[str, str] = {}
-    for field, given in wanted.items():
-        if given is False:
-            continue
-        if given is not None:
-            if given not in available:
-                raise ValueError(f"no column {given!r} (given as {field}=); {listing}")
-            chosen[field] = given
-            continue
-        guess = next((plain[g] for g in GUESSES[field] if g in plain), None)
-        if guess is not None and guess not in wanted.values():
-            chosen[field] = guess
-        elif field in _REQUIRED:
-            raise ValueError(
-                f"cannot guess the {field} column: pass {field}=<column name> "
-                f"(known names: {', '.join(GUESSES[field])}); {listing}"
-            )
-    if len(set(chosen.values())) < len(chosen):
-        raise ValueError(f"one column cannot feed two fields: {chosen}; {listing}")
-    doubled = sorted({c for c in chosen.values() if available.count(c) > 1})
-    if doubled:
-        raise ValueError(f"column name {doubled[0]!r} occurs more than once; {listing}")
-    return chosen
-
-
-def _from_memory(source: Any, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _columns_of(source: Any) -> list[str]:
     if isinstance(source, pa.Table):
-        available = list(source.column_names)
-    elif isinstance(source, Mapping):
-        available = list(source)
-    elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        available = list(source.columns)
-    else:
-        raise TypeError(
-            "source must be a path, a DataFrame, a pyarrow Table or a mapping of arrays, got "
-            f"{type(source).__name__}"
-        )
-    columns = resolve_columns(available, wanted, "the data")
-    return {field: source[column] for field, column in columns.items()}, columns
-
-
-def _read_file(
-    path: Path, wanted: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str], bool]:
-    """Columns by field, their names, and whether text may spell integers (CSV)."""
-    if not path.exists():
-        raise FileNotFoundError(f"no log at {str(path)!r}")
-    suffix = path.suffix.lower()
-    if suffix not in (".parquet", ".pq", ".csv"):
-        raise ValueError(f"cannot read {str(path)!r}: expected a .parquet or .csv file")
-    if not path.is_file():
-        raise ValueError(f"cannot read {str(path)!r}: it is not a file")
-    try:
-        if suffix == ".csv":
-            columns, table = _read_csv(path, wanted)
-        else:
-            with pa.parquet.ParquetFile(path) as file:
-                columns = resolve_columns(file.schema_arrow.names, wanted, path.name)
-                table = file.read(columns=list(columns.values()))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {str(path)!r}: {_one_line(error)}") from None
-    return {f: table[c] for f, c in columns.items()}, columns, suffix == ".csv"
-
-
-def _read_csv(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, str], pa.Table]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = next(csv.reader(file), [])
-    columns = resolve_columns(header, wanted, path.name)
-    # Ids are read as text first: type inference would turn "007" into 7 and ids beyond int64 into
-    # floats that collide.
-    text = {columns[f]: pa.string() for f in ("user", "item", "category") if f in columns}
-    options = pa.csv.ConvertOptions(
-        include_columns=list(columns.values()), column_types=text, strings_can_be_null=True
+        return list(source.column_names)
+    if isinstance(source, Mapping):
+        return list(source)
+    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
+        return list(source.columns)
+    raise TypeError(
+        "source must be a path, a DataFrame, a pyarrow Table or a mapping of arrays, got "
+        f"{type(source).__name__}"
     )
-    # One thread, because only then does a parse error know its row.
-    return columns, pa.csv.read_csv(
-        path, pa.csv.ReadOptions(use_threads=False), convert_options=options
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,103 @@
+"""Which source column feeds which field of a log: named by the caller, or guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+# Names that a field's column often bears, in order of preference; case and "-" do not matter.
+GUESSES: dict[str, tuple[str, ...]] = {
+    "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid",
+             "session_id", "sessionid"),
+    "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id",
+             "asin", "sid"),
+    "time": ("timestamp", "time", "ts", "datetime", "event_time", "time_stamp", "unixreviewtime",
+             "date", "order"),
+    "category": ("category", "category_id", "cat_id", "cate_id", "cate", "categoryid"),
+    "label": ("label", "click", "clicked", "is_click", "clk"),
+    "session": ("session_id", "session", "sessionid"),
+}  # fmt: skip
+REQUIRED = ("user", "item", "time")
+
+Wanted = Mapping[str, "str | Literal[False] | None"]
+
+
+class Columns(NamedTuple):
+    """Column by field, and the fields whose column was guessed."""
+
+    by_field: dict[str, str]
+    guessed: tuple[str, ...]
+
+
+def resolve_columns(
+    available: Sequence[str],
+    wanted: Wanted,
+    source: str,
+    *,
+    required: Sequence[str] = REQUIRED,
+    hint: str = "",
+) -> Columns:
+    """Which source column feeds which field.
+
+    Args:
+        available: columns of the source.
+        wanted: column by field; None asks for a guess, False leaves an optional field out.
+        source: what has the columns, for messages.
+        required: fields that must have a column.
+        hint: appended to the message about a column that cannot be guessed.
+
+    Raises:
+        ValueError: a named column is missing, a required one cannot be guessed, or one column
+            would feed two fields; the message lists the columns found.
+    """
+    shown = ", ".join(map(str, available[:40])) + (", ..." if len(available) > 40 else "")
+    listing = f"{source} has the columns: {shown or '(none)'}"
+    plain = {}
+    for column in reversed(available):
+        plain[str(column).lower().replace("-", "_")] = column
+    chosen: dict[str, str] = {}
+    guessed = []
+    for field, given in wanted.items():
+        if given is False:
+            continue
+        if given is not None:
+            if given not in available:
+                raise ValueError(f"no column {given!r} (given as the {field} column); {listing}")
+            chosen[field] = given
+            continue
+        guess = next((plain[g] for g in GUESSES[field] if g in plain), None)
+        if guess is not None and guess not in (*wanted.values(), *chosen.values()):
+            chosen[field] = guess
+            guessed.append(field)
+        elif field in required:
+            raise ValueError(
+                f"cannot guess the {field} column: pass {field}=<column name> "
+                f"(known names: {', '.join(GUESSES[field])}); {listing}{hint}"
+            )
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"one column cannot feed two fields: {chosen}; {listing}")
+    doubled = sorted({c for c in chosen.values() if list(available).count(c) > 1})
+    if doubled:
+        raise ValueError(f"column name {doubled[0]!r} occurs more than once; {listing}")
+    return Columns(chosen, tuple(guessed))
+
+
+def describe_columns(columns: Mapping[str, str], guessed: Sequence[str]) -> str:
+    """One line for people: "user 'uid' (guessed), item 'movie', time 'ts' (guessed)"."""
+    return ", ".join(
+        f"{field} {column!r}" + (" (guessed)" if field in guessed else "")
+        for field, column in columns.items()
+    )
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether a header line holds a number, as a first line of data does and names do not."""
+
+    def number(text: Any) -> bool:
+        try:
+            float(text)
+        except ValueError:
+            return False
+        return True
+
+    return any(number(name) for name in names)
