@@ -6,11 +6,13 @@ from .read import read_log
 from .samples import Batch, Samples, make_eval_samples, make_train_samples
 from .simulate import SimulationTruth, simulate
 from .splits import Split, split
+from .validation import Report, validate
 
 __all__ = [
     "Batch",
     "IdMap",
     "Log",
+    "Report",
     "Samples",
     "SimulationTruth",
     "Split",
@@ -19,4 +21,5 @@ __all__ = [
     "read_log",
     "simulate",
     "split",
+    "validate",
 ]

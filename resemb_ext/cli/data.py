@@ -1,0 +1,192 @@
+"""`resemb data`: look a behaviour log over, or write it as a clean Parquet file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from resemb_ext.train.files import write_atomic
+
+FIELDS = ("user", "item", "time", "category", "label", "session")
+EXAMPLES = """examples:
+  resemb data validate events.csv
+  resemb data validate ml-1m/ratings.dat --json
+  resemb data convert UserBehavior.csv --header user_id,item_id,category,behavior,timestamp \\
+      --where behavior=pv --out taobao.parquet
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `data` with its own subcommands to the command line's parsers."""
+    parser = subparsers.add_parser(
+        "data",
+        help="validate and convert behaviour logs",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "validate",
+        help="report what a log holds and what would be done with it",
+        description=(
+            "Reports rows, users, items, duplicates, time order, labels and future times of a log,\n"
+            "and what reading, splitting and training do with each. Exit status: 0 nothing to\n"
+            "worry about, 1 warnings, 2 the log cannot be read or trained on as it is."
+        ),
+        epilog="example:\n  resemb data validate events.csv --session-gap 1800",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_source(check)
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=run_validate)
+    convert = commands.add_parser(
+        "convert",
+        help="write a log as Parquet with standard column names",
+        description=(
+            "Writes a log as Parquet: user_id, item_id, timestamp, and category, label, session_id\n"
+            "where it has them, sorted by user and time. Every command reads it without options."
+        ),
+        epilog="example:\n  resemb data convert log.csv --where behavior=pv,buy --out log.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_source(convert)
+    convert.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="keep one of the events that share user, item and time",
+    )
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    convert.set_defaults(run=run_convert)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    from resemb_ext.data.files import SUFFIXES
+
+    parser.add_argument(
+        "log",
+        metavar="LOG",
+        type=Path,
+        help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst",
+    )
+    for name in FIELDS:
+        optional = ', "-" for none' if name in ("category", "label", "session") else ""
+        parser.add_argument(
+            f"--{name}-column", metavar="NAME", help=f"{name} column{optional} (default: guessed)"
+        )
+    parser.add_argument(
+        "--session-gap",
+        type=float,
+        metavar="X",
+        help="a session ends where the next event is more than X later, in the times' unit",
+    )
+    parser.add_argument(
+        "--header",
+        type=_names,
+        metavar="A,B,...",
+        help="column names of a text file that has no header line",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        type=_condition,
+        metavar="COLUMN=VALUE[,VALUE]",
+        help="keep only rows with one of these values; may be repeated",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _condition(text: str) -> tuple[str, list[str]]:
+    column, mark, values = text.partition("=")
+    if not (column and mark and values):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected COLUMN=VALUE[,VALUE]")
+    return column, values.split(",")
+
+
+def _read(args: argparse.Namespace) -> Any:
+    from resemb_ext.data import read_log
+
+    columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in FIELDS}
+    columns = {name: False if column == "-" else column for name, column in columns.items()}
+    return read_log(
+        args.log,
+        **columns,
+        session_gap=args.session_gap,
+        header=args.header,
+        where=dict(args.where or ()),
+    )
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """`resemb data validate`."""
+    from resemb_ext.data import validate
+
+    try:
+        report = validate(_read(args))
+    except (ValueError, TypeError, OSError) as error:
+        if args.json:
+            print(json.dumps({"log": str(args.log), "level": "error", "error": str(error)}))
+        raise
+    if args.json:
+        print(json.dumps({"log": str(args.log), **report.to_dict()}, indent=2))
+    else:
+        for name, value in report.figures.items():
+            if value is not None:
+                print(f"{name.replace('_', ' '):<28} {_shown(value)}")
+        print()
+        for finding in report.findings:
+            print(f"{finding.level:<8} {finding.name}: {finding.found} -> {finding.done}")
+    return {"note": 0, "warning": 1, "error": 2}[report.level]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if value < 10**6 else f"{value:.0f}"
+    return "-" if value is None else str(value)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """`resemb data convert`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from resemb_ext.data.validation import duplicates
+
+    if args.out.suffix not in (".parquet", ".pq"):
+        raise ValueError(f"--out: {args.out} must end in .parquet")
+    if not args.out.parent.is_dir():
+        raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
+    log = _read(args)
+    read = len(log)
+    print(f"{args.log}: {log.columns_line}", file=sys.stderr)
+    if args.drop_duplicates:
+        log = log.subset(~duplicates(log))
+    columns: dict[str, Any] = {
+        "user_id": log.users.decode(log.user),
+        "item_id": log.items.decode(log.item),
+        "timestamp": log.time,
+    }
+    if log.category is not None and log.categories is not None:
+        names = pa.array(log.categories.values)
+        known = pa.array(log.category - 1, mask=log.category == 0)
+        columns["category"] = names.take(known)
+    if log.label is not None:
+        columns["label"] = log.label
+    if log.session is not None:
+        columns["session_id"] = log.session
+    write_atomic(args.out, lambda target: pq.write_table(pa.table(columns), target))
+    dropped = f" ({read - len(log)} duplicates dropped)" if args.drop_duplicates else ""
+    print(f"{args.out}: {len(log)} events{dropped}; {', '.join(columns)}")
+    return 0
