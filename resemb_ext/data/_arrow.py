@@ -227,8 +227,12 @@ def _parse_text_times(array: pa.Array, column: str) -> pa.Array:
 
     text = pd.Series(array.to_pandas())
     parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-    if parsed.isna().any():
-        raise_at(parsed.isna().to_numpy(), column, "time is neither a number nor ISO 8601", array)
+    bad = parsed.isna()
+    if bad.any():
+        # What most entries are tells which of the others are at fault.
+        no_number = pd.to_numeric(text, errors="coerce").isna()
+        bad = bad if bad.sum() <= no_number.sum() else no_number
+        raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
     return pa.array(parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
 
 

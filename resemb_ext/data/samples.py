@@ -182,12 +182,7 @@ def make_train_samples(
     """
     _check(max_history, negatives, split.log)
     events = split.train_index
-    label = split.log.label
-    if label is not None and label[events].min() == label[events].max():
-        raise ValueError(
-            f"label column {split.log.columns.get('label', 'label')!r}: all {len(events)} training "
-            f"events have label {label[events[0]]}; read the log with label=False to draw negatives"
-        )
+    _two_classes(split.log, events, "training")
     return _make(split, "train", events, split.train_index, max_history, negatives, power, seed)
 
 
@@ -212,12 +207,15 @@ def make_eval_samples(
         max_history, negatives, power, seed: as in :func:`make_train_samples`.
 
     Raises:
-        ValueError: a bad number or an unknown ``which``.
+        ValueError: a bad number, an unknown ``which``, or labels of one class in training or in
+            these targets, of which no AUC could be taken.
     """
     if which not in ("valid", "test"):
         raise ValueError(f"which must be 'valid' or 'test', got {which!r}")
     _check(max_history, negatives, split.log)
+    _two_classes(split.log, split.train_index, "training")
     events = split.valid if which == "valid" else split.test
+    _two_classes(split.log, events, "validation" if which == "valid" else "test")
     return _make(split, which, events, None, max_history, negatives, power, seed)
 
 
@@ -226,6 +224,18 @@ def _check(max_history: int, negatives: int, log: Log) -> None:
         raise ValueError(f"max_history must be at least 1, got {max_history}")
     if log.label is None and negatives < 1:
         raise ValueError(f"negatives must be at least 1 for a log without labels, got {negatives}")
+
+
+def _two_classes(log: Log, events: np.ndarray, part: str) -> None:
+    if log.label is None or not len(events):
+        return
+    label = log.label[events]
+    if label.min() == label.max():
+        raise ValueError(
+            f"label column {log.columns.get('label', 'label')!r}: all {len(events)} {part} events "
+            f"have label {label[0]}; leave the column out (label=False, --label-column -) to draw "
+            "negatives instead"
+        )
 
 
 def _make(
