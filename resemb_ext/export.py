@@ -37,7 +37,7 @@ PROGRAM, ONNX, ITEMS, ABOUT = "model.pt2", "model.onnx", "items.json", "export.j
 PADDING = 0
 _EXAMPLE_ROWS = 5
 # Scores of an export may differ from the model's by the order of their sums.
-_TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+_RTOL, _ATOL = 1e-3, 1e-4
 
 
 class ScoringModule(nn.Module):
@@ -226,7 +226,7 @@ def _onnx_scorer(path: Path) -> Any:
 
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape or not torch.allclose(found, expected, **_TOLERANCE):
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=_RTOL, atol=_ATOL):
         raise RuntimeError(f"{name}: scores {found.tolist()}; the model {expected.tolist()}")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from resemb_ext.train.serving import SavedModel
 
 import resemb_ext as rx
 from resemb_ext import export
@@ -20,6 +19,7 @@ from resemb_ext.export import ScoringModule, export_run, fold, write_export
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import DNN, MODELS
 from resemb_ext.train import run
+from resemb_ext.train.serving import SavedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 4
@@ -191,7 +191,7 @@ def test_what_cannot_be_exported_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             ScoringModule(DNN(table(), **options))
-    with pytest.raises(ValueError, match="padding_idx 0 .* found None"):
+    with pytest.raises(ValueError, match=r"padding_idx 0 .* found None"):
         ScoringModule(DNN(table(padding_idx=None)))
     model = DNN(table())
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_an_operator_of_the_package_is_refused(tmp_path):
             return self.inner[0](ids)
 
     module = ScoringModule(DNN(Hidden()))
-    with pytest.raises(ValueError, match="resemb_ext.* would be needed to load it"):
+    with pytest.raises(ValueError, match=r"resemb_ext.* would be needed to load it"):
         write_export(module, IdMap.fit(np.arange(18)), LONGEST, tmp_path)
 
 
