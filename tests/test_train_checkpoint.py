@@ -15,7 +15,7 @@ from resemb_ext.train import load_checkpoint, save_checkpoint
 from resemb_ext.train.files import check_space, locked, remove_temporaries, write_atomic
 
 FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 STATE = {
     "model": {
@@ -86,7 +86,7 @@ def test_any_cut_is_an_error(tmp_path, data):
 
 
 @given(data=st.data())
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=250)
 def test_any_flipped_bit_is_an_error_or_changes_nothing(tmp_path, data):
     """A flip that is no error hit what carries nothing: white space, or an unknown key."""
     path = tmp_path / "x.safetensors"

@@ -62,8 +62,9 @@ def test_each_graph_is_that_of_the_other_users(folds):
     assert np.array_equal(cross.fold, again.fold) and again.graphs == ()
 
 
-@pytest.mark.parametrize("model", ["dnn", "din"])
-@pytest.mark.parametrize("tables", [{}, {"table_optimizer": "lazy", "decay": "global"}])
+@pytest.mark.parametrize(
+    ("model", "tables"), [("dnn", {}), ("din", {"table_optimizer": "lazy", "decay": "global"})]
+)
 def test_batches_look_up_over_the_graph_without_their_users(small, model, tables):
     config = RunConfig(**SMALL, **tables, cross_fit=3, model=model, embedding="res")
     prepared = prepare(config)

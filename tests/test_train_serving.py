@@ -1,5 +1,6 @@
 """resemb predict: a saved run scores files of (history, target) rows."""
 
+import functools
 import json
 
 import numpy as np
@@ -43,9 +44,10 @@ def runs(tmp_path_factory):
     }
 
 
-def rows_of(done):
+@functools.cache
+def rows_of(folder):
     """The test rows of a run as raw (history, target) rows, with the logits it wrote."""
-    prepared = prepare(rx.train.saved_config(done.folder))
+    prepared = prepare(rx.train.saved_config(folder))
     samples, items = prepared.test, prepared.log.items
     # Whole histories: cutting them to max_history is the scorer's job.
     first = prepared.log.user_start[samples.user]
@@ -53,7 +55,7 @@ def rows_of(done):
         items.decode(samples.history_items[a:b]).tolist()
         for a, b in zip(first, samples.end, strict=True)
     ]
-    scores = pd.read_parquet(done.folder / "test_scores.parquet")
+    scores = pd.read_parquet(folder / "test_scores.parquet")
     return pa.table({"row": np.arange(len(samples)), "history": history,
                      "target": items.decode(samples.target)}), scores  # fmt: skip
 
@@ -66,9 +68,9 @@ def joined(table, separator="^"):
 @pytest.mark.parametrize("arm", ["plain", "res"])
 @pytest.mark.parametrize("kind", ["text", "integers"])
 def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
-    monkeypatch.setattr(rows_module, "ROWS", 100)  # several batches
+    monkeypatch.setattr(rows_module, "ROWS", 1000)  # several batches
     done = runs[kind]
-    table, scores = rows_of(done)
+    table, scores = rows_of(done.folder)
     assert max(map(len, table["history"].to_pylist())) > SMALL["max_history"]
     saved = SavedModel.load(done.folder, arm, 0)
     pq.write_table(table, tmp_path / "rows.parquet")
@@ -100,6 +102,7 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
     assert main(arguments) == 0
     seen = capsys.readouterr()
     assert json.loads(seen.out)["unknown_targets"] == 2
+    assert json.loads((tmp_path / "out.parquet.json").read_text()) == json.loads(seen.out)
     assert "2 of 4 target ids are not in the run's log" in seen.err
     assert "1 of 4 history ids are not" in seen.err and len(seen.err.splitlines()) == 2
     logit = pd.read_parquet(tmp_path / "out.parquet").logit.to_numpy()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.train.files import write_json
 from resemb_ext.train.serving import SavedModel, score_file
 
 EXAMPLES = """examples:
@@ -41,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--separator", default="^", help="between ids of a text history (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--json", action="store_true", help="print what lies in FILE.json")
     parser.set_defaults(run=run_predict)
 
 
@@ -55,6 +56,7 @@ def run_predict(args: argparse.Namespace) -> int:
         history=args.history_column,
         target=args.target_column,
         separator=args.separator,
+        progress=None,
     )
     for what, count in (("target", done.target), ("history", done.history)):
         if count.unknown:
@@ -64,6 +66,8 @@ def run_predict(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     about = {
+        "run": str(args.folder),
+        "file": str(args.file),
         "rows": done.rows,
         "arm": saved.arm,
         "seed": saved.seed,
@@ -71,8 +75,11 @@ def run_predict(args: argparse.Namespace) -> int:
         "unknown_history_ids": done.history.unknown,
         "out": str(args.out),
     }
+    beside = args.out.with_name(args.out.name + ".json")
+    write_json(beside, about)
     if args.json:
         print(json.dumps(about))
     else:
         print(f"{args.out}: {done.rows:,} rows scored by {saved.arm}, seed {saved.seed}")
+        print(f"{beside}: what was scored, and ids that are unknown")
     return 0

@@ -31,15 +31,17 @@ class Progress:
         else:
             print(text, file=self.stream, flush=True)
 
-    def bar(self, total: int, what: str, done: int = 0) -> Bar:
+    def bar(self, total: int | None, what: str, done: int = 0, unit: str = "step") -> Bar:
         """A bar of ``total`` steps, ``done`` of them already; silent where there is no terminal."""
-        return Bar(total, what, done, self)
+        return Bar(total, what, done, unit, self)
 
 
 class Bar:
     """One progress bar, used as a context manager."""
 
-    def __init__(self, total: int, what: str, done: int, progress: Progress) -> None:
+    def __init__(
+        self, total: int | None, what: str, done: int, unit: str, progress: Progress
+    ) -> None:
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -47,7 +49,7 @@ class Bar:
             file=progress.stream,
             leave=False,
             disable=not progress.terminal,
-            unit="step",
+            unit=unit,
         )
 
     def __enter__(self) -> Bar:
@@ -66,3 +68,7 @@ class Bar:
         self._bar.update()
         if not self._bar.disable:
             self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+
+    def advance(self, count: int) -> None:
+        """``count`` steps done."""
+        self._bar.update(count)

@@ -19,12 +19,12 @@ ROWS = 1 << 15
 
 
 def read_batches(source: Path) -> Iterator[Any]:
-    """First (column names, whether all is text), then record batches."""
+    """First (column names, whether all is text, rows where known), then record batches."""
     if source.suffix == ".csv":
         # All as text: what is not an id passes through as it stands.
         with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
             names = next(csv.reader(file), [])
-        yield names, True
+        yield names, True, None
         options = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
         read = pa.csv.ReadOptions(use_threads=False, block_size=1 << 22)
         with pa.csv.open_csv(source, read, convert_options=options) as reader:
@@ -33,7 +33,7 @@ def read_batches(source: Path) -> Iterator[Any]:
                     yield batch.slice(low, ROWS)
         return
     with pq.ParquetFile(source) as parquet:
-        yield parquet.schema_arrow.names, False
+        yield parquet.schema_arrow.names, False, parquet.metadata.num_rows
         yield from parquet.iter_batches(ROWS)
 
 

@@ -23,6 +23,7 @@ from .checkpoint import BEST, load_checkpoint
 from .config import RunConfig
 from .files import write_atomic
 from .folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
+from .progress import Progress
 from .rows import find_columns, histories_of, is_text, read_batches, targets_of, without_lists
 
 ADDED = ("logit", "probability")
@@ -168,6 +169,7 @@ def score_file(
     history: str | None = None,
     target: str | None = None,
     separator: str = "^",
+    progress: bool | None = False,
 ) -> Scored:
     """Scores every row of a file and writes it with the columns "logit" and "probability" added.
 
@@ -180,6 +182,7 @@ def score_file(
         out: ``.parquet`` or ``.csv``, written whole or not at all.
         history, target: column names; guessed from common names where None.
         separator: between the ids of a history that is text.
+        progress: None shows a bar on a terminal.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -202,21 +205,23 @@ def score_file(
 
     def write(path: Path) -> None:
         rows = read_batches(source)
-        names, text = next(rows)
+        names, text, total = next(rows)
         columns = find_columns(names, history, target, source)
         taken = [name for name in ADDED if name in names]
         if taken:
             raise ValueError(f"{source.name} already has a column {taken[0]!r}, which scoring adds")
         writer = None
         try:
-            for batch in rows:
-                scored = _score_batch(saved, batch, columns, separator, text, done)
-                if out.suffix == ".csv":
-                    scored = without_lists(scored, separator)
-                if writer is None:
-                    make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
-                    writer = make(path, scored.schema)
-                writer.write_batch(scored)
+            with Progress(progress).bar(total, "scoring", unit="row") as bar:
+                for batch in rows:
+                    scored = _score_batch(saved, batch, columns, separator, text, done)
+                    if out.suffix == ".csv":
+                        scored = without_lists(scored, separator)
+                    if writer is None:
+                        make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
+                        writer = make(path, scored.schema)
+                    writer.write_batch(scored)
+                    bar.advance(len(batch))
         finally:
             if writer is not None:
                 writer.close()
