@@ -50,8 +50,7 @@ def resolve_columns(
         ValueError: a named column is missing, a required one cannot be guessed, or one column
             would feed two fields; the message lists the columns found.
     """
-    shown = ", ".join(map(str, available[:40])) + (", ..." if len(available) > 40 else "")
-    listing = f"{source} has the columns: {shown or '(none)'}"
+    listing = f"{source} has the columns: {list_names(available)}"
     plain = {}
     for column in reversed(available):
         plain[str(column).lower().replace("-", "_")] = column
@@ -80,6 +79,19 @@ def resolve_columns(
     if doubled:
         raise ValueError(f"column name {doubled[0]!r} occurs more than once; {listing}")
     return Columns(chosen, tuple(guessed))
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """Foreign text on one line: spaces joined, what cannot be shown escaped, at most ``limit``."""
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Column names for a message, the first 40 of them."""
+    shown = ", ".join(printable(str(name), 60) for name in names[:40])
+    return (shown + (", ..." if len(names) > 40 else "")) or "(none)"
 
 
 def describe_columns(columns: Mapping[str, str], guessed: Sequence[str]) -> str:

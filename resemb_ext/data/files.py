@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from .columns import looks_like_data
+from .columns import looks_like_data, printable
 
 PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl")
@@ -101,7 +101,7 @@ def readable(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        why = " ".join(str(error).split())[:300] or type(error).__name__
+        why = printable(str(error)) or type(error).__name__
         raise ValueError(f"cannot read {str(path)!r}: {why}") from None
     except ValueError as error:
         if str(path) in str(error):
@@ -195,7 +195,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
                 )
             except pa.ArrowInvalid as error:
                 why = _bad_line(path, delimiter, quoted, len(spread), step)
-                raise ValueError(why or " ".join(str(error).split())[:300]) from None
+                raise ValueError(why or printable(str(error))) from None
             for name in gaps:
                 filled = pa.compute.is_valid(table[name])
                 if pa.compute.any(filled).as_py():
@@ -281,7 +281,7 @@ def _json(path: Path) -> Source:
                                 f"line {number}: {column} is {value[column]!r:.60}, expected "
                                 f"{types[column]} as in line 1"
                             ) from None
-                raise ValueError(" ".join(str(error).split())[:300]) from None
+                raise ValueError(printable(str(error))) from None
 
     def line(row: int) -> int:
         for at, (number, _) in enumerate(objects()):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ._arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
-from .columns import Columns, resolve_columns
+from .columns import Columns, list_names, resolve_columns
 from .files import Source, open_source
 from .idmap import IdMap
 from .log import Log
@@ -117,7 +117,7 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
         if column not in available:
             raise ValueError(
                 f"no column {column!r} (given in where); {source} has the columns: "
-                f"{', '.join(map(str, available))}"
+                f"{list_names(available)}"
             )
 
 
