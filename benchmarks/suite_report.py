@@ -95,7 +95,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     )
     axes.legend(loc="upper right", fontsize=7)
     figure.tight_layout()
-    write_atomic(path, lambda target: figure.savefig(target, dpi=120))
+    write_atomic(path, lambda target: figure.savefig(target, format="png", dpi=120))
     pyplot.close(figure)
 
 

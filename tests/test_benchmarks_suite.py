@@ -1,0 +1,150 @@
+"""The benchmark's own machinery, on tiny cells: laws, equality checks, rounds of slow variants."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import lookup, machine
+from benchmarks.cells import BLOCK, LAWS, Cell, make_case, suite
+from benchmarks.lookup import check_equal, run_cell
+from benchmarks.peers import operator
+from benchmarks.spread import run_spread
+from benchmarks.suite_report import below_bar, draw, suite_table
+from benchmarks.timing import SLOW_ROUNDS, interleave, summary
+
+TINY = Cell(name="tiny", items=600, dim=8, neighbors=4, positions=300, batches=2)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    events = {
+        "user": np.repeat(np.arange(40), 10),
+        "item": rng.integers(0, 60, 400),
+        "time": np.tile(np.arange(10), 40),
+    }
+    path = tmp_path / "log.parquet"
+    pd.DataFrame(events).to_parquet(path)
+    return path
+
+
+def test_suite_is_bounded_and_named() -> None:
+    cells = suite()
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names)) <= 40
+    for field, values in {
+        "items": {3_700, 63_000, 1_000_000, 10_000_000},
+        "dim": {16, 18, 32, 64, 128},
+        "positions": {20_000, 200_000, 800_000},
+        "neighbors": {5, 10, 20, 50},
+        "zipf": {0.0, 0.8, 1.05, 1.3},
+        "law": set(LAWS),
+        "dtype": {"float32", "bfloat16"},
+    }.items():
+        assert {getattr(cell, field) for cell in cells} == values
+    assert all(cell.batches >= 8 for cell in cells)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law != "real"])
+def test_rows_are_distinct_ascending_and_of_their_law(law: str) -> None:
+    case = make_case(replace(TINY, law=law))
+    rows = case.neighbors
+    assert bool((rows[:, 1:] > rows[:, :-1]).all())
+    assert rows.min() >= 0
+    assert rows.max() < TINY.items
+    if law == "clustered":
+        assert int((rows.max(1).values - rows.min(1).values).max()) < BLOCK
+    torch.testing.assert_close(case.weights.sum(1), torch.ones(TINY.items))
+    assert torch.equal(case.neighbors32, rows.reshape(-1).int())
+
+
+def test_case_is_a_function_of_its_cell() -> None:
+    first, second = make_case(TINY), make_case(TINY)
+    assert torch.equal(first.central, second.central)
+    assert torch.equal(first.neighbors, second.neighbors)
+    assert all(torch.equal(a, b) for a, b in zip(first.batches, second.batches, strict=True))
+
+
+def test_real_cell_takes_graph_and_ids_of_the_log(log: Path) -> None:
+    cell = replace(TINY, law="real")
+    case = make_case(cell, log)
+    assert case.cell.items == case.indptr.numel() - 1
+    assert case.fill <= 1
+    assert len(case.batches) == cell.batches
+    assert all(len(ids) == cell.positions for ids in case.batches)
+    with pytest.raises(ValueError, match="needs a log"):
+        make_case(cell)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        TINY,
+        replace(TINY, law="clustered", zipf=0.0),
+        replace(TINY, dtype="bfloat16"),
+        replace(TINY, law="real"),
+    ],
+    ids=lambda cell: f"{cell.law}-{cell.dtype}",
+)
+def test_cell_runs_and_reports(cell: Cell, log: Path, tmp_path: Path) -> None:
+    cells = [run_cell(cell, rounds=2, warmup=1, log=log, slow=50.0)]
+    result = {"cells": cells}
+    assert suite_table(result).count("\n") == 2
+    assert cells[0]["best_peer_step"] in cells[0]["step"]
+    draw(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
+    cells[0]["forward"][cells[0]["best_peer_forward"]]["ratio"] = 1.5
+    assert any("forward: 1.50" in line for line in below_bar(result))
+
+
+def test_wrong_numbers_are_not_timed() -> None:
+    case = make_case(TINY)
+    own = operator(case)
+    check_equal(case, {"own": own, "same": own})
+    with pytest.raises(AssertionError, match="off by a little"):
+        check_equal(case, {"own": own, "off by a little": lambda ids: own(ids) * 1.01})
+
+
+def test_variants_that_do_not_fit_or_are_refused_are_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1 << 16)
+
+    def refuse(case: object) -> object:
+        def look_up(ids: torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError("no kernel for this\nmore")
+
+        return look_up
+
+    monkeypatch.setattr(
+        lookup, "peers_of", lambda case: {"gather": refuse, "unique + embedding_bag": refuse, "odd": refuse}
+    )  # fmt: skip
+    case = make_case(TINY)
+    assert lookup.too_much(lookup.needs("gather", case))
+    assert lookup.too_much(lookup.needs("odd", case)) is None
+    assert check_equal(case, {"own": operator(case), "odd": refuse(case)}) == {  # type: ignore[dict-item]
+        "odd": "no kernel for this"
+    }
+
+
+def test_slow_variants_sit_rounds_out() -> None:
+    seconds = interleave(
+        {"own": lambda _: time.sleep(0.001), "slow": lambda _: time.sleep(0.03)},
+        rounds=SLOW_ROUNDS + 3, warmup=1, label="test", slow=("own", 5.0))  # fmt: skip
+    result = summary(seconds, "own")
+    assert result["own"]["rounds"] == SLOW_ROUNDS + 3
+    assert result["slow"]["rounds"] == SLOW_ROUNDS
+    assert result["slow"]["ratio"] > 5
+
+
+def test_spread_touches_the_same_rows_in_both_sizes() -> None:
+    found = run_spread(replace(TINY, dim=16), rounds=2, warmup=1)
+    assert set(found["median_ms"]) == {"step, small", "step, large", "read, small", "read, large"}
+    assert len(found["ratio"]) == 3
