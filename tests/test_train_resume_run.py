@@ -260,9 +260,11 @@ def test_ctrl_c_and_kill_of_a_real_process(tmp_path, monkeypatch, capsys):
     assert "another process is training in" in capsys.readouterr().err
     process.kill()
     process.communicate()
-    monkeypatch.setattr(
-        loop_module._Training, "run", lambda *_: os.kill(os.getpid(), signal.SIGINT)
-    )
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module._Training, "run", stop)
     assert main(["train", "--resume", str(out), "--quiet"]) == 130
     assert f"resemb train --resume {out}" in capsys.readouterr().err
     assert not list(out.rglob(".*tmp*"))

@@ -133,6 +133,8 @@ def fit(
         training.save()  # what cannot be written is found before an epoch is lost
     with Interrupts() as interrupts:
         training.run(interrupts)
+    if interrupts.caught is not None:
+        training.interrupted(interrupts.caught)
     training.give_best()
     result = training.result
     if test is not None:
@@ -214,12 +216,12 @@ class _Training:
             )
 
     def run(self, interrupts: Interrupts) -> None:
-        """Trains until patience or epochs run out."""
+        """Trains until patience or epochs run out, or a signal comes."""
         while not self.finished:
             self._epoch(interrupts)
             self._end_epoch()
             if interrupts.caught is not None:
-                self._interrupted(interrupts.caught)
+                return
 
     def give_best(self) -> None:
         """Gives the model the weights of the best epoch."""
@@ -261,7 +263,7 @@ class _Training:
                 bar.step(value)
                 if interrupts.caught is not None:
                     self.save()
-                    self._interrupted(interrupts.caught)
+                    self.interrupted(interrupts.caught)
                 if self.batch < steps and self.saver is not None and self.saver.due():
                     self.save()
 
@@ -317,7 +319,8 @@ class _Training:
             {"epoch": result.epochs, "step": result.steps, "metrics": result.valid}
         )
 
-    def _interrupted(self, signum: int) -> None:
+    def interrupted(self, signum: int) -> None:
+        """Raises what says where training stands; it is saved there."""
         where = (
             f"{self.name}: stopped in epoch {self.result.epochs + 1} after step {self.result.steps}"
         )
