@@ -201,6 +201,9 @@ def test_one_process_at_a_time(tmp_path):
 def test_too_little_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 20 * 2**20})())
     check_space(tmp_path, 2**20)
+    (tmp_path / "last.safetensors").write_bytes(bytes(2**21))
+    check_space(tmp_path, 5 * 2**20)  # a checkpoint that is there is room for its successor
+    (tmp_path / "last.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has 20 MB of disk free, training needs about 216 MB"):
         check_space(tmp_path, 200 * 2**20)
 

@@ -151,6 +151,19 @@ def test_another_log_is_refused(tmp_path, monkeypatch):
         run(**SMALL, data=str(path), out=str(out), resume=True)
 
 
+def test_a_saved_graph_may_be_gone(tmp_path, monkeypatch):
+    log, _ = prepare_module.data.simulate(null=False, seed=0)
+    path, out = tmp_path / "graph.npz", tmp_path / "out"
+    rx.InterestGraph.from_log(rx.data.split(log).train, top_k=2).save(path)
+    whole = run(**SMALL, graph=str(path), embedding="res", out=str(tmp_path / "whole"))
+    stopped_run(out, monkeypatch, graph=str(path), embedding="res")
+    path.unlink()
+    done = run(saved_config(out), resume=True, progress=False)
+    assert done.result["runs"][0]["test"] == whole.result["runs"][0]["test"]
+    assert done.result["config"]["graph"] == str(path)
+    assert done.result["resumed"] and not whole.result["resumed"]
+
+
 def test_measured_threads_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("resemb_ext.train.runner.faster_threads", lambda step, most: 3)
     options = {**SMALL, "threads": None}
@@ -184,19 +197,36 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
         run(**SMALL, embedding="res", save_every=0, out=str(folder))
 
 
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def foreign(content):
+    return b"PK\x03\x04 something else"
+
+
+def flipped(content):
+    return content[:-5] + bytes([content[-5] ^ 16]) + content[-4:]
+
+
+LAST = "arms/res-seed0/last.safetensors"
+
+
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("file", "damage", "words"),
     [
-        ("arms/plain-seed0/last.safetensors", "is no readable checkpoint"),
-        ("config.resolved.json", "config.resolved.json: "),
-        ("inputs.json", "inputs.json cannot be read"),
+        (LAST, cut, "last.safetensors is no readable checkpoint"),
+        (LAST, foreign, "last.safetensors is no readable checkpoint"),
+        (LAST, flipped, "last.safetensors is damaged"),
+        ("graph.npz", cut, "graph.npz is not a readable interest graph"),
+        ("config.resolved.json", cut, "config.resolved.json: "),
+        ("inputs.json", cut, "inputs.json cannot be read"),
     ],
 )
-def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, damage, words):
-    stopped_run(tmp_path, monkeypatch, embedding="plain")
-    path = tmp_path / damage
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, file, damage, words):
+    stopped_run(tmp_path, monkeypatch, embedding="res")
+    path = tmp_path / file
+    path.write_bytes(damage(path.read_bytes()))
     assert main(["train", "--resume", str(tmp_path), "--quiet"]) == 2
     shown = capsys.readouterr().err
     assert words in shown and len(shown.splitlines()) == 1 and "Traceback" not in shown

@@ -162,6 +162,11 @@ def test_difference_is_paired_by_seed(finished):
     names = [row[0] for row in table_rows(finished.result)]
     assert names == ["embedding", "plain", "res", "res - plain", "Bayes"]
     assert "±" in finished.table
+    (line,) = (note for note in notes(finished.result) if note.startswith("seconds an epoch"))
+    spent = [r["seconds_per_epoch"]["forward"] for r in finished.result["runs"][::2]]
+    assert (
+        "plain data " in line and f"forward {sum(spent) / 2:.2f}" in line and "; res data" in line
+    )
     (line,) = (note for note in notes(finished.result) if note.startswith("res - plain"))
     assert f"gAUC {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in line
 

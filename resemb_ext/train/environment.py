@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+_PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "matplotlib")
 
 
 def versions() -> dict[str, str | None]:

@@ -79,13 +79,14 @@ def check_space(folder: Path, needed: int) -> None:
     """Refuses a disk that checkpoints will not fit on.
 
     Args:
-        folder: where they go; it exists.
+        folder: where they go; it exists. Those that are there already count as room.
         needed: bytes at their peak.
 
     Raises:
         ValueError: fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
+    needed -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     if free < needed + _SPARE:
         raise ValueError(
             f"out: {folder} has {free / 2**20:,.0f} MB of disk free, training needs about "

@@ -114,6 +114,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         + ".",
         f"peak MB: {runs[0]['peak_memory_source']}; the data counts in every arm.",
     ]
+    found += _times(runs)
     skipped = runs[0]["test"]["gauc_skipped_users"]
     if skipped:
         found.append(f"gAUC leaves out {skipped:,} test users with one class only.")
@@ -178,6 +179,19 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
     valid.legend()
     figure.suptitle(f"{result['config']['model'].upper()} on {result['data']['name']}")
     figure.savefig(path, dpi=120, format="png")
+
+
+def _times(runs: list[dict[str, Any]]) -> list[str]:
+    """Where an epoch's time goes, the mean over an arm's seeds."""
+    arms: dict[str, list[dict[str, float]]] = {}
+    for run in runs:
+        if "seconds_per_epoch" in run:
+            arms.setdefault(run["embedding"], []).append(run["seconds_per_epoch"])
+    shown = [
+        f"{arm} " + ", ".join(f"{part} {sum(s[part] for s in of) / len(of):.2f}" for part in of[0])
+        for arm, of in arms.items()
+    ]
+    return [f"seconds an epoch: {'; '.join(shown)}."] if shown else []
 
 
 def _graph_note(result: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         # The data comes first: bad input leaves no folder behind.
-        prepared = prepare(config)
+        prepared = prepare(_with_own_graph(config) if resume else config)
         progress.say(describe(prepared))
         if prepared.clean_graph is False:
             progress.say(
@@ -111,13 +111,18 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             )
         if not resume:
             folder = new_folder(config, started)
-        return _in_folder(config, prepared, folder, progress, started)
+        return _in_folder(config, prepared, folder, progress, started, resume)
     finally:
         torch.set_num_threads(threads)
 
 
 def _in_folder(
-    config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime
+    config: RunConfig,
+    prepared: Prepared,
+    folder: Path,
+    progress: Progress,
+    started: datetime,
+    resumed: bool,
 ) -> RunResult:
     """The run in its folder, new or begun."""
     with locked(folder):
@@ -140,12 +145,21 @@ def _in_folder(
                 getattr(stop, "signum", signal.SIGINT),
             ) from stop
         result["started"] = started.isoformat(timespec="seconds")
+        result["resumed"] = resumed  # then wall_s is that of the last part alone
         result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
         result = plain(result)
         write_atomic(folder / CURVES, lambda target: report.draw_curves(result, target))
         write_text(folder / SUMMARY, report.summary(result))
         write_json(folder / RESULT, result)
     return RunResult(folder, result)
+
+
+def _with_own_graph(config: RunConfig) -> RunConfig:
+    """Takes the run's own copy of a saved graph that is gone."""
+    copy = Path(str(config.out)) / GRAPH
+    if config.graph is None or Path(config.graph).exists() or not copy.exists():
+        return config
+    return replace(config, graph=str(copy))
 
 
 def describe(prepared: Prepared) -> str:
