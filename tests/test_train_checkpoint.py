@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from resemb_ext.train import checkpoint as checkpoint_module
 from resemb_ext.train import load_checkpoint, save_checkpoint
-from resemb_ext.train.files import check_space, locked, remove_temporaries, write_atomic
+from resemb_ext.train.files import check_space, locked, write_atomic
+from resemb_ext.train.folder import clean
 
 FUZZ = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -179,12 +180,35 @@ def test_files_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
 
 
 def test_what_killed_writers_leave_is_removed(tmp_path):
-    deep = tmp_path / "arms" / "res-seed0"
-    deep.mkdir(parents=True)
-    for name in (".last.safetensors.abc.tmp", ".tmpXyZ", "last.safetensors", "notes.tmp"):
-        (deep / name).write_text("")
-    remove_temporaries(tmp_path)
-    assert sorted(p.name for p in deep.iterdir()) == ["last.safetensors", "notes.tmp"]
+    arm = tmp_path / "arms" / "res-seed0"
+    arm.mkdir(parents=True)
+    left = [".last.safetensors.abc.tmp", ".tmpXyZ", ".run.json.q_1.tmp"]
+    mine = ["last.safetensors", "notes.tmp", ".mine.tmp", ".run.json"]
+    for name in (*left, *mine):
+        (arm / name).write_text("")
+    for name in (".result.json.abc.tmp", ".tmpXyZ", ".mine.x.tmp"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".result.json.abc.tmp").write_text("")
+    clean(tmp_path)
+    assert sorted(p.name for p in arm.iterdir()) == sorted(mine)
+    # Nothing but the run's own: the folder may be one that somebody works in.
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.x.tmp", ".tmpXyZ", "arms", "other"]
+    assert list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EIO])
+def test_file_systems_without_locks(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="no locks"), locked(tmp_path):
+            pass
+    else:
+        with locked(tmp_path):
+            pass
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(parts, tmp_path, monkeyp
 
     monkeypatch.setattr(saving_module, "save_checkpoint", fill)
     with pytest.raises(
-        OSError, match=r"cannot save .*: No space left on device; the one before it is"
+        OSError, match=r"cannot write .*: No space left on device; the one before it is"
     ):
         run_fit(parts, make_model(parts), folder=tmp_path, save_every=0)
     monkeypatch.undo()

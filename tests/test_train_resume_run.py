@@ -218,7 +218,6 @@ LAST = "arms/res-seed0/last.safetensors"
         (LAST, cut, "last.safetensors is no readable checkpoint"),
         (LAST, foreign, "last.safetensors is no readable checkpoint"),
         (LAST, flipped, "last.safetensors is damaged"),
-        ("graph.npz", cut, "graph.npz is not a readable interest graph"),
         ("config.resolved.json", cut, "config.resolved.json: "),
         ("inputs.json", cut, "inputs.json cannot be read"),
     ],

@@ -219,6 +219,10 @@ def test_bad_runs_are_one_line(runs, tmp_path, capsys):
     assert "no readable checkpoint" in refused("--arm", "res")
     best.write_bytes((folder / "arms" / "plain-seed0" / "best.safetensors").read_bytes())
     assert "does not fit the run's model" in refused("--arm", "res")
+    graph = folder / "graph.npz"
+    graph.write_bytes(graph.read_bytes()[:-40])
+    assert "graph.npz is not a readable interest graph" in refused("--arm", "res")
+    graph.write_bytes((runs["integers"].folder / "graph.npz").read_bytes())
     best.unlink()
     assert "no checkpoint of arm res with seed 0" in refused("--arm", "res")
     (folder / "id_maps.json").write_text('{"items": {"kind": "int64", "first": 1}}')

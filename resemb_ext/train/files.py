@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
-        _sync(path.parent)
+        try:
+            _sync(path.parent)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # file systems that cannot sync folders say so
+                raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,20 +51,28 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes what :func:`write_atomic` of a killed process left anywhere under ``folder``.
+def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
+    """Removes what :func:`write_atomic` of a killed process left of files of these names.
 
     Call it while no other process writes there.
+
+    Args:
+        folder: not those inside it.
+        names: of the files that were to be written.
     """
-    for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
-        for file in folder.rglob(pattern):
-            if file.is_file():
+    for name in names:
+        for file in folder.glob(f".{name}.*.tmp"):
+            file.unlink(missing_ok=True)
+        if name.endswith(".safetensors"):  # that library writes beside the file once more
+            for file in folder.glob(".tmp*"):
                 file.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds ``folder`` for this process; the system lets go of it however the process ends.
+
+    On a file system without locks (some network ones) nothing is held.
 
     Raises:
         ValueError: another process holds it.
@@ -70,6 +83,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"out: another process is training in {folder}") from None
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
+                raise
         yield
     finally:
         os.close(handle)

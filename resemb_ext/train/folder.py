@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .checkpoint import BEST, LAST
 from .config import RunConfig, read_config
 from .files import check_space, plain, remove_temporaries, write_atomic, write_json
 from .saving import changed_options, space_needed
@@ -48,11 +49,18 @@ def new_folder(config: RunConfig, started: datetime) -> Path:
                 shutil.rmtree(folder / ARMS)
             else:
                 (folder / file).unlink()
-        remove_temporaries(folder)
+        clean(folder)
         write_config(folder, config)
     except OSError as error:
         raise ValueError(f"out: cannot write to {folder}: {error.strerror or error}") from error
     return folder
+
+
+def clean(folder: Path) -> None:
+    """Removes half-written files that a killed process left in a run folder."""
+    remove_temporaries(folder, _FILES)
+    for place in (folder / ARMS).glob("*/"):
+        remove_temporaries(place, (BEST, LAST, ENTRY))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

@@ -19,7 +19,7 @@ from . import report
 from .clock import mean_seconds
 from .config import RunConfig
 from .environment import environment
-from .files import locked, plain, remove_temporaries, write_atomic, write_json, write_text
+from .files import locked, plain, write_atomic, write_json, write_text
 from .folder import (
     CANDIDATES,
     CURVES,
@@ -32,6 +32,7 @@ from .folder import (
     arm_folder,
     check_folder_space,
     check_inputs,
+    clean,
     finished_arm,
     finished_run,
     new_folder,
@@ -126,7 +127,7 @@ def _in_folder(
 ) -> RunResult:
     """The run in its folder, new or begun."""
     with locked(folder):
-        remove_temporaries(folder)
+        clean(folder)
         log = prepared.log
         check_folder_space(config, folder, log.num_items, log.num_categories)
         check_inputs(folder, hashes(prepared))

@@ -99,8 +99,9 @@ class Saver:
             save_checkpoint(path, state)
         except OSError as error:
             left = "the one before it is whole" if path.exists() else "there is none before it"
+            what = f"cannot write {path}: {error.strerror}" if error.strerror else str(error)
             raise OSError(
-                f"out: cannot save {path}: {error.strerror or error}; {left}. Make room or mend the "
+                f"out: {what}; {left}. Make room or mend the "
                 "folder, then continue with resemb train --resume"
             ) from error
 

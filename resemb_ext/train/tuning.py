@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .checkpoint import BEST, LAST
 from .config import RunConfig
 from .files import locked, plain, remove_temporaries, write_json, write_text
-from .folder import changed_options, check_inputs
+from .folder import INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .prepare import Prepared, build_folds, build_model, prepare, train_samples
@@ -170,9 +171,11 @@ class _Search:
             torch.set_num_threads(before)
 
     def _search(self, folder: Path, prepared: Prepared, resume: bool) -> TuneResult:
-        remove_temporaries(folder)
+        remove_temporaries(folder, (RESULT, SUMMARY, INPUTS))
+        for place in (folder / TRIAL).glob("*/"):
+            remove_temporaries(place, (BEST, LAST))
         if not resume:
-            for name in ("inputs.json", RESULT, SUMMARY):
+            for name in (INPUTS, RESULT, SUMMARY):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TRIAL, ignore_errors=True)
         check_inputs(folder, hashes(prepared))
