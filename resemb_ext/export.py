@@ -226,7 +226,7 @@ def _onnx_scorer(path: Path) -> Any:
 
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=_RTOL, atol=_ATOL):
+    if found.shape != expected.shape or not torch.allclose(found, expected, _RTOL, _ATOL):
         raise RuntimeError(f"{name}: scores {found.tolist()}; the model {expected.tolist()}")
 
 
