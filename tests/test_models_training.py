@@ -37,6 +37,20 @@ def test_every_model_trains_by_name(model, log_file, tmp_path):
         assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("model", ["deepfm", "dien"])
+def test_tables_may_step_in_backward(model, log_file, tmp_path):
+    """First-order tables and negatives included: every table is looked up once a step."""
+    scores = []
+    for inside in (False, True):
+        done = run(
+            data=str(log_file), model=model, category=True, out=str(tmp_path / f"{inside}"),
+            epochs=1, batch_size=128, dim=4, hidden=(8,), threads=1, progress=False,
+            eval_negatives=5, table_optimizer="lazy", in_backward=inside,
+        )  # fmt: skip
+        scores.append([entry["test"]["logloss"] for entry in done.result["runs"]])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+
+
 def batch(**fields) -> TorchBatch:
     return TorchBatch(
         target=torch.tensor([1, 2]),
