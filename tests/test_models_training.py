@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import resemb_ext as rx
-from resemb_ext.models import DIEN, MODELS, TorchBatch
+from resemb_ext.models import DIEN, DNN, MODELS, TorchBatch
 from resemb_ext.train import fit, run
+from resemb_ext.train.evaluate import predict
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +111,36 @@ def test_auxiliary_loss_is_given_once_and_in_training_only():
     assert dien(auxiliary_weight=0).auxiliary_loss() is None
 
 
-def test_the_loop_trains_the_auxiliary_mlp():
+def small_samples():
     log, _ = rx.data.simulate(users=60, items=40, domains=3, events_per_user=(5, 8))
     split = rx.data.split(log, "leave-last-out")
     train = rx.data.make_train_samples(split)
-    valid = rx.data.make_eval_samples(split, "valid", negatives=3)
+    return log, train, rx.data.make_eval_samples(split, "valid", negatives=3)
+
+
+def test_the_loop_trains_the_auxiliary_mlp():
+    log, train, valid = small_samples()
     torch.manual_seed(0)
     model = DIEN(torch.nn.Embedding(log.num_items, 4, padding_idx=0), hidden=(8,))
     before = {k: v.clone() for k, v in model.auxiliary.state_dict().items()}
     done = fit(model, train, valid, epochs=2, batch_size=64, progress=False)
     assert all(not torch.equal(v, before[k]) for k, v in model.auxiliary.state_dict().items())
     assert np.isfinite(done.valid["auc"])
+
+
+def test_the_loop_gives_the_user():
+    """A table of users from 0 on: users have no padding."""
+    log, train, valid = small_samples()
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(log.num_users, 3)
+    before = table.weight.detach().clone()
+    item = torch.nn.Embedding(log.num_items, 4, padding_idx=0)
+    model = DNN(item, user_embedding=table, hidden=(8,))
+    done = fit(model, train, valid, epochs=1, batch_size=64, progress=False)
+    assert np.isfinite(done.valid["auc"])
+    # The user is fed in evaluation too: other vectors, other scores.
+    scores = predict(model, valid)
+    assert not torch.equal(table.weight, before)
+    with torch.no_grad():
+        table.weight.copy_(table.weight.flip(0))
+    assert not np.array_equal(predict(model, valid), scores)

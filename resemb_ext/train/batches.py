@@ -40,4 +40,5 @@ def shared_batches(samples: Samples, batch_size: int) -> Iterator[TorchBatch]:
                 else torch.from_numpy(histories.history_category)
             ),
             history_row=torch.from_numpy(np.cumsum(new) - 1),
+            user=torch.from_numpy(samples.user[low:high]),
         )
