@@ -3,6 +3,7 @@
 from .idmap import IdMap
 from .log import Log
 from .read import read_log
+from .ready import ReadySplit, is_ready_made, read_ready_made
 from .samples import Batch, Samples, make_eval_samples, make_train_samples
 from .simulate import SimulationTruth, simulate
 from .splits import Split, split
@@ -12,13 +13,16 @@ __all__ = [
     "Batch",
     "IdMap",
     "Log",
+    "ReadySplit",
     "Report",
     "Samples",
     "SimulationTruth",
     "Split",
+    "is_ready_made",
     "make_eval_samples",
     "make_train_samples",
     "read_log",
+    "read_ready_made",
     "simulate",
     "split",
     "validate",

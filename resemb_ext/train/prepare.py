@@ -17,6 +17,7 @@ from resemb_ext.nn import ResEmbedding
 from .building import make_model
 from .config import RunConfig
 from .crossfit import CrossFit, FoldTables
+from .ready import read_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,12 @@ def prepare(config: RunConfig) -> Prepared:
             events than this split's training events.
     """
     truth = None
-    if config.simulated:
+    ready = read_split(config)
+    if ready is not None:
+        log, domain, source = ready.log, ready.log.category_domain, "category"
+    elif config.simulated:
         log, truth = data.simulate(null=config.data == "simulated-null", seed=config.sim_seed)
-        domain: np.ndarray | None = truth.domain
+        domain = truth.domain
         source = "simulated truth" if not truth.null else "simulated labels that steer nothing"
     else:
         log = data.read_log(
@@ -80,9 +84,11 @@ def prepare(config: RunConfig) -> Prepared:
             f"category: {log.name!r} has no category column; drop --category"
             + ("" if config.simulated else " or name one with --category-column")
         )
-    split = data.split(log, config.split)
+    split = ready or data.split(log, config.split)
     valid, test = (
-        data.make_eval_samples(
+        ready.samples[which]
+        if ready is not None
+        else data.make_eval_samples(
             split,
             which,
             max_history=config.max_history,
@@ -147,6 +153,8 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
 
 def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Samples:
     """Training samples of one seed; the same for all its arms."""
+    if isinstance(split, data.ReadySplit):
+        return split.samples["train"]
     return data.make_train_samples(
         split,
         max_history=config.max_history,

@@ -166,11 +166,13 @@ def _with_own_graph(config: RunConfig) -> RunConfig:
 def describe(prepared: Prepared) -> str:
     """One line about the data."""
     log, split, graph = prepared.log, prepared.split, prepared.graph
+    sizes = split.summary()
     text = (
         f"{log.name}: {len(log):,} events, {log.num_users:,} users, {len(log.items):,} items; "
-        f"{split.how}: {len(split.train_index):,} train, {len(split.valid):,} valid, "
-        f"{len(split.test):,} test events"
+        f"{split.how}: {sizes['train']:,} train, {sizes['valid']:,} valid, {sizes['test']:,} test"
     )
+    if log.guessed:
+        text += f"; columns: {log.columns_line}"
     return text + (f"; graph {graph.num_edges:,} entries" if graph is not None else "")
 
 

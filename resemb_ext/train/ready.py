@@ -1,0 +1,39 @@
+"""Runs on ready-made CTR samples: a folder of train, test and perhaps valid files as ``data``."""
+
+from __future__ import annotations
+
+from resemb_ext import data
+
+from .config import RunConfig
+
+
+def read_split(config: RunConfig) -> data.ReadySplit | None:
+    """The samples of the folder that the options name, None where they name no folder.
+
+    Without a validation file ``eval_seed`` draws the users who validate.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`resemb_ext.data.read_ready_made`; also for options
+            that such samples leave no room for, and for categories that are none of the items'.
+    """
+    if config.simulated or not data.is_ready_made(config.data):
+        return None
+    if config.time_column is not None:
+        raise ValueError("time_column is for logs; ready-made samples carry their histories")
+    if config.label_column == "-":
+        raise ValueError("label_column: ready-made samples need their labels")
+    split = data.read_ready_made(
+        config.data,
+        user=config.user_column,
+        item=config.item_column,
+        category=config.category_column,
+        label=config.label_column,
+        max_history=config.max_history,
+        seed=config.eval_seed,
+    )
+    if config.category and split.mixed_items:
+        raise ValueError(
+            f"category: {split.mixed_items} items of {split.log.name!r} occur with several "
+            "categories, the model takes one an item; drop --category or choose another item column"
+        )
+    return split
