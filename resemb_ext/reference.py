@@ -6,8 +6,11 @@ positions x neighbours x D, which is what the operators avoid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def res_embedding(
@@ -22,9 +25,11 @@ def res_embedding(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """E[ids] = sum_j w_ij C[j] + R[i]: shapes and dtypes as in `functional.res_embedding`."""
-    flat = ids.reshape(-1).long()
-    embeddings = _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
-    return embeddings.to(out_dtype or central.dtype).reshape(*ids.shape, central.shape[1])
+
+    def embed(flat: Tensor) -> Tensor:
+        return _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
+
+    return _look_up(ids, central, embed, out_dtype)
 
 
 def res_embedding_bag(
@@ -42,8 +47,88 @@ def res_embedding_bag(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Pooled bags: ids [P], offsets [B] (starts); as in `functional.res_embedding_bag`."""
+
+    def embed(flat: Tensor) -> Tensor:
+        return _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
+
+    return _pool(ids, offsets, central, embed, mode, per_sample_weights, padding_idx, out_dtype)
+
+
+def attention_embedding(
+    ids: Tensor,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    log_weights: Tensor,
+    a_src: Tensor,
+    a_dst: Tensor,
+    b: Tensor,
+    *,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    padding_idx: int | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """E[ids] = sum_j alpha_ij C[j] + R[i]: as in `functional.attention_embedding`."""
+
+    def embed(flat: Tensor) -> Tensor:
+        return _attend(flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b,
+                       dropout, seed, padding_idx)  # fmt: skip
+
+    return _look_up(ids, central, embed, out_dtype)
+
+
+def attention_embedding_bag(
+    ids: Tensor,
+    offsets: Tensor,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    log_weights: Tensor,
+    a_src: Tensor,
+    a_dst: Tensor,
+    b: Tensor,
+    *,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    padding_idx: int | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Pooled bags: ids [P], offsets [B] (starts); as in `functional.attention_embedding_bag`."""
+
+    def embed(flat: Tensor) -> Tensor:
+        return _attend(flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b,
+                       dropout, seed, padding_idx)  # fmt: skip
+
+    return _pool(ids, offsets, central, embed, mode, per_sample_weights, padding_idx, out_dtype)
+
+
+def _look_up(
+    ids: Tensor,
+    central: Tensor,
+    embed: Callable[[Tensor], Tensor],
+    out_dtype: torch.dtype | None,
+) -> Tensor:
+    out = embed(ids.reshape(-1).long()).to(out_dtype or central.dtype)
+    return out.reshape(*ids.shape, central.shape[1])
+
+
+def _pool(
+    ids: Tensor,
+    offsets: Tensor,
+    central: Tensor,
+    embed: Callable[[Tensor], Tensor],
+    mode: str,
+    per_sample_weights: Tensor | None,
+    padding_idx: int | None,
+    out_dtype: torch.dtype | None,
+) -> Tensor:
     flat = ids.reshape(-1).long()
-    embeddings = _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
+    embeddings = embed(flat)
     bags = offsets.shape[0]
     bounds = torch.cat([offsets.long(), offsets.new_full((1,), flat.shape[0]).long()])
     bag = torch.repeat_interleave(torch.arange(bags, device=ids.device), bounds.diff())
@@ -65,6 +150,28 @@ def _padding(padding_idx: int | None, num_items: int) -> int:
     return -1 if padding_idx is None else padding_idx % num_items
 
 
+def _acc(central: Tensor) -> torch.dtype:
+    return torch.float64 if central.dtype == torch.float64 else torch.float32
+
+
+def _edges(ids: Tensor, indptr: Tensor) -> tuple[Tensor, Tensor]:
+    """Position and edge number of every edge of the rows of ids."""
+    starts = indptr[ids]
+    degrees = indptr[ids + 1] - starts
+    position = torch.repeat_interleave(torch.arange(ids.shape[0], device=ids.device), degrees)
+    within = (
+        torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
+    )
+    return position, starts[position] + within
+
+
+def _finish(
+    ids: Tensor, position: Tensor, links: Tensor, residual: Tensor, padding_idx: int | None
+) -> Tensor:
+    out = residual[ids].to(links.dtype).index_add(0, position, links)
+    return out.masked_fill((ids == _padding(padding_idx, residual.shape[0]))[:, None], 0)
+
+
 def _embed(
     ids: Tensor,
     central: Tensor,
@@ -74,14 +181,82 @@ def _embed(
     weights: Tensor,
     padding_idx: int | None,
 ) -> Tensor:
-    dtype = torch.float64 if central.dtype == torch.float64 else torch.float32
-    starts = indptr[ids]
-    degrees = indptr[ids + 1] - starts
-    position = torch.repeat_interleave(torch.arange(ids.shape[0], device=ids.device), degrees)
-    within = (
-        torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
-    )
-    edge = starts[position] + within
+    dtype = _acc(central)
+    position, edge = _edges(ids, indptr)
     links = weights[edge].to(dtype)[:, None] * central[neighbors[edge].long()].to(dtype)
-    out = residual[ids].to(dtype).index_add(0, position, links)
-    return out.masked_fill((ids == _padding(padding_idx, central.shape[0]))[:, None], 0)
+    return _finish(ids, position, links, residual, padding_idx)
+
+
+def _attend(
+    ids: Tensor,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    log_weights: Tensor,
+    a_src: Tensor,
+    a_dst: Tensor,
+    b: Tensor,
+    dropout: float,
+    seed: Tensor | None,
+    padding_idx: int | None,
+) -> Tensor:
+    dtype, heads = _acc(central), b.shape[0]
+    position, edge = _edges(ids, indptr)
+    row = ids[position]
+    own = central[row].to(dtype).unflatten(1, (heads, -1))
+    other = central[neighbors[edge].long()].to(dtype).unflatten(1, (heads, -1))
+    score = (own * a_src.to(dtype).view(heads, -1)).sum(-1)
+    score = F.leaky_relu(score + (other * a_dst.to(dtype).view(heads, -1)).sum(-1), 0.2)
+    score = score + b.to(dtype) * log_weights[edge].to(dtype)[:, None]  # [edges, heads]
+    largest = score.new_full((ids.shape[0], heads), float("-inf"))
+    largest = largest.index_reduce(0, position, score.detach(), "amax")
+    alpha = (score - largest[position]).exp()
+    total = torch.zeros_like(largest).index_add(0, position, alpha)
+    alpha = alpha / total[position]
+    if dropout > 0:
+        assert seed is not None
+        alpha = alpha * kept_edges(seed, row, edge, heads, dropout) / (1 - dropout)
+    links = (alpha[:, :, None] * other).flatten(1)
+    return _finish(ids, position, links, residual, padding_idx)
+
+
+def kept_edges(seed: Tensor, rows: Tensor, edges: Tensor, heads: int, dropout: float) -> Tensor:
+    """The edges that dropout keeps, as in csrc/common/attention.h: bool [n, heads].
+
+    Args:
+        seed: int64 [1]. rows, edges: int64 [n], the item and the number of each edge in the graph.
+        heads: number of heads, each with a mask of its own.
+        dropout: share that is dropped.
+    """
+    groups = torch.arange((heads + 3) // 4, device=rows.device)
+    edge, row = edges[:, None].expand(-1, len(groups)), rows[:, None].expand(-1, len(groups))
+    word = philox(seed, (edge & _MASK, edge >> 32 & _MASK, row, groups.expand_as(row)))
+    random = torch.stack(word, -1).flatten(1)[:, :heads]
+    return random >= int(dropout * 2**32)
+
+
+_MASK = 0xFFFFFFFF
+
+
+def philox(key: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Philox4x32-10 (Salmon et al., SC 2011): four random words of 32 bits, each in an int64 tensor.
+
+    Args:
+        key: int64, of 64 bits.
+        counter: four int64 tensors of one shape, of 32 bits each, the lowest first.
+    """
+
+    def product(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:
+        """High and low word; an int64 holds products of 32 by 16 bits."""
+        low, high = factor * (word & 0xFFFF), factor * (word >> 16)
+        middle = high + (low >> 16)
+        return middle >> 16, (middle & 0xFFFF) << 16 | low & 0xFFFF
+
+    key0, key1 = key & _MASK, key >> 32 & _MASK
+    c0, c1, c2, c3 = counter
+    for _ in range(10):
+        (high0, low0), (high1, low1) = product(0xD2511F53, c0), product(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
+        key0, key1 = key0 + 0x9E3779B9 & _MASK, key1 + 0xBB67AE85 & _MASK
+    return c0, c1, c2, c3
