@@ -42,9 +42,15 @@ PyObject* take_profile(PyObject*, PyObject* on) {
     spent[i] = resemb::profile.nanoseconds[i].exchange(0);
   }
   resemb::profile.on = wanted == 1;
-  return Py_BuildValue("(LLLLLL)", static_cast<long long>(spent[0]), static_cast<long long>(spent[1]),
-                       static_cast<long long>(spent[2]), static_cast<long long>(spent[3]),
-                       static_cast<long long>(spent[4]), static_cast<long long>(spent[5]));
+  PyObject* result = PyTuple_New(static_cast<int>(resemb::Stage::count));
+  for (int i = 0; result != nullptr && i < static_cast<int>(resemb::Stage::count); ++i) {
+    PyObject* number = PyLong_FromLongLong(spent[i]);
+    if (number == nullptr || PyTuple_SetItem(result, i, number) != 0) {
+      Py_DECREF(result);
+      return nullptr;
+    }
+  }
+  return result;
 }
 
 PyObject* select_isa(PyObject*, PyObject* name) {

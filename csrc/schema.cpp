@@ -20,6 +20,28 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
       "bool mean, ScalarType table_dtype, bool need_central, bool need_residual, bool need_weights, "
       "bool need_sample_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // The same under the attention link of common/attention.h: log_weights are log z, a_src and a_dst [D]
+  // and b [heads] of the tables' accumulator type. dropout: share of the edges dropped, by seed, int64 [1].
+  m.def(
+      "attention_embedding(Tensor ids, Tensor central, Tensor residual, Tensor indptr, Tensor neighbors, "
+      "Tensor log_weights, Tensor a_src, Tensor a_dst, Tensor b, Tensor? seed, Tensor? offsets, "
+      "Tensor? sample_weights, int padding_idx, bool mean, float dropout, ScalarType? out_dtype, "
+      "bool sparse) -> (Tensor, Tensor)");
+  // Dense gradients of (central, residual, a_src, a_dst, b, sample_weights); those not needed are empty.
+  m.def(
+      "attention_embedding_backward(Tensor grad, Tensor plan, Tensor central, Tensor? residual, "
+      "Tensor indptr, Tensor neighbors, Tensor log_weights, Tensor a_src, Tensor a_dst, Tensor b, "
+      "Tensor? seed, Tensor? offsets, Tensor? sample_weights, bool mean, float dropout, bool need_central, "
+      "bool need_residual, bool need_attention, bool need_sample_weights) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // The same with the tables' as touched rows: (rows, grad residual rows, columns, grad central rows, grad
+  // a_src, grad a_dst, grad b, grad sample_weights).
+  m.def(
+      "attention_embedding_backward_rows(Tensor grad, Tensor plan, Tensor central, Tensor? residual, "
+      "Tensor indptr, Tensor neighbors, Tensor log_weights, Tensor a_src, Tensor a_dst, Tensor b, "
+      "Tensor? seed, Tensor? offsets, Tensor? sample_weights, bool mean, float dropout, bool need_central, "
+      "bool need_residual, bool need_attention, bool need_sample_weights) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Whether rows ascend strictly and lie in [0, num_items).
   m.def("rows_ascend(Tensor rows, int num_items) -> bool");
   // Values summed per row, in order of their appearance: ascending rows [U] and their values [U, D].

@@ -93,14 +93,14 @@ def release_memory() -> int:
     return _C.release_memory()
 
 
-STAGES = ("dedupe", "forward", "reduce", "transpose", "columns", "update")
+STAGES = ("dedupe", "forward", "reduce", "edges", "transpose", "columns", "update")
 
 
 def take_profile(on: bool) -> dict[str, float]:
     """Milliseconds that the CPU operators spent by stage since the last call; then on or off.
 
-    Stages: dedupe of ids; forward; reduce (gradient summed per unique row); transpose (of the touched
-    edges); columns (gradient summed per neighbour); update (of optimizers; of the in-backward step with the
+    Stages: dedupe of ids; forward; reduce (gradient summed per unique row); edges (backward of the
+    attention link's scores); transpose (of the touched edges); columns (gradient summed per neighbour); update (of optimizers; of the in-backward step with the
     columns' sums).
 
     Args:

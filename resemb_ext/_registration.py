@@ -19,7 +19,8 @@ ops = torch.ops.resemb_ext
 _CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS = 1, 2, 5, 7  # inputs of res_embedding
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a table's rows are summed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -41,7 +42,7 @@ def _(grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, s
         grad.new_empty(table if need_residual else (0,), dtype=table_dtype),
         torch.empty_like(weights) if need_weights else weights.new_empty((0,)),
         grad.new_empty(
-            (ids.shape[0] if need_sample_weights else 0,), dtype=_accumulator(table_dtype)
+            (ids.shape[0] if need_sample_weights else 0,), dtype=accumulator(table_dtype)
         ),
     )
 
@@ -62,7 +63,7 @@ def _(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample
         grad.new_empty((columns, dim), dtype=table_dtype),
         grad.new_empty((edges,), dtype=torch.int64),
         weights.new_empty((edges,)),
-        grad.new_empty((positions if need_sample_weights else 0,), dtype=_accumulator(table_dtype)),
+        grad.new_empty((positions if need_sample_weights else 0,), dtype=accumulator(table_dtype)),
     )
 
 
@@ -91,7 +92,8 @@ def _setup_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.shapes = (central.shape, weights.shape)
 
 
-def _sparse_rows(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+def sparse_rows(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """A gradient from ascending, distinct indices."""
     return torch.sparse_coo_tensor(
         indices.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False
     )
@@ -113,9 +115,9 @@ def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
         )
         table_shape, weights_shape = ctx.shapes
         gradients = (
-            _sparse_rows(columns, column_values, table_shape) if ctx.needs[0] else None,
-            _sparse_rows(rows, row_values, table_shape) if ctx.needs[1] else None,
-            _sparse_rows(edges, edge_values, weights_shape) if ctx.needs[2] else None,
+            sparse_rows(columns, column_values, table_shape) if ctx.needs[0] else None,
+            sparse_rows(rows, row_values, table_shape) if ctx.needs[1] else None,
+            sparse_rows(edges, edge_values, weights_shape) if ctx.needs[2] else None,
             samples_grad,
         )
     else:

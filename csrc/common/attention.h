@@ -15,12 +15,12 @@ namespace resemb {
 constexpr double kLeak = 0.2;  // LeakyReLU's slope below zero; at zero too
 
 struct Attention {
-  int64_t heads;         // 0: the link is another one
-  const void* a_src;     // [D] acc
-  const void* a_dst;     // [D] acc
-  const void* b;         // [heads] acc
-  double dropout;        // share of the edges dropped, below 1
-  const int64_t* seed;   // of dropout; null without
+  int64_t heads;        // 0: the link is another one
+  const void* a_src;    // [D] acc
+  const void* a_dst;    // [D] acc
+  const void* b;        // [heads] acc
+  double dropout;       // share of the edges dropped, below 1
+  const int64_t* seed;  // of dropout; null without
 };
 
 // What backward keeps of an edge and a head.

@@ -7,7 +7,7 @@
 
 namespace resemb {
 
-enum class Stage : int { dedupe, forward, reduce, transpose, columns, update, count };
+enum class Stage : int { dedupe, forward, reduce, edges, transpose, columns, update, count };
 
 struct Profile {
   std::atomic<bool> on{false};

@@ -4,12 +4,12 @@
 #include <cstring>
 
 #include "common/profile.h"
+#include "cpu/attention.h"
 #include "cpu/segments.h"
 
 namespace resemb {
 namespace {
 
-constexpr int64_t kRowsPerTask = 128;
 constexpr int64_t kPositionsPerTask = 4096;
 using ConstPlan = PlanView<const int32_t>;
 
@@ -32,11 +32,11 @@ struct UniqueEmbeddings {
     const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
     const int64_t count = plan.unique();
     rows = Buffer<char>((count + 1) * row_bytes);
-    const GatherArgs args{x.graph, x.num_items, x.num_edges, plan.rows(), count,
-                          x.dim,   x.table,     x.central,   x.residual,  rows.data()};
+    const GatherArgs args = x.gather(plan.rows(), count, rows.data());
     std::atomic<int64_t> first_bad{count};
     parallel.ranges(count, kRowsPerTask, [&](int64_t begin, int64_t end) {
-      const int64_t bad = row_kernels().gather(args, begin, end);
+      const int64_t bad = x.attention.heads > 0 ? attend(args, x.attention, begin, end)
+                                                : row_kernels().gather(args, begin, end);
       int64_t seen = first_bad.load();
       while (bad >= 0 && bad < seen && !first_bad.compare_exchange_weak(seen, bad)) {
       }

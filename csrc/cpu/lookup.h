@@ -6,6 +6,8 @@
 //   G[u]   = sum over positions p of u of c_p * grad of p's output row
 //   grad R[rows[u]] = G[u];  grad C[v] = sum_u w_uv G[u];  grad w_uv = G[u] . C[v];
 //   grad c_p = grad of p's output row . E[rank[p]]
+//
+// Under the attention link w are made from C: see common/attention.h and cpu/attention.h.
 #pragma once
 
 #include <cstdint>
@@ -32,13 +34,20 @@ struct Lookup {
   int64_t num_bags;            // B
   const void* sample_weights;  // [P] acc, or null
   bool mean;                   // divide a bag's sum by its count of positions other than padding
+  Attention attention;         // heads 0: w are the graph's; else those are log z
 
   DType acc() const { return accumulator(table); }
   bool is_bag() const { return offsets != nullptr; }
+  GatherArgs gather(const int32_t* rows, int64_t num_rows, void* out) const {
+    return {graph, num_items, num_edges, rows, num_rows, dim, table, central, residual, out};
+  }
 };
 
+constexpr int64_t kRowsPerTask = 128;
+
 // out [P or B, D] from a filled plan. Returns the first unique row whose edges leave the graph's arrays
-// or name an item outside [0, H), with nothing written to out; else -1.
+// or name an item outside [0, H), with nothing written to out; else -1. Under the attention link a row
+// without its own entry and one with a log z that is not finite count likewise.
 int64_t lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, void* out,
                        const Parallel& parallel);
 

@@ -1,8 +1,11 @@
 // Tensors of the lookup's operators as its kernels take them.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "common/profile.h"
 #include "cpu/lookup.h"
@@ -15,6 +18,7 @@ namespace resemb {
 struct Inputs {
   Tensor indptr, neighbors, weights;
   OptionalTensor central, residual, offsets, sample_weights;
+  OptionalTensor a_src, a_dst, b, seed;  // of the attention link
   Lookup lookup{};
 
   Inputs(const OptionalTensor& central_in, const OptionalTensor& residual_in, const Tensor& indptr_in,
@@ -54,6 +58,39 @@ struct Inputs {
   }
 
   ScalarType acc_type() const { return scalar_type(lookup.acc()); }
+
+  // Makes the link attention, with weights log z.
+  void attend(const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in, double dropout,
+              const OptionalTensor& seed_in) {
+    a_src = dense_cpu(a_src_in, "a_src");
+    a_dst = dense_cpu(a_dst_in, "a_dst");
+    b = dense_cpu(b_in, "b");
+    const std::string columns = "[" + std::to_string(lookup.dim) + "]";
+    check_shape(a_src->dim() == 1 && a_src->size(0) == lookup.dim, "a_src", *a_src, columns);
+    check_shape(a_dst->dim() == 1 && a_dst->size(0) == lookup.dim, "a_dst", *a_dst, columns);
+    check_shape(b->dim() == 1 && b->size(0) >= 1 && lookup.dim >= 1 && lookup.dim % b->size(0) == 0, "b", *b,
+                "[heads], heads a divisor of D = " + std::to_string(lookup.dim));
+    for (const auto& [tensor, name] : {std::pair{&a_src, "a_src"}, {&a_dst, "a_dst"}, {&b, "b"}}) {
+      if ((*tensor)->scalar_type() != acc_type()) {
+        fail_value(std::string(name) + ": expected dtype " + torch::headeronly::toString(acc_type()));
+      }
+    }
+    if (!(dropout >= 0 && dropout < 1)) {
+      fail_value("dropout: found " + std::to_string(dropout) + "; expected one in [0, 1)");
+    }
+    if (dropout > 0) {
+      if (!seed_in.has_value()) fail_value("seed: missing; dropout needs one");
+      seed = dense_cpu(*seed_in, "seed");
+      check_shape(seed->numel() == 1, "seed", *seed, "[1]");
+      if (seed->scalar_type() != ScalarType::Long) fail_value("seed: expected dtype int64");
+    }
+    lookup.attention = {b->size(0),
+                        a_src->const_data_ptr(),
+                        a_dst->const_data_ptr(),
+                        b->const_data_ptr(),
+                        dropout,
+                        seed.has_value() ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
+  }
 
  private:
   const void* take_table(const OptionalTensor& in, OptionalTensor& kept, const char* name) {
@@ -97,6 +134,13 @@ struct Inputs {
     lookup.sample_weights = sample_weights->const_data_ptr();
   }
 };
+
+// Ids of a lookup in that table, checked and contiguous.
+Tensor flat_ids(const Tensor& ids, const Tensor& central);
+
+// Output and plan of a lookup. Throws std::out_of_range for a bad id or graph.
+std::tuple<Tensor, Tensor> run_forward(const Tensor& ids, Inputs& in, int64_t padding_idx,
+                                       std::optional<ScalarType> out_dtype);
 
 // What the backward operators need before they differ: inputs, plan, contiguous gradient.
 struct Backward {
@@ -169,13 +213,25 @@ struct Backward {
     sum_segments(args, t.count, parallel);
   }
 
-  // Calls f(transpose of the touched edges).
-  template <class F>
-  void with_transpose(const TouchedEdges& edges, const F& f) const {
+  // Row numbers as the operators return them.
+  template <class Int>
+  Tensor numbers(const Int* of, int64_t n) const {
+    Tensor out = torch::stable::new_empty(grad, {n}, ScalarType::Long);
+    std::copy_n(of, n, static_cast<int64_t*>(out.mutable_data_ptr()));
+    return out;
+  }
+
+  void check_count(const TouchedEdges& edges) const {
     if (edges.count >= std::numeric_limits<uint32_t>::max()) {
       fail_value("ids: the batch touches " + std::to_string(edges.count) +
                  " edges; at most 2^32 - 2 in one call");
     }
+  }
+
+  // Calls f(transpose of the touched edges).
+  template <class F>
+  void with_transpose(const TouchedEdges& edges, const F& f) const {
+    check_count(edges);
     if (x().acc() == DType::f64) {
       f(transpose<double>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
     } else {

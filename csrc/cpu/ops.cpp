@@ -1,5 +1,6 @@
 // The operator layer on the CPU: checks tensors, allocates outputs, calls the kernels.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -10,21 +11,34 @@
 namespace resemb {
 namespace {
 
-std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, const Tensor& residual,
-                                   const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
-                                   const OptionalTensor& offsets, const OptionalTensor& sample_weights,
-                                   int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype,
-                                   bool) {
-  const Tensor ids = dense_cpu(ids_in, "ids");
-  check_shape(ids.dim() == 1, "ids", ids, "[P]");
-  check_shape(central.dim() == 2, "central", central, "[H, D]");
-  const int64_t positions = ids.size(0);
-  if (positions >= std::numeric_limits<int32_t>::max() / 4) {
-    fail_value("ids: " + std::to_string(positions) + " positions; at most 2^29 in one call");
+// Why lookup_forward calls the row of an item bad.
+std::string what_is_bad(const Lookup& x, int64_t item) {
+  const std::string row = "the row of item " + std::to_string(item);
+  const std::string items = "[0, " + std::to_string(x.num_items) + ")";
+  const std::string leaves = "neighbors: " + row + " leaves the arrays or names an item outside " + items;
+  const int64_t first = x.graph.indptr[item], past = x.graph.indptr[item + 1];
+  if (first < 0 || past < first || past > x.num_edges) return leaves;
+  bool own = false;
+  for (int64_t e = first; e < past; ++e) {
+    const int64_t neighbor = x.graph.neighbor(e);
+    if (neighbor < 0 || neighbor >= x.num_items) return leaves;
+    own |= neighbor == item;
   }
-  Inputs in(central, residual, indptr, neighbors, weights, offsets, sample_weights, central.scalar_type(),
-            central.size(1), positions, mean);
+  for (int64_t e = first; e < past; ++e) {
+    if (std::isfinite(x.graph.weight<double>(e))) continue;
+    return "log_weights: " + row + " holds " + std::to_string(x.graph.weight<double>(e)) + " for item " +
+           std::to_string(x.graph.neighbor(e)) + "; expected finite logarithms of weights above 0";
+  }
+  return "neighbors: " + row +
+         " lacks the item itself; the attention link needs it in every row with neighbors";
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> run_forward(const Tensor& ids, Inputs& in, int64_t padding_idx,
+                                       std::optional<ScalarType> out_dtype) {
   Lookup& x = in.lookup;
+  const int64_t positions = ids.size(0);
   if (out_dtype.has_value()) x.out_type = table_type(*out_dtype, "out_dtype");
   if (accumulator(x.out_type) != x.acc()) fail_value("out_dtype: float64 goes with float64 tables only");
 
@@ -37,14 +51,33 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
   }
   const PlanView<const int32_t> ready{writable.data, positions};
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
-  Tensor out = new_output(central, {out_rows, x.dim}, scalar_type(x.out_type));
+  Tensor out = new_output(*in.central, {out_rows, x.dim}, scalar_type(x.out_type));
   const int64_t bad_row = lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
-  if (bad_row >= 0) {
-    throw std::out_of_range("neighbors: the row of item " + std::to_string(ready.rows()[bad_row]) +
-                            " leaves the arrays or names an item outside [0, " + std::to_string(x.num_items) +
-                            ")");
-  }
+  if (bad_row >= 0) throw std::out_of_range(what_is_bad(x, ready.rows()[bad_row]));
   return {out, plan};
+}
+
+Tensor flat_ids(const Tensor& ids_in, const Tensor& central) {
+  const Tensor ids = dense_cpu(ids_in, "ids");
+  check_shape(ids.dim() == 1, "ids", ids, "[P]");
+  check_shape(central.dim() == 2, "central", central, "[H, D]");
+  if (ids.size(0) >= std::numeric_limits<int32_t>::max() / 4) {
+    fail_value("ids: " + std::to_string(ids.size(0)) + " positions; at most 2^29 in one call");
+  }
+  return ids;
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, const Tensor& residual,
+                                   const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
+                                   const OptionalTensor& offsets, const OptionalTensor& sample_weights,
+                                   int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype,
+                                   bool) {
+  const Tensor ids = flat_ids(ids_in, central);
+  Inputs in(central, residual, indptr, neighbors, weights, offsets, sample_weights, central.scalar_type(),
+            central.size(1), ids.size(0), mean);
+  return run_forward(ids, in, padding_idx, out_dtype);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
@@ -99,19 +132,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   // G is the residual's gradient where the tables' type is the accumulator's.
   const bool g_is_gradient = x.table == x.acc();
   Tensor g = new_output(b.grad, {unique, x.dim}, b.in.acc_type());
-  Tensor rows = numbers(need_residual ? unique : 0);
+  Tensor rows = b.numbers(b.plan.rows(), need_residual ? unique : 0);
   const bool any = need_central || need_residual || need_weights;
   if (any && x.dim > 0) row_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
   Tensor row_values = g;
   if (!need_residual) {
     row_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
-  } else {
-    int64_t* out = static_cast<int64_t*>(rows.mutable_data_ptr());
-    std::copy_n(b.plan.rows(), unique, out);
-    if (!g_is_gradient) {
-      row_values = new_output(b.grad, {unique, x.dim}, table);
-      write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
-    }
+  } else if (!g_is_gradient) {
+    row_values = new_output(b.grad, {unique, x.dim}, table);
+    write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
   }
 
   Tensor columns = numbers(0), column_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
@@ -122,8 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
     if (need_central) {
       b.with_transpose(edges, [&](const auto& touched) {
         const int64_t count = touched.items.size();
-        columns = numbers(count);
-        std::copy_n(touched.items.data(), count, static_cast<int64_t*>(columns.mutable_data_ptr()));
+        columns = b.numbers(touched.items.data(), count);
         column_values = new_output(b.grad, {count, x.dim}, table);
         if (x.dim > 0) b.sum_columns(touched.terms, g.const_data_ptr(), nullptr, column_values);
       });

@@ -91,8 +91,8 @@ namespace {
 constexpr int64_t kFewItems = 1 << 17;
 
 // From groups of all items to those of the touched ones.
-template <class A>
-void drop_empty(Columns<A>& columns) {
+template <class T>
+void drop_empty(Columns<T>& columns) {
   uint32_t* starts = columns.terms.starts.data();
   const int64_t items = columns.terms.count;
   int64_t touched = 0;
@@ -109,26 +109,60 @@ void drop_empty(Columns<A>& columns) {
   columns.terms.count = touched;
 }
 
+// Calls emit(t, term) for the touched edges t in [begin, end).
+template <class A, class Emit>
+void make_terms(const WeightTerms<A>&, const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
+                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
+  for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
+            [&](int64_t u, int64_t e, int64_t t) {
+              emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
+            });
+}
+
+// The same for terms that read nothing of the graph: f(u, t) makes them.
+template <class F, class Emit>
+void make_terms_of(const TouchedEdges& edges, int64_t num_rows, int64_t begin, int64_t end, const F& f,
+                   const Emit& emit) {
+  const int64_t* offsets = edges.offsets.data();
+  int64_t t = begin;
+  for (int64_t u = std::upper_bound(offsets, offsets + num_rows, begin) - offsets - 1; t < end; ++u) {
+    for (const int64_t past = std::min(offsets[u + 1], end); t < past; ++t) {
+      emit(t, f(static_cast<uint32_t>(u), t));
+    }
+  }
+}
+template <class A, class Emit>
+void make_terms(const AttendedTerms<A>& terms, const GraphView&, const int32_t*, const TouchedEdges& edges,
+                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
+  const auto term = [&](uint32_t u, int64_t t) { return AttendedTerm<A>{u, terms.values[t]}; };
+  make_terms_of(edges, num_rows, begin, end, term, emit);
+}
+template <class Emit>
+void make_terms(const PlacedTerms&, const GraphView&, const int32_t*, const TouchedEdges& edges,
+                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
+  const auto term = [](uint32_t u, int64_t t) { return PlacedTerm{u, static_cast<uint32_t>(t)}; };
+  make_terms_of(edges, num_rows, begin, end, term, emit);
+}
+
 }  // namespace
 
-template <class A>
-Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
-                     int64_t num_items, const Parallel& parallel) {
+template <class Terms>
+Columns<typename Terms::Payload> transpose_terms(const Terms& terms, const GraphView& graph,
+                                                 const int32_t* rows, const TouchedEdges& edges,
+                                                 int64_t num_rows, int64_t num_items,
+                                                 const Parallel& parallel) {
   const StageTimer timer(Stage::transpose);
   const auto for_neighbors = [&](int64_t begin, int64_t end, const auto& f) {
     for_edges(graph, rows, edges, num_rows, begin, end, graph.neighbors, graph.neighbors_are_int64 ? 8 : 4,
               [&](int64_t, int64_t e, int64_t t) { f(graph.neighbor(e), t); });
   };
   const auto group = [&](const Buffer<int32_t>& ranks, int64_t groups) {
-    return group_by_rank<Term<A>>(
+    return group_by_rank<typename Terms::Payload>(
         ranks.data(), edges.count, groups, parallel, [&](int64_t begin, int64_t end, const auto& emit) {
-          for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
-                    [&](int64_t u, int64_t e, int64_t t) {
-                      emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
-                    });
+          make_terms(terms, graph, rows, edges, num_rows, begin, end, emit);
         });
   };
-  Columns<A> columns;
+  Columns<typename Terms::Payload> columns;
   Buffer<int32_t> ranks(edges.count);  // first the neighbours, then their ranks
   if (num_items <= kFewItems && num_items <= edges.count) {
     // A counter for every item stays in cache: no need to number the touched ones first.
@@ -156,9 +190,17 @@ Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedE
   return columns;
 }
 
-template Columns<float> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t, int64_t,
-                                  const Parallel&);
-template Columns<double> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t, int64_t,
-                                   const Parallel&);
+template Columns<Term<float>> transpose_terms(const WeightTerms<float>&, const GraphView&, const int32_t*,
+                                              const TouchedEdges&, int64_t, int64_t, const Parallel&);
+template Columns<Term<double>> transpose_terms(const WeightTerms<double>&, const GraphView&, const int32_t*,
+                                               const TouchedEdges&, int64_t, int64_t, const Parallel&);
+template Columns<AttendedTerm<float>> transpose_terms(const AttendedTerms<float>&, const GraphView&,
+                                                      const int32_t*, const TouchedEdges&, int64_t, int64_t,
+                                                      const Parallel&);
+template Columns<AttendedTerm<double>> transpose_terms(const AttendedTerms<double>&, const GraphView&,
+                                                       const int32_t*, const TouchedEdges&, int64_t, int64_t,
+                                                       const Parallel&);
+template Columns<PlacedTerm> transpose_terms(const PlacedTerms&, const GraphView&, const int32_t*,
+                                             const TouchedEdges&, int64_t, int64_t, const Parallel&);
 
 }  // namespace resemb

@@ -8,6 +8,7 @@
 #include "cpu/buffer.h"
 #include "cpu/groups.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 
 namespace resemb {
 
@@ -34,20 +35,37 @@ struct TouchedEdges {
 TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows,
                            const Parallel& parallel);
 
-// Touched edges by neighbour: for each touched neighbour its terms (unique row, link weight), in row
-// order.
-template <class A>
+// Touched edges by neighbour: for each touched neighbour its terms, in row order.
+template <class T>
 struct Columns {
   Buffer<int32_t> items;  // [V] the touched neighbours, ascending
-  Groups<Term<A>> terms;
+  Groups<T> terms;
+};
+
+// What an edge's term holds: the unique row beside the link weight; the row beside what the attention link
+// keeps of the edge, values [T]; or the row beside the edge's place.
+template <class A>
+struct WeightTerms {
+  using Payload = Term<A>;
 };
 template <class A>
-Columns<A> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
-                     int64_t num_items, const Parallel& parallel);
+struct AttendedTerms {
+  using Payload = AttendedTerm<A>;
+  const EdgeGradient<A>* values;
+};
+struct PlacedTerms {
+  using Payload = PlacedTerm;
+};
 
-extern template Columns<float> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                         int64_t, const Parallel&);
-extern template Columns<double> transpose(const GraphView&, const int32_t*, const TouchedEdges&, int64_t,
-                                          int64_t, const Parallel&);
+template <class Terms>
+Columns<typename Terms::Payload> transpose_terms(const Terms& terms, const GraphView& graph,
+                                                 const int32_t* rows, const TouchedEdges& edges,
+                                                 int64_t num_rows, int64_t num_items,
+                                                 const Parallel& parallel);
+template <class A>
+Columns<Term<A>> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
+                           int64_t num_rows, int64_t num_items, const Parallel& parallel) {
+  return transpose_terms(WeightTerms<A>{}, graph, rows, edges, num_rows, num_items, parallel);
+}
 
 }  // namespace resemb

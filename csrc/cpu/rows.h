@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "common/attention.h"
 #include "common/types.h"
 #include "common/update.h"
 
@@ -25,6 +26,28 @@ struct GatherArgs {
   void* out;             // [U, D] acc
 };
 
+// Memory of the attention kernels: for each head anew, four numbers of every edge of a row, in whole
+// vectors, and a row of sums.
+constexpr int64_t attention_stride(int64_t edges) { return (edges + 7) / 8 * 8; }
+constexpr int64_t attention_scratch(int64_t edges, int64_t dim) { return 4 * attention_stride(edges) + dim; }
+
+// The rows of a lookup under the attention link. Forward: as gather, with weights alpha made on the fly.
+// Backward: the same alpha again and, with G the gradient of out,
+//   d_ue = alpha_ue (G_u . C_ne - sum over e of alpha_ue G_u . C_ne)    gradient of the whole score
+//   score_ue = d_ue, or kLeak d_ue where LeakyReLU's argument is not above 0
+// and the sums over rows and edges of score_ue C_u, score_ue C_ne and d_ue log z_ue: of a_src, a_dst, b.
+struct AttentionArgs {
+  GatherArgs rows;  // graph.weights: log z; out: of forward alone
+  Attention link;
+  void* scratch;  // attention_scratch(the widest row's edges, dim) acc
+
+  const void* grad;        // [U, D] acc: G
+  const int64_t* offsets;  // [U + 1] touched edges before each row
+  void* edges;             // [T, heads] EdgeGradient<acc>
+  void* row_scores;        // [U, heads] acc: the row's sum of score
+  void* sums;              // [2 D + heads] acc, added to
+};
+
 // out[target_s] = sum over t in [begin[s], end[s]) of terms[t].weight * source[terms[t].source].
 // Segments longer than kChunk are left untouched: the caller sums them chunk by chunk. Returns whether
 // there were any.
@@ -40,6 +63,31 @@ struct SegmentArgs {
   void* out;              // [*, D]
   bool bypass_cache;      // the output is too large to stay in cache
   int64_t out_first = 0;  // without targets: the segment whose sum is the first row of out
+};
+
+// Terms of the central gradient under the attention link: of one head with its numbers, of several with
+// the place of its numbers.
+template <class A>
+struct AttendedTerm {
+  uint32_t source;
+  EdgeGradient<A> edge;
+};
+struct PlacedTerm {
+  uint32_t source, edge;
+};
+
+// out[target_s] = sum over terms of alpha * source[u] + (sum of score) * a_dst
+//                 + row_scores[u] * a_src for the row u of item s itself, where the batch has it.
+// Terms are AttendedTerm<acc> with one head, PlacedTerm with several; source rows are acc.
+struct AttentionSegmentArgs : SegmentArgs {
+  Attention link;
+  const void* edges;       // [T, heads] EdgeGradient<acc>, where there are several heads
+  const void* row_scores;  // [U, heads] acc
+  const int32_t* rows;     // [U] ascending
+  int64_t num_rows;        // U
+  const int32_t* items;    // [S] ascending
+  // The sums alone, each a row of D + heads acc: those of alpha * source, then those of score.
+  bool parts;
 };
 
 // out[targets[i]] = source[sources[i]], converted from acc to out_type; a null index is the identity.
@@ -85,6 +133,10 @@ struct RowKernels {
   // a malformed graph must not read foreign memory, and the check is free while edges are in cache.
   int64_t (*gather)(const GatherArgs&, int64_t begin, int64_t end);
   bool (*segment_sum)(const SegmentArgs&, int64_t begin, int64_t end);
+  // Likewise; a row is bad too that lacks its own entry or has a log z that is not finite.
+  int64_t (*attend)(const AttentionArgs&, int64_t begin, int64_t end);
+  void (*attend_backward)(const AttentionArgs&, int64_t begin, int64_t end);
+  bool (*attention_segment_sum)(const AttentionSegmentArgs&, int64_t begin, int64_t end);
   void (*copy)(const CopyArgs&, int64_t begin, int64_t end);
   void (*dot)(const DotArgs&, int64_t begin, int64_t end);
   void (*rank)(const RankArgs&, int64_t begin, int64_t end);

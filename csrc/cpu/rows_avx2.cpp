@@ -24,6 +24,7 @@
 #endif
 
 #include "cpu/rows_impl.h"
+#include "cpu/scores_impl.h"
 #include "cpu/update_impl.h"
 
 #if defined(__clang__)
@@ -37,6 +38,9 @@ namespace resemb {
 const RowKernels kAvx2Rows = {"avx2",
                               isa_avx2::gather_any,
                               isa_avx2::segment_sum_any,
+                              isa_avx2::attend_any,
+                              isa_avx2::attend_backward_any,
+                              isa_avx2::attention_segment_sum_any,
                               isa_avx2::copy_any,
                               isa_avx2::dot_any,
                               isa_avx2::rank_any,

@@ -10,68 +10,136 @@ namespace {
 
 constexpr int64_t kTermsPerTask = 8192;
 
-struct LongSegment {
-  int64_t segment;
-  int64_t first_chunk, past_chunk;
+DType acc_of(const SegmentArgs& args) {
+  return accumulator(args.source_type == DType::f64 ? DType::f64 : DType::f32);
+}
+
+bool sum_pieces(const SegmentArgs& args, int64_t begin, int64_t end) {
+  return row_kernels().segment_sum(args, begin, end);
+}
+bool sum_pieces(const AttentionSegmentArgs& args, int64_t begin, int64_t end) {
+  return row_kernels().attention_segment_sum(args, begin, end);
+}
+
+// Long segments by chunks: the chunks' bounds, and the number of the first one of each segment.
+struct Chunks {
+  std::vector<uint32_t> begins, ends, starts;
+
+  Chunks(const SegmentArgs& args, const std::vector<int64_t>& segments) {
+    for (const int64_t s : segments) {
+      starts.push_back(static_cast<uint32_t>(begins.size()));
+      for (int64_t t = args.begin[s]; t < args.end[s]; t += kChunk) {
+        begins.push_back(static_cast<uint32_t>(t));
+        ends.push_back(static_cast<uint32_t>(std::min<int64_t>(t + kChunk, args.end[s])));
+      }
+    }
+    starts.push_back(static_cast<uint32_t>(begins.size()));
+  }
+  int64_t count() const { return static_cast<int64_t>(begins.size()); }
 };
 
-// Sums long segments chunk by chunk into accumulator rows, then each segment's chunks in order. With
-// `in_line` the i-th of them goes to row i of args.out.
-void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segments, bool in_line,
-                       const Parallel& parallel) {
-  std::vector<LongSegment> longs;
-  std::vector<uint32_t> begins, ends;
-  for (const int64_t s : segments) {
-    const int64_t first = static_cast<int64_t>(begins.size());
-    for (int64_t t = args.begin[s]; t < args.end[s]; t += kChunk) {
-      begins.push_back(static_cast<uint32_t>(t));
-      ends.push_back(static_cast<uint32_t>(std::min<int64_t>(t + kChunk, args.end[s])));
-    }
-    longs.push_back({s, first, static_cast<int64_t>(begins.size())});
-  }
-  const DType acc = accumulator(args.source_type == DType::f64 ? DType::f64 : DType::f32);
-  const int64_t chunks = static_cast<int64_t>(begins.size());
-  Buffer<char> partial(chunks * args.dim * static_cast<int64_t>(item_size(acc)));
+// The sums of all chunks, [chunks, width] acc.
+template <class Args>
+Buffer<char> sum_chunks(Args args, const Chunks& chunks, int64_t width, const Parallel& parallel) {
+  const DType acc = acc_of(args);
+  Buffer<char> partial(chunks.count() * width * static_cast<int64_t>(item_size(acc)));
+  args.begin = chunks.begins.data();
+  args.end = chunks.ends.data();
+  args.targets = nullptr;
+  args.out_type = acc;
+  args.out = partial.data();
+  args.out_first = 0;
+  args.bypass_cache = false;
+  parallel.ranges(chunks.count(), 8, [&](int64_t begin, int64_t end) { sum_pieces(args, begin, end); });
+  return partial;
+}
 
-  SegmentArgs by_chunk = args;
-  by_chunk.begin = begins.data();
-  by_chunk.end = ends.data();
-  by_chunk.targets = nullptr;
-  by_chunk.out_type = acc;
-  by_chunk.out = partial.data();
-  by_chunk.bypass_cache = false;
-  parallel.ranges(chunks, 8,
-                  [&](int64_t begin, int64_t end) { row_kernels().segment_sum(by_chunk, begin, end); });
-
-  // The sum over chunks is a segment sum with unit weights, again in chunks where it is long.
+// Adds up each long segment's chunks: a segment sum with unit weights, again in chunks where it is long.
+void combine_chunks(const Chunks& chunks, const Buffer<char>& partial, SegmentArgs whole,
+                    const Parallel& parallel) {
   const auto combine = [&]<class A>(A) {
-    Buffer<Term<A>> terms(chunks);
-    for (int64_t c = 0; c < chunks; ++c) terms[c] = {static_cast<uint32_t>(c), A{1}};
-    Buffer<uint32_t> starts(static_cast<int64_t>(longs.size()) + 1);
-    Buffer<int32_t> targets(static_cast<int64_t>(longs.size()));
-    for (size_t i = 0; i < longs.size(); ++i) {
-      starts[i] = static_cast<uint32_t>(longs[i].first_chunk);
-      const int64_t segment = longs[i].segment;
-      targets[i] = in_line                   ? static_cast<int32_t>(i)
-                   : args.targets != nullptr ? args.targets[segment]
-                                             : static_cast<int32_t>(segment);
-    }
-    starts[static_cast<int64_t>(longs.size())] = static_cast<uint32_t>(chunks);
-    SegmentArgs whole = args;
+    Buffer<Term<A>> terms(chunks.count());
+    for (int64_t c = 0; c < chunks.count(); ++c) terms[c] = {static_cast<uint32_t>(c), A{1}};
     whole.terms = terms.data();
-    whole.num_terms = chunks;
-    whole.begin = starts.data();
-    whole.end = starts.data() + 1;
-    whole.targets = targets.data();
-    whole.source_type = acc;
+    whole.num_terms = chunks.count();
+    whole.begin = chunks.starts.data();
+    whole.end = chunks.starts.data() + 1;
     whole.source = partial.data();
-    sum_segments(whole, static_cast<int64_t>(longs.size()), parallel);
+    sum_segments(whole, static_cast<int64_t>(chunks.starts.size()) - 1, parallel);
   };
-  if (acc == DType::f64) {
+  if (whole.source_type == DType::f64) {
     combine(double{});
   } else {
     combine(float{});
   }
+}
+
+// The rows of args.out of long segments: where they belong, or with `in_line` row i for the i-th of them.
+Buffer<int32_t> targets_of(const SegmentArgs& args, const std::vector<int64_t>& segments, bool in_line) {
+  Buffer<int32_t> targets(static_cast<int64_t>(segments.size()));
+  for (size_t i = 0; i < segments.size(); ++i) {
+    targets[i] = in_line                   ? static_cast<int32_t>(i)
+                 : args.targets != nullptr ? args.targets[segments[i]]
+                                           : static_cast<int32_t>(segments[i]);
+  }
+  return targets;
+}
+
+// Sums long segments chunk by chunk into accumulator rows, then each segment's chunks in order.
+void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segments, bool in_line,
+                       const Parallel& parallel) {
+  const Chunks chunks(args, segments);
+  const Buffer<char> partial = sum_chunks(args, chunks, args.dim, parallel);
+  const Buffer<int32_t> targets = targets_of(args, segments, in_line);
+  SegmentArgs whole = args;
+  whole.targets = targets.data();
+  whole.source_type = acc_of(args);
+  combine_chunks(chunks, partial, whole, parallel);
+}
+
+// What the kernel adds to a segment's sums once they are whole: see AttentionSegmentArgs.
+template <class A>
+void finish_rows(const AttentionSegmentArgs& args, const std::vector<int64_t>& segments, const A* parts,
+                 A* rows) {
+  const int64_t dim = args.dim, heads = args.link.heads, width = dim / heads;
+  const A *a_src = static_cast<const A*>(args.link.a_src), *a_dst = static_cast<const A*>(args.link.a_dst);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const A* sums = parts + static_cast<int64_t>(i) * (dim + heads);
+    A* row = rows + static_cast<int64_t>(i) * dim;
+    for (int64_t c = 0; c < dim; ++c) row[c] = sums[c] + sums[dim + c / width] * a_dst[c];
+    const int32_t item = args.items[segments[i]];
+    const int64_t own = std::lower_bound(args.rows, args.rows + args.num_rows, item) - args.rows;
+    if (own == args.num_rows || args.rows[own] != item) continue;
+    const A* scores = static_cast<const A*>(args.row_scores) + own * heads;
+    for (int64_t c = 0; c < dim; ++c) row[c] += scores[c / width] * a_src[c];
+  }
+}
+
+void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64_t>& segments, bool in_line,
+                       const Parallel& parallel) {
+  const int64_t width = args.dim + args.link.heads, count = static_cast<int64_t>(segments.size());
+  const DType acc = acc_of(args);
+  const int64_t item = static_cast<int64_t>(item_size(acc));
+  AttentionSegmentArgs by_parts = args;
+  by_parts.parts = true;
+  const Chunks chunks(args, segments);
+  const Buffer<char> partial = sum_chunks(by_parts, chunks, width, parallel);
+  Buffer<char> parts(count * width * item), rows(count * args.dim * item);
+  SegmentArgs whole{};
+  whole.dim = width;
+  whole.source_type = whole.out_type = acc;
+  whole.out = parts.data();
+  combine_chunks(chunks, partial, whole, parallel);
+  if (acc == DType::f64) {
+    finish_rows(args, segments, reinterpret_cast<const double*>(parts.data()),
+                reinterpret_cast<double*>(rows.data()));
+  } else {
+    finish_rows(args, segments, reinterpret_cast<const float*>(parts.data()),
+                reinterpret_cast<float*>(rows.data()));
+  }
+  const Buffer<int32_t> targets = targets_of(args, segments, in_line);
+  const CopyArgs copy{nullptr, targets.data(), args.dim, args.out_type, rows.data(), args.out, false};
+  row_kernels().copy(copy, 0, count);
 }
 
 // Segments in tasks of about equal work: a task takes those that start within its share of the terms.
@@ -119,24 +187,20 @@ std::vector<int64_t> sum_short(const SegmentArgs& args, int64_t segments, const 
   return longs;
 }
 
-}  // namespace
-
-void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& parallel) {
+template <class Args>
+void sum_all(const Args& args, int64_t segments, const Parallel& parallel) {
   if (segments == 0) return;
-  const RowKernels& kernels = row_kernels();
-  const std::vector<int64_t> longs = sum_short(args, segments, parallel, [&](int64_t begin, int64_t end) {
-    return kernels.segment_sum(args, begin, end);
-  });
+  const std::vector<int64_t> longs = sum_short(
+      args, segments, parallel, [&](int64_t begin, int64_t end) { return sum_pieces(args, begin, end); });
   if (!longs.empty()) sum_long_segments(args, longs, /*in_line=*/false, parallel);
 }
 
-void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
-                     const TakeRows& take) {
+template <class Args>
+void sum_all_to(const Args& args, int64_t segments, const Parallel& parallel, const TakeRows& take) {
   if (segments == 0) return;
   constexpr int64_t kTile = 64;  // segments whose sums stay in the first-level cache
-  const RowKernels& kernels = row_kernels();
   const int64_t row_bytes = args.dim * static_cast<int64_t>(item_size(args.out_type));
-  SegmentArgs plain = args;
+  Args plain = args;
   plain.targets = nullptr;
   plain.bypass_cache = false;
   const std::vector<int64_t> longs = sum_short(args, segments, parallel, [&](int64_t begin, int64_t end) {
@@ -144,10 +208,10 @@ void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& 
     bool any_long = false;
     for (int64_t first = begin; first < end; first += kTile) {
       const int64_t past = std::min(end, first + kTile);
-      SegmentArgs tile = plain;
+      Args tile = plain;
       tile.out = rows.data();
       tile.out_first = first;
-      const bool some_long = kernels.segment_sum(tile, first, past);
+      const bool some_long = sum_pieces(tile, first, past);
       any_long |= some_long;
       for (int64_t s = first, run = first; s <= past; ++s) {
         if (s < past && !(some_long && is_long(args, s))) continue;
@@ -163,6 +227,24 @@ void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& 
   sum_long_segments(plain, longs, /*in_line=*/true, parallel);
   parallel.tasks(static_cast<int64_t>(longs.size()),
                  [&](int64_t i) { take(longs[i], longs[i] + 1, rows.data() + i * row_bytes); });
+}
+
+}  // namespace
+
+void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& parallel) {
+  sum_all(args, segments, parallel);
+}
+void sum_segments(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel) {
+  sum_all(args, segments, parallel);
+}
+
+void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
+                     const TakeRows& take) {
+  sum_all_to(args, segments, parallel, take);
+}
+void sum_segments_to(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel,
+                     const TakeRows& take) {
+  sum_all_to(args, segments, parallel, take);
 }
 
 }  // namespace resemb
