@@ -68,7 +68,9 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     (_, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, seed, offsets,
      sample_weights, _, mean, dropout, _, sparse) = inputs  # fmt: skip
     if ctx.needs_input_grad[5]:
-        raise RuntimeError("log_weights: requires gradients, which the attention link does not give")
+        raise RuntimeError(
+            "log_weights: requires gradients, which the attention link does not give"
+        )
     ctx.needs = (
         ctx.needs_input_grad[_CENTRAL],
         ctx.needs_input_grad[_RESIDUAL],
@@ -111,9 +113,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     return tuple(result)
 
 
-torch.library.register_autograd(
-    "resemb_ext::attention_embedding", _backward, setup_context=_setup
-)
+torch.library.register_autograd("resemb_ext::attention_embedding", _backward, setup_context=_setup)
 
 
 def _refuse(ctx: Any, *_: Any) -> tuple:

@@ -1,8 +1,8 @@
 """The functional form of Res-embedding: lookup and bag over an interest graph.
 
-Both follow E[i] = sum_{j in N(i)} w_ij C[j] + R[i] (Zhou et al. 2019, arXiv 1906.10304) with CSR rows
-N(i) given by `indptr`, `neighbors` and `weights`. `resemb_ext.reference` holds the same functions in
-plain PyTorch.
+All follow E[i] = sum_{j in N(i)} w_ij C[j] + R[i] (Zhou et al. 2019, arXiv 1906.10304) with CSR rows
+N(i) given by `indptr`, `neighbors` and `weights`, or with w made from C by attention.
+`resemb_ext.reference` holds the same functions in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resemb_ext import _registration as _registration  # registers the operators
+from resemb_ext import _registration_attention as _registration_attention  # registers the operators
+from resemb_ext._registration import accumulator
 
 _ops = torch.ops.resemb_ext
 
@@ -117,28 +118,10 @@ def res_embedding_bag(
         TypeError: ids that are not integers, per_sample_weights that are not floating.
         ValueError: shapes, dtypes, mode or offsets that do not fit.
     """
-    _check_ids(ids)
-    if mode not in ("sum", "mean"):
-        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
-    if per_sample_weights is not None:
-        if not per_sample_weights.is_floating_point():
-            raise TypeError(
-                f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype"
-            )
-        if per_sample_weights.shape != ids.shape:
-            raise ValueError(
-                f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of "
-                f"ids, {tuple(ids.shape)}"
-            )
     padding = normalize_padding_idx(padding_idx, central.shape[0])
-    bounds = bag_bounds(ids, offsets, include_last_offset)
-    flat = ids.reshape(-1)
-    samples = None
-    if per_sample_weights is not None:
-        accumulator = torch.float64 if central.dtype == torch.float64 else torch.float32
-        samples = per_sample_weights.reshape(-1).to(accumulator)
-        if mode == "mean":
-            samples = _divide_by_bag_sum(samples, flat, bounds, padding)
+    flat, bounds, samples, mean = _bags(
+        ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
+    )
     out, _ = (operator or _ops.res_embedding)(
         flat,
         central,
@@ -149,7 +132,138 @@ def res_embedding_bag(
         bounds,
         samples,
         padding,
-        mode == "mean" and samples is None,
+        mean,
+        out_dtype,
+        sparse,
+    )
+    return out
+
+
+def attention_embedding(
+    ids: Tensor,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    log_weights: Tensor,
+    a_src: Tensor,
+    a_dst: Tensor,
+    b: Tensor,
+    *,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    padding_idx: int | None = None,
+    sparse: bool = False,
+    out_dtype: torch.dtype | None = None,
+    operator: LookupOperator | None = None,
+) -> Tensor:
+    """Looks up E[ids] under the attention link, E[i] = sum_{j in N(i)} alpha_ij C[j] + R[i].
+
+    alpha_ij = softmax over N(i) of LeakyReLU_0.2(a_src . C[i] + a_dst . C[j]) + b log z_ij, as graph
+    attention networks score edges (Velickovic et al. 2018, arXiv 1710.10903, eq. 3) with a prior from the
+    graph's weights z. With several heads each has its D / heads columns of C, a_src and a_dst, its b, and
+    gives those columns of E. Scores are made once for each unique row of the batch, and again in backward;
+    nothing of the size of the edges times D is kept. First derivatives only.
+
+    Args:
+        ids, central, residual, indptr, padding_idx, sparse, out_dtype: as for `res_embedding`.
+        neighbors: int32 or int64 [E]; every row that is not empty holds its own item.
+        log_weights: log z, float32 or float64 [E], finite; no gradient.
+        a_src, a_dst: floating [D]. Summed and scored in float32 (float64 for float64 tables); their
+            gradients are always dense.
+        b: floating [heads]; heads divides D.
+        dropout: share of the edges whose alpha is set to 0 for this call, the others divided by
+            1 - dropout; in [0, 1). Each edge and head is dropped by Philox(seed; edge, row, head), in
+            forward and backward alike.
+        seed: int64 [1], on the device of ids; needed with dropout.
+        operator: takes the place of torch.ops.resemb_ext.attention_embedding.
+
+    Returns:
+        [*ids.shape, D].
+
+    Raises:
+        IndexError: an id or a neighbour out of range.
+        TypeError: ids that are not integers.
+        ValueError: shapes, dtypes, dropout, seed or padding_idx that do not fit; a row without its own
+            item; a log weight that is not finite (z must be above 0).
+        RuntimeError: log_weights that require gradients; a second derivative.
+    """
+    _check_ids(ids)
+    acc = accumulator(central.dtype)
+    out, _ = (operator or _ops.attention_embedding)(
+        ids.reshape(-1),
+        central,
+        residual,
+        indptr,
+        neighbors,
+        log_weights,
+        a_src.to(acc),
+        a_dst.to(acc),
+        b.to(acc),
+        seed,
+        None,
+        None,
+        normalize_padding_idx(padding_idx, central.shape[0]),
+        False,
+        dropout,
+        out_dtype,
+        sparse,
+    )
+    return out.reshape(*ids.shape, central.shape[1])
+
+
+def attention_embedding_bag(
+    ids: Tensor,
+    offsets: Tensor | None,
+    central: Tensor,
+    residual: Tensor,
+    indptr: Tensor,
+    neighbors: Tensor,
+    log_weights: Tensor,
+    a_src: Tensor,
+    a_dst: Tensor,
+    b: Tensor,
+    *,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    padding_idx: int | None = None,
+    sparse: bool = False,
+    out_dtype: torch.dtype | None = None,
+    operator: LookupOperator | None = None,
+) -> Tensor:
+    """Looks up and pools bags under the attention link: [B, D].
+
+    Args:
+        ids, offsets, mode, per_sample_weights, include_last_offset: as for `res_embedding_bag`.
+        others: as for `attention_embedding`.
+
+    Raises:
+        IndexError, TypeError, ValueError, RuntimeError: as both.
+    """
+    padding = normalize_padding_idx(padding_idx, central.shape[0])
+    flat, bounds, samples, mean = _bags(
+        ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
+    )
+    acc = accumulator(central.dtype)
+    out, _ = (operator or _ops.attention_embedding)(
+        flat,
+        central,
+        residual,
+        indptr,
+        neighbors,
+        log_weights,
+        a_src.to(acc),
+        a_dst.to(acc),
+        b.to(acc),
+        seed,
+        bounds,
+        samples,
+        padding,
+        mean,
+        dropout,
         out_dtype,
         sparse,
     )
@@ -198,6 +312,38 @@ def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -
             )
         return bounds
     return torch.cat([bounds, bounds.new_full((1,), ids.shape[0])])
+
+
+def _bags(
+    ids: Tensor,
+    offsets: Tensor | None,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding: int,
+    table: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """Flat ids, bounds, sample weights and mean, as the operators take them."""
+    _check_ids(ids)
+    if mode not in ("sum", "mean"):
+        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
+    bounds = bag_bounds(ids, offsets, include_last_offset)
+    flat = ids.reshape(-1)
+    if per_sample_weights is None:
+        return flat, bounds, None, mode == "mean"
+    if not per_sample_weights.is_floating_point():
+        raise TypeError(
+            f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype"
+        )
+    if per_sample_weights.shape != ids.shape:
+        raise ValueError(
+            f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of "
+            f"ids, {tuple(ids.shape)}"
+        )
+    samples = per_sample_weights.reshape(-1).to(accumulator(table))
+    if mode == "mean":
+        samples = _divide_by_bag_sum(samples, flat, bounds, padding)
+    return flat, bounds, samples, False
 
 
 def _divide_by_bag_sum(samples: Tensor, ids: Tensor, bounds: Tensor, padding: int) -> Tensor:

@@ -210,7 +210,7 @@ def _attend(
     score = F.leaky_relu(score + (other * a_dst.to(dtype).view(heads, -1)).sum(-1), 0.2)
     score = score + b.to(dtype) * log_weights[edge].to(dtype)[:, None]  # [edges, heads]
     largest = score.new_full((ids.shape[0], heads), float("-inf"))
-    largest = largest.index_reduce(0, position, score.detach(), "amax")
+    largest = largest.scatter_reduce(0, position[:, None].expand_as(score), score.detach(), "amax")
     alpha = (score - largest[position]).exp()
     total = torch.zeros_like(largest).index_add(0, position, alpha)
     alpha = alpha / total[position]

@@ -36,10 +36,10 @@ struct AttentionBackward {
   TouchedEdges edges;
   AttendedEdges attended;
 
-  AttentionBackward(const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-                    const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights,
-                    const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in,
-                    const OptionalTensor& seed, const OptionalTensor& offsets,
+  AttentionBackward(const Tensor& grad, const Tensor& plan, const Tensor& central,
+                    const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors,
+                    const Tensor& log_weights, const Tensor& a_src_in, const Tensor& a_dst_in,
+                    const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
                     const OptionalTensor& sample_weights, bool mean, double dropout, const Needs& needed)
       : b(grad, plan, central, residual, indptr, neighbors, log_weights, offsets, sample_weights, mean,
           central.scalar_type()),

@@ -11,26 +11,25 @@
 namespace resemb {
 namespace {
 
-// Why lookup_forward calls the row of an item bad.
-std::string what_is_bad(const Lookup& x, int64_t item) {
+// Says why lookup_forward calls the row of an item bad.
+[[noreturn]] void fail_row(const Lookup& x, int64_t item) {
   const std::string row = "the row of item " + std::to_string(item);
-  const std::string items = "[0, " + std::to_string(x.num_items) + ")";
-  const std::string leaves = "neighbors: " + row + " leaves the arrays or names an item outside " + items;
+  const auto leaves = [&] {
+    throw std::out_of_range("neighbors: " + row + " leaves the arrays or names an item outside [0, " +
+                            std::to_string(x.num_items) + ")");
+  };
   const int64_t first = x.graph.indptr[item], past = x.graph.indptr[item + 1];
-  if (first < 0 || past < first || past > x.num_edges) return leaves;
-  bool own = false;
+  if (first < 0 || past < first || past > x.num_edges) leaves();
   for (int64_t e = first; e < past; ++e) {
-    const int64_t neighbor = x.graph.neighbor(e);
-    if (neighbor < 0 || neighbor >= x.num_items) return leaves;
-    own |= neighbor == item;
+    if (x.graph.neighbor(e) < 0 || x.graph.neighbor(e) >= x.num_items) leaves();
   }
   for (int64_t e = first; e < past; ++e) {
-    if (std::isfinite(x.graph.weight<double>(e))) continue;
-    return "log_weights: " + row + " holds " + std::to_string(x.graph.weight<double>(e)) + " for item " +
-           std::to_string(x.graph.neighbor(e)) + "; expected finite logarithms of weights above 0";
+    const double value = x.graph.weight<double>(e);
+    if (std::isfinite(value)) continue;
+    fail_value("log_weights: " + row + " holds " + std::to_string(value) + " for item " +
+               std::to_string(x.graph.neighbor(e)) + "; expected finite logarithms of weights above 0");
   }
-  return "neighbors: " + row +
-         " lacks the item itself; the attention link needs it in every row with neighbors";
+  fail_value("neighbors: " + row + " lacks the item itself; expected it in every row that is not empty");
 }
 
 }  // namespace
@@ -53,7 +52,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& ids, Inputs& in, int64_t pa
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
   Tensor out = new_output(*in.central, {out_rows, x.dim}, scalar_type(x.out_type));
   const int64_t bad_row = lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
-  if (bad_row >= 0) throw std::out_of_range(what_is_bad(x, ready.rows()[bad_row]));
+  if (bad_row >= 0) fail_row(x, ready.rows()[bad_row]);
   return {out, plan};
 }
 

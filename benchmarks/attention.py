@@ -1,0 +1,155 @@
+"""`python -m benchmarks.attention`: the attention link against the average link, forward + backward."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from benchmarks.peers import Case, make_case, operator
+from benchmarks.timing import interleave, summary
+from resemb_ext import _loader, functional
+from resemb_ext.train.files import write_text
+
+AVERAGE = "average"
+
+
+def with_own_entries(case: Case) -> Case:
+    """The case with every row's own item among its neighbours, in the place of the nearest of them."""
+    own = torch.arange(case.neighbors.shape[0])[:, None]
+    place = (case.neighbors - own).abs().argmin(1, keepdim=True)
+    columns = case.neighbors.scatter_(1, place, own)
+    case.neighbors32.copy_(columns.reshape(-1))
+    return case
+
+
+def attention(case: Case, heads: int) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """The operator and its small leaves."""
+    generator = torch.Generator().manual_seed(0)
+    dim = case.central.shape[1]
+    leaves = [torch.randn(n, generator=generator) / dim**0.5 for n in (dim, dim)]
+    leaves = [t.requires_grad_() for t in (*leaves, torch.ones(heads))]
+    log_weights = case.weights.reshape(-1).log()
+
+    def look_up(ids: Tensor) -> Tensor:
+        return functional.attention_embedding(
+            ids, case.central, case.residual, case.indptr, case.neighbors32, log_weights, *leaves,
+            sparse=True)  # fmt: skip
+
+    return look_up, leaves
+
+
+def run_cell(
+    *,
+    num_items: int,
+    dim: int,
+    neighbors: int,
+    positions: int,
+    exponent: float,
+    batches: int,
+    heads: list[int],
+    rounds: int,
+    warmup: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Times one cell.
+
+    Returns:
+        JSON-able: the settings, U, V, for "forward" and "forward+backward" the summary of both links
+        (ratios are to the average link), and milliseconds of forward + backward by stage.
+    """
+    case = with_own_entries(
+        make_case(num_items, dim, neighbors, positions, exponent, batches, seed)
+    )
+    upstream = torch.randn(positions, dim)
+    functions = {AVERAGE: (operator(case), [])}
+    for n in heads:
+        functions[f"attention, {n} heads" if n > 1 else "attention"] = attention(case, n)
+
+    def forward(function: Callable[[Tensor], Tensor], _: list[Tensor]) -> Callable[[int], Any]:
+        def run(turn: int) -> Tensor:
+            with torch.no_grad():
+                return function(case.batches[turn % batches])
+
+        return run
+
+    def both(function: Callable[[Tensor], Tensor], small: list[Tensor]) -> Callable[[int], Any]:
+        leaves = [case.central, case.residual, *small]
+
+        def run(turn: int) -> Any:
+            return torch.autograd.grad(function(case.batches[turn % batches]), leaves, upstream)
+
+        return run
+
+    unique, touched = case.touched
+    cell: dict[str, Any] = {
+        "num_items": num_items, "dim": dim, "neighbors": neighbors, "positions": positions,
+        "zipf": exponent, "rounds": rounds, "unique": unique, "touched_neighbors": touched,
+        "profile": {}}  # fmt: skip
+    for phase, wrap in (("forward", forward), ("forward+backward", both)):
+        variants = {name: wrap(*pair) for name, pair in functions.items()}
+        seconds = interleave(
+            variants, rounds=rounds, warmup=warmup, label=f"H={num_items:,} {phase}"
+        )
+        cell[phase] = summary(seconds, AVERAGE)
+    for name, variant in variants.items():
+        _loader.take_profile(True)
+        for turn in range(rounds):
+            variant(turn)
+        spent = _loader.take_profile(False)
+        cell["profile"][name] = {k: round(v / rounds, 2) for k, v in spent.items() if v > 0}
+    return cell
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.attention",
+        description="A lookup under the attention link against one under the average link: forward, and "
+        "forward + backward with sparse gradients. Ratio: attention's time over average's in one round.",
+        epilog="example: python -m benchmarks.attention --items 63000 --heads 1 4",
+    )
+    parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")
+    parser.add_argument("--dim", type=int, default=64, help="D")
+    parser.add_argument("--neighbors", type=int, default=20, help="K, entries of a graph row")
+    parser.add_argument("--positions", type=int, default=200_000, help="P, ids in a batch")
+    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of ids and neighbours")
+    parser.add_argument("--heads", type=int, nargs="+", default=[1], help="heads, each a variant")
+    parser.add_argument("--batches", type=int, default=8, help="rotating batches")
+    parser.add_argument("--rounds", type=int, default=21, help="timed rounds")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds not timed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file (default: none)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cells = []
+    for items in args.items:
+        cell = run_cell(
+            num_items=items, dim=args.dim, neighbors=args.neighbors, positions=args.positions,
+            exponent=args.zipf, batches=args.batches, heads=args.heads, rounds=args.rounds,
+            warmup=args.warmup, seed=args.seed)  # fmt: skip
+        cells.append(cell)
+        print(f"H={items:,} U={cell['unique']:,} V={cell['touched_neighbors']:,}")
+        for phase in ("forward", "forward+backward"):
+            for name, v in cell[phase].items():
+                print(
+                    f"  {phase:17}{name:20}{v['median_ms']:8.1f} ms   "
+                    f"{v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}]"
+                )
+        for name, stages in cell["profile"].items():
+            print(f"  {name}: {stages}", flush=True)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine(), "cells": cells}
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
+        print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
