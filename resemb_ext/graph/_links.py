@@ -9,7 +9,7 @@ from . import _checks
 if TYPE_CHECKING:
     from .interest_graph import InterestGraph
 
-LINKS = ("average", "gcn", "given")
+LINKS = ("average", "gcn", "given", "attention")
 
 
 def linked(
@@ -42,6 +42,9 @@ def linked(
         parts = gcn(parts)
     elif link == "average" and graph.link == "raw":
         parts = average(with_diagonal(parts, own, padding))
+    elif link == "attention":
+        parts = with_diagonal(parts, own, padding)
+        check_positive(parts)
     meta = dict(graph.meta)
     meta["link"] = {
         "name": link,
@@ -138,6 +141,17 @@ def average(rows: Rows) -> Rows:
     scale = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
     weights = (rows.weights * np.repeat(scale, np.diff(rows.indptr))).astype(np.float32)
     return Rows(rows.indptr, rows.neighbors, weights, rows.degree)
+
+
+def check_positive(rows: Rows) -> None:
+    """ValueError where a weight is 0: the attention link takes their logarithms."""
+    zero = np.flatnonzero(rows.weights <= 0)
+    if zero.size:
+        row = int(np.searchsorted(rows.indptr, zero[0], side="right")) - 1
+        raise ValueError(
+            f"weights: row {row} holds {rows.weights[zero[0]]} for item {rows.neighbors[zero[0]]};"
+            ' link="attention" takes their logarithms and needs weights above 0: drop such entries'
+        )
 
 
 def gcn(rows: Rows) -> Rows:

@@ -295,19 +295,20 @@ class InterestGraph:
         - "gcn": w_ij = (z_ij + s_i [i = j]) / sqrt(d_i d_j), d_i = `degree`: s_i + the row's sum
           before pruning. Directed graphs are symmetrised first: Z + Z^T off the diagonal, with
           degrees of the new rows, which then keep their top_k heaviest others again;
+        - "attention": w_ij = z_ij + s_i [i = j], the prior of a learned link; they must be above 0;
         - "given": w_ij = z_ij, untouched.
 
         Rows whose sum or degree is 0 get weights 0.
 
         Args:
-            link: "average", "gcn" or "given".
+            link: "average", "gcn", "attention" or "given".
             padding_idx: its row becomes empty.
             self_weight: for rows that lack their own entry: "max", the row's largest weight (1 in
                 an empty row), or a number >= 0.
 
         Raises:
             ValueError: an unknown link; another row points at padding; the graph already holds the
-                weights of another link.
+                weights of another link; a weight of 0 under "attention".
         """
         return replace(self, **_links.linked(self, link, padding_idx, self_weight))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resemb_ext import functional
 from resemb_ext._memory import empty_table
 from resemb_ext.graph import InterestGraph
+from resemb_ext.nn.attention import AttentionLink
 from resemb_ext.nn.readonly import ReadOnlyTable
 from resemb_ext.optim._refusal import watch_table
 
@@ -31,7 +32,9 @@ class ResEmbedding(nn.Embedding):
         graph: the interest graph over H items, raw weights (`InterestGraph`).
         embedding_dim: D.
         link: what w is: "average" (row-normalised, the row itself among its neighbours), "gcn"
-            (D^-1/2 (Z + S) D^-1/2, S the self weights) or "given" (the graph's weights untouched).
+            (D^-1/2 (Z + S) D^-1/2, S the self weights), "attention" (learned: softmax over the row of a
+            score of both items' C, with the weights as prior; it starts as "average") or "given" (the
+            graph's weights untouched).
         padding_idx: item whose vector is zero and gets no gradient; negative counts from H. Only its
             own row may point at it.
         residual_scale: standard deviation of R over that of C.
@@ -39,18 +42,22 @@ class ResEmbedding(nn.Embedding):
         match_std: rescale C and R so that the standard deviation over all entries of E is init_std.
         sparse: gradients of C and R as COO tensors of the touched rows.
         out_dtype: dtype of the output; default that of the tables.
+        heads: of link="attention", each with D / heads columns.
+        edge_dropout: of link="attention": share of the edges left out of every lookup in training, by a
+            seed drawn from torch's generator.
         save_graph: keep the graph in the state_dict, not only its hash; see `graph_from_state`.
         dtype, device: of the tables. Link weights stay float32 whatever the tables become.
 
     Attributes:
         central, residual: nn.Parameter, [H, D].
-        graph: InterestGraph with the link's weights.
+        graph: InterestGraph with the link's weights; with link="attention" the weights z of the prior.
+        attention: AttentionLink, or None with other links.
         num_embeddings, embedding_dim, padding_idx, sparse: as in nn.Embedding.
 
     Raises:
         TypeError: `graph` is no InterestGraph.
         ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
-            padding, or one of nn.Embedding's options that has no meaning here (max_norm,
+            padding, weights of 0 under link="attention", heads or edge_dropout with another link, or one of nn.Embedding's options that has no meaning here (max_norm,
             scale_grad_by_freq).
 
     Example:
@@ -78,6 +85,8 @@ class ResEmbedding(nn.Embedding):
         match_std: bool = False,
         sparse: bool = False,
         out_dtype: torch.dtype | None = None,
+        heads: int = 1,
+        edge_dropout: float = 0.0,
         save_graph: bool = False,
         max_norm: float | None = None,
         scale_grad_by_freq: bool = False,
@@ -114,12 +123,22 @@ class ResEmbedding(nn.Embedding):
         self.lookup_operator: functional.LookupOperator | None = None
         self._read_hooks: list[Callable[[Tensor, Callable[[], Tensor] | None], None]] = []
         self.graph = graph.with_link(link, padding_idx=self.padding_idx)
+        if link != "attention" and (heads != 1 or edge_dropout != 0):
+            raise ValueError(
+                f"heads, edge_dropout: found {heads} and {edge_dropout} with link={link!r}; they are "
+                'of link="attention"'
+            )
         # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
         for name, tensor in self._graph_tensors().items():
             setattr(self, name, tensor.to(device=device))
         shape = (self.num_embeddings, embedding_dim)
         self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
+        self.attention: AttentionLink | None = None
+        if link == "attention":
+            self.attention = AttentionLink(
+                embedding_dim, heads, edge_dropout, dtype=dtype, device=device
+            )
         for table in (self.central, self.residual):
             watch_table(table)
         self.reset_parameters()
@@ -130,16 +149,24 @@ class ResEmbedding(nn.Embedding):
         tensors = {}
         for name, field in fields.items():
             array = getattr(self.graph, field)
+            if field == "weights" and self.link == "attention":
+                array = np.log(array.astype(np.float64)).astype(np.float32)
             dtype = torch.from_numpy(array[:0].copy()).dtype
             tensors[name] = empty_table(array.shape, dtype=dtype, device="cpu")
             tensors[name].numpy()[...] = array
         return tensors
 
     def reset_parameters(self) -> None:
-        """Draws C and R anew; the padding row becomes zero."""
+        """Draws C and R anew, and sets attention to its start; the padding row becomes zero."""
         std = self.init_std
+        if self.attention is not None:
+            self.attention.reset_parameters()
         if self.match_std:
-            squares = np.square(self.graph.weights, dtype=np.float64).sum() / self.num_embeddings
+            weights = self.graph.weights.astype(np.float64)
+            if self.attention is not None:  # it starts as link="average"
+                row = np.repeat(np.arange(self.num_embeddings), np.diff(self.graph.indptr))
+                weights /= np.bincount(row, weights, self.num_embeddings)[row]
+            squares = np.square(weights).sum() / self.num_embeddings
             scale = math.sqrt(squares + self.residual_scale**2)
             std = std / scale if scale > 0 else std
         nn.init.normal_(self.central, std=std)
@@ -202,18 +229,31 @@ class ResEmbedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): [*ids.shape, D]. See `functional.res_embedding`."""
         self._before_read(ids)
-        return functional.res_embedding(
-            ids,
-            self.central,
-            self.residual,
-            self._indptr,
-            self._neighbors,
-            self._link_weights,
-            padding_idx=self.padding_idx,
-            sparse=self.sparse,
-            out_dtype=self.out_dtype,
-            operator=self.lookup_operator,
-        )
+        look_up, tensors, options = self._link_call()
+        return look_up(ids, *tensors, **options, **self._call_options())
+
+    def _link_call(self, training: bool | None = None) -> tuple[Callable, tuple, dict[str, Any]]:
+        """The functional lookup under this link, its tensors behind ids, and the link's options.
+
+        Args:
+            training: False leaves out the dropout of edges.
+        """
+        tensors = (
+            self.central, self.residual, self._indptr, self._neighbors, self._link_weights)  # fmt: skip
+        if self.attention is None:
+            return functional.res_embedding, tensors, {}
+        link = self.attention
+        seed = None if training is False else link.draw_seed(self.central.device)
+        options = {"seed": seed, "dropout": 0.0 if seed is None else link.dropout}
+        return functional.attention_embedding, (*tensors, link.a_src, link.a_dst, link.b), options
+
+    def _call_options(self) -> dict[str, Any]:
+        return {
+            "padding_idx": self.padding_idx,
+            "sparse": self.sparse,
+            "out_dtype": self.out_dtype,
+            "operator": self.lookup_operator,
+        }
 
     def register_read_hook(
         self, hook: Callable[[Tensor, Callable[[], Tensor] | None], None]
@@ -251,31 +291,28 @@ class ResEmbedding(nn.Embedding):
     ) -> Tensor:
         """Pools jagged bags of ids: [B, D]. See `functional.res_embedding_bag`."""
         self._before_read(ids)
-        return functional.res_embedding_bag(
+        _, tensors, options = self._link_call()
+        pool: Callable = functional.res_embedding_bag
+        if self.attention is not None:
+            pool = functional.attention_embedding_bag
+        return pool(
             ids,
             offsets,
-            self.central,
-            self.residual,
-            self._indptr,
-            self._neighbors,
-            self._link_weights,
+            *tensors,
             mode=mode,
             per_sample_weights=per_sample_weights,
             include_last_offset=include_last_offset,
-            padding_idx=self.padding_idx,
-            sparse=self.sparse,
-            out_dtype=self.out_dtype,
-            operator=self.lookup_operator,
+            **options,
+            **self._call_options(),
         )
 
     def materialize(self) -> Tensor:
-        """The whole table E = W C + R, [H, D] in the tables' dtype.
+        """The whole table E = W C + R, [H, D] in the tables' dtype; without dropout of edges.
 
         Differentiable where gradients are on, with dense gradients; else computed in blocks of rows.
         """
         self._before_read(None)
-        tables = (self.central, self.residual)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tables):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in self.parameters()):
             # In one piece: the backward of each block would fill two whole tables of gradients.
             return self._rows(0, self.num_embeddings)
         out = torch.empty_like(self.central, requires_grad=False)
@@ -285,15 +322,9 @@ class ResEmbedding(nn.Embedding):
         return out
 
     def _rows(self, start: int, stop: int) -> Tensor:
-        return functional.res_embedding(
-            torch.arange(start, stop, device=self.central.device),
-            self.central,
-            self.residual,
-            self._indptr,
-            self._neighbors,
-            self._link_weights,
-            padding_idx=self.padding_idx,
-        )
+        look_up, tensors, options = self._link_call(training=False)
+        ids = torch.arange(start, stop, device=self.central.device)
+        return look_up(ids, *tensors, **options, padding_idx=self.padding_idx)
 
     def to_embedding(self, freeze: bool = True) -> nn.Embedding:
         """A plain nn.Embedding with the same vectors, to serve.
@@ -311,25 +342,37 @@ class ResEmbedding(nn.Embedding):
         self,
         central: dict[str, Any] | None = None,
         residual: dict[str, Any] | None = None,
+        attention: dict[str, Any] | None = None,
         **shared: Any,
     ) -> list[dict[str, Any]]:
-        """Parameter groups of C and R for an optimizer, each with options of its own.
+        """Parameter groups for an optimizer, each with options of its own.
 
         Args:
             central, residual: options of that group, say {"lr": 1e-3, "weight_decay": 1e-4}.
-            **shared: options of both, which those override.
+            attention: options of a_src, a_dst and b under link="attention".
+            **shared: options of all, which those override.
 
         Returns:
-            Two dicts with "name" ("central", "residual"), "params" and the options.
+            Dicts with "name" ("central", "residual", and "attention" under that link), "params" and the
+            options.
+
+        Raises:
+            ValueError: options of attention under another link.
 
         Example:
             >>> groups = emb.parameter_groups(residual={"weight_decay": 1e-2}, lr=1e-3)
             >>> optimizer = rx.optim.Adam(groups)
         """
-        return [
+        groups = [
             {"name": "central", "params": [self.central], **shared, **(central or {})},
             {"name": "residual", "params": [self.residual], **shared, **(residual or {})},
         ]
+        if self.attention is not None:
+            own = list(self.attention.parameters())
+            groups.append({"name": "attention", "params": own, **shared, **(attention or {})})
+        elif attention is not None:
+            raise ValueError(f"attention: options of a group that link={self.link!r} does not have")
+        return groups
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]

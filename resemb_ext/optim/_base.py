@@ -147,7 +147,7 @@ class RowSparseOptimizer(Optimizer):
 
         One step a pass on the gradient summed over it, bit for bit that of `step` after it; the tables'
         `.grad` stays None, and `step` is left with the other parameters. Where the pass holds one lookup
-        of a ResEmbedding, its gradient never lies in memory as a whole.
+        of a ResEmbedding, its gradient never lies in memory as a whole, unless its link is "attention".
 
         What needs whole gradients before the step does not go with it: accumulation over passes (each
         pass steps), loss scaling (the step would see scaled gradients), clipping by norm.

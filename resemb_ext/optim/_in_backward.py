@@ -51,7 +51,9 @@ def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
         table.register_post_accumulate_grad_hook(lambda p: _step_summed(optimizer, p))
     for part in embeddings:
         own = [p for p in part.parameters(recurse=False) if p.requires_grad]
-        if hasattr(part, "lookup_operator") and len(own) == 2:
+        if getattr(part, "attention", None) is not None:
+            part.lookup_operator = _attend  # type: ignore[assignment]
+        elif hasattr(part, "lookup_operator") and len(own) == 2:
             part.lookup_operator = _Lookups(optimizer).look_up  # type: ignore[assignment]
         elif own:
             part.register_forward_hook(_guard_output)
@@ -96,7 +98,7 @@ def _step_summed(optimizer: RowSparseOptimizer, table: Tensor) -> None:
     table.grad = None
 
 
-def _guard_output(_: nn.Module, args: tuple, output: Tensor) -> None:
+def _guard_output(_: nn.Module | None, args: tuple, output: Tensor) -> None:
     """Refuses the second backward through a plain lookup."""
     if not output.requires_grad:
         return
@@ -107,6 +109,18 @@ def _guard_output(_: nn.Module, args: tuple, output: Tensor) -> None:
         done.append(True)
 
     output.register_hook(before_backward)
+
+
+def _attend(*inputs: Any) -> tuple[Tensor, None]:
+    """The attention link's lookup: its backward makes all gradients before a hook steps a table.
+
+    a_src, a_dst and b keep ordinary gradients, for `step`.
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
+    out, _ = _ops.attention_embedding(*inputs)
+    _guard_output(None, (), out)
+    return out, None
 
 
 class _Open:
