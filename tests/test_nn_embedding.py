@@ -121,7 +121,7 @@ def gcn_link(z: np.ndarray) -> np.ndarray:
     return (z + np.diag(s)) / np.sqrt(np.outer(d, d))
 
 
-LINKS = {"average": average_link, "gcn": gcn_link, "given": lambda z: z}
+LINKS = {"average": average_link, "gcn": gcn_link, "given": lambda z: z, "attention": average_link}
 
 
 @pytest.mark.parametrize("link", LINKS)
