@@ -69,6 +69,7 @@ RESEMB_INLINE void multiply(const A* const* left, const T* row, int64_t dim, Vec
   constexpr int64_t lanes = kLanes<A>;
   Vec<A> sum[M][2] = {};
   if constexpr (N > 0) {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) {
       const Vec<A> v = load(row + i * lanes);
       for (int m = 0; m < M; ++m) sum[m][i % 2] += load(left[m] + i * lanes) * v;
@@ -127,12 +128,12 @@ class AttentionRows {
 
   RESEMB_INLINE int64_t forward(int64_t begin, int64_t end) {
     A* out = static_cast<A*>(a.rows.out);
-    return for_rows(begin, end, [&](const Row& row, const Edges& next) RESEMB_LAMBDA_INLINE {
+    return for_rows(begin, end, [&](const Row& row) RESEMB_LAMBDA_INLINE {
       if (!take_log_weights(row) || !has_own(row)) return false;
       for (int64_t h = 0; h < heads; ++h) {
         A* to = out + row.i * dim + h * width;
         if (row.count > 0) {
-          attend<false>(row, h, next);
+          attend<false>(row, h);
           drop(row, h, [&](int64_t k, A factor) RESEMB_LAMBDA_INLINE { alpha[k] *= factor; });
         }
         for_columns<A>(width, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
@@ -150,14 +151,14 @@ class AttentionRows {
     A* row_scores = static_cast<A*>(a.row_scores);
     A* sum_src = static_cast<A*>(a.sums);
     A *sum_dst = sum_src + dim, *sum_b = sum_dst + dim;
-    for_rows(begin, end, [&](const Row& row, const Edges& next) RESEMB_LAMBDA_INLINE {
+    for_rows(begin, end, [&](const Row& row) RESEMB_LAMBDA_INLINE {
       take_log_weights(row);
       for (int64_t h = 0; h < heads; ++h) {
         if (row.count == 0) {
           row_scores[row.i * heads + h] = 0;
           continue;
         }
-        attend<true>(row, h, next);
+        attend<true>(row, h);
         // From here on dots holds the gradient of alpha before dropout.
         drop(row, h, [&](int64_t k, A factor) RESEMB_LAMBDA_INLINE { dots[k] *= factor; });
         const A mean = sum_products(alpha, dots);
@@ -187,14 +188,14 @@ class AttentionRows {
   }
 
  private:
-  // f(row, checked first edges of the next row, whose central rows f fetches) until it returns false or
-  // the graph is malformed; the row it stopped at, or -1.
+  // f(row) until it returns false or the graph is malformed; the row it stopped at, or -1. Meanwhile f
+  // fetches the central rows of `next`, piece by piece, so that they are on their way while it computes.
   template <class F>
   RESEMB_INLINE int64_t for_rows(int64_t begin, int64_t end, const F& f) {
     const GatherArgs& g = a.rows;
     const I* neighbors = static_cast<const I*>(g.graph.neighbors);
     const W* weights = static_cast<const W*>(g.graph.weights);
-    Edges next;
+    next = Edges();
     if (begin < end) next = Edges(g, RowEdges(g, g.rows[begin]));
     for (int64_t i = begin; i < end; ++i) {
       const RowEdges edges(g, g.rows[i]);
@@ -208,6 +209,7 @@ class AttentionRows {
         prefetch_bytes(weights + far.first, (far.past - far.first) * static_cast<int64_t>(sizeof(W)));
       }
       next = Edges();
+      fetched = 0;
       if (i + 1 < end) {
         next = Edges(g, RowEdges(g, g.rows[i + 1]));
         if (residual != nullptr) fetch(residual + static_cast<int64_t>(g.rows[i + 1]) * dim);
@@ -219,7 +221,8 @@ class AttentionRows {
       alpha = pre + stride;
       dots = alpha + stride;
       sum = dots + stride;
-      if (!f(row, next)) return i;
+      if (!f(row)) return i;
+      fetch_next(next.count);
     }
     return -1;
   }
@@ -250,8 +253,8 @@ class AttentionRows {
   // alpha of a head before dropout; pre: LeakyReLU's argument; dots: G . C of every edge where wanted. All
   // have zeros behind the row's edges.
   template <bool WithDots>
-  RESEMB_INLINE void attend(const Row& row, int64_t h, const Edges& next) {
-    for_width<A>(width, [&]<int N>() RESEMB_LAMBDA_INLINE { multiply_edges<N, WithDots>(row, h, next); });
+  RESEMB_INLINE void attend(const Row& row, int64_t h) {
+    for_width<A>(width, [&]<int N>() RESEMB_LAMBDA_INLINE { multiply_edges<N, WithDots>(row, h); });
     V own = {};
     V* const owns[] = {&own};
     const A* const left[] = {a_src + h * width};
@@ -282,34 +285,44 @@ class AttentionRows {
   }
 
   template <int N, bool WithDots>
-  RESEMB_INLINE void multiply_edges(const Row& row, int64_t h, const Edges& next) {
+  RESEMB_INLINE void multiply_edges(const Row& row, int64_t h) {
     const T* columns = central + h * width;
     const A* const left[] = {a_dst + h * width, WithDots ? grad + row.i * dim + h * width : nullptr};
-    const int64_t fetched = h == 0 ? next.count : 0;
-    const auto row_of = [&](const T* at, I item)
-                            RESEMB_LAMBDA_INLINE { return at + static_cast<int64_t>(item) * dim; };
-    for (int64_t k = 0; k < row.count; k += 4) {
+    const auto four = [&](int64_t k, int64_t count) RESEMB_LAMBDA_INLINE {
       V scores[4] = {}, products[4] = {};
+#pragma GCC unroll 4
       for (int64_t j = 0; j < 4; ++j) {
-        if (k + j < fetched) fetch(row_of(central, next.neighbor[k + j]));
-        if (k + j >= row.count) continue;
+        if (j >= count) break;
         V* const sums[] = {scores + j, products + j};
-        multiply<N, WithDots ? 2 : 1>(left, row_of(columns, row.neighbors[k + j]), width, sums);
+        multiply<N, WithDots ? 2 : 1>(left, columns + static_cast<int64_t>(row.neighbors[k + j]) * dim, width,
+                                      sums);
       }
       sum_four(scores, pre + k);
       if constexpr (WithDots) sum_four(products, dots + k);
+    };
+    int64_t k = 0;
+    for (; k + 4 <= row.count; k += 4) {
+      fetch_next(2);
+      four(k, 4);
     }
-    for (int64_t k = (row.count + 3) / 4 * 4; k < fetched; ++k) fetch(row_of(central, next.neighbor[k]));
+    if (k < row.count) four(k, row.count - k);
+  }
+
+  // Fetches some of the next row's central rows that are not yet on their way.
+  RESEMB_INLINE void fetch_next(int64_t count) {
+    const int64_t past = fetched + count < next.count ? fetched + count : next.count;
+    for (; fetched < past; ++fetched) fetch(central + static_cast<int64_t>(next.neighbor[fetched]) * dim);
   }
 
   // Sum over the row's edges of weights[k] * their central rows, in chunks of kChunk.
   template <class B>
-  RESEMB_INLINE B weighted(const Row& row, const A* weights, int64_t col, int64_t last) const {
+  RESEMB_INLINE B weighted(const Row& row, const A* weights, int64_t col, int64_t last) {
     B total;
     for (int64_t chunk = 0; chunk < row.count; chunk += kChunk) {
       B part;
       const int64_t past = chunk + kChunk < row.count ? chunk + kChunk : row.count;
       for (int64_t k = chunk; k < past; ++k) {
+        if (k % 2 == 0) fetch_next(1);
         part.add_scaled(weights[k], central + static_cast<int64_t>(row.neighbors[k]) * dim + col, last);
       }
       total.add(part);
@@ -338,6 +351,8 @@ class AttentionRows {
   const A *a_src, *a_dst, *b, *grad;
   A* scratch;
   const EdgeDropout dropout;
+  Edges next;           // checked first edges of the next row
+  int64_t fetched = 0;  // of them
   int64_t stride = 0;
   A *logs = nullptr, *pre = nullptr, *alpha = nullptr, *dots = nullptr, *sum = nullptr;
 };
