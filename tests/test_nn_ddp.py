@@ -22,7 +22,7 @@ H, D, B, WORLD = 30, 5, 8, 2
 class Model(nn.Module):
     """Lookup and bag share the tables; the dense layers make the upstream gradient non-trivial."""
 
-    def __init__(self, sparse: bool, one_lookup: bool) -> None:
+    def __init__(self, sparse: bool, one_lookup: bool, link: str = "average") -> None:
         super().__init__()
         rng = np.random.default_rng(0)
         dense = np.triu(rng.integers(0, 4, (H, H)) * (rng.random((H, H)) < 0.2), 1)
@@ -31,7 +31,7 @@ class Model(nn.Module):
         rows, columns = np.nonzero(dense)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=H))])
         graph = InterestGraph.from_csr(indptr, columns, dense[rows, columns])
-        self.item = ResEmbedding(graph, D, padding_idx=0, sparse=sparse)
+        self.item = ResEmbedding(graph, D, link, padding_idx=0, sparse=sparse)
         self.top = nn.Sequential(nn.Linear(2 * D, 7), nn.Tanh(), nn.Linear(7, 1))
         self.one_lookup = one_lookup
 
@@ -57,9 +57,9 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     return joined
 
 
-def make_model(sparse: bool, one_lookup: bool) -> Model:
+def make_model(*case) -> Model:
     torch.manual_seed(7)
-    return Model(sparse, one_lookup).double()
+    return Model(*case).double()
 
 
 def train(model: nn.Module, part: slice, names: list[str]) -> dict[str, torch.Tensor]:
@@ -80,7 +80,7 @@ def train(model: nn.Module, part: slice, names: list[str]) -> dict[str, torch.Te
 
 
 # Two lookups add two sparse gradients of one table; one lookup hands DDP the operator's own buffers.
-CASES = [(True, True), (True, False), (False, False)]
+CASES = [(True, True), (True, False), (False, False), (True, True, "attention")]
 
 
 def work(rank: int, port: int, folder: str) -> None:
@@ -97,7 +97,7 @@ def work(rank: int, port: int, folder: str) -> None:
                 model.item.central.zero_()  # DDP starts every process from rank 0's parameters
         wrapped = nn.parallel.DistributedDataParallel(model)
         seen = train(wrapped, slice(rank * share, (rank + 1) * share), names)
-        forms = {p.grad.is_sparse for p in model.item.parameters()}
+        forms = {p.grad.is_sparse for p in (model.item.central, model.item.residual)}
         found = {"seen": seen, "state": wrapped.state_dict(), "sparse": forms}
         torch.save(found, Path(folder) / f"{rank}-{CASES.index(case)}.pt")
     torch.distributed.destroy_process_group()
@@ -114,8 +114,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"sparse={c[0]}, one_lookup={c[1]}")
-def test_equals_one_process_on_the_joined_batch(case: tuple[bool, bool], folder: Path) -> None:
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_one_process_on_the_joined_batch(case: tuple, folder: Path) -> None:
     single = make_model(*case)
     expected = train(single, slice(0, B), [name for name, _ in single.named_parameters()])
     assert expected["0 item.central"].abs().sum() > 0.01

@@ -306,7 +306,9 @@ CASES = [
 
 
 def small(**case) -> Problem:
-    return make(num_items=7, positions=9, neighbors=2, padding_idx=1, dtype=torch.float64, **case)
+    return make(
+        num_items=5, dim=6, positions=6, neighbors=2, padding_idx=1, dtype=torch.float64, **case
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
