@@ -6,7 +6,11 @@
 
 // Forced inlining keeps code compiled for one instruction set out of the linker's reach: a weak copy
 // of an inline function from the AVX2 file could otherwise serve the baseline path as well.
+#ifdef __CUDACC__
+#define RESEMB_INLINE __host__ __device__ __forceinline__
+#else
 #define RESEMB_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace resemb {
 

@@ -1,0 +1,178 @@
+// The tables' number types on the device: conversions and loads of up to 16 bytes.
+#pragma once
+
+#ifndef RESEMB_EMULATE
+#include <cuda_fp16.h>
+#endif
+
+#include <cmath>
+#include <cstring>
+
+#include "cuda/runtime.cuh"
+
+namespace resemb::cuda {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
+template <class T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename Accumulator<T>::type;
+
+__device__ __forceinline__ uint32_t bits_of(float f) {
+  uint32_t bits;
+  memcpy(&bits, &f, 4);
+  return bits;
+}
+__device__ __forceinline__ float float_of(uint32_t bits) {
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(BFloat x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
+__device__ __forceinline__ float widen(Half x) {
+#ifdef RESEMB_EMULATE
+  _Float16 h;
+  memcpy(&h, &x, 2);
+  return static_cast<float>(h);
+#else
+  return __half2float(__ushort_as_half(x.bits));
+#endif
+}
+
+// Rounds to nearest, ties to even.
+template <class T>
+struct Narrow;
+template <>
+struct Narrow<float> {
+  static __device__ __forceinline__ float of(float x) { return x; }
+};
+template <>
+struct Narrow<double> {
+  static __device__ __forceinline__ double of(double x) { return x; }
+};
+template <>
+struct Narrow<BFloat> {
+  static __device__ __forceinline__ BFloat of(float x) {
+    const uint32_t bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};
+    return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+  }
+};
+template <>
+struct Narrow<Half> {
+  static __device__ __forceinline__ Half of(float x) {
+#ifdef RESEMB_EMULATE
+    const _Float16 h = static_cast<_Float16>(x);
+    Half result;
+    memcpy(&result, &h, 2);
+    return result;
+#else
+    return {__half_as_ushort(__float2half_rn(x))};
+#endif
+  }
+};
+template <class T>
+__device__ __forceinline__ T narrow(Acc<T> x) {
+  return Narrow<T>::of(x);
+}
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+
+// N numbers at p, in as few accesses of at most 16 bytes as that takes; p is aligned to them.
+template <int N, class T>
+__device__ __forceinline__ void load(const T* p, T (&out)[N]) {
+  constexpr int kPart = sizeof(T) * N > 16 ? 16 / sizeof(T) : N;
+#pragma unroll
+  for (int i = 0; i < N; i += kPart) {
+    const Pack<T, kPart> part = *reinterpret_cast<const Pack<T, kPart>*>(p + i);
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) out[i + j] = part.v[j];
+  }
+}
+template <int N, class T>
+__device__ __forceinline__ void store(T* p, const T (&in)[N]) {
+  constexpr int kPart = sizeof(T) * N > 16 ? 16 / sizeof(T) : N;
+#pragma unroll
+  for (int i = 0; i < N; i += kPart) {
+    Pack<T, kPart> part;
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) part.v[j] = in[i + j];
+    *reinterpret_cast<Pack<T, kPart>*>(p + i) = part;
+  }
+}
+
+template <int N, class T>
+__device__ __forceinline__ void load_wide(const T* p, Acc<T> (&out)[N]) {
+  T raw[N];
+  load<N>(p, raw);
+#pragma unroll
+  for (int i = 0; i < N; ++i) out[i] = widen(raw[i]);
+}
+template <class T, int N>
+__device__ __forceinline__ void store_narrow(T* p, const Acc<T> (&in)[N]) {
+  T raw[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) raw[i] = narrow<T>(in[i]);
+  store<N>(p, raw);
+}
+
+// The same to a type known at run time, at element `at`. Accumulators are doubles exactly where it is f64.
+template <class A, int N>
+__device__ __forceinline__ void store_as(DType type, void* out, int64_t at, const A (&in)[N]) {
+  if constexpr (sizeof(A) == 8) {
+    store<N>(static_cast<double*>(out) + at, in);
+  } else {
+    if (type == DType::f32) {
+      store<N>(static_cast<float*>(out) + at, in);
+    } else if (type == DType::f16) {
+      store_narrow(static_cast<Half*>(out) + at, in);
+    } else {
+      store_narrow(static_cast<BFloat*>(out) + at, in);
+    }
+  }
+}
+
+// Numbers a thread takes from a row: as many as 16 bytes hold where every row and base allows it, else one.
+template <class T>
+constexpr int kWide = 16 / sizeof(T);
+
+inline bool allows_wide(int64_t dim, DType type, std::initializer_list<const void*> bases) {
+  bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;
+  for (const void* base : bases) aligned &= reinterpret_cast<uintptr_t>(base) % 16 == 0;
+  return aligned;
+}
+
+// Calls f.template operator()<T>() with the type's own T.
+template <class F>
+void with_type(DType type, const F& f) {
+  switch (type) {
+    case DType::f32:
+      return f.template operator()<float>();
+    case DType::f64:
+      return f.template operator()<double>();
+    case DType::f16:
+      return f.template operator()<Half>();
+    case DType::bf16:
+      return f.template operator()<BFloat>();
+  }
+}
+
+}  // namespace resemb::cuda

@@ -1,0 +1,110 @@
+// Gradient of C and the optimizers' steps.
+#include "cuda/update.cuh"
+
+namespace resemb::cuda {
+namespace {
+
+// Edges of the touched neighbours, over G.
+template <class A>
+struct ColumnTerms {
+  Count count;
+  const uint32_t *starts, *order;
+  const Edge<A>* edges;
+
+  __device__ __forceinline__ Range range(int64_t v) const { return {starts[v], starts[v + 1]}; }
+  __device__ __forceinline__ Edge<A> term(int64_t i) const { return edges[order[i]]; }
+};
+
+template <class A>
+ColumnTerms<A> terms_of(const Lookup& x, const Columns& columns) {
+  return {{columns.count, x.most_columns()},
+          columns.starts,
+          columns.order,
+          static_cast<const Edge<A>*>(columns.edges)};
+}
+
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads)
+    step_kernel(StepRows<T> step, Count count, int64_t num_items, int lane_count) {
+  using A = Acc<T>;
+  const Lanes lanes(lane_count);
+  const UpdateArgs& a = step.a;
+  const int64_t n = count.get();
+  for (int64_t i = first_group(lane_count); i < n; i += all_groups(lane_count)) {
+    const int64_t number = step.items != nullptr ? step.items[i] : a.rows != nullptr ? a.rows[i] : i;
+    if (static_cast<uint64_t>(number) >= static_cast<uint64_t>(num_items)) continue;  // check_rows tells
+    typename StepRows<T>::Row row = step.begin_row(number, lanes);
+    if (a.rule == Rule::decay) {
+      if (row.scale == 1) continue;
+      for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
+        step.template decay<N>(row, col);
+      }
+      continue;
+    }
+    const T* grad = static_cast<const T*>(a.grad) + (i - a.grad_first) * a.dim;
+    if (step.needs_squares()) {
+      A squares = 0;
+      for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
+        A g[N];
+        load_wide<N>(grad + col, g);
+        squares += step.squares(row, col, g);
+      }
+      step.take_squares(row, lanes.sum(squares), lanes);
+    }
+    for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
+      A g[N];
+      load_wide<N>(grad + col, g);
+      step.store(row, col, g);
+    }
+  }
+}
+
+bool state_allows_wide(const UpdateArgs& a, DType type) {
+  return allows_wide(a.dim, type, {a.param, a.first, a.rule == Rule::rowwise_adagrad ? nullptr : a.second});
+}
+
+}  // namespace
+
+void sum_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
+                 void* out) {
+  const bool wide = allows_wide(x.dim, x.acc(), {g, out});
+  const auto sum = [&]<class A>(A) {
+    const StoreRows<A> finish{out,     x.table, x.dim, in_line ? nullptr : columns.items,
+                              nullptr, nullptr, nullptr};
+    sum_segments_of<A>(c, wide, terms_of<A>(x, columns), x.most_edges(), x.most_edges(), g, x.dim, finish);
+  };
+  if (x.acc() == DType::f64) {
+    sum(double{});
+  } else {
+    sum(float{});
+  }
+}
+
+void step_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g,
+                  const UpdateArgs& step) {
+  const bool wide = allows_wide(x.dim, x.acc(), {g}) && state_allows_wide(step, x.acc());
+  with_type(x.table, [&]<class T>() {
+    using A = Acc<T>;
+    sum_segments_of<A>(c, wide, terms_of<A>(x, columns), x.most_edges(), x.most_edges(), g, x.dim,
+                       StepRows<T>{step, columns.items});
+  });
+}
+
+void update_rows(const Context& c, const UpdateArgs& a, const uint32_t* count, int64_t num_items) {
+  if (a.num_rows == 0) return;
+  const Count rows{count, a.num_rows};
+  with_type(a.table, [&]<class T>() {
+    const auto run = [&](auto kernel, int columns) {
+      const int lanes = lanes_for(a.dim, columns);
+      launch(c, blocks_for(c, a.num_rows, kThreads / lanes), kernel, StepRows<T>{a, nullptr}, rows, num_items,
+             lanes);
+    };
+    if (state_allows_wide(a, a.table) && allows_wide(a.dim, a.table, {a.grad})) {
+      run(&step_kernel<T, kWide<T>>, kWide<T>);
+    } else {
+      run(&step_kernel<T, 1>, 1);
+    }
+  });
+}
+
+}  // namespace resemb::cuda
