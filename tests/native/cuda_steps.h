@@ -1,0 +1,187 @@
+// A problem's arrays as the CUDA kernels take them, under emulation, and the steps of forward and backward
+// in the operators' order. All that the driver knows of the kernels' interface stands here.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "cuda/lookup.h"
+#include "expected.h"
+
+namespace driver {
+
+// Blocks of exactly the bytes asked for, filled with NaN and impossible indices.
+class ExactMemory final : public resemb::cuda::Memory {
+ public:
+  void* bytes(size_t n) override {
+    void* data = nullptr;
+    if (posix_memalign(&data, 64, n) != 0) throw std::bad_alloc();
+    std::memset(data, 0xff, n);
+    blocks_.emplace_back(static_cast<char*>(data), &std::free);
+    return data;
+  }
+
+ private:
+  std::vector<std::unique_ptr<char, void (*)(void*)>> blocks_;
+};
+
+// Everything of one call: a stream's worth of launches on a device of `max_blocks`.
+struct Call {
+  ExactMemory memory;
+  resemb::cuda::Fault fault{};
+  resemb::cuda::Context context;
+  explicit Call(int max_blocks) : context{nullptr, &memory, &fault, max_blocks} {}
+
+  void require_no_fault() const { require(fault.state == 0, "a fault is reported where there is none"); }
+};
+
+struct Inputs {
+  Indices ids, neighbors;
+  Array weights, samples;
+  resemb::cuda::Lookup lookup{};
+
+  explicit Inputs(const Problem& p)
+      : ids(p.ids, p.wide_ids),
+        neighbors(p.neighbors, p.wide_neighbors),
+        weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
+        samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned) {
+    for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
+    for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, p.samples[i]);
+    resemb::cuda::Lookup& x = lookup;
+    x.num_items = p.items;
+    x.num_edges = p.edges();
+    x.dim = p.dim;
+    x.positions = p.positions;
+    for (int64_t i = 0; i < p.items; ++i) {
+      x.longest_row = std::max(x.longest_row, p.indptr[i + 1] - p.indptr[i]);
+    }
+    x.table = p.table;
+    x.out_type = p.out_type;
+    x.central = p.central.data();
+    x.residual = p.residual.data();
+    x.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.wide_neighbors, p.double_weights};
+    x.offsets = p.bags < 0 ? nullptr : p.offsets.data();
+    x.num_bags = p.bags < 0 ? 0 : p.bags;
+    x.sample_weights = samples.data();
+    x.mean = p.mean;
+  }
+  Inputs(const Inputs&) = delete;
+};
+
+// Gradients of whole tables, and spread from rows of what was touched.
+struct Results {
+  Array out, central, residual, weights, samples;
+  Array central_by_rows, residual_by_rows, weights_by_rows;
+};
+
+// Tables and state of one optimizer, from a seed.
+struct Table {
+  Array param, first, second;
+  std::vector<int32_t> steps;
+  std::vector<double> decayed;
+  resemb::UpdateArgs a{};
+
+  Table(const Problem& p, int rule, Random random)
+      : param(random.array(p.table, p.items * p.dim, p.aligned)),
+        first(p.acc(), p.items * p.dim, p.aligned),
+        second(p.acc(), p.items * p.dim, p.aligned),
+        steps(static_cast<size_t>(p.items)),
+        decayed(static_cast<size_t>(p.items)) {
+    a.rule = static_cast<resemb::Rule>(rule);
+    a.table = p.table;
+    a.dim = p.dim;
+    a.param = param.data();
+    a.first = first.zero().data();
+    a.second = second.zero().data();
+    a.row_steps = steps.data();
+    a.decayed = decayed.data();
+    a.decay_now = -0.1;
+    a.shrink = 0.9;
+    a.weight_decay = 0.1;
+    a.lr = 0.1;
+    a.beta1 = a.beta2 = 0.9;
+    a.eps = 1e-8;
+    a.random_rounding = rule % 2 == 0;
+  }
+  bool same_bits(const Table& other) const {
+    return param.same_bits(other.param) && first.same_bits(other.first) && second.same_bits(other.second) &&
+           steps == other.steps && decayed == other.decayed;
+  }
+};
+
+// The step made with the sums is, bit for bit, that on the sums stored before.
+inline void step_every_rule(const Problem& p, const resemb::cuda::Lookup& x,
+                            const resemb::cuda::Columns& columns, const Array& g, const Array& gradient,
+                            const std::vector<int64_t>& items, int blocks) {
+  for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
+    Call call(blocks);
+    Table apart(p, rule, Random(7));
+    apart.a.rows = items.data();
+    apart.a.grad = gradient.data();
+    apart.a.num_rows = static_cast<int64_t>(items.size());
+    resemb::cuda::update_rows(call.context, apart.a, nullptr, p.items);
+    for (const int64_t item : items) require(apart.steps[item] == 1, "a row is not stepped once");
+    if (rule == static_cast<int>(resemb::Rule::decay)) continue;
+    Table together(p, rule, Random(7));
+    resemb::cuda::step_columns(call.context, x, columns, g.data(), together.a);
+    require(together.same_bits(apart), "the step made with the sums differs from that after them");
+    call.require_no_fault();
+  }
+}
+
+inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blocks) {
+  using namespace resemb::cuda;
+  const Lookup& x = in.lookup;
+  const Context& c = call.context;
+  std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
+  const Plan plan(plan_data.data(), p.positions);
+  make_plan(c, x, in.ids.data(), p.wide_ids, p.padding, plan);
+  const Groups groups = make_groups(c, x, plan);
+  const int64_t unique = *groups.unique;
+  for (int64_t u = 1; u < unique; ++u) {
+    require(groups.rows[u] > groups.rows[u - 1], "unique rows do not ascend");
+  }
+  Results r;
+  r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
+  lookup_forward(c, x, groups, r.out.data());
+
+  Array g(p.acc(), unique * p.dim, p.aligned);
+  row_gradient(c, x, groups, p.grad.data(), g.data());
+  r.residual = Array(p.table, p.items * p.dim, p.aligned);
+  write_rows(c, x, groups, g.data(), false, r.residual.zero().data());
+  Array rows(p.table, unique * p.dim, p.aligned);
+  write_rows(c, x, groups, g.data(), true, rows.data());
+  std::vector<int64_t> numbers(unique);
+  widen_numbers(c, groups.rows, unique, numbers.data());
+  r.residual_by_rows = rows.spread(numbers, p.dim, p.items * p.dim);
+
+  const TouchedEdges edges = touched_edges(c, x, groups);
+  const Columns columns = transpose(c, x, groups, edges);
+  const int64_t touched = *columns.count;
+  r.central = Array(p.table, p.items * p.dim, p.aligned);
+  sum_columns(c, x, columns, g.data(), false, r.central.zero().data());
+  Array values(p.table, touched * p.dim, p.aligned);
+  sum_columns(c, x, columns, g.data(), true, values.data());
+  numbers.resize(touched);
+  widen_numbers(c, columns.items, touched, numbers.data());
+  r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
+  step_every_rule(p, x, columns, g, values, numbers, blocks);
+
+  const DType link = p.double_weights ? DType::f64 : DType::f32;
+  const int64_t touched_edges = *edges.count;
+  r.weights = Array(link, p.edges(), p.aligned);
+  link_weight_gradient(c, x, groups, edges, g.data(), true, nullptr, r.weights.zero().data());
+  Array edge_values(link, touched_edges, p.aligned);
+  numbers.resize(touched_edges);
+  link_weight_gradient(c, x, groups, edges, g.data(), false, numbers.data(), edge_values.data());
+  r.weights_by_rows = edge_values.spread(numbers, 1, p.edges());
+  if (!p.samples.empty()) {
+    r.samples = Array(p.acc(), p.positions, p.aligned);
+    sample_weight_gradient(c, x, groups, p.grad.data(), r.samples.data());
+  }
+  return r;
+}
+
+}  // namespace driver
