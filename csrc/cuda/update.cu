@@ -99,8 +99,10 @@ void update_rows(const Context& c, const UpdateArgs& a, const uint32_t* count, i
       launch(c, blocks_for(c, a.num_rows, kThreads / lanes), kernel, StepRows<T>{a, nullptr}, rows, num_items,
              lanes);
     };
-    if (state_allows_wide(a, a.table) && allows_wide(a.dim, a.table, {a.grad})) {
-      run(&step_kernel<T, kWide<T>>, kWide<T>);
+    // As many columns a lane as step_columns takes, so that a row's squares add up in the same order.
+    constexpr int kColumns = kWide<Acc<T>>;
+    if (state_allows_wide(a, accumulator(a.table)) && allows_wide(a.dim, accumulator(a.table), {a.grad})) {
+      run(&step_kernel<T, kColumns>, kColumns);
     } else {
       run(&step_kernel<T, 1>, 1);
     }
