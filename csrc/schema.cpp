@@ -42,6 +42,8 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor? seed, Tensor? offsets, Tensor? sample_weights, bool mean, float dropout, bool need_central, "
       "bool need_residual, bool need_attention, bool need_sample_weights) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // Throws what kernels on the device of `like` have found wrong, as far as they have come.
+  m.def("raise_faults(Tensor like) -> ()");
   // Whether rows ascend strictly and lie in [0, num_items).
   m.def("rows_ascend(Tensor rows, int num_items) -> bool");
   // Values summed per row, in order of their appearance: ascending rows [U] and their values [U, D].

@@ -11,15 +11,17 @@ namespace resemb {
 
 // Memory of a state tensor, or null where the rule or option has none.
 inline void* state_of(const OptionalTensor& state, bool wanted, const char* name,
-                      const std::vector<int64_t>& shape, ScalarType type) {
+                      const std::vector<int64_t>& shape, ScalarType type,
+                      bool on_cpu = true) {
   if (!wanted) {
     if (state.has_value()) fail_value(std::string(name) + ": this rule has no such state");
     return nullptr;
   }
   if (!state.has_value()) fail_value(std::string(name) + ": missing");
-  bool fits = state->dim() == static_cast<int64_t>(shape.size()) && state->is_cpu() && state->is_contiguous();
+  bool fits = state->dim() == static_cast<int64_t>(shape.size()) && state->is_contiguous();
+  if (on_cpu) fits &= state->is_cpu();  // elsewhere the caller has looked
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = state->size(i) == shape[i];
-  check_shape(fits, name, *state, "the table's rows, contiguous on the CPU");
+  check_shape(fits, name, *state, "the table's rows, contiguous on its device");
   if (state->scalar_type() != type) {
     fail_value(std::string(name) + ": dtype " + torch::headeronly::toString(state->scalar_type()) +
                "; expected " + torch::headeronly::toString(type));
@@ -31,9 +33,10 @@ inline void* state_of(const OptionalTensor& state, bool wanted, const char* name
 // random_rounding, seed, step. Rows and gradient are the caller's.
 inline UpdateArgs update_args(const Tensor& table, const OptionalTensor& first, const OptionalTensor& second,
                               const OptionalTensor& row_steps, const OptionalTensor& decayed,
-                              const std::vector<double>& reals, const std::vector<int64_t>& integers) {
-  check_shape(table.dim() == 2 && table.is_cpu() && table.is_contiguous(), "table", table,
-              "[H, D], contiguous on the CPU");
+                              const std::vector<double>& reals, const std::vector<int64_t>& integers,
+                              bool on_cpu = true) {
+  check_shape(table.dim() == 2 && (!on_cpu || table.is_cpu()) && table.is_contiguous(), "table", table,
+              "[H, D], contiguous on the device of the gradient");
   if (reals.size() != 7 || integers.size() != 6) fail_value("options: expected 7 reals and 6 integers");
   if (integers[0] < 0 || integers[0] >= static_cast<int64_t>(Rule::decay)) fail_value("rule: unknown");
   const int64_t items = table.size(0), dim = table.size(1);
@@ -43,13 +46,13 @@ inline UpdateArgs update_args(const Tensor& table, const OptionalTensor& first, 
   a.dim = dim;
   const ScalarType acc = scalar_type(accumulator(a.table));
   const bool rowwise = a.rule == Rule::rowwise_adagrad;
-  a.first = state_of(first, a.rule == Rule::momentum || a.rule == Rule::adam, "first", {items, dim}, acc);
+  a.first = state_of(first, a.rule == Rule::momentum || a.rule == Rule::adam, "first", {items, dim}, acc, on_cpu);
   a.second = state_of(second, rowwise || a.rule == Rule::adagrad || a.rule == Rule::adam, "second",
-                      rowwise ? std::vector<int64_t>{items} : std::vector<int64_t>{items, dim}, acc);
+                      rowwise ? std::vector<int64_t>{items} : std::vector<int64_t>{items, dim}, acc, on_cpu);
   a.row_steps = static_cast<int32_t*>(
-      state_of(row_steps, row_steps.has_value(), "row_steps", {items}, ScalarType::Int));
+      state_of(row_steps, row_steps.has_value(), "row_steps", {items}, ScalarType::Int, on_cpu));
   a.decayed =
-      static_cast<double*>(state_of(decayed, decayed.has_value(), "decayed", {items}, ScalarType::Double));
+      static_cast<double*>(state_of(decayed, decayed.has_value(), "decayed", {items}, ScalarType::Double, on_cpu));
   a.decay_now = reals[0];
   a.shrink = reals[1];
   a.weight_decay = reals[2];

@@ -127,7 +127,7 @@ void pool(const Context& c, const Lookup& x, const Groups& g, void* out) {
 
 // dot of a row of `left` and one of `right`, for every pair.
 template <class S, int N, class Pairs>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     dot_rows(Pairs pairs, const S* left, const Acc<S>* right, int64_t dim, int lane_count) {
   using A = Acc<S>;
   const Lanes lanes(lane_count);

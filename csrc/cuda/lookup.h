@@ -109,8 +109,11 @@ void link_weight_gradient(const Context& c, const Lookup& x, const Groups& group
 void sample_weight_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* grad,
                             void* out);
 
-// One step on the rows of a.rows (null: 0 .. N-1), of which `count`, where not null, holds the number N.
-void update_rows(const Context& c, const UpdateArgs& a, const uint32_t* count, int64_t num_items);
+// One step of the rows of R, whose gradient is G. Rows and gradient of `step` are not read.
+void step_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g,
+               const UpdateArgs& step);
+// One step on the rows of a.rows (null: 0 .. N-1); those outside [0, num_items) are passed over.
+void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items);
 
 // out[i] = rows[i] for i < n, where n is known.
 void widen_numbers(const Context& c, const uint32_t* rows, int64_t n, int64_t* out);

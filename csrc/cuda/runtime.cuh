@@ -17,6 +17,8 @@ namespace resemb::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+// Blocks that share a multiprocessor: 64 registers a thread. Told none, ptxas spills to fit more of them.
+constexpr int kBlocksAtOnce = 4;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Blocks for `work` pieces, `each` of them a block; kernels loop over what is left.

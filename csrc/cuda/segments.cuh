@@ -128,7 +128,7 @@ __device__ __forceinline__ void finish_row(const Finish& finish, int64_t s, int6
 }
 
 template <class S, int N, class Terms, class Finish>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sum_short(Terms terms, const S* source, int64_t dim, int lane_count, Finish finish, LongSums longs) {
   const Lanes lanes(lane_count);
   const int64_t count = terms.count.get();
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class S, int N, class Terms>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sum_chunks(Terms terms, const S* source, int64_t dim, int lane_count, LongSums longs) {
   using A = Acc<S>;
   const Lanes lanes(lane_count);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A block for a segment: each group adds every so many chunks, then the groups' sums are halved.
 template <class S, int N, class Finish>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sum_long(int64_t dim, int lane_count, Finish finish, LongSums longs) {
   using A = Acc<S>;
   __shared__ A shared[kThreads][N];

@@ -23,7 +23,8 @@ ColumnTerms<A> terms_of(const Lookup& x, const Columns& columns) {
           static_cast<const Edge<A>*>(columns.edges)};
 }
 
-template <class T, int N>
+// Gradients are of type G: the table's or its accumulator's.
+template <class T, class G, int N>
 __global__ void __launch_bounds__(kThreads)
     step_kernel(StepRows<T> step, Count count, int64_t num_items, int lane_count) {
   using A = Acc<T>;
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       continue;
     }
-    const T* grad = static_cast<const T*>(a.grad) + (i - a.grad_first) * a.dim;
+    const G* grad = static_cast<const G*>(a.grad) + (i - a.grad_first) * a.dim;
     if (step.needs_squares()) {
       A squares = 0;
       for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
@@ -61,6 +62,23 @@ __global__ void __launch_bounds__(kThreads)
 
 bool state_allows_wide(const UpdateArgs& a, DType type) {
   return allows_wide(a.dim, type, {a.param, a.first, a.rule == Rule::rowwise_adagrad ? nullptr : a.second});
+}
+
+template <class T, class G>
+void step(const Context& c, const StepRows<T>& rows, const Count& count, int64_t num_items) {
+  if (count.limit == 0) return;
+  const UpdateArgs& a = rows.a;
+  const auto run = [&](auto kernel, int columns) {
+    const int lanes = lanes_for(a.dim, columns);
+    launch(c, blocks_for(c, count.limit, kThreads / lanes), kernel, rows, count, num_items, lanes);
+  };
+  // As many columns a lane as step_columns takes, so that a row's squares add up in the same order.
+  constexpr int kColumns = kWide<Acc<T>>;
+  if (state_allows_wide(a, accumulator(a.table)) && allows_wide(a.dim, accumulator(a.table), {a.grad})) {
+    run(&step_kernel<T, G, kColumns>, kColumns);
+  } else {
+    run(&step_kernel<T, G, 1>, 1);
+  }
 }
 
 }  // namespace
@@ -90,22 +108,18 @@ void step_columns(const Context& c, const Lookup& x, const Columns& columns, con
   });
 }
 
-void update_rows(const Context& c, const UpdateArgs& a, const uint32_t* count, int64_t num_items) {
-  if (a.num_rows == 0) return;
-  const Count rows{count, a.num_rows};
+void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items) {
   with_type(a.table, [&]<class T>() {
-    const auto run = [&](auto kernel, int columns) {
-      const int lanes = lanes_for(a.dim, columns);
-      launch(c, blocks_for(c, a.num_rows, kThreads / lanes), kernel, StepRows<T>{a, nullptr}, rows, num_items,
-             lanes);
-    };
-    // As many columns a lane as step_columns takes, so that a row's squares add up in the same order.
-    constexpr int kColumns = kWide<Acc<T>>;
-    if (state_allows_wide(a, accumulator(a.table)) && allows_wide(a.dim, accumulator(a.table), {a.grad})) {
-      run(&step_kernel<T, kColumns>, kColumns);
-    } else {
-      run(&step_kernel<T, 1>, 1);
-    }
+    step<T, T>(c, {a, nullptr}, {nullptr, a.num_rows}, num_items);
+  });
+}
+
+void step_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g,
+               const UpdateArgs& args) {
+  UpdateArgs a = args;
+  a.grad = g;
+  with_type(x.table, [&]<class T>() {
+    step<T, Acc<T>>(c, {a, groups.rows}, {groups.unique, x.most_rows()}, x.num_items);
   });
 }
 

@@ -121,7 +121,7 @@ inline void step_every_rule(const Problem& p, const resemb::cuda::Lookup& x,
     apart.a.rows = items.data();
     apart.a.grad = gradient.data();
     apart.a.num_rows = static_cast<int64_t>(items.size());
-    resemb::cuda::update_rows(call.context, apart.a, nullptr, p.items);
+    resemb::cuda::update_rows(call.context, apart.a, p.items);
     for (const int64_t item : items) require(apart.steps[item] == 1, "a row is not stepped once");
     if (rule == static_cast<int>(resemb::Rule::decay)) continue;
     Table together(p, rule, Random(7));

@@ -1,0 +1,139 @@
+#include "cuda/device.h"
+
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "cuda/lookup.h"
+#include "cuda/runtime.cuh"
+
+// Edges up to which a graph's longest row is not looked for.
+#ifndef RESEMB_SMALL_GRAPH
+#define RESEMB_SMALL_GRAPH (int64_t{1} << 22)
+#endif
+
+namespace resemb::cuda {
+namespace {
+
+std::mutex mutex;
+
+#ifndef RESEMB_EMULATE
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string("resemb_ext: ") + what + ": " + cudaGetErrorString(error));
+}
+#endif
+
+struct Shared {
+  Fault fault;
+  uint32_t numbers[4];
+};
+
+DeviceState make_state([[maybe_unused]] int device) {
+#ifdef RESEMB_EMULATE
+  static Shared shared{};
+  return {&shared.fault, shared.numbers, 3};
+#else
+  int processors = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "no such device");
+  void* memory = nullptr;
+  check(cudaHostAlloc(&memory, sizeof(Shared), cudaHostAllocPortable | cudaHostAllocMapped),
+        "no memory that host and device share");
+  Shared* shared = new (memory) Shared{};
+  return {&shared->fault, shared->numbers, processors * 32};
+#endif
+}
+
+__global__ void put_numbers(const uint32_t* a, const uint32_t* b, const uint32_t* d, const uint32_t* e,
+                            volatile uint32_t* to) {
+  if (first_thread() != 0) return;
+  to[0] = a != nullptr ? *a : 0;
+  to[1] = b != nullptr ? *b : 0;
+  to[2] = d != nullptr ? *d : 0;
+  to[3] = e != nullptr ? *e : 0;
+  __threadfence_system();
+}
+
+}  // namespace
+
+const DeviceState& device_state(int device) {
+  static std::map<int, DeviceState> states;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = states.find(device);
+  return found != states.end() ? found->second : states.emplace(device, make_state(device)).first->second;
+}
+
+DeviceScope::DeviceScope([[maybe_unused]] int device) {
+#ifndef RESEMB_EMULATE
+  check(cudaGetDevice(&before_), "no current device");
+  check(cudaSetDevice(device), "no such device");
+#endif
+}
+
+DeviceScope::~DeviceScope() {
+#ifndef RESEMB_EMULATE
+  cudaSetDevice(before_);
+#endif
+}
+
+void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4], int64_t (&to)[4]) {
+  static std::mutex reading;
+  const std::lock_guard<std::mutex> lock(reading);
+  uint32_t* numbers = device_state(device).numbers;
+  launch(c, 1, &put_numbers, from[0], from[1], from[2], from[3], static_cast<volatile uint32_t*>(numbers));
+#ifndef RESEMB_EMULATE
+  check(cudaStreamSynchronize(static_cast<cudaStream_t>(c.stream)), "a kernel failed");
+#endif
+  for (int i = 0; i < 4; ++i) to[i] = static_cast<volatile uint32_t*>(numbers)[i];
+}
+
+void raise_fault(const DeviceState& state) {
+  volatile Fault* seen = state.fault;
+  if (seen->state != 2) return;
+  const Wrong wrong = seen->wrong;
+  const std::string value = std::to_string(seen->value), position = std::to_string(seen->position);
+  const std::string bound = std::to_string(seen->bound);
+  seen->state = 0;
+  const std::string when = " (found on the device by an earlier call)";
+  switch (wrong) {
+    case Wrong::id:
+      throw std::out_of_range("ids: id " + value + " at position " + position +
+                              " is out of range; expected ids in [0, " + bound + ")" + when);
+    case Wrong::graph:
+      throw std::out_of_range("neighbors: a row leaves the arrays or names an item outside [0, " + bound +
+                              ")" + when);
+    case Wrong::rows:
+      throw std::out_of_range("rows: " + value + " at " + position +
+                              " does not ascend or is out of range; expected ascending rows in [0, " + bound +
+                              ")" + when);
+    case Wrong::offsets:
+      throw std::invalid_argument("offsets: " + value + " at " + position +
+                                  " does not fit; expected ascending values from 0 to " + bound + when);
+    case Wrong::stale_graph:
+      throw std::runtime_error(
+          "indptr: the memory of an earlier graph now holds one with longer rows; results of earlier calls "
+          "are incomplete" +
+          when);
+  }
+}
+
+int64_t longest_row_of(const Context& c, int device, const int64_t* indptr, int64_t num_items,
+                       int64_t num_edges) {
+  if (num_edges <= RESEMB_SMALL_GRAPH) return num_edges;
+  static std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> known;
+  const std::tuple<int, const void*, int64_t, int64_t> key{device, indptr, num_items, num_edges};
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = known.find(key);
+    if (found != known.end()) return found->second;
+  }
+  uint32_t* longest = c.memory->take<uint32_t>(1);
+  longest_row(c, indptr, num_items, longest);
+  int64_t numbers[4];
+  read_numbers(c, device, {longest, nullptr, nullptr, nullptr}, numbers);
+  const std::lock_guard<std::mutex> lock(mutex);
+  return known[key] = numbers[0];
+}
+
+}  // namespace resemb::cuda
