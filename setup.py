@@ -2,6 +2,7 @@
 
 Environment variables: RESEMB_CUDA=auto|0|1 (compile csrc/cuda with nvcc; 1 makes a missing nvcc an
 error), RESEMB_CUDA_ARCHS (default "80;90;100+PTX"), CUDA_HOME, MAX_JOBS,
+RESEMB_CUDA_SPILLS=1 (a kernel that spills registers is an error),
 RESEMB_SANITIZE=address,undefined (instrument both extensions).
 """
 
@@ -72,6 +73,19 @@ def arch_flags(archs: str) -> list[str]:
     return flags
 
 
+def spills(report: str) -> list[str]:
+    """Kernels that spill registers, by the report of nvcc -Xptxas -v, each with its line of bytes."""
+    found, kernel = [], "?"
+    for line in report.splitlines():
+        name = re.search(r"Compiling entry function '(\S+)' for '(\S+)'", line)
+        if name:
+            kernel = f"{name.group(1)} ({name.group(2)})"
+        counts = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)
+        if counts and counts.groups() != ("0", "0"):
+            found.append(f"{kernel}: {line.strip()}")
+    return found
+
+
 CUDA_ROOT, CUDA_WHY_NOT = cuda_root()
 CUDA_ARCHS = os.environ.get("RESEMB_CUDA_ARCHS", "80;90;100+PTX")
 SANITIZE = os.environ.get("RESEMB_SANITIZE", "")
@@ -111,8 +125,9 @@ class Build(BuildExtension):
         folder.mkdir(parents=True, exist_ok=True)
         headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]
         newest_header = max((p.stat().st_mtime for p in headers), default=0.0)
+        refuse_spills = os.environ.get("RESEMB_CUDA_SPILLS") == "1"
         flags = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden",
-                 f"-I{ROOT / 'csrc'}", *arch_flags(CUDA_ARCHS)]  # fmt: skip
+                 "-Xptxas", "-v", f"-I{ROOT / 'csrc'}", *arch_flags(CUDA_ARCHS)]  # fmt: skip
 
         def compile_one(source: str) -> str:
             target = folder / (Path(source).name + ".o")
@@ -131,10 +146,17 @@ class Build(BuildExtension):
                 and stamp.read_text() == " ".join(command)
                 and target.stat().st_mtime > max(newest_header, (ROOT / source).stat().st_mtime)
             )
-            if not fresh:
+            report = target.with_suffix(".ptxas")
+            if not fresh or not report.exists():
                 print(" ".join(command), flush=True)
-                subprocess.run(command, check=True)
+                done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+                if done.returncode != 0:
+                    raise SystemExit(f"{done.stderr}\nnvcc failed on {source}")
+                report.write_text(done.stderr)
                 stamp.write_text(" ".join(command))
+            spilled = spills(report.read_text()) if refuse_spills else []
+            if spilled:
+                raise SystemExit("\n".join([f"{source}: kernels spill registers:", *spilled]))
             return str(target)
 
         jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
@@ -168,7 +190,11 @@ link_flags = [*SANITIZE_FLAGS, *(["-l:libcudart_static.a", "-lrt", "-ldl", "-lpt
 
 operators = CppExtension(
     "resemb_ext._C",
-    [*sources(".", ".cpp"), *sources("cpu", ".cpp")],
+    [
+        *sources(".", ".cpp"),
+        *sources("cpu", ".cpp"),
+        *(sources("cuda", ".cpp") if CUDA_ROOT else []),
+    ],
     include_dirs=[str(ROOT / "csrc")],
     define_macros=[*DEFINES, ("Py_LIMITED_API", "0x030a0000")],
     extra_compile_args={"cxx": COMMON_FLAGS},

@@ -17,8 +17,9 @@ namespace resemb::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-// Blocks that share a multiprocessor: 64 registers a thread. Told none, ptxas spills to fit more of them.
-constexpr int kBlocksAtOnce = 4;
+// Blocks that must share a multiprocessor: leaves ptxas 128 registers a thread. Told none, or to fit more, it
+// spills.
+constexpr int kBlocksAtOnce = 2;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Blocks for `work` pieces, `each` of them a block; kernels loop over what is left.

@@ -1,0 +1,265 @@
+"""The CUDA kernels on the host, without a GPU: every CUDA thread a fiber (csrc/cuda/emulate.h).
+
+The kernels alone run against plain loops in double under AddressSanitizer, with mutants that must be caught.
+With their operators they then take the place of the CPU's under torch, and the tests of those run on them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ("sort", "plan", "lookup", "update")
+DRIVER = "tests/native/cuda_kernels.cpp"
+COMPILER = os.environ.get("CXX") or shutil.which("g++")
+FLAGS = [
+    *("-std=c++20", "-DRESEMB_EMULATE", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas"),
+    "-Wno-psabi",
+]
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the fibers are written for x86-64"),
+    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
+]
+
+Build = Callable[..., Path]
+
+
+def compile_all(folder: Path, csrc: Path, sources: list[Path], flags: list[str]) -> list[Path]:
+    """Objects of the sources, made side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> Path:
+        target = folder / (source.name + ".o")
+        subprocess.run(
+            [*COMPILER.split(), *FLAGS, *flags, f"-I{csrc}", "-x", "c++", "-c", source, "-o", target],  # type: ignore[union-attr]
+            check=True, capture_output=True, text=True)  # fmt: skip
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
+
+
+def link(program: Path, objects: list[Path], flags: list[str]) -> Path:
+    subprocess.run(
+        [*COMPILER.split(), *objects, *flags, "-o", program],  # type: ignore[union-attr]
+        check=True, capture_output=True, text=True)  # fmt: skip
+    return program
+
+
+def kernels(csrc: Path, names: tuple[str, ...] = KERNELS) -> list[Path]:
+    return [csrc / "cuda" / f"{name}.cu" for name in names]
+
+
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Path]]:
+    """Objects of the driver and its kernels by sanitizer, made once."""
+    made: dict[str, dict[str, Path]] = {}
+
+    def make(sanitizer: str) -> dict[str, Path]:
+        if sanitizer not in made:
+            flags = ["-O1", "-g1", f"-I{ROOT / 'tests/native'}"]
+            flags += [f"-fsanitize={sanitizer}"] if sanitizer else []
+            folder = tmp_path_factory.mktemp("objects")
+            sources = [*kernels(ROOT / "csrc"), ROOT / DRIVER]
+            made[sanitizer] = {
+                source.stem: target
+                for source, target in zip(
+                    sources, compile_all(folder, ROOT / "csrc", sources, flags), strict=True
+                )
+            }
+        return made[sanitizer]
+
+    return make
+
+
+def test_kernels_against_plain_loops_under_address(tmp_path: Path, objects: Callable) -> None:
+    program = link(
+        tmp_path / "driver", list(objects("address").values()), ["-fsanitize=address", "-g1"]
+    )
+    for arguments in (("primitives", "60"), ("problems", "0", "25")):
+        done = run(program, *arguments)
+        assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-3000:]
+
+
+# A name; the file; what is replaced there; by what; the sanitizer; what the driver then runs; what it says.
+MUTANTS = {
+    "scan without the barrier before the warps' sums are read": (
+        "scan.cuh", "of_warp[warp] = sum;\n  __syncthreads();", "of_warp[warp] = sum;",
+        "sort", "", ("primitives", "40"), "primitives"),
+    "sort without the barrier before the digits are added up": (
+        "sort.cu", "    __syncthreads();\n    uint32_t start =", "    uint32_t start =",
+        "sort", "", ("primitives", "40"), "primitives"),
+    "long sums without the barrier between halves": (
+        "segments.cuh", "        __syncthreads();\n        if (group >= half) continue;",
+        "        if (group >= half) continue;", "update", "", ("problems", "3", "4"), "seed 3"),
+    "scan one past the end": (
+        "scan.cuh", "if (i < n) sum += f.in(i);", "if (i <= n) sum += f.in(i);",
+        "plan", "address", ("problems", "0", "8"), "heap-buffer-overflow"),
+    "columns one past the row": (
+        "segments.cuh", "if (active && col < dim) finish.store", "if (active && col <= dim) finish.store",
+        "lookup", "address", ("problems", "0", "8"), "heap-buffer-overflow"),
+    "wide loads of rows that do not allow them": (
+        "numbers.cuh", "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
+        "bool aligned = true;", "lookup", "address", ("problems", "0", "8"), "heap-buffer-overflow"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name: str, tmp_path: Path, objects: Callable) -> None:
+    file, old, new, unit, sanitizer, arguments, message = MUTANTS[name]
+    csrc = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc", csrc)
+    text = (csrc / "cuda" / file).read_text()
+    assert text.count(old) == 1, "the mutant no longer fits the source"
+    (csrc / "cuda" / file).write_text(text.replace(old, new))
+    flags = [f"-fsanitize={sanitizer}"] if sanitizer else []
+    mutated = compile_all(tmp_path / "mutant", csrc, kernels(csrc, (unit,)), ["-O1", "-g1", *flags])
+    own = dict(objects(sanitizer))
+    own[unit] = mutated[0]
+    done = run(link(tmp_path / "driver", list(own.values()), flags), *arguments)
+    assert done.returncode != 0 and message in done.stderr, f"not caught: {done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA operators and kernels as a library that registers them in place of the CPU's."""
+    include = Path(torch.__file__).parent / "include"
+    folder = tmp_path_factory.mktemp("operators")
+    sources = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+    sources += kernels(ROOT / "csrc", (*KERNELS, "device"))
+    setup = (ROOT / "setup.py").read_text()
+    match = re.search(r"TORCH_TARGET = \((\d+), (\d+)\)", setup)
+    assert match
+    target = f"-DTORCH_TARGET_VERSION=0x{int(match[1]):02x}{int(match[2]):02x}000000000000"
+    flags = [
+        *("-O1", "-fPIC", "-fvisibility=hidden", target, "-DRESEMB_SMALL_GRAPH=1000"),
+        *(f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"),
+    ]
+    library = include.parent / "lib"
+    return link(
+        folder / "emulated.so",
+        compile_all(folder, ROOT / "csrc", sources, flags),
+        ["-shared", f"-L{library}", "-Wl,--no-as-needed", "-ltorch"],
+    )
+
+
+RUN = """
+import sys
+import torch
+import resemb_ext
+torch.ops.load_library(sys.argv[1])
+import pytest
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+def run_tests(operators: Path, *arguments: str) -> None:
+    """Tests of the CPU's operators, on the emulated ones instead."""
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        str(operators),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "Overriding a previously registered kernel" in done.stderr, done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout), done.stdout[-1000:]
+
+
+def test_operators_on_chosen_problems(operators: Path) -> None:
+    """Widths and dtypes, corners, handmade graphs; steps apart and in backward."""
+    run_tests(
+        operators, "-k", "not avx2 and (every_width or corners or handmade or out_dtype)",
+        "tests/test_op_parity.py", "tests/test_op_handmade.py")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_operators_on_any_problem(operators: Path) -> None:
+    """hypothesis over shapes, dtypes, dense and sparse gradients; sums of several chunks; autograd."""
+    run_tests(operators, "-k", "not avx2", "tests/test_op_parity.py", "tests/test_op_autograd.py")
+
+
+@pytest.mark.slow
+def test_optimizers(operators: Path) -> None:
+    """Every rule, dtype and option of the optimizers, decay of whole tables, steps in backward."""
+    run_tests(
+        operators, "-k", "not avx2", "tests/test_optim_rules.py", "tests/test_optim_decay.py",
+        "tests/test_optim_in_backward.py")  # fmt: skip
+
+
+FAULTS = """
+import sys
+import torch
+import resemb_ext
+from resemb_ext import functional
+from resemb_ext.testing import make_problem
+torch.ops.load_library(sys.argv[1])
+ops = torch.ops.resemb_ext
+p = make_problem(num_items=9, dim=5, positions=30, neighbors=3)
+ops.raise_faults(p.central)
+good = p.call(functional)
+ids = p.ids.clone()
+ids[7] = 9
+call = lambda ids: functional.res_embedding(ids, p.central, p.residual, *p.graph)
+out = call(ids)
+assert (out[7] == 0).all() and torch.equal(out[8:], good[8:])
+try:
+    call(p.ids)
+except IndexError as error:
+    assert "id 9 at position 7" in str(error) and "[0, 9)" in str(error), error
+else:
+    raise AssertionError("the next call does not raise")
+assert torch.equal(call(p.ids), good)
+functional.res_embedding_bag(
+    p.ids, torch.tensor([0, 5, 3]), p.central, p.residual, *p.graph)
+try:
+    ops.raise_faults(p.central)
+except ValueError as error:
+    assert "offsets" in str(error), error
+else:
+    raise AssertionError("offsets that fall go unseen")
+print("ok")
+"""
+
+
+def test_faults_are_raised_by_the_next_call(operators: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, str(operators)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "ok\n", done.stderr[-3000:]
+
+
+def test_spills_are_read_from_the_compilers_report() -> None:
+    source = (ROOT / "setup.py").read_text()
+    start, stop = source.index("def spills("), source.index("CUDA_ROOT, CUDA_WHY_NOT")
+    names: dict = {"re": re}
+    exec(source[start:stop], names)
+    report = """\
+ptxas info    : Compiling entry function 'good' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Compiling entry function 'bad' for 'sm_90'
+    8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+"""
+    (found,) = names["spills"](report)
+    assert found.startswith("bad (sm_90)")
