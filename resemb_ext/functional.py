@@ -56,7 +56,8 @@ def res_embedding(
         [*ids.shape, D].
 
     Raises:
-        IndexError: an id or a neighbour out of range; names the first and its position.
+        IndexError: an id or a neighbour out of range; names the first and its position. On CUDA a later
+            call raises, see `ResEmbedding.check`.
         TypeError: ids that are not integers.
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """

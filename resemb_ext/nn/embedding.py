@@ -306,6 +306,20 @@ class ResEmbedding(nn.Embedding):
             **self._call_options(),
         )
 
+    def check(self) -> None:
+        """Waits for the device and raises what its kernels have found wrong since the last time.
+
+        On CUDA a lookup does not wait: bad ids and neighbours read as padding, and this or the next call
+        that sees the report raises. On the CPU the lookup itself has raised.
+
+        Raises:
+            IndexError: an id or a neighbour out of range; names one.
+            ValueError: offsets of bags that do not ascend from 0 to the number of ids.
+        """
+        if self.central.is_cuda:
+            torch.cuda.synchronize(self.central.device)
+            torch.ops.resemb_ext.raise_faults(self.central)
+
     def materialize(self) -> Tensor:
         """The whole table E = W C + R, [H, D] in the tables' dtype; without dropout of edges.
 

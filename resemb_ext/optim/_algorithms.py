@@ -233,7 +233,9 @@ class Adam(RowSparseOptimizer):
         row_steps = None
         if group["bias_correction"] == "row":
             if "row_steps" not in state:
-                state["row_steps"] = torch.zeros(table.shape[0], dtype=torch.int32)
+                state["row_steps"] = torch.zeros(
+                    table.shape[0], dtype=torch.int32, device=table.device
+                )
             row_steps = state["row_steps"]
         beta1, beta2 = group["betas"]
         return RowStep(

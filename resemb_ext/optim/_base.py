@@ -278,7 +278,7 @@ class RowSparseOptimizer(Optimizer):
             state["step"] = torch.tensor(0.0)
         for key, shape in self._state_shapes(group, table).items():
             if state.get(key) is None:
-                value = empty_table(shape, dtype=state_dtype(table))
+                value = empty_table(shape, dtype=state_dtype(table), device=table.device)
                 state[key] = value.fill_(self._initial(group))
         return state
 
@@ -324,7 +324,7 @@ class RowSparseOptimizer(Optimizer):
         for number, parameter in zip(saved, tables, strict=True):
             for key, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
-                    place = "cpu" if key == "step" else parameter.device
+                    place = "cpu" if key in ("step", "decay_log") else parameter.device
                     own = empty_table(value.shape, dtype=value.dtype, device=place)
                     self.state[parameter][key] = own.copy_(value)
 

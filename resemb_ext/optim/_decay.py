@@ -30,7 +30,7 @@ def raise_decay(state: dict[str, Any], table: Tensor, lr: float, weight_decay: f
     """
     check_decay(lr, weight_decay)
     if "decayed" not in state:
-        state["decayed"] = torch.zeros(table.shape[0], dtype=torch.float64)
+        state["decayed"] = torch.zeros(table.shape[0], dtype=torch.float64, device=table.device)
         state["decay_log"] = torch.zeros((), dtype=torch.float64)
     state["decay_log"] += math.log1p(-lr * weight_decay)
 

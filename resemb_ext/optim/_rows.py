@@ -42,7 +42,7 @@ def gradient_rows(gradient: Tensor, name: str) -> Rows:
         name: of its parameter, for messages.
 
     Raises:
-        ValueError: sparse over more than rows, or not on the CPU.
+        ValueError: sparse over more than rows, or neither on the CPU nor on CUDA.
         IndexError: a row outside the table.
     """
     if gradient.sparse_dim() != 1 or gradient.dense_dim() != 1:
@@ -50,8 +50,8 @@ def gradient_rows(gradient: Tensor, name: str) -> Rows:
             f"{name}: its gradient has {gradient.sparse_dim()} sparse and {gradient.dense_dim()} dense "
             "dimensions; expected rows [N] and values [N, D], as nn.Embedding(sparse=True) gives"
         )
-    if gradient.device.type != "cpu":
-        raise ValueError(f"{name}: its gradient is on {gradient.device}; expected the CPU")
+    if gradient.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: its gradient is on {gradient.device}; expected the CPU or CUDA")
     rows, values = gradient._indices()[0], gradient._values()
     if _ops.rows_ascend(rows, gradient.shape[0]):
         return Rows(rows, values)
