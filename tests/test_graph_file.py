@@ -49,7 +49,7 @@ def test_plain_numpy_reads_it_and_equal_graphs_give_equal_files(tmp_path, good):
     with np.load(io.BytesIO(good), allow_pickle=False) as arrays:
         assert set(arrays) == {"header", "indptr", "neighbors", "weights", "degree"}
         header = json.loads(arrays["header"].tobytes())
-    assert header["format"] == "resemb-interest-graph" and header["version"] == 1
+    assert header["format"] == "resemb-interest-graph" and header["version"] == 2
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, good, monkeypatch):
@@ -141,7 +141,8 @@ def rewritten(good, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "format version is 2, this release reads 1"),
+        ({"version": 3}, "format version is 3, this release reads 1 and 2"),
+        ({"version": True}, "format version is True"),
         ({"format": "other"}, "header is foreign"),
         ({"link": "mean"}, "link is 'mean'"),
         ({"link": 3}, "lacks meta or link"),

@@ -207,3 +207,65 @@ def test_bad_options():
         graph.with_link("average", padding_idx=60)
     with pytest.raises(ValueError, match="self_weight is -1"):
         graph.with_link("average", self_weight=-1)
+
+
+def dense_prune(p, top_k):
+    """The rule of `with_link` on a dense float32 matrix."""
+    out = np.zeros_like(p)
+    for i, row in enumerate(p):
+        others = sorted((j for j in np.flatnonzero(row) if j != i), key=lambda j: (-row[j], j))
+        keep = [*others[:top_k], i]
+        out[i, keep] = row[keep]
+    return out
+
+
+@settings(deadline=None, max_examples=100)
+@given(given_graphs(symmetric=True), st.integers(1, 4), st.sampled_from([0, 1, 2, 3, 99]))
+def test_hops_equal_dense_powers_pruned_after_each(full, hops, top_k):
+    graph = from_dense(full)
+    linked = graph.with_link("gcn", self_weight=0.5, hops=hops, hop_top_k=top_k)
+    w = dense_prune(dense(graph.with_link("gcn", self_weight=0.5)), top_k)
+    p, shares = w, [1.0]
+    for _ in range(hops - 1):
+        whole = (p @ w).astype(np.float32).astype(np.float64)
+        p = dense_prune(whole, top_k)
+        shares.append(p.sum() / whole.sum())
+    found = dense(linked)
+    # Equal sums in another order of addition may differ in the last bit and break ties otherwise.
+    np.testing.assert_allclose(np.sort(found, 1), np.sort(p, 1), rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(linked.meta["link"]["kept_mass"][1:], shares[1:], rtol=1e-6)
+    assert linked.stats()["hop_kept_mass"] == linked.meta["link"]["kept_mass"]
+    if top_k >= len(full):
+        one = dense(graph.with_link("gcn", self_weight=0.5))
+        np.testing.assert_allclose(found, np.linalg.matrix_power(one, hops), rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(linked.meta["link"]["kept_mass"], np.ones(hops), rtol=1e-12)
+
+
+@pytest.mark.parametrize("hops", [2, 3])
+def test_hops_of_a_built_graph_keep_its_top_k(hops):
+    graph = built(top_k=4)
+    linked = graph.with_link("gcn", padding_idx=0, hops=hops)
+    w = dense(graph.with_link("gcn", padding_idx=0))
+    p = w
+    for _ in range(hops - 1):
+        p = dense_prune((p @ w).astype(np.float32).astype(np.float64), 4)
+    np.testing.assert_allclose(np.sort(dense(linked), 1), np.sort(p, 1), rtol=1e-6)
+    assert np.diff(linked.indptr).max() == 5 and stored(linked).diagonal()[1:].all()
+    assert 0 not in linked.neighbors and linked.link == "gcn"
+    kept = linked.meta["link"]["kept_mass"]
+    assert len(kept) == hops and kept[0] == 1.0 and all(0 < share < 1 for share in kept[1:])
+    assert linked.with_link("gcn", padding_idx=0, hops=hops).hash == linked.hash
+    with pytest.raises(ValueError, match="already holds"):
+        linked.with_link("gcn", padding_idx=0, hops=hops + 1)
+
+
+def test_bad_hops():
+    graph = built()
+    with pytest.raises(ValueError, match="hops is 0"):
+        graph.with_link("gcn", hops=0)
+    with pytest.raises(ValueError, match="hops is 2 with link='average', expected 1: only \"gcn\""):
+        graph.with_link("average", hops=2)
+    with pytest.raises(ValueError, match="hop_top_k is -1"):
+        graph.with_link("gcn", hops=2, hop_top_k=-1)
+    with pytest.raises(TypeError, match=r"hops is 2\.0"):
+        graph.with_link("gcn", hops=2.0)

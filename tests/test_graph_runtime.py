@@ -1,5 +1,6 @@
 """Progress, interruption, and bad arguments of the builder."""
 
+import datetime
 import signal
 import subprocess
 import sys
@@ -169,7 +170,22 @@ GOOD = {"user": [0, 0, 1], "item": [1, 2, 3], "time": [1, 2, 3], "num_items": 4}
         ({"window": True}, TypeError, "window is True"),
         ({"top_k": -1}, ValueError, "top_k is -1"),
         ({"min_count": 0}, ValueError, "min_count is 0"),
-        ({"weighting": "jaccard"}, ValueError, "weighting is 'jaccard'"),
+        ({"weighting": "pmi"}, ValueError, "weighting is 'pmi', expected one of \"count\", "),
+        ({"decay": "linear"}, ValueError, "decay is 'linear', expected None"),
+        ({"decay": 1.0}, ValueError, "decay is 1.0"),
+        ({"damping": -0.5}, ValueError, "damping is -0.5"),
+        ({"max_gap": -1}, ValueError, "max_gap is -1"),
+        ({"max_gap": 3, "time": None}, ValueError, "max_gap is 3 but the events have no time"),
+        ({"session_gap": "1h"}, TypeError, "session_gap is '1h'"),
+        ({"session_gap": datetime.timedelta(1)}, TypeError, "expected a number as times are"),
+        ({"category_edges": 2}, ValueError, "category_edges is 2 but category is None"),
+        (
+            {"category_edges": 2, "category": [1, 2]},
+            ValueError,
+            "category has 2 entries, expected 4",
+        ),
+        ({"category_weight": float("nan")}, ValueError, "category_weight is nan"),
+        ({"windows": 3}, TypeError, "unexpected option 'windows', expected one of"),
         ({"self_weight": "min"}, ValueError, "self_weight is 'min'"),
         ({"self_weight": -1}, ValueError, "self_weight is -1"),
         ({"self_weight": float("nan")}, ValueError, "self_weight is nan"),

@@ -2,14 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "graph/workers.h"
 
 namespace resemb::graph {
 
-// Writes positions to `out` (n of them) and returns the buckets' offsets (buckets + 1). `bucket_of(i)`
-// is called twice for each i. The result does not depend on the number of threads.
+// Writes positions to `out` and returns the buckets' offsets (buckets + 1). `bucket_of(i)` is called
+// twice for each i; a position of bucket `buckets` is left out. The result does not depend on the
+// number of threads.
 template <class Index, class BucketOf>
 std::vector<int64_t> partition(Workers& workers, int64_t n, int64_t buckets, const BucketOf& bucket_of,
                                Index* out) {
@@ -17,7 +19,7 @@ std::vector<int64_t> partition(Workers& workers, int64_t n, int64_t buckets, con
   const auto begin_of = [&](int64_t chunk) { return n / chunks * chunk + std::min(chunk, n % chunks); };
   std::vector<std::vector<int64_t>> cursors(chunks);
   workers.run(chunks, [&](int64_t chunk, int) {
-    std::vector<int64_t> counts(buckets, 0);
+    std::vector<int64_t> counts(buckets + 1, 0);
     for (int64_t i = begin_of(chunk); i < begin_of(chunk + 1); ++i) ++counts[bucket_of(i)];
     cursors[chunk] = std::move(counts);
   });
@@ -30,8 +32,10 @@ std::vector<int64_t> partition(Workers& workers, int64_t n, int64_t buckets, con
   offsets[buckets] = sum;
   workers.run(chunks, [&](int64_t chunk, int) {
     int64_t* cursor = cursors[chunk].data();
-    for (int64_t i = begin_of(chunk); i < begin_of(chunk + 1); ++i)
-      out[cursor[bucket_of(i)]++] = static_cast<Index>(i);
+    for (int64_t i = begin_of(chunk); i < begin_of(chunk + 1); ++i) {
+      const int64_t bucket = static_cast<int64_t>(bucket_of(i));
+      if (bucket < buckets) out[cursor[bucket]++] = static_cast<Index>(i);
+    }
   });
   return offsets;
 }

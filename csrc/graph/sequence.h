@@ -11,10 +11,20 @@
 #include <tuple>
 #include <vector>
 
+#include "graph/options.h"
 #include "graph/partition.h"
 #include "graph/workers.h"
 
 namespace resemb::graph {
+
+// Time as an unsigned key of the same order; -0.0 equals 0.0.
+constexpr uint64_t kSign = uint64_t{1} << 63;
+inline uint64_t key_of_time(int64_t time) { return static_cast<uint64_t>(time) ^ kSign; }
+inline uint64_t key_of_time(double time) {
+  const uint64_t bits = std::bit_cast<uint64_t>(time + 0.0);
+  return bits & kSign ? ~bits : bits | kSign;
+}
+inline double float_of_key(uint64_t key) { return std::bit_cast<double>(key & kSign ? key ^ kSign : ~key); }
 
 struct Events {
   const int64_t* user;       // [count]
@@ -23,13 +33,20 @@ struct Events {
   const double* float_time;  // [count], or null; with neither time the input order counts
   int64_t count;
 
-  // Time as an unsigned key of the same order; -0.0 equals 0.0.
   uint64_t time_key(int64_t i) const {
-    constexpr uint64_t sign = uint64_t{1} << 63;
-    if (int_time) return static_cast<uint64_t>(int_time[i]) ^ sign;
-    if (!float_time) return 0;
-    const uint64_t bits = std::bit_cast<uint64_t>(float_time[i] + 0.0);
-    return bits & sign ? ~bits : bits | sign;
+    if (int_time) return key_of_time(int_time[i]);
+    return float_time ? key_of_time(float_time[i]) : 0;
+  }
+};
+
+// Whether two times, later >= earlier, lie within a limit.
+struct TimeLimit {
+  bool floating;
+  int64_t int_limit;
+  double float_limit;
+  bool holds(uint64_t earlier, uint64_t later) const {
+    if (floating) return float_of_key(later) - float_of_key(earlier) <= float_limit;
+    return later - earlier <= static_cast<uint64_t>(int_limit);
   }
 };
 
@@ -59,13 +76,40 @@ class FirstBad {
   std::atomic<int64_t> index_{none};
 };
 
-// Items in order; the highest bit marks the first event of a user.
+// Items in order; the highest bit marks the first event of a user or session.
 template <class Id>
 struct Sequence {
   static constexpr Id start = Id{1} << (8 * sizeof(Id) - 1);
   std::unique_ptr<Id[]> entries;
+  // With a longest time in a pair: how many of the next events pair with this one; else null. As times
+  // ascend, at + reach[at] never falls within a session.
+  std::unique_ptr<Id[]> reach;
   int64_t count = 0;
 };
+
+// Marks the starts and reaches of events [begin, end) of a run that ends at `stop`.
+// user_at(i), time_at(i) (a key) and item_at(i) describe event i; out and reach are indexed by i.
+template <class Id, class UserAt, class TimeAt, class ItemAt>
+void write_entries(int64_t begin, int64_t end, int64_t stop, const TimeLimits& limits, bool floating,
+                   int64_t window, const UserAt& user_at, const TimeAt& time_at, const ItemAt& item_at,
+                   Id* out, Id* reach) {
+  const TimeLimit session{floating, limits.int_session, limits.float_session};
+  const TimeLimit gap{floating, limits.int_gap, limits.float_gap};
+  const auto starts = [&](int64_t i) {
+    return i == 0 || user_at(i) != user_at(i - 1) ||
+           (limits.session() && !session.holds(time_at(i - 1), time_at(i)));
+  };
+  for (int64_t i = begin; i < end; ++i) out[i] = item_at(i) | (starts(i) ? Sequence<Id>::start : Id{0});
+  if (!limits.gap()) return;
+  int64_t last = begin;
+  for (int64_t i = begin; i < end; ++i) {
+    last = std::max(last, i);
+    while (last + 1 < stop && last < i + window && !starts(last + 1) &&
+           gap.holds(time_at(i), time_at(last + 1)))
+      ++last;
+    reach[i] = static_cast<Id>(last - i);
+  }
+}
 
 namespace detail {
 
@@ -111,13 +155,20 @@ inline std::vector<int64_t> user_splitters(const Events& events, int64_t parts) 
 }  // namespace detail
 
 // The events' items sorted stably by (user, time). Every item is read once and checked against
-// [0, num_items) and `padding` (-1: none) as it is read.
+// [0, num_items) and the padding row as it is read.
 template <class Id>
-Sequence<Id> make_sequence(Workers& workers, const Events& events, int64_t num_items, int64_t padding) {
+Sequence<Id> make_sequence(Workers& workers, const Events& events, const BuildOptions& options) {
   using namespace detail;
-  const int64_t n = events.count;
-  Sequence<Id> sequence{std::make_unique_for_overwrite<Id[]>(n), n};
+  const int64_t n = events.count, num_items = options.num_items, padding = options.padding;
+  const int64_t window = options.rows.window;
+  const TimeLimits& limits = options.limits;
+  const bool floating = events.float_time != nullptr;
+  Sequence<Id> sequence;
+  sequence.count = n;
+  sequence.entries = std::make_unique_for_overwrite<Id[]>(n);
+  if (limits.gap()) sequence.reach = std::make_unique_for_overwrite<Id[]>(n);
   Id* entries = sequence.entries.get();
+  Id* reach = sequence.reach.get();
   FirstBad bad_range, bad_padding;
   const auto checked_item = [&](int64_t i) -> Id {
     const int64_t item = events.item[i];
@@ -131,10 +182,9 @@ Sequence<Id> make_sequence(Workers& workers, const Events& events, int64_t num_i
   check_times(workers, events);
   if (is_sorted(workers, events)) {
     workers.ranges(n, kEventGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const bool first = i == 0 || events.user[i] != events.user[i - 1];
-        entries[i] = checked_item(i) | (first ? Sequence<Id>::start : Id{0});
-      }
+      write_entries(
+          begin, end, n, limits, floating, window, [&](int64_t i) { return events.user[i]; },
+          [&](int64_t i) { return events.time_key(i); }, checked_item, entries, reach);
       workers.advance(end - begin);
     });
   } else {
@@ -170,10 +220,10 @@ Sequence<Id> make_sequence(Workers& workers, const Events& events, int64_t num_i
         records[r] = {events.user[i], events.time_key(i), static_cast<Id>(i), checked_item(i)};
       }
       std::sort(records.begin(), records.end());
-      for (int64_t r = 0; r < size; ++r) {
-        const bool first = r == 0 || records[r].user != records[r - 1].user;
-        entries[begin + r] = records[r].item | (first ? Sequence<Id>::start : Id{0});
-      }
+      write_entries(
+          0, size, size, limits, floating, window, [&](int64_t r) { return records[r].user; },
+          [&](int64_t r) { return records[r].time; }, [&](int64_t r) { return records[r].item; },
+          entries + begin, reach ? reach + begin : nullptr);
       workers.advance(size);
     });
   }

@@ -1,7 +1,7 @@
 """From arrays of events to the C++ builder: checks, defaults, progress."""
 
-import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _checks
+from ._kept import KeptCounts
+from ._options import Options, categories
 
 try:
     from . import _builder  # type: ignore[attr-defined]
@@ -25,6 +27,15 @@ Progress = Call | bool | None
 SPARSE_IDS = 10**8
 
 
+class Events(NamedTuple):
+    """Checked arrays of events: int64 user and item, int64 or float64 time or None."""
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+    time_unit: str | None  # dtype of dates, whose ticks `time` holds
+
+
 class Built(NamedTuple):
     """What the builder hands back, and the meta data of the graph."""
 
@@ -33,6 +44,17 @@ class Built(NamedTuple):
     weights: np.ndarray
     degree: np.ndarray
     meta: dict[str, Any]
+    counts: KeptCounts | None = None
+
+
+def events_of(user: Any, item: Any, time: Any) -> Events:
+    """Checks arrays of events, which `InterestGraph.from_events` documents."""
+    users, items = _checks.integers("user", user), _checks.integers("item", item)
+    times, unit = (None, None) if time is None else _times(time)
+    for name, array in (("user", users), ("time", times)):
+        if array is not None and len(array) != len(items):
+            raise ValueError(f"{name} has {len(array)} entries, expected {len(items)}, as item has")
+    return Events(users, items, times, unit)
 
 
 def build(
@@ -41,80 +63,146 @@ def build(
     time: Any,
     *,
     num_items: int | None,
-    window: int,
-    top_k: int | None,
-    min_count: int,
-    weighting: str,
-    self_weight: str | float,
-    directed: bool,
     padding_idx: int | None,
+    keep_counts: bool,
     threads: int | None,
     progress: Progress,
+    options: dict[str, Any],
     event_hash: str | None = None,
 ) -> Built:
     """The arrays and meta data of `InterestGraph.from_events`, which documents the arguments."""
-    users, items = _checks.integers("user", user), _checks.integers("item", item)
-    times = None if time is None else _times(time)
-    for name, array in (("user", users), ("time", times)):
-        if array is not None and len(array) != len(items):
-            raise ValueError(f"{name} has {len(array)} entries, expected {len(items)}, as item has")
-    num_items = _num_items(num_items, items, padding_idx)
-    padding = _checks.padding_option(padding_idx, num_items)
-    window = _checks.whole_number("window", window, 1)
-    keep = num_items if top_k is None else _checks.whole_number("top_k", top_k, 0)
-    min_count = _checks.whole_number("min_count", min_count, 1)
-    if weighting not in ("count", "cosine"):
-        raise ValueError(f'weighting is {weighting!r}, expected "count" or "cosine"')
-    own = _checks.self_weight_option(self_weight)
-    if not isinstance(directed, (bool, np.bool_)):
-        raise TypeError(f"directed is {directed!r}, expected True or False")
-    workers = _threads(threads)
-    with _progress_call(progress) as report:
-        arrays = _builder.build(
-            users,
-            items,
-            times,
-            num_items=num_items,
-            window=min(window, max(len(items), 1)),
-            top_k=min(keep, num_items),
-            min_count=min(min_count, 2**63 - 1),
-            cosine=weighting == "cosine",
-            self_weight=own,
-            directed=bool(directed),
-            padding=-1 if padding is None else padding,
-            threads=workers,
-            progress=report,
-        )
-    indptr, neighbors, weights, degree = arrays
-    options = {
-        "num_items": num_items,
-        "window": window,
-        "top_k": None if top_k is None else keep,
-        "min_count": min_count,
-        "weighting": weighting,
-        "self_weight": "max" if own is None else own,
-        "directed": bool(directed),
-        "padding_idx": padding,
-    }
-    meta = {
-        "version": 1,
+    events = events_of(user, item, time)
+    height = _num_items(num_items, events.item, padding_idx)
+    padding = _checks.padding_option(padding_idx, height)
+    chosen = Options.of(options, events.time_unit, events.time is not None)
+    category = categories(options.get("category"), height)
+    workers = thread_count(threads)
+    native = chosen.native(
+        num_items=height, events=len(events.item), padding=padding, category=category
+    )
+    meta = meta_of(
+        chosen, height, padding, Totals.of(events, workers), events.time_unit, event_hash
+    )
+    with progress_call(progress) as report:
+        if keep_counts:
+            store = event_store(len(events.item))
+            store.add(*events[:3], num_items=height, padding=native["padding"])
+            counts = count_pairs(store, native, events.time, category, workers, report)
+            return from_counts(counts, native, meta, workers)
+        arrays = _builder.build(*events[:3], options=native, threads=workers, progress=report)
+    return built(arrays, height, meta)
+
+
+class Totals(NamedTuple):
+    """What meta data say of the events, whatever the way they came."""
+
+    events: int = 0
+    time_cut: float | int | None = None
+    digest: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, events: Events, threads: int) -> "Totals":
+        return cls().plus(events, threads)
+
+    def plus(self, events: Events, threads: int) -> "Totals":
+        """With more events, which follow these."""
+        user, item, time, _ = events
+        if not len(item):
+            return self
+        more = _builder.digest(user, item, time, self.events, threads=threads)
+        first, second = ((a + b) % 2**64 for a, b in zip(self.digest, more, strict=True))
+        cut = None if time is None else time.max().item()
+        if cut is not None and self.time_cut is not None:
+            cut = max(cut, self.time_cut)
+        return Totals(self.events + len(item), cut, (first, second))
+
+    def hex_digest(self) -> str:
+        return "".join(f"{part:016x}" for part in self.digest)
+
+
+def meta_of(
+    options: Options,
+    num_items: int,
+    padding: int | None,
+    totals: Totals,
+    time_unit: str | None,
+    event_hash: str | None,
+) -> dict[str, Any]:
+    """The meta data of a graph of events."""
+    return {
+        "version": 2,
         "source": "events",
-        "options": options,
-        "events": len(items),
-        "time_cut": None if times is None or not len(times) else times.max().item(),
-        "event_hash": event_hash or hash_events(users, items, times),
+        "options": {"num_items": num_items, **options.meta(), "padding_idx": padding},
+        "events": totals.events,
+        "time_cut": totals.time_cut,
+        "time_unit": time_unit,
+        "event_digest": totals.hex_digest(),
+        "event_hash": event_hash or totals.hex_digest(),
     }
+
+
+def digest_events(user: Any, item: Any, time: Any = None) -> str:
+    """Hex digest (128 bits, not cryptographic) of events in their order, as meta data hold it.
+
+    The sum over events of a mix of (index, user, item, time): it can be continued by events that
+    follow, as `InterestGraph.update` does. Arguments as of `InterestGraph.from_events`.
+    """
+    return Totals.of(events_of(user, item, time), thread_count(None)).hex_digest()
+
+
+def built(
+    arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts | None = None
+) -> Built:
+    """The builder's arrays with neighbors in the dtype of a graph."""
+    indptr, neighbors, weights, degree = arrays[:4]
     neighbors = neighbors.astype(_checks.neighbor_dtype(num_items), copy=False)
-    return Built(indptr, neighbors, weights, degree, meta)
+    return Built(indptr, neighbors, weights, degree, meta, counts)
 
 
-def hash_events(user: np.ndarray, item: np.ndarray, time: np.ndarray | None) -> str:
-    """Hex sha256 of the events as given: their number, then user, item and time."""
-    digest = hashlib.sha256(f"resemb-events-1:{len(item)}:{time is not None}".encode())
-    for array in (user, item, time):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+def event_store(expected: int, folder: str | None = None, memory: int | None = None) -> Any:
+    """A `_builder.EventStore`; memory None: no limit."""
+    return _builder.EventStore(
+        folder or tempfile.gettempdir(), -1 if memory is None else memory, expected
+    )
+
+
+def count_pairs(
+    store: Any,
+    native: dict[str, Any],
+    time: np.ndarray | None,
+    category: np.ndarray | None,
+    threads: int,
+    report: Call | None,
+) -> KeptCounts:
+    """Counts of all pairs of the stored events; `time` is None where they have none."""
+    arrays, user, item, stamps = store.count_pairs(native, threads=threads, progress=report)
+    indptr, neighbors, counted, _, occurrences = arrays
+    return KeptCounts(
+        indptr,
+        neighbors,
+        counted,
+        occurrences.astype(np.int64),
+        user,
+        item,
+        None if time is None else stamps,
+        category,
+    )
+
+
+def from_counts(
+    counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int
+) -> Built:
+    """The graph of counted pairs, with the counts."""
+    arrays = _builder.weigh(
+        counts.indptr,
+        counts.neighbors,
+        counts.masses,
+        counts.occurrences,
+        native,
+        threads=threads,
+        progress=None,
+    )
+    return built(arrays, native["num_items"], meta, counts)
 
 
 def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None) -> int:
@@ -133,22 +221,23 @@ def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None
     return max(largest + 1, 1)
 
 
-def _times(time: Any) -> np.ndarray:
-    """int64 or float64 times; dates become their int64 ticks."""
+def _times(time: Any) -> tuple[np.ndarray, str | None]:
+    """int64 or float64 times; dates become their int64 ticks, of the dtype that comes along."""
     array = _checks.vector("time", time)
     if array.dtype.kind == "M":
         missing = np.isnat(array)
         if missing.any():
             raise ValueError(f"time[{int(np.argmax(missing))}] is NaT, expected a time")
-        return np.ascontiguousarray(array).view(np.int64)
+        return np.ascontiguousarray(array).view(np.int64), array.dtype.str
     if array.size == 0 or array.dtype.kind in "iu":
-        return _checks.integers("time", array)
+        return _checks.integers("time", array), None
     if array.dtype.kind == "f":
-        return np.ascontiguousarray(array, dtype=np.float64)
+        return np.ascontiguousarray(array, dtype=np.float64), None
     raise TypeError(f"time has dtype {array.dtype}, expected integers, floats or datetime64")
 
 
-def _threads(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """`threads`, or the CPUs that this process may use."""
     if threads is not None:
         return _checks.whole_number("threads", threads, 1, 4096)
     if hasattr(os, "sched_getaffinity"):
@@ -173,7 +262,7 @@ class _Bar:
         self.bar.update(done - self.bar.n)
 
 
-def _progress_call(progress: Progress) -> AbstractContextManager[Call | None]:
+def progress_call(progress: Progress) -> AbstractContextManager[Call | None]:
     if progress is None or progress is False:
         return nullcontext(None)
     if progress is True:

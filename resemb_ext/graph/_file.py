@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 FORMAT = "resemb-interest-graph"
-VERSION = 1
+VERSION = 2
+READS = (1, 2)  # version 1 has no kept counts
 ARRAYS = ("indptr", "neighbors", "weights", "degree")
 DTYPES = {
     "indptr": ("<i8",),
@@ -23,6 +24,18 @@ DTYPES = {
     "weights": ("<f4",),
     "degree": ("<f8",),
 }
+# Members "counts.NAME": either all that are not optional, or none.
+KEPT_DTYPES = {
+    "indptr": ("<i8",),
+    "neighbors": ("<i4",),
+    "masses": ("<i8",),
+    "occurrences": ("<i8",),
+    "tail_user": ("<i8",),
+    "tail_item": ("<i8",),
+    "tail_time": ("<i8", "<f8"),
+    "category": ("<i8",),
+}
+KEPT_OPTIONAL = {"tail_time", "category"}
 # What zipfile and NumPy raise on damaged bytes.
 DAMAGE = (
     zipfile.BadZipFile,
@@ -45,9 +58,12 @@ DAMAGE = (
 
 def content_hash(arrays: dict[str, np.ndarray], link: str) -> str:
     """Hex sha256 over the link's name and the arrays in little-endian bytes."""
-    digest = hashlib.sha256(f"{FORMAT}:{link}".encode())
-    for name in ARRAYS:
-        array = arrays[name]
+    return _hash_of({name: arrays[name] for name in ARRAYS}, f"{FORMAT}:{link}")
+
+
+def _hash_of(arrays: dict[str, np.ndarray], what: str) -> str:
+    digest = hashlib.sha256(what.encode())
+    for name, array in arrays.items():
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f":{name}:{little.dtype.str}:{len(little)}:".encode())
         digest.update(little.data)
@@ -55,18 +71,25 @@ def content_hash(arrays: dict[str, np.ndarray], link: str) -> str:
 
 
 def write(
-    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, Any]
+    path: str | os.PathLike[str],
+    arrays: dict[str, np.ndarray],
+    header: dict[str, Any],
+    kept: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Writes beside `path` and moves the whole file into place."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: folder {target.parent} does not exist")
+    members = dict(arrays)
+    if kept is not None:
+        header = {**header, "counts_hash": _hash_of(kept, f"{FORMAT}:counts")}
+        members |= {f"counts.{name}": array for name, array in kept.items()}
     text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False).encode()
     beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with beside.open("xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for member, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
+                for member, array in {"header": np.frombuffer(text, np.uint8), **members}.items():
                     # A ZipInfo without a date: equal graphs give equal files.
                     info = zipfile.ZipInfo(f"{member}.npy")
                     with archive.open(info, "w", force_zip64=True) as stream:
@@ -80,8 +103,11 @@ def write(
         raise
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and header of a file; ValueError naming the path where that is no graph file."""
+Read = tuple[dict[str, np.ndarray], dict[str, Any], dict[str, np.ndarray]]
+
+
+def read(path: str | os.PathLike[str]) -> Read:
+    """Arrays, header and kept counts of a file; ValueError naming the path where that is no graph file."""
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder, expected a graph file")
@@ -97,28 +123,41 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
             ) from error
 
 
-def _read(file: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(file: Any) -> Read:
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if sorted(names) != sorted(f"{n}.npy" for n in ("header", *ARRAYS)):
+        kept_names = {name for name in KEPT_DTYPES if f"counts.{name}.npy" in names}
+        expected = ["header", *ARRAYS, *(f"counts.{name}" for name in kept_names)]
+        if sorted(names) != sorted(f"{n}.npy" for n in expected):
             raise ValueError(f"it holds {', '.join(names[:6]) or 'nothing'}")
+        if kept_names and not kept_names | KEPT_OPTIONAL >= set(KEPT_DTYPES):
+            raise ValueError("some of its kept counts are missing")
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
                 raise ValueError(f"{info.filename} is compressed or longer than the file")
         header = json.loads(_array(archive, "header", ("|u1",)).tobytes())
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError("its header is foreign")
-        if header.get("version") != VERSION:
+        version = header.get("version")
+        if version not in READS or isinstance(version, bool):
             raise ValueError(
-                f"its format version is {header.get('version')!r}, this release reads {VERSION}"
+                f"its format version is {version!r}, this release reads"
+                f" {' and '.join(map(str, READS))}"
             )
         arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
+        kept = {
+            name: _array(archive, f"counts.{name}", dtypes)
+            for name, dtypes in KEPT_DTYPES.items()
+            if name in kept_names
+        }
     if not isinstance(header.get("meta"), dict) or not isinstance(header.get("link"), str):
         raise ValueError("its header lacks meta or link")
     if header.get("hash") != content_hash(arrays, header["link"]):
         raise ValueError("its arrays do not match its hash")
-    return arrays, header
+    if kept and header.get("counts_hash") != _hash_of(kept, f"{FORMAT}:counts"):
+        raise ValueError("its kept counts do not match their hash")
+    return arrays, header, kept
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...]) -> np.ndarray:

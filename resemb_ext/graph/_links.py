@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _checks
+from . import _checks, _events
+from ._events import _builder
 
 if TYPE_CHECKING:
     from .interest_graph import InterestGraph
@@ -13,13 +14,28 @@ LINKS = ("average", "gcn", "given", "attention")
 
 
 def linked(
-    graph: "InterestGraph", link: str, padding_idx: int | None, self_weight: str | float
+    graph: "InterestGraph",
+    link: str,
+    padding_idx: int | None,
+    self_weight: str | float,
+    hops: int = 1,
+    hop_top_k: int | None = None,
 ) -> dict[str, Any]:
     """Fields of the linked graph; `InterestGraph.with_link` documents the formulas."""
     if link not in LINKS:
         raise ValueError(f"link is {link!r}, expected one of {', '.join(map(repr, LINKS))}")
     padding = _checks.padding_option(padding_idx, graph.num_items)
     own = _checks.self_weight_option(self_weight)
+    hops = _checks.whole_number("hops", hops, 1, 8)
+    if hop_top_k is not None:
+        hop_top_k = _checks.whole_number("hop_top_k", hop_top_k, 0)
+    if (hops > 1 or hop_top_k is not None) and link != "gcn":
+        raise ValueError(f'hops is {hops} with link={link!r}, expected 1: only "gcn" has hops')
+    before = graph.meta.get("link", {})
+    if link == graph.link == "gcn" and hops > 1 and before.get("hops", hops) != hops:
+        raise ValueError(
+            f"hops is {hops}, but this graph already holds {before['hops']} hop(s); link the raw graph"
+        )
     if link not in ("given", graph.link) and graph.link != "raw":
         raise ValueError(
             f"link={link!r} needs raw weights, but this graph already holds {graph.link!r} weights;"
@@ -40,17 +56,23 @@ def linked(
         if directed and options.get("top_k") is not None:
             parts = pruned(parts, options["top_k"])
         parts = gcn(parts)
+        keep = options.get("top_k") if hop_top_k is None else hop_top_k
+        parts, kept_mass = powered(parts, hops, keep, prune_first=hop_top_k is not None)
     elif link == "average" and graph.link == "raw":
         parts = average(with_diagonal(parts, own, padding))
     elif link == "attention":
         parts = with_diagonal(parts, own, padding)
         check_positive(parts)
     meta = dict(graph.meta)
+    if link == graph.link == "gcn" and before:
+        return {**parts.fields(), "link": link, "meta": meta}
     meta["link"] = {
         "name": link,
         "padding_idx": padding,
         "self_weight": "max" if own is None else own,
     }
+    if link == "gcn" and graph.link == "raw":
+        meta["link"] |= {"hops": hops, "hop_top_k": keep, "kept_mass": kept_mass}
     return {**parts.fields(), "link": link, "meta": meta}
 
 
@@ -161,6 +183,31 @@ def gcn(rows: Rows) -> Rows:
     weights = rows.weights * np.repeat(scale, np.diff(rows.indptr))
     weights *= scale[rows.neighbors]
     return Rows(rows.indptr, rows.neighbors, weights.astype(np.float32), rows.degree)
+
+
+def powered(
+    rows: Rows, hops: int, top_k: int | None, prune_first: bool
+) -> tuple[Rows, list[float]]:
+    """W^hops, pruned after every hop, and what each pruning kept of the rows' sums."""
+    threads = _events.thread_count(None)
+    keep = len(rows.degree) if top_k is None else top_k
+    first, shares = rows, [1.0]
+    if prune_first and top_k is not None:
+        first = pruned(rows, top_k)
+        whole = float(rows.weights.sum(dtype=np.float64))
+        shares = [float(first.weights.sum(dtype=np.float64)) / whole if whole > 0 else 1.0]
+    power = first
+    for _ in range(hops - 1):
+        arrays = _builder.multiply(
+            *(power.indptr, power.neighbors, power.weights),
+            *(first.indptr, first.neighbors, first.weights),
+            top_k=keep,
+            threads=threads,
+        )
+        whole = float(arrays[4].sum())
+        shares.append(float(arrays[3].sum()) / whole if whole > 0 else 1.0)
+        power = Rows(arrays[0], arrays[1], arrays[2], rows.degree)
+    return power, shares
 
 
 def symmetrised(rows: Rows, keep_own: bool) -> Rows:

@@ -46,6 +46,7 @@ def stats(graph: "InterestGraph") -> dict[str, Any]:
         "others_per_row": quantiles(others),
         "degree": quantiles(graph.degree[entries > 0]),
         "kept_mass": kept_mass,
+        "hop_kept_mass": graph.meta.get("link", {}).get("kept_mass"),
         "events": graph.meta.get("events"),
         "time_cut": graph.meta.get("time_cut"),
     }

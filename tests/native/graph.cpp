@@ -5,6 +5,7 @@
 #include <random>
 
 #include "graph/builder.h"
+#include "graph/store.h"
 
 namespace rg = resemb::graph;
 
@@ -17,8 +18,8 @@ void require(bool condition, const char* what) {
 }
 
 template <class Width>
-rg::Graph<typename Width::Neighbor> built(const rg::Events& events, const rg::BuildOptions& options,
-                                          int threads) {
+rg::Csr<typename Width::Neighbor, float> built(const rg::Events& events, const rg::BuildOptions& options,
+                                               int threads) {
   rg::Workers workers(threads, 2 * events.count, [](int64_t, int64_t) {});
   return rg::build<Width>(events, options, workers);
 }
@@ -28,7 +29,7 @@ void require_same(const A& a, const B& b, int64_t num_items) {
   require(a.num_edges == b.num_edges, "edges");
   require(std::equal(a.indptr.get(), a.indptr.get() + num_items + 1, b.indptr.get()), "indptr");
   require(std::equal(a.neighbors.get(), a.neighbors.get() + a.num_edges, b.neighbors.get()), "neighbors");
-  require(std::equal(a.weights.get(), a.weights.get() + a.num_edges, b.weights.get()), "weights");
+  require(std::equal(a.values.get(), a.values.get() + a.num_edges, b.values.get()), "weights");
   require(std::equal(a.degree.get(), a.degree.get() + num_items, b.degree.get()), "degree");
 }
 
@@ -50,17 +51,43 @@ void random_graphs(int rounds) {
     rg::Events events{user.data(), item.data(), nullptr, nullptr, n};
     if (round % 3 == 1) events.int_time = time.data();
     if (round % 3 == 2) events.float_time = seconds.data();
-    const rg::RowOptions rows{1 + below(6),
-                              below(8),
-                              1 + below(3),
-                              round % 5 < 2 ? rg::Weighting::cosine : rg::Weighting::count,
-                              round % 7 == 0,
-                              round % 2 == 0,
-                              0.5};
-    const rg::BuildOptions options{num_items, -1, rows, false};
+    rg::BuildOptions options;
+    options.num_items = num_items;
+    options.rows.window = 1 + below(6);
+    if (round % 3 == 0) {
+      options.rows.unit = 65536;
+      for (int64_t g = 1; g <= options.rows.window; ++g) options.rows.mass.push_back(65536 / g);
+    }
+    options.rows.top_k = below(8);
+    options.rows.min_mass = options.rows.unit * (1 + below(3)) / 2;
+    options.rows.weighting = static_cast<rg::Weighting>(round % 4);
+    options.rows.damping = round % 3 ? 0 : 0.5;
+    options.rows.directed = round % 7 == 0;
+    options.rows.largest_self_weight = round % 2 == 0;
+    options.rows.self_weight = 0.5;
+    if (round % 3) {
+      options.limits.int_gap = 1 + below(40);
+      options.limits.float_gap = static_cast<double>(options.limits.int_gap);
+      options.limits.int_session = 20;
+      options.limits.float_session = 7;
+    }
+    std::vector<int64_t> category(num_items);
+    for (int64_t& c : category) c = below(12) - 1;
+    options.category = category.data();
+    options.rows.category_edges = round % 5 ? 0 : 2;
+    options.rows.category_weight = 0.25;
     const auto one = built<rg::Narrow>(events, options, 1);
     require_same(one, built<rg::Narrow>(events, options, 4), num_items);
     require_same(one, built<rg::Wide>(events, options, 3), num_items);
+    for (const int64_t memory : {int64_t{-1}, 8 * n, n / 3 + 1}) {  // in memory, events or all on disk
+      rg::EventStore store("/tmp", memory, n);
+      store.add(events, num_items, -1);
+      rg::Workers workers(3, 2 * n, [](int64_t, int64_t) {});
+      std::unique_ptr<uint32_t[]> occurrences;
+      require_same(one, store.build<rg::GraphRows<rg::Narrow>>(options, workers, nullptr, occurrences),
+                   num_items);
+      require((store.spilled_bytes() > 0) == (memory >= 0 && n > 1), "spilling");
+    }
   }
 }
 
@@ -73,7 +100,10 @@ void interrupted() {
     item[i] = i * 31 % 997;
   }
   const rg::Events events{user.data(), item.data(), nullptr, nullptr, n};
-  const rg::BuildOptions options{997, -1, {20000, 5, 1, rg::Weighting::count, false, true, 0}, false};
+  rg::BuildOptions options;
+  options.num_items = 997;
+  options.rows.window = 20000;
+  options.rows.top_k = 5;
   bool stopped = false;
   try {
     rg::Workers workers(3, 2 * n, [](int64_t, int64_t) { throw 42; });

@@ -1,0 +1,38 @@
+// A digest of events that can be continued: the sum over events of a mix of (index, user, item, time).
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "graph/sequence.h"
+#include "graph/workers.h"
+
+namespace resemb::graph {
+
+using Digest = std::array<uint64_t, 2>;
+
+inline uint64_t mix64(uint64_t x) {  // the finalizer of SplitMix64
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// first: index of the first event. Independent of the threads, as sums modulo 2^64 are.
+inline Digest digest_events(Workers& workers, const Events& events, int64_t first) {
+  std::array<std::atomic<uint64_t>, 2> total{};
+  const uint64_t kind = events.int_time ? 1 : events.float_time ? 2 : 0;
+  workers.ranges(events.count, detail::kEventGrain, [&](int64_t begin, int64_t end) {
+    Digest sum{};
+    for (int64_t i = begin; i < end; ++i)
+      for (uint64_t lane = 0; lane < 2; ++lane) {
+        uint64_t x = mix64(static_cast<uint64_t>(first + i) * 4 + kind + 0x9e3779b97f4a7c15u * (lane + 1));
+        x = mix64(x + static_cast<uint64_t>(events.user[i]));
+        x = mix64(x + static_cast<uint64_t>(events.item[i]));
+        sum[lane] += mix64(x + events.time_key(i));
+      }
+    for (int lane = 0; lane < 2; ++lane) total[lane] += sum[lane];
+  });
+  return {total[0], total[1]};
+}
+
+}  // namespace resemb::graph

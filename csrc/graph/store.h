@@ -1,0 +1,264 @@
+// Events that arrive in batches: kept by user in blocks, spilled to disk past a memory limit.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+#include "graph/builder.h"
+#include "graph/passes.h"
+#include "graph/spill.h"
+
+namespace resemb::graph {
+
+// The last `window` events of every user, users ascending.
+struct Tails {
+  std::vector<int64_t> user, item;
+  std::vector<uint64_t> time;  // keys
+};
+
+class EventStore {
+ public:
+  using Word = uint32_t;
+
+  // memory: bytes of events and sequence to hold at most, negative: no limit. expected: events, a guess.
+  EventStore(std::string folder, int64_t memory, int64_t expected)
+      : folder_(std::move(folder)),
+        memory_(memory),
+        buckets_(std::clamp<int64_t>(expected >> 16, 16, 1024)),
+        block_(std::clamp<int64_t>(
+            (memory < 0 ? expected : std::min(expected, memory / kRecordBytes)) / buckets_ / 16, 64, 4096)) {}
+
+  int64_t count() const { return count_; }
+  int64_t largest_item() const { return largest_item_; }
+  bool floating() const { return floating_; }
+  int64_t spilled_bytes() const { return spilled_; }
+
+  // Items are checked against [0, num_items) and the padding row; num_items < 0: against 2^31 - 2.
+  void add(const Events& events, int64_t num_items, int64_t padding) {
+    const int64_t top = num_items < 0 ? (int64_t{1} << 31) - 2 : num_items;
+    for (int64_t i = 0; i < events.count; ++i) {
+      const int64_t item = events.item[i];
+      if (item < 0 || item >= top) throw BadEvent(BadEvent::Kind::item_range, i);
+      if (item == padding) throw BadEvent(BadEvent::Kind::padding_item, i);
+      if (events.float_time && !std::isfinite(events.float_time[i]))
+        throw BadEvent(BadEvent::Kind::time_not_finite, i);
+      largest_item_ = std::max(largest_item_, item);
+    }
+    floating_ = floating_ || events.float_time;
+    for (int64_t i = 0; i < events.count; ++i) {
+      Bucket& bucket = buckets_of_user_[bucket_of(events.user[i])];
+      if (bucket.blocks.empty() || bucket.last == block_) {
+        if (memory_ >= 0 && held_ + block_ * kRecordBytes > memory_) spill();
+        bucket.blocks.push_back(std::make_unique_for_overwrite<Record[]>(block_));
+        bucket.last = 0;
+        held_ += block_ * kRecordBytes;
+      }
+      bucket.blocks.back()[bucket.last++] = {events.user[i], events.time_key(i),
+                                             static_cast<Word>(events.item[i])};
+    }
+    count_ += events.count;
+  }
+
+  // Uses up the events. Rows: GraphRows<Narrow> or CountRows<Narrow>.
+  template <class Rows>
+  Csr<int32_t, typename Rows::Value> build(const BuildOptions& options, Workers& workers, Tails* tails,
+                                           std::unique_ptr<Word[]>& occurrences) {
+    occurrences = std::make_unique<Word[]>(options.num_items);
+    const bool reach = options.limits.gap();
+    const int64_t sequence_bytes = count_ * int64_t{sizeof(Word)} * (reach ? 2 : 1);
+    const bool on_disk = memory_ >= 0 && sequence_bytes + count_ * int64_t{sizeof(Word)} > memory_;
+    if (memory_ >= 0 && held_ + (on_disk ? 0 : sequence_bytes) > memory_) spill();
+    Collector<int32_t, typename Rows::Value> collector(options.num_items);
+    if (on_disk) {
+      SequenceFile file(folder_, count_, reach);
+      spilled_ += sequence_bytes;
+      sort(options, workers, occurrences.get(), tails,
+           [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
+             file.write(at, entries, far, size);
+           });
+      Tables<Word> tables(options, occurrences.get());
+      if (needs_margins(options.rows.weighting)) file.margins(tables, options, workers);
+      file.rows<Rows>(tables, options, workers, memory_, collector);
+    } else {
+      Sequence<Word> sequence;
+      sequence.count = count_;
+      sequence.entries = std::make_unique_for_overwrite<Word[]>(count_);
+      if (reach) sequence.reach = std::make_unique_for_overwrite<Word[]>(count_);
+      sort(options, workers, occurrences.get(), tails,
+           [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
+             std::copy_n(entries, size, sequence.entries.get() + at);
+             if (far) std::copy_n(far, size, sequence.reach.get() + at);
+           });
+      Tables<Word> tables(options, occurrences.get());
+      if (needs_margins(options.rows.weighting)) {
+        open_margins(tables, options);
+        workers.ranges(count_, detail::kEventGrain, [&](int64_t begin, int64_t end) {
+          add_margins(sequence, begin, end, options.rows, tables.row_mass.get(), tables.column_mass.get());
+        });
+        close_margins(tables, options);
+      }
+      build_rows<Narrow, Rows>(workers, sequence, tables, 0, options.num_items, options, collector);
+    }
+    return collector.join(workers);
+  }
+
+ private:
+#pragma pack(push, 4)
+  struct Record {
+    int64_t user;
+    uint64_t time;
+    Word item;
+  };
+#pragma pack(pop)
+  static constexpr int64_t kRecordBytes = sizeof(Record);
+
+  struct Bucket {
+    std::vector<std::pair<int64_t, int64_t>> extents;  // (offset in the file, records), before the blocks
+    std::vector<std::unique_ptr<Record[]>> blocks;     // full but for the last
+    int64_t last = 0;                                  // records in the last block
+  };
+
+  int64_t bucket_of(int64_t user) const {
+    const uint64_t mixed = (static_cast<uint64_t>(user) + 0x632be59bd9b4e019u) * 0x9e3779b97f4a7c15u;
+    return static_cast<int64_t>((mixed >> 32) * static_cast<uint64_t>(buckets_) >> 32);
+  }
+
+  void spill() {
+    if (held_ == 0) return;
+    if (!file_) file_ = std::make_unique<SpillFile>(folder_);
+    for (Bucket& bucket : buckets_of_user_) {
+      for (size_t b = 0; b < bucket.blocks.size(); ++b) {
+        const int64_t size = b + 1 < bucket.blocks.size() ? block_ : bucket.last;
+        const int64_t at = file_->append(bucket.blocks[b].get(), size * kRecordBytes);
+        spilled_ += size * kRecordBytes;
+        if (!bucket.extents.empty() &&
+            bucket.extents.back().first + bucket.extents.back().second * kRecordBytes == at)
+          bucket.extents.back().second += size;
+        else
+          bucket.extents.emplace_back(at, size);
+      }
+      bucket.blocks.clear();
+      bucket.last = 0;
+    }
+    held_ = 0;
+  }
+
+  struct Sorted {
+    int64_t user;
+    uint64_t time;
+    Word index;  // order of arrival: makes the order total, hence stable
+    Word item;
+    bool operator<(const Sorted& other) const {
+      return std::tie(user, time, index) < std::tie(other.user, other.time, other.index);
+    }
+  };
+
+  // Writes every bucket's events in order: write(position, entries, reach or null, size).
+  template <class Write>
+  void sort(const BuildOptions& options, Workers& workers, Word* occurrences, Tails* tails,
+            const Write& write) {
+    std::vector<int64_t> offsets(buckets_ + 1, 0);
+    for (int64_t b = 0; b < buckets_; ++b) {
+      int64_t size = 0;
+      const Bucket& bucket = buckets_of_user_[b];
+      for (const auto& extent : bucket.extents) size += extent.second;
+      if (!bucket.blocks.empty())
+        size += (static_cast<int64_t>(bucket.blocks.size()) - 1) * block_ + bucket.last;
+      offsets[b + 1] = offsets[b] + size;
+    }
+    std::vector<Tails> tail_of(tails ? buckets_ : 0);
+    struct Scratch {
+      std::vector<Record> read;
+      std::vector<Sorted> events;
+      std::vector<Word> entries, reach;
+    };
+    std::vector<Scratch> scratch(workers.threads());
+    workers.run(buckets_, [&](int64_t b, int worker) {
+      Scratch& s = scratch[worker];
+      Bucket bucket = std::move(buckets_of_user_[b]);  // freed as soon as it is sorted
+      const int64_t size = offsets[b + 1] - offsets[b];
+      s.events.clear();
+      s.events.reserve(size);
+      const auto take = [&](const Record* records, int64_t count) {
+        for (int64_t r = 0; r < count; ++r)
+          s.events.push_back(
+              {records[r].user, records[r].time, static_cast<Word>(s.events.size()), records[r].item});
+      };
+      for (const auto& [at, count] : bucket.extents) {
+        s.read.resize(count);
+        file_->read(s.read.data(), count * kRecordBytes, at);
+        take(s.read.data(), count);
+      }
+      for (size_t k = 0; k < bucket.blocks.size(); ++k) {
+        take(bucket.blocks[k].get(), k + 1 < bucket.blocks.size() ? block_ : bucket.last);
+        bucket.blocks[k].reset();
+      }
+      if (!std::is_sorted(s.events.begin(), s.events.end())) std::sort(s.events.begin(), s.events.end());
+      s.entries.resize(size);
+      if (options.limits.gap()) s.reach.resize(size);
+      const auto& events = s.events;
+      write_entries(
+          int64_t{0}, size, size, options.limits, floating_, options.rows.window,
+          [&](int64_t r) { return events[r].user; }, [&](int64_t r) { return events[r].time; },
+          [&](int64_t r) { return events[r].item; }, s.entries.data(), s.reach.data());
+      for (int64_t r = 0; r < size; ++r)
+        std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
+      write(offsets[b], s.entries.data(), options.limits.gap() ? s.reach.data() : nullptr, size);
+      if (tails) keep_tails(events, options.rows.window, tail_of[b]);
+      workers.advance(size);
+    });
+    held_ = 0;
+    file_.reset();
+    scratch.clear();
+#if defined(__GLIBC__)
+    malloc_trim(0);  // the blocks lie scattered over the heap
+#endif
+    if (tails) join_tails(tail_of, *tails);
+  }
+
+  static void keep_tails(const std::vector<Sorted>& events, int64_t window, Tails& out) {
+    const int64_t size = static_cast<int64_t>(events.size());
+    for (int64_t begin = 0, end; begin < size; begin = end) {
+      for (end = begin + 1; end < size && events[end].user == events[begin].user;) ++end;
+      for (int64_t r = std::max(begin, end - window); r < end; ++r) {
+        out.user.push_back(events[r].user);
+        out.item.push_back(events[r].item);
+        out.time.push_back(events[r].time);
+      }
+    }
+  }
+
+  // Buckets hold whole users, each in order: a stable sort by user joins them.
+  static void join_tails(const std::vector<Tails>& parts, Tails& out) {
+    std::vector<std::tuple<int64_t, int64_t, uint64_t>> rows;
+    for (const Tails& part : parts)
+      for (size_t r = 0; r < part.user.size(); ++r)
+        rows.emplace_back(part.user[r], part.item[r], part.time[r]);
+    std::stable_sort(rows.begin(), rows.end(),
+                     [](const auto& a, const auto& b) { return std::get<0>(a) < std::get<0>(b); });
+    for (const auto& [user, item, time] : rows) {
+      out.user.push_back(user);
+      out.item.push_back(item);
+      out.time.push_back(time);
+    }
+  }
+
+  const std::string folder_;
+  const int64_t memory_, buckets_, block_;
+  std::vector<Bucket> buckets_of_user_ = std::vector<Bucket>(buckets_);
+  std::unique_ptr<SpillFile> file_;
+  int64_t held_ = 0, count_ = 0, largest_item_ = -1, spilled_ = 0;
+  bool floating_ = false;
+};
+
+}  // namespace resemb::graph

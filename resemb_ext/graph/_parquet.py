@@ -1,0 +1,214 @@
+"""Graphs of Parquet files read in batches: what `InterestGraph.from_parquet` does."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from . import _checks, _events
+from ._options import Options, categories
+
+
+class Ids(Protocol):
+    """A map from raw ids to numbers, such as `rx.data.IdMap`."""
+
+    @property
+    def size(self) -> int: ...
+    def encode(self, ids: Any, *, name: str = "id") -> tuple[np.ndarray, int]: ...
+
+
+class Source(NamedTuple):
+    """Where events are: files, the names of their columns, and which of them count."""
+
+    paths: list[Path]
+    user: str
+    item: str
+    time: str | None
+    label: str | None
+    before: Any
+    users: Ids | None
+    items: Ids | None
+    batch_rows: int
+
+
+def paths_of(path: Any) -> list[Path]:
+    """One path or several, all of them files."""
+    several = isinstance(path, Sequence) and not isinstance(path, (str, bytes))
+    paths = [Path(os.fspath(p)) for p in (path if several else [path])]
+    if not paths:
+        raise ValueError("path is empty, expected at least one Parquet file")
+    for found in paths:
+        if not found.exists():
+            raise FileNotFoundError(f"path: no file {found}")
+        if not found.is_file():
+            raise ValueError(f"path: {found} is not a file, expected a Parquet file")
+    return paths
+
+
+def build(
+    source: Source,
+    *,
+    num_items: int | None,
+    padding_idx: int | None,
+    keep_counts: bool,
+    memory: int | None,
+    spill_dir: str | os.PathLike[str] | None,
+    threads: int | None,
+    progress: _events.Progress,
+    options: dict[str, Any],
+) -> _events.Built:
+    """The arrays and meta data of `InterestGraph.from_parquet`, which documents the arguments."""
+    folder = os.fspath(spill_dir) if spill_dir is not None else tempfile.gettempdir()
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"spill_dir: folder {folder} does not exist")
+    limit = _memory(memory)
+    if num_items is None and source.items is not None:
+        num_items = source.items.size
+    if num_items is not None:
+        num_items = _checks.whole_number("num_items", num_items, 1, _checks.INT32_MAX - 1)
+    padding = None
+    if padding_idx is not None:
+        most = None if num_items is None else num_items - 1
+        padding = _checks.whole_number("padding_idx", padding_idx, 0, most)
+    workers = _events.thread_count(threads)
+    rows, unit = _survey(source)
+    chosen = Options.of(options, unit, source.time is not None)
+    store = _events.event_store(rows, folder, limit)
+    totals, times = _events.Totals(), None
+    with _events.progress_call(progress) as report:
+        total, done = 3 * max(rows, 1), 0
+        for events, read in _batches(source):
+            store.add(
+                *events[:3],
+                num_items=-1 if num_items is None else num_items,
+                padding=-1 if padding is None else padding,
+            )
+            totals, times = totals.plus(events, workers), events.time
+            done += read
+            if report is not None:
+                report(done, total)
+        height = num_items
+        if height is None:
+            height = max(store.largest_item, -1 if padding is None else padding) + 1
+            if not height:
+                raise ValueError("num_items is None and there are no events; give num_items")
+        category = categories(options.get("category"), height)
+        native = chosen.native(
+            num_items=height, events=store.count, padding=padding, category=category
+        )
+        meta = _events.meta_of(chosen, height, padding, totals, unit, None)
+
+        def later(step: int, steps: int) -> None:
+            if report is not None:
+                report(rows + (2 * rows * step // steps if steps else 2 * rows), total)
+
+        if keep_counts:
+            counts = _events.count_pairs(store, native, times, category, workers, later)
+            return _events.from_counts(counts, native, meta, workers)
+        arrays = store.build(native, threads=workers, progress=later)
+    return _events.built(arrays, height, meta)
+
+
+def _memory(memory: int | None) -> int:
+    if memory is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return _checks.whole_number("memory", memory, 1)
+
+
+def _columns(source: Source) -> dict[str, str]:
+    named = {"user": source.user, "item": source.item, "time": source.time, "label": source.label}
+    return {field: name for field, name in named.items() if name is not None}
+
+
+def _survey(source: Source) -> tuple[int, str | None]:
+    """Rows of all files and the dtype of dates; checks that the columns are there and agree."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, kinds = 0, {}
+    for path in source.paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                rows += file.metadata.num_rows
+                schema = file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from None
+        for field, name in _columns(source).items():
+            if name not in schema.names:
+                raise ValueError(
+                    f"{path} has no column {name!r} (the {field}); it has"
+                    f" {', '.join(schema.names) or 'none'}"
+                )
+        if source.time is not None:
+            kinds[schema.field(source.time).type] = path
+    if len(kinds) > 1:
+        raise ValueError(f"column {source.time!r} is {' and '.join(map(str, kinds))} in the files")
+    for kind in kinds:
+        if pa.types.is_timestamp(kind):
+            return rows, f"<M8[{kind.unit}]"
+    return rows, None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}")
+
+
+def _batches(source: Source) -> Iterator[tuple[_events.Events, int]]:
+    """The events that count, and how many rows they were picked from."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = _columns(source)
+    first = 0
+    for path in source.paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(source.batch_rows, columns=[*columns.values()]):
+                    values = {f: batch.column(name) for f, name in columns.items()}
+                    yield _picked(source, columns, values, first), len(batch)
+                    first += len(batch)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk, not of the file's content
+            raise _unreadable(path, error) from None
+
+
+def _picked(
+    source: Source, columns: dict[str, str], values: dict[str, Any], first: int
+) -> _events.Events:
+    for field, array in values.items():
+        if array.null_count:
+            row = first + int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+            raise ValueError(f"column {columns[field]!r}, row {row}: null, expected a {field}")
+    user = _ids("user", columns["user"], values["user"], source.users)
+    item = _ids("item", columns["item"], values["item"], source.items)
+    time = values["time"].to_numpy(zero_copy_only=False) if "time" in values else None
+    use = None
+    if "label" in values:
+        use = values["label"].to_numpy(zero_copy_only=False) == 1
+    if source.before is not None and time is not None:
+        dates = time.dtype.kind == "M"
+        early = time < (np.datetime64(source.before) if dates else source.before)
+        use = early if use is None else use & early
+    if use is not None:
+        user, item = user[use], item[use]
+        time = None if time is None else time[use]
+    try:
+        return _events.events_of(user, item, time)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rows from {first} on: {error}") from None
+
+
+def _ids(field: str, column: str, values: Any, known: Ids | None) -> np.ndarray:
+    if known is not None:
+        return known.encode(values, name=column)[0]
+    array = values.to_numpy(zero_copy_only=False)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"column {column!r} is {values.type}, expected integers; map other ids with"
+            f" {field}s=rx.data.IdMap.fit(...)"
+        )
+    return array
