@@ -1,9 +1,11 @@
 """The graph's file: round trip, atomic writing, and damage of every kind."""
 
+import base64
 import io
 import json
 import os
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -20,9 +22,38 @@ def a_graph():
     )
 
 
+# A file of version 1, of from_events([0, 0, 0, 1, 1], [1, 2, 3, 2, 3], [1, 2, 3, 1, 2], num_items=4,
+# window=2, top_k=1, padding_idx=0), compressed.
+VERSION_1 = (
+    r"c-p;GJ8#rL5Z)s>1c@S1q(P!EE;x|xkZsnFL?BYpM4)RZD3G<@9p71rAF}syiNZ-KXrX{65>3kV(9%*;^9K+=ff8"
+    r"n8JJ=@_1%lYsYCN+uv;KCz+2Q8G;((OnCVBZ~<HL_?ERj_*1|}fCn`C<(a*aH=RQlEO?USdEhtE1>hwS$R6g=;(Y"
+    r"rPi}v)9*pVVcXFC4QP?0<=G3+XbM#7_$sezfGy#zth)d+Fy^QeH~AUnbg-cJ%<9~U=Sq|@KX*(Im^a+U(<IWFQPO"
+    r"-9}~6hDA_u3XH&H~X2n>kYc^2V2xzbtg6kOEVMYiR6%I2!YK4{ojJkpf7d+c!%(KAc%;dsjj>BBrQn_M~40G+zom"
+    r"ixkoP#<9b|8_3a!oUd4#kOgGKu|2Laa23d($Wp=@b<U6`5xKR+T7@5}&7&L{|C~qS07J$w=icH`H;k9s1>#vd3&!"
+    r"Sw)lsmmts-mW9wWCIklik=RA6G3%fH;JRk3qoWvnK2cfj)q8$@Uv9tyyq%C*I87b|q3Kw*VXt|CL5<J>&*7%9y#V"
+    r"hh;Eo+IOBmb)$8eb)x{f}Z4O_&EUcLL)BpzNuCQpfXT=~`Vx5T?2dFLYDMQMk`BXgtb2eMen%av?n9DaK9y~enL7"
+    r"!y^cAkB*!=3(V}cs5LWE||{6VRkBLYArNm8`j77uc3yujIc`b{UNCEzkwp;;9<GQMsu}6g`aO-Z}L&VC<mx99aVl"
+    r"uXJa}aAL+m5<CTq4uAa)_X6Mpiq5aIOM_jFD@PVp$<I$gwQ(byo^<g`14>SGh+4(rd{KJX^E3LTa$fs5x%!ev=)u"
+    r"GF+P>S8w;M#nks^C#oqxQdE?UF`4hnwA#cJ1Q4f%w06mG%>oN0>+"
+)
+
+
+def counted():
+    rng = np.random.default_rng(0)
+    return InterestGraph.from_events(
+        rng.integers(0, 9, 90), rng.integers(1, 20, 90), np.arange(90) / 2, padding_idx=0,
+        keep_counts=True, category=np.arange(20) % 4, category_edges=1, num_items=20,
+    )  # fmt: skip
+
+
 def bytes_of(graph, folder):
     graph.save(folder / "g.npz")
     return (folder / "g.npz").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return bytes_of(counted(), tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +81,30 @@ def test_plain_numpy_reads_it_and_equal_graphs_give_equal_files(tmp_path, good):
         assert set(arrays) == {"header", "indptr", "neighbors", "weights", "degree"}
         header = json.loads(arrays["header"].tobytes())
     assert header["format"] == "resemb-interest-graph" and header["version"] == 2
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    path = tmp_path / "old.npz"
+    path.write_bytes(zlib.decompress(base64.b85decode(VERSION_1)))
+    old = InterestGraph.load(path)
+    new = InterestGraph.from_events(
+        [0, 0, 0, 1, 1], [1, 2, 3, 2, 3], [1, 2, 3, 1, 2], num_items=4, window=2, top_k=1,
+        padding_idx=0,
+    )  # fmt: skip
+    assert old.hash == new.hash and old.meta["version"] == 1 and old.counts is None
+    for hops in (1, 2):
+        linked = [graph.with_link("gcn", padding_idx=0, hops=hops) for graph in (old, new)]
+        assert linked[0].hash == linked[1].hash
+    assert old.stats() == new.stats()
+
+
+def test_kept_counts_round_trip(tmp_path, kept):
+    (tmp_path / "g.npz").write_bytes(kept)
+    loaded, ours = InterestGraph.load(tmp_path / "g.npz").counts.arrays(), counted().counts.arrays()
+    assert loaded.keys() == ours.keys()
+    for name, array in ours.items():
+        assert loaded[name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded[name], array)
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, good, monkeypatch):
@@ -106,6 +161,61 @@ def test_flipped_bytes(good, scratch, data):
     loaded = load_or_value_error(scratch, bytes(damaged))
     if loaded is not None:  # the flips hit bytes without meaning, such as a date
         assert loaded.hash == a_graph().hash and loaded.meta == a_graph().meta
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_damaged_files_with_kept_counts(kept, scratch, data):
+    damaged = bytearray(kept)
+    low = data.draw(st.sampled_from([0, len(kept) - 900]))
+    for at in data.draw(st.lists(st.integers(low, len(kept) - 1), max_size=4)):
+        damaged[at] ^= data.draw(st.integers(1, 255))
+    size = data.draw(st.sampled_from([len(kept), data.draw(st.integers(0, len(kept)))]))
+    loaded = load_or_value_error(scratch, bytes(damaged[:size]))
+    if loaded is not None:
+        assert loaded.hash == counted().hash
+        assert loaded.update(([99], [1], [1e6])).meta["events"] == 91
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "message"),
+    [
+        ("masses", lambda a: np.concatenate([-a[:1], a[1:]]), "masses do not fit"),
+        ("masses", lambda a: a[1:], "masses do not fit"),
+        ("neighbors", lambda a: a + 19, r"neighbors\[\d+\]"),
+        ("neighbors", lambda a: a[::-1].copy(), "ascending|its own item"),
+        ("indptr", lambda a: a[:-1], "indptr ends at"),
+        ("occurrences", lambda a: a[1:], "another number of items"),
+        ("occurrences", lambda a: -a, "occurrences are negative"),
+        ("tail_item", lambda a: a + 50, "last event's item is out of range"),
+        ("tail_user", lambda a: a[::-1].copy(), "do not ascend"),
+        ("tail_time", lambda a: a * np.nan, "time is not finite"),
+        ("tail_time", lambda a: a[1:], "differ in length"),
+        ("category", lambda a: a[1:], "category has the wrong length"),
+        ("masses", None, "some of its kept counts are missing"),
+        ("category", None, "category is missing"),
+        ("tail_item", lambda a: a.astype(np.float64), "counts.tail_item is <f8"),
+    ],
+)
+def test_wrong_kept_counts(kept, scratch, member, change, message):
+    from resemb_ext.graph import _file
+
+    with np.load(io.BytesIO(kept)) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays.pop("header").tobytes())
+    name = f"counts.{member}"
+    arrays[name] = None if change is None else change(arrays[name])
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    counts = {
+        name: arrays[f"counts.{name}"] for name in _file.KEPT_DTYPES if f"counts.{name}" in arrays
+    }
+    header["counts_hash"] = _file._hash_of(counts, f"{_file.FORMAT}:counts")
+    out = io.BytesIO()
+    np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    scratch.write_bytes(out.getvalue())
+    with pytest.raises(ValueError, match=message) as caught:
+        InterestGraph.load(scratch)
+    assert str(scratch) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_member_whose_name_breaks_the_line(good, scratch):

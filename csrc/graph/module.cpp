@@ -200,7 +200,7 @@ class PyEventStore {
       : store_(folder, memory, expected) {}
 
   void add(const Array<int64_t>& user, const Array<int64_t>& item, const py::object& time, int64_t num_items,
-           int64_t padding) {
+           int64_t padding, int64_t first) {
     const Events events = events_of(user, item, time);
     if (store_.count() + events.count >= int64_t{1} << 32)
       throw py::value_error("more than 2**32 - 1 events, which one graph cannot count");
@@ -208,7 +208,7 @@ class PyEventStore {
       py::gil_scoped_release released;
       store_.add(events, num_items, padding);
     } catch (const BadEvent& bad) {
-      raise(bad, events, num_items, store_.count());
+      raise(bad, events, num_items, first < 0 ? store_.count() : first);
     } catch (const std::system_error& error) {
       raise_os_error(error);
     }
@@ -287,7 +287,8 @@ PYBIND11_MODULE(_builder, module) {
       .def(py::init<const std::string&, int64_t, int64_t>(), py::arg("folder"), py::arg("memory"),
            py::arg("expected"))
       .def("add", &PyEventStore::add, py::arg("user").noconvert(), py::arg("item").noconvert(),
-           py::arg("time"), py::kw_only(), py::arg("num_items"), py::arg("padding"))
+           py::arg("time"), py::kw_only(), py::arg("num_items"), py::arg("padding"), py::arg("first") = -1,
+           "first: index of the first event in messages, negative: as many as were added before.")
       .def("build", &PyEventStore::build, py::arg("options"), py::kw_only(), py::arg("threads"),
            py::arg("progress"), "build's arrays and the events of each item; uses up the events.")
       .def("count_pairs", &PyEventStore::count_pairs, py::arg("options"), py::kw_only(), py::arg("threads"),

@@ -60,7 +60,7 @@ def updated(
             store = _events.event_store(sum(len(part[1]) for part in parts))
             for part in parts:
                 if len(part[1]):
-                    store.add(*part, num_items=height, padding=native["padding"])
+                    store.add(*part, num_items=height, padding=native["padding"], first=0)
             counted.append(
                 _events.count_pairs(
                     store, native, has_time, groups, workers, report if len(parts) == 2 else None

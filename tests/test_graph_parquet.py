@@ -1,0 +1,285 @@
+"""Graphs of Parquet files: the same as of arrays, in any memory, and nothing left behind."""
+
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time as clock
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resemb_ext import InterestGraph
+from resemb_ext.data import IdMap
+
+
+def events(n=30_000, items=900, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "user_id": rng.integers(-200, 200, n),
+            "item_id": np.minimum(rng.zipf(1.3, n), items - 1),
+            "timestamp": rng.integers(0, n // 2, n),
+        }
+    )
+
+
+def of_arrays(frame, **options):
+    columns = (frame[name].to_numpy() for name in ("user_id", "item_id", "timestamp"))
+    return InterestGraph.from_events(*columns, **options)
+
+
+@pytest.fixture
+def spill(tmp_path):
+    """A folder that a build must leave as it found it."""
+    folder = tmp_path / "spill"
+    folder.mkdir()
+    yield folder
+    assert os.listdir(folder) == []
+
+
+OPTIONS = (
+    {},
+    {"weighting": "cosine", "decay": 0.5, "window": 6, "top_k": None},
+    {"weighting": "ppmi", "max_gap": 30, "directed": True},
+    {"weighting": "jaccard", "session_gap": 40, "damping": 0.2, "min_count": 2, "max_gap": 100},
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("memory", [10**9, 300_000, 60_000, 1])
+def test_equals_arrays_whatever_the_memory(tmp_path, spill, options, memory):
+    frame = events(30_000 if memory > 1 else 500, 900 if memory > 1 else 40)
+    frame.to_parquet(tmp_path / "log.parquet")
+    graph = InterestGraph.from_parquet(
+        tmp_path / "log.parquet", memory=memory, spill_dir=spill, batch_rows=777, threads=2,
+        padding_idx=0, **options,
+    )  # fmt: skip
+    same = of_arrays(frame, padding_idx=0, **options)
+    assert graph.hash == same.hash and graph.meta == same.meta
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(0, 9)), max_size=40),
+    st.integers(1, 4),
+    st.sampled_from([None, 2]),
+    st.integers(1, 400),
+)
+def test_any_order_window_and_memory(tmp_path_factory, rows, window, gap, memory):
+    path = tmp_path_factory.mktemp("any") / "log.parquet"
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"], dtype=np.int64)
+    frame.to_parquet(path)
+    options = {"num_items": 7, "window": window, "max_gap": gap, "weighting": "ppmi"}
+    graph = InterestGraph.from_parquet(path, memory=memory, batch_rows=7, **options)
+    assert graph.hash == of_arrays(frame, **options).hash
+
+
+def test_several_files_columns_filters_and_maps(tmp_path):
+    frame = events(2_000, 60)
+    frame["clicked"] = np.arange(len(frame)) % 3 == 0
+    frame["sku"] = "i" + frame["item_id"].astype(str)
+    frame["when"] = pd.to_datetime(frame["timestamp"], unit="s")
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path, part in zip(paths, (frame[:700], frame[700:]), strict=True):
+        part.to_parquet(path)
+    ids = IdMap.fit(frame["sku"])
+    graph = InterestGraph.from_parquet(
+        paths, item="sku", time="when", label="clicked", items=ids, window=2,
+        before=datetime.datetime(1970, 1, 1, 0, 10), session_gap=datetime.timedelta(seconds=40),
+    )  # fmt: skip
+    use = frame["clicked"] & (frame["timestamp"] < 600)
+    part = frame[use]
+    same = InterestGraph.from_events(
+        part["user_id"], ids.encode(part["sku"])[0], part["when"], num_items=ids.size, window=2,
+        session_gap=datetime.timedelta(seconds=40),
+    )  # fmt: skip
+    assert graph.hash == same.hash and graph.meta["events"] == use.sum() > 0
+    assert graph.meta["event_digest"] == same.meta["event_digest"]
+
+
+def test_from_dataframe():
+    frame = events(3_000, 80)
+    same = of_arrays(frame, window=2, top_k=4)
+    named = {"user": "u", "item": "i", "time": "t"}
+    columns = {"u": frame["user_id"], "i": frame["item_id"], "t": frame["timestamp"]}
+    for given_, names in (
+        (frame, {}),
+        (pa.Table.from_pandas(frame), {}),
+        (columns, named),
+    ):
+        graph = InterestGraph.from_dataframe(given_, window=2, top_k=4, **names)
+        assert graph.hash == same.hash and graph.meta == same.meta
+    with pytest.raises(ValueError, match=r"no column 'x' \(the user\), found user_id, item_id"):
+        InterestGraph.from_dataframe(frame, user="x")
+
+
+def test_progress_reaches_its_total(tmp_path):
+    events(20_000).to_parquet(tmp_path / "log.parquet")
+    calls = []
+    InterestGraph.from_parquet(
+        tmp_path / "log.parquet", batch_rows=3_000, progress=lambda *call: calls.append(call)
+    )
+    done = [d for d, _ in calls]
+    assert done == sorted(done) and calls[-1] == (60_000, 60_000) and calls[0] == (3_000, 60_000)
+
+
+def table(**changes):
+    columns = {"user_id": [0, 0, 1], "item_id": [1, 2, 3], "timestamp": [1, 2, 3]}
+    return pa.table({**columns, **changes})
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error", "message"),
+    [
+        (table(), {"user": "who"}, ValueError, r"no column 'who' \(the user\); it has user_id"),
+        (table(item_id=[1, None, 3]), {}, ValueError, "'item_id', row 1: null, expected a item"),
+        (table(item_id=["a", "b", "c"]), {}, TypeError, "expected integers; map other ids with"),
+        (table(item_id=[1, -2, 3]), {}, IndexError, r"item\[1\] is -2"),
+        (table(item_id=[1, 2, 9]), {"num_items": 4}, IndexError, r"item\[2\] is 9"),
+        (table(item_id=[1, 2, 2**31]), {}, IndexError, r"item\[2\] is 2147483648"),
+        (table(timestamp=[1.0, float("nan"), 2.0]), {}, ValueError, r"time\[1\] is nan"),
+        (table(timestamp=["a", "b", "c"]), {}, TypeError, "rows from 0 on: time has dtype"),
+        (table(), {"padding_idx": 2}, ValueError, r"item\[1\] is padding_idx = 2"),
+        (table(), {"memory": 0}, ValueError, "memory is 0, expected an integer >= 1"),
+        (table(), {"batch_rows": 0}, ValueError, "batch_rows is 0"),
+        (table(), {"time": None, "before": 3}, ValueError, "before is 3 but time is None"),
+        (table(), {"spill_dir": "/no/where"}, FileNotFoundError, "spill_dir: folder /no/where"),
+        (b"PAR1 but not really", {}, ValueError, "cannot read"),
+        (b"", {}, ValueError, "cannot read"),
+        ([], {}, ValueError, "path is empty"),
+        ("absent.parquet", {}, FileNotFoundError, "no file absent.parquet"),
+    ],
+)
+def test_bad_files(tmp_path, spill, content, options, error, message):
+    path = tmp_path / "log.parquet"
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path = content
+    with pytest.raises(error, match=message) as caught:
+        InterestGraph.from_parquet(path, **{"spill_dir": spill, **options})
+    assert "\n" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_damaged_parquet_is_a_value_error_or_harmless(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("damaged") / "log.parquet"
+    pq.write_table(table(), path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    try:
+        InterestGraph.from_parquet(path, num_items=9)
+    except (ValueError, TypeError, IndexError) as error:
+        assert "\n" not in str(error)
+
+
+FULL = """
+    import resource, signal, sys
+    from resemb_ext import InterestGraph
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    try:
+        InterestGraph.from_parquet(sys.argv[1], memory=100_000, spill_dir=sys.argv[2])
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, spill):
+    events(20_000).to_parquet(tmp_path / "log.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL), tmp_path / "log.parquet", spill],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"spilling events into folder {spill}" in done.stdout
+
+
+STOPPED = """
+    import signal, sys
+    from resemb_ext import InterestGraph
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for share in (1, 60, 60):  # while reading, while building; the last is killed
+        seen = []
+
+        def progress(done, total):
+            if done > share * total // 100 and not seen:
+                seen.append(done)
+                print("at", done, flush=True)
+
+        try:
+            InterestGraph.from_parquet(
+                sys.argv[1], window=400, memory=2_000_000, spill_dir=sys.argv[2],
+                progress=progress, batch_rows=20_000,
+            )
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_interruption_leaves_no_file(tmp_path, spill):
+    events(400_000).to_parquet(tmp_path / "log.parquet")
+    command = [sys.executable, "-c", textwrap.dedent(STOPPED), tmp_path / "log.parquet", spill]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2):
+            assert child.stdout.readline().startswith("at ")
+            began = clock.perf_counter()
+            child.send_signal(signal.SIGINT)
+            assert child.stdout.readline() == "stopped\n"
+            assert clock.perf_counter() - began < 10  # a loaded machine may delay it
+            assert os.listdir(spill) == []
+        assert child.stdout.readline().startswith("at ")
+        child.kill()
+        assert child.communicate(timeout=60)[0] == ""
+    finally:
+        child.kill()
+        child.wait()
+
+
+LARGER = """
+    import sys
+    from resemb_ext import InterestGraph
+    import pyarrow.parquet
+
+    def peak():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) >> 10
+
+    InterestGraph.from_events([0, 0], [1, 2])
+    last = peak()
+    for memory in (4 << 20, 1 << 30):
+        graph = InterestGraph.from_parquet(sys.argv[1], memory=memory, batch_rows=1 << 16)
+        print(graph.hash, peak() - last)
+        last = peak()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_kept(tmp_path):
+    frame = events(3_000_000, 3_000)  # 60 MB of records
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "log.parquet", row_group_size=1 << 16)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LARGER), tmp_path / "log.parquet"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (small, capped), (whole, more) = (line.split() for line in done.stdout.splitlines())
+    assert whole == small and int(capped) < 40 and int(more) > 30
