@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resemb_ext import InterestGraph
+from resemb_ext import InterestGraph, ResEmbedding
 
 CLOSE = {"rtol": 3e-7, "atol": 1e-38}
 
@@ -269,3 +269,13 @@ def test_bad_hops():
         graph.with_link("gcn", hops=2, hop_top_k=-1)
     with pytest.raises(TypeError, match=r"hops is 2\.0"):
         graph.with_link("gcn", hops=2.0)
+
+
+def test_res_embedding_takes_hops():
+    graph = built(top_k=4)
+    emb = ResEmbedding(graph, 3, link="gcn", padding_idx=0, hops=2)
+    assert emb.graph.hash == graph.with_link("gcn", padding_idx=0, hops=2).hash
+    expected = (
+        dense(emb.graph) @ emb.central.detach().double().numpy() + emb.residual.detach().numpy()
+    )
+    np.testing.assert_allclose(emb.materialize().detach().numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -125,6 +125,57 @@ def test_options_all_and_directed(command, log_file, tmp_path):
     assert rx.InterestGraph.load(out).hash == expected.hash
 
 
+def test_every_option_and_category_edges(command, tmp_path, capsys):
+    table = frame()
+    table["category"] = table["item_id"].str[-1]
+    table.to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "g.npz"
+    options = {
+        "max_gap": 90.0, "session_gap": 60.5, "decay": 0.5, "weighting": "ppmi", "damping": 0.25,
+        "category_edges": 2, "category_weight": 0.5, "keep_counts": True,
+    }  # fmt: skip
+    flags = []
+    for name, value in options.items():
+        flags += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    assert command("build", "--data", tmp_path / "log.parquet", "--out", out, *flags) == 0
+    log = read_log(tmp_path / "log.parquet")
+    graph = rx.InterestGraph.load(out)
+    assert graph.hash == rx.InterestGraph.from_log(log, **options).hash
+    assert graph.counts is not None
+    same = rx.InterestGraph.from_log(log, **options, category=log.category_domain)
+    assert graph.hash == same.hash != rx.InterestGraph.from_log(log).hash
+    graph.with_link("gcn", padding_idx=0, hops=2).save(out)
+    assert command("stats", out) == 0
+    assert "hop_kept_mass" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text_users", [False, True])
+def test_stream_equals_whole(command, tmp_path, text_users):
+    table = frame(3_000)
+    if text_users:
+        table["user_id"] = "u" + table["user_id"].astype(str)
+    table.to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "g.npz"
+    common = ("build", "--data", tmp_path / "log.parquet", "--out", out, "--stream")
+    assert command(*common, "--memory", "20K", "--decay", "inverse") == 0
+    log = read_log(tmp_path / "log.parquet")
+    whole = rx.InterestGraph.from_log(log, decay="inverse")
+    assert rx.InterestGraph.load(out).hash == whole.hash
+    assert command(*common, "--before", 1_000) == 0
+    part = log.subset(log.time < 1_000)
+    assert rx.InterestGraph.load(out).hash == rx.InterestGraph.from_log(part).hash
+    with pytest.raises(ValueError, match="give the cut as --before"):
+        command(*common, "--split", "time")
+    with pytest.raises(ValueError, match="--category-edges needs the whole log"):
+        command(*common, "--category-edges", 2)
+    with pytest.raises(ValueError, match="--memory needs --stream"):
+        command(*common[:-1], "--memory", "1G")
+    with pytest.raises(ValueError, match=r"--stream needs a \.parquet file"):
+        command("build", "--data", tmp_path / "log.csv", "--out", out, "--stream")
+    with pytest.raises(SystemExit):
+        command(*common, "--memory", "much")
+
+
 def test_bad_input(command, log_file, tmp_path, capsys):
     out = tmp_path / "g.npz"
     with pytest.raises(FileNotFoundError, match="--out: folder"):

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from resemb_ext.graph import InterestGraph
 from resemb_ext.train.files import write_json
 
+OPTIONS = (
+    *("window", "max_gap", "session_gap", "decay", "min_count", "weighting", "damping"),
+    *("category_edges", "category_weight", "top_k", "self_weight", "directed"),
+)
 EXAMPLES = """examples:
   resemb graph build --data events.parquet --split leave-last-out --out graph.npz
+  resemb graph build --data huge.parquet --stream --memory 4G --before 1700000000 --out graph.npz
   resemb graph stats graph.npz
   resemb graph neighbors graph.npz B000142FVW --data events.parquet
 """
@@ -60,24 +67,26 @@ def run_build(args: argparse.Namespace) -> int:
     if args.out.is_dir():
         raise ValueError(f"--out: {args.out} is a folder, expected a file name")
     beside = args.out.with_name(args.out.name + ".json")
-    log = _read(args)
-    events: Any = log
-    if args.split != "none":
-        from resemb_ext.data import split
-
-        events = split(log, args.split).train
     began = time.perf_counter()
-    graph = InterestGraph.from_log(
-        events,
-        window=args.window,
-        top_k=args.top_k,
-        min_count=args.min_count,
-        weighting=args.weighting,
-        self_weight=args.self_weight,
-        directed=args.directed,
-        threads=args.threads,
-        progress=True if sys.stderr.isatty() else None,
-    )
+    options = {name: getattr(args, name) for name in OPTIONS}
+    common: dict[str, Any] = {
+        "threads": args.threads,
+        "keep_counts": args.keep_counts,
+        "progress": True if sys.stderr.isatty() else _lines(),
+    }
+    if args.stream:
+        graph = _streamed(args, {**options, **common})
+    else:
+        for name in ("memory", "before"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} needs --stream, which reads the log in batches")
+        log = _read(args)
+        events: Any = log
+        if args.split != "none":
+            from resemb_ext.data import split
+
+            events = split(log, args.split).train
+        graph = InterestGraph.from_log(events, **options, **common)
     took = time.perf_counter() - began
     graph.save(args.out)
     report = {
@@ -94,6 +103,62 @@ def run_build(args: argparse.Namespace) -> int:
     print(f"{beside}: options and statistics")
     _print_table(graph.stats())
     return 0
+
+
+def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGraph:
+    """The graph of a Parquet log read in batches, its ids numbered as `read_log` numbers them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from resemb_ext.data import IdMap
+    from resemb_ext.data.read import resolve_columns
+
+    if args.split != "none":
+        raise ValueError("--split needs the whole log; with --stream give the cut as --before TIME")
+    if options["category_edges"]:
+        raise ValueError("--category-edges needs the whole log; leave out --stream")
+    if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
+        raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
+    wanted = {name: getattr(args, f"{name}_column") for name in ("user", "item", "time", "label")}
+    try:
+        with pq.ParquetFile(args.data) as file:
+            schema = file.schema_arrow
+            columns = resolve_columns(schema.names, wanted, args.data.name)
+            # The distinct ids must fit in memory, the events need not.
+            maps = {}
+            for field, first in (("item", 1), ("user", 0)):
+                name = columns[field]
+                if field == "user" and pa.types.is_integer(schema.field(name).type):
+                    continue
+                seen: Any = pa.array([], schema.field(name).type)
+                for batch in file.iter_batches(1 << 20, columns=[name]):
+                    seen = pc.unique(pa.chunked_array([seen, pc.unique(batch.column(0))]))
+                maps[f"{field}s"] = IdMap.fit(seen, first=first, name=name)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
+    return InterestGraph.from_parquet(
+        args.data,
+        **columns,
+        **maps,
+        before=args.before,
+        memory=args.memory,
+        padding_idx=0,
+        **options,
+    )
+
+
+def _lines() -> Callable[[int, int], None]:
+    """A progress callback that prints a plain line every 10 seconds."""
+    printed = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= 10:
+            printed = time.monotonic()
+            print(f"graph: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
+
+    return show
 
 
 def run_stats(args: argparse.Namespace) -> int:
@@ -200,7 +265,42 @@ def _add_build(commands: Any) -> None:
         "--min-count", type=int, default=1, help="smallest pair count (default: %(default)s)"
     )
     build.add_argument(
-        "--weighting", choices=("count", "cosine"), default="count", help="(default: %(default)s)"
+        "--max-gap", type=float, metavar="T", help="longest time between two events of a pair"
+    )
+    build.add_argument(
+        "--session-gap",
+        type=float,
+        metavar="T",
+        help="a longer pause ends a session; no pair spans it",
+    )
+    build.add_argument(
+        "--decay",
+        type=_decay,
+        metavar="F",
+        help='what a pair at distance g counts: "inverse" (1/g) or a number r (r^(g-1)) (default: 1)',
+    )
+    build.add_argument(
+        "--weighting",
+        choices=("count", "cosine", "jaccard", "ppmi"),
+        default="count",
+        help="(default: %(default)s)",
+    )
+    build.add_argument(
+        "--damping",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="divide weights by (n_i n_j)^A, n the items' events (default: %(default)s)",
+    )
+    build.add_argument(
+        "--category-edges",
+        type=int,
+        default=0,
+        metavar="N",
+        help="join every item to the N most frequent of its category (default: %(default)s)",
+    )
+    build.add_argument(
+        "--category-weight", type=float, default=1.0, metavar="W", help="their weight (default: 1)"
     )
     build.add_argument(
         "--self-weight",
@@ -211,6 +311,25 @@ def _add_build(commands: Any) -> None:
     )
     build.add_argument(
         "--directed", action="store_true", help="count a pair in its earlier item's row only"
+    )
+    build.add_argument(
+        "--keep-counts",
+        action="store_true",
+        help="keep all pairs' counts, for InterestGraph.update",
+    )
+    build.add_argument(
+        "--stream",
+        action="store_true",
+        help="read a .parquet log in batches: it may be larger than memory",
+    )
+    build.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="with --stream: spill beyond it, for example 4G",
+    )
+    build.add_argument(
+        "--before", type=float, metavar="T", help="with --stream: use events before this time only"
     )
     build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
     build.set_defaults(run=run_build)
@@ -253,6 +372,20 @@ def _top_k(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f'{text!r}, expected a whole number or "all"') from None
 
 
+def _decay(text: str) -> str | float:
+    try:
+        return text if text == "inverse" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected "inverse" or a number') from None
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a size such as 800M or 4G")
+    return int(match[1]) << 10 * ["", "K", "M", "G", "T"].index(match[2].upper())
+
+
 def _self_weight(text: str) -> str | float:
     try:
         return text if text == "max" else float(text)
@@ -264,6 +397,8 @@ def _print_table(stats: dict[str, Any]) -> None:
     for name, value in stats.items():
         if isinstance(value, dict):
             value = "  ".join(f"{part} {number:.6g}" for part, number in value.items())
+        elif isinstance(value, list):
+            value = "  ".join(f"{number:.6g}" for number in value)
         elif isinstance(value, float):
             value = f"{value:.6g}"
         print(f"{name:<24} {'-' if value is None else value}")

@@ -41,6 +41,7 @@ class ResEmbedding(nn.Embedding):
         init_std: s; 1 as in nn.Embedding.
         match_std: rescale C and R so that the standard deviation over all entries of E is init_std.
         sparse: gradients of C and R as COO tensors of the touched rows.
+        hops: of the link "gcn", see `InterestGraph.with_link`.
         out_dtype: dtype of the output; default that of the tables.
         heads: of link="attention", each with D / heads columns.
         edge_dropout: of link="attention": share of the edges left out of every lookup in training, by a
@@ -84,6 +85,7 @@ class ResEmbedding(nn.Embedding):
         init_std: float = 1.0,
         match_std: bool = False,
         sparse: bool = False,
+        hops: int = 1,
         out_dtype: torch.dtype | None = None,
         heads: int = 1,
         edge_dropout: float = 0.0,
@@ -122,7 +124,7 @@ class ResEmbedding(nn.Embedding):
         # Takes the place of the operator where an optimizer steps in backward.
         self.lookup_operator: functional.LookupOperator | None = None
         self._read_hooks: list[Callable[[Tensor, Callable[[], Tensor] | None], None]] = []
-        self.graph = graph.with_link(link, padding_idx=self.padding_idx)
+        self.graph = graph.with_link(link, padding_idx=self.padding_idx, hops=hops)
         if link != "attention" and (heads != 1 or edge_dropout != 0):
             raise ValueError(
                 f"heads, edge_dropout: found {heads} and {edge_dropout} with link={link!r}; they are "

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <random>
 
 #include "graph/builder.h"
@@ -80,7 +81,7 @@ void random_graphs(int rounds) {
     require_same(one, built<rg::Narrow>(events, options, 4), num_items);
     require_same(one, built<rg::Wide>(events, options, 3), num_items);
     for (const int64_t memory : {int64_t{-1}, 8 * n, n / 3 + 1}) {  // in memory, events or all on disk
-      rg::EventStore store("/tmp", memory, n);
+      rg::EventStore store(std::filesystem::temp_directory_path().string(), memory, n);
       store.add(events, num_items, -1);
       rg::Workers workers(3, 2 * n, [](int64_t, int64_t) {});
       std::unique_ptr<uint32_t[]> occurrences;
