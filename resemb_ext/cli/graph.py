@@ -126,7 +126,7 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
             schema = file.schema_arrow
             columns = resolve_columns(schema.names, wanted, args.data.name)
             # The distinct ids must fit in memory, the events need not.
-            maps = {}
+            maps: dict[str, Any] = {}
             for field, first in (("item", 1), ("user", 0)):
                 name = columns[field]
                 if field == "user" and pa.types.is_integer(schema.field(name).type):
@@ -137,9 +137,10 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
                 maps[f"{field}s"] = IdMap.fit(seen, first=first, name=name)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
+    named: dict[str, Any] = columns
     return InterestGraph.from_parquet(
         args.data,
-        **columns,
+        **named,
         **maps,
         before=args.before,
         memory=args.memory,
