@@ -246,6 +246,8 @@ def test_bad_folders_are_one_line(tmp_path, capsys, damage, words):
     ("options", "words"),
     [
         (["--time-column", "t"], "time_column is for logs"),
+        (["--split", "time"], "split is for logs"),
+        (["--eval-negatives", "3"], "eval_negatives is for logs"),
         (["--label-column", "-"], "need their labels"),
         (["--item-column", "nope"], "no column 'nope'"),
     ],

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from resemb_ext import data
 
 from .config import RunConfig
+
+_FOR_LOGS = ("time_column", "split", "train_negatives", "eval_negatives", "negative_power")
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 
 def read_split(config: RunConfig) -> data.ReadySplit | None:
@@ -18,10 +23,14 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
     """
     if config.simulated or not data.is_ready_made(config.data):
         return None
-    if config.time_column is not None:
-        raise ValueError("time_column is for logs; ready-made samples carry their histories")
     if config.label_column == "-":
         raise ValueError("label_column: ready-made samples need their labels")
+    for name in _FOR_LOGS:
+        if getattr(config, name) != _DEFAULTS[name]:
+            raise ValueError(
+                f"{name} is for logs; the samples in {config.data} come split, with their histories "
+                "and negatives"
+            )
     split = data.read_ready_made(
         config.data,
         user=config.user_column,
