@@ -172,6 +172,30 @@ def test_sessions_on_the_command_line(tmp_path, capsys):
     assert 4 < report["figures"]["sessions"] == log.num_sessions < 24
 
 
+def test_help_has_an_example(capsys):
+    for arguments in (["data"], ["data", "validate"], ["data", "convert"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--help"])
+        shown = capsys.readouterr().out
+        assert stop.value.code == 0 and "example" in shown and "resemb data" in shown
+
+
+def test_conditions_are_checked(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    clean().to_csv(path, index=False)
+    for bad, words in (
+        (["--where", "user_id"], "expected COLUMN=VALUE"),
+        (["--where", "user_id=1", "--where", "user_id=2"], "give a column once"),
+        (["--where", "user_id=77"], "no row of 'log' has user_id = 77; it holds 0, 1, 2, 3"),
+        (["--session-gap", "-1"], "session_gap must be a finite number >= 0"),
+    ):
+        try:
+            assert main(["data", "validate", str(path), *bad]) == 2
+        except SystemExit as stop:
+            assert stop.code == 2
+        assert words in capsys.readouterr().err
+
+
 def test_convert(tmp_path, capsys):
     source, out = tmp_path / "raw.csv", tmp_path / "log.parquet"
     frame = clean().assign(kind=["pv", "buy", "cart"] * 8, color=["a", None] * 12)

@@ -112,6 +112,9 @@ def _condition(text: str) -> tuple[str, list[str]]:
 def _read(args: argparse.Namespace) -> Any:
     from resemb_ext.data import read_log
 
+    where = dict(args.where or ())
+    if len(where) < len(args.where or ()):
+        raise ValueError("--where: give a column once, with its values joined by commas")
     columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in FIELDS}
     columns = {name: False if column == "-" else column for name, column in columns.items()}
     return read_log(
@@ -119,7 +122,7 @@ def _read(args: argparse.Namespace) -> Any:
         **columns,
         session_gap=args.session_gap,
         header=args.header,
-        where=dict(args.where or ()),
+        where=where,
     )
 
 
