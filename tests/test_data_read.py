@@ -147,6 +147,27 @@ def test_files_without_a_header_line(tmp_path):
         read_log(frame(), header=NAMES)
 
 
+def test_a_header_given_twice_is_said(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"line 1 holds names itself \(.*user_id.*\); leave header"
+    ):
+        read_log(as_csv(tmp_path), header=NAMES)
+    with pytest.raises(ValueError, match=r"line 1 holds names itself \(.*timestamp.*\)"):
+        read_log(as_csv(tmp_path), header=["a", "b", "c", "d", "e"], user="a", item="b", time="c")
+
+
+def test_blank_lines_and_marks_before_the_header(tmp_path):
+    path = tmp_path / "log.csv"
+    for start in ("\n\n", "\ufeff", "\r\n"):
+        path.write_text(f"{start}user,item,ts,x,x\n1,2,3,4,5\n\n1,3,4,,\n")
+        log = read_log(path)
+        assert len(log) == 2 and log.items.values.tolist() == [2, 3]
+        path.write_text(f"{start}user,item,ts,x,x\n1,2,3,4,5\n\n1,,4,,\n")
+        at = 6 if start == "\n\n" else 4 if start == "\ufeff" else 5
+        with pytest.raises(ValueError, match=f"line {at}, column 'item'"):
+            read_log(path)
+
+
 def test_columns_are_named_or_guessed(tmp_path):
     table = frame().rename(columns={"user_id": "UserID", "timestamp": "seen-at", "label": "bought"})
     with pytest.raises(

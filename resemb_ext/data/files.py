@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from .columns import looks_like_data, printable
+from .columns import GUESSES, looks_like_data, printable
 
 PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl")
@@ -25,6 +25,7 @@ COMPRESSED = (".gz", ".bz2", ".zst")
 MOVIELENS = ("user_id", "item_id", "rating", "timestamp")
 # What a line's values are parted by, and whether quotes group them.
 _TEXT = {".csv": (",", True), ".tsv": ("\t", True), ".inter": ("\t", False), ".dat": (":", False)}
+NAMES = frozenset(name for names in GUESSES.values() for name in names)
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".dat", ".json", ".jsonl")
 _NAMES_HINT = (
     "; its first line looks like data: name the columns with header= "
@@ -142,11 +143,20 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
     # "::" parts columns by an empty one, which a parser of ":" finds between any two.
     step = 2 if kind == ".dat" else 1
     with _lines(path) as text:
-        first: list[str] = next((row for row in _records(text, delimiter, quoted) if row), [])
+        records = _records(text, delimiter, quoted)
+        first: list[str] = next((row for row in records if row), [])
+        skip = records.line_num
     if not first:
         raise ValueError("it is empty")
+    if header is not None:
+        skip = 0
+        named = {name.lower() for name in first} & {name.lower() for name in (*header, *NAMES)}
+        if named:
+            raise ValueError(
+                f"header: line 1 holds names itself ({', '.join(sorted(named))}); leave header out"
+            )
     if kind == ".dat" and header is None:
-        header = MOVIELENS
+        header, skip = MOVIELENS, 0
     names, hint, types = list(header or first), "", {}
     if kind == ".inter" and header is None:
         # RecBole's typed header: user_id:token, timestamp:float.
@@ -162,7 +172,6 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
         raise ValueError(
             f"line 1 has {len(found)} columns, expected {len(names)}: {mark.join(names)}"
         )
-    skip = 0 if header is not None else 1
     spread = names
     if step > 1:
         spread = [n for name in names for n in (name, f"\0{name}")][:-1]
@@ -206,7 +215,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
     def line(row: int) -> int:
         with _lines(path) as text:
             records = _records(text, delimiter, quoted)
-            at = -skip
+            at = 0 if header is not None else -1
             for record in records:
                 if not record:
                     continue
