@@ -94,6 +94,7 @@ def test_every_source_gives_the_same_log(tmp_path, source):
     assert log.category.tolist() == [2, 2, 2, 0, 1]
     assert not log.was_sorted and log.session is None
     assert log.guessed == ("user", "item", "time", "category", "label")
+    assert log.name == "log"
 
 
 def test_movielens(tmp_path):
@@ -276,7 +277,7 @@ def test_unreadable_sources(tmp_path):
     with pytest.raises(ValueError, match=r"expected a \.parquet, .*\.inter, .* or \.jsonl file"):
         read_log(tmp_path / "log.xlsx")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ValueError, match="it is not a file"):
+    with pytest.raises(ValueError, match="it is a folder; of folders only"):
         read_log(tmp_path / "folder.csv")
     with pytest.raises(ValueError, match="differ in length"):
         read_log({"user": [1, 2], "item": [1, 2], "time": [1]})

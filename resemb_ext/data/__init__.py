@@ -7,14 +7,14 @@ from .ready import ReadySplit, is_ready_made, read_ready_made
 from .samples import Batch, Samples, make_eval_samples, make_train_samples
 from .simulate import SimulationTruth, simulate
 from .splits import Split, split
-from .validation import Report, validate
+from .validation import LogReport, validate
 
 __all__ = [
     "Batch",
     "IdMap",
     "Log",
+    "LogReport",
     "ReadySplit",
-    "Report",
     "Samples",
     "SimulationTruth",
     "Split",

@@ -63,6 +63,11 @@ def kind_of(path: Path) -> str:
     return kind if kind in (*PARQUET, *JSON, *_TEXT) else ""
 
 
+def name_of(path: Path) -> str:
+    """The file's name without its suffix, and that of a compression."""
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
+
+
 def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
     """Looks at a file's columns.
 
@@ -78,8 +83,11 @@ def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"no log at {str(path)!r}")
     kind = kind_of(path)
-    if not path.is_file():
-        raise ValueError(f"cannot read {str(path)!r}: it is not a file")
+    if path.is_dir():
+        raise ValueError(
+            f"cannot read {str(path)!r}: it is a folder; of folders only those of ready-made samples "
+            "are read, by `resemb train`"
+        )
     if not kind:
         raise ValueError(
             f"cannot read {str(path)!r}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ._arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
 from .columns import Columns, list_names, resolve_columns
-from .files import Source, open_source
+from .files import Source, name_of, open_source
 from .idmap import IdMap
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
@@ -73,7 +73,7 @@ def read_log(
     extra = list(where or ())
     if isinstance(source, str | Path):
         file = open_source(Path(source), header)
-        name = name or file.path.name.split(".")[0]
+        name = name or name_of(file.path)
         columns = resolve_columns(file.names, wanted, file.path.name, hint=file.hint)
         _need(extra, file.names, file.path.name)
         names = dict.fromkeys((*columns.by_field.values(), *extra))

@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class LogReport:
     """Figures of a log by name, and the findings, errors first."""
 
     figures: dict[str, Any]
@@ -71,7 +71,7 @@ def time_unit(log: Log) -> tuple[str, int] | None:
     return next(((name, ticks) for name, top, ticks in _UNITS if largest < top), None)
 
 
-def validate(log: Log, *, now: float | None = None) -> Report:
+def validate(log: Log, *, now: float | None = None) -> LogReport:
     """Looks a log over.
 
     Args:
@@ -102,7 +102,7 @@ def validate(log: Log, *, now: float | None = None) -> Report:
         *_splits(log, figures),
     ]
     rank = (ERROR, WARNING, NOTE)
-    return Report(figures, sorted(findings, key=lambda f: rank.index(f.level)))
+    return LogReport(figures, sorted(findings, key=lambda f: rank.index(f.level)))
 
 
 def _share(count: int, of: int) -> str:
