@@ -61,7 +61,7 @@ def test_both_arms_get_the_same_search(tmp_path):
     assert done.table.splitlines()[1].split()[:3] == ["plain", "4", "0"]
     summary = (tmp_path / "tune.md").read_text()
     assert "Test events were not scored" in summary and "| res | 4 | 0 |" in summary
-    assert not (tmp_path / "trial").exists()
+    assert not (tmp_path / "tune-trials").exists()
 
 
 def test_the_best_options_train_and_give_the_same_validation(tmp_path):
@@ -192,6 +192,23 @@ def test_bad_searches_are_refused(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
         search(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_run_is_left_alone(tmp_path):
+    done = rx.train.run(RunConfig(**SMALL, embedding="plain", out=str(tmp_path)), progress=False)
+    before = sorted(p.name for p in done.folder.iterdir())
+    config = RunConfig(**SMALL, out=str(tmp_path), overwrite=True)
+    with pytest.raises(ValueError, match="holds a training run"):
+        tune(config, trials=1, progress=False)
+    assert sorted(p.name for p in done.folder.iterdir()) == before
+
+
+def test_overwriting_begins_anew(tmp_path):
+    search(tmp_path, trials=2)
+    config = RunConfig(**SMALL, out=str(tmp_path), overwrite=True, embedding="plain")
+    done = tune(config, trials=1, progress=False)
+    assert [t["arm"] for t in done.result["trials"]] == ["plain"]
+    assert not (tmp_path / "best-res.json").exists() and (tmp_path / "best-plain.json").exists()
 
 
 def test_the_command(tmp_path, capsys):

@@ -18,7 +18,7 @@ import torch
 from .checkpoint import BEST, LAST
 from .config import RunConfig
 from .files import locked, plain, remove_temporaries, write_json, write_text
-from .folder import INPUTS, changed_options, check_inputs
+from .folder import CONFIG, INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .prepare import Prepared, build_folds, build_model, prepare, train_samples
@@ -37,7 +37,7 @@ RESIDUAL_SPACE: dict[str, tuple[float, float]] = {
     "residual_scale": (1e-2, 1.0),
     "residual_l2": (1e-6, 1e-2),
 }
-RESULT, SUMMARY, TRIAL = "tune.json", "tune.md", "trial"
+RESULT, SUMMARY, TRIAL = "tune.json", "tune.md", "tune-trials"
 _STARTUP = 10  # trials drawn at random before the sampler models what it has seen
 
 
@@ -150,6 +150,8 @@ class _Search:
         folder = Path(self.config.out)
         if resume:
             self._take_up(folder)
+        elif (folder / CONFIG).exists():
+            raise ValueError(f"out: {folder} holds a training run; choose another folder")
         elif (folder / RESULT).exists() and not self.config.overwrite:
             raise ValueError(
                 f"out: {folder} holds an earlier search; choose another folder, give --overwrite, or "
@@ -175,7 +177,7 @@ class _Search:
         for place in (folder / TRIAL).glob("*/"):
             remove_temporaries(place, (BEST, LAST))
         if not resume:
-            for name in (INPUTS, RESULT, SUMMARY):
+            for name in (INPUTS, RESULT, SUMMARY, "best-plain.json", "best-res.json"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TRIAL, ignore_errors=True)
         check_inputs(folder, hashes(prepared))
