@@ -18,8 +18,7 @@ from resemb_ext.data import IdMap
 from resemb_ext.export import ScoringModule, export_run, fold, write_export
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import DNN, MODELS
-from resemb_ext.train import run
-from resemb_ext.train.serving import SavedModel
+from resemb_ext.train import run, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 4
@@ -73,7 +72,7 @@ def exported(trained):
 @pytest.fixture(scope="module")
 def rows(trained):
     """Rows in raw ids, one with unseen ids, one without history, and their logits by the model."""
-    saved = SavedModel.load(trained, "res", 0)
+    saved = serving.SavedModel.load(trained, "res", 0)
     known = saved.items.values.tolist()
     found = [
         {"target": known[3], "history": known[:3]},
@@ -126,7 +125,7 @@ def test_an_export_says_what_it_is(exported, trained):
     assert {file.name for file in exported.iterdir()} == files | {"export.json"}
     for name, digest in about["sha256"].items():
         assert export._sha256(exported / name) == digest
-    saved = SavedModel.load(trained, "res", 0)
+    saved = serving.SavedModel.load(trained, "res", 0)
     held = json.loads((exported / "items.json").read_text())
     assert IdMap.from_dict(held) == saved.items and held["oov"] == saved.items.oov
 
