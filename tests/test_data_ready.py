@@ -120,6 +120,15 @@ def test_without_a_valid_file_users_are_held_out(tmp_path):
     assert other.samples["test"].split_hash != split.samples["test"].split_hash
 
 
+def test_the_hash_covers_every_file(tmp_path):
+    write(tmp_path / "set")
+    before = read_ready_made(tmp_path / "set").hash
+    assert read_ready_made(tmp_path / "set").hash == before
+    rewrite("test", lambda f: f.assign(item_history=f.item_history + "^5",
+                                       cate_history=f.cate_history + "^1"))(tmp_path / "set")  # fmt: skip
+    assert read_ready_made(tmp_path / "set").hash != before
+
+
 def test_max_history_keeps_the_newest(tmp_path):
     frames = write(tmp_path / "set")
     got = decoded(read_ready_made(tmp_path / "set", max_history=2), "test")

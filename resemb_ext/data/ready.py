@@ -48,6 +48,11 @@ class ReadySplit(Split):
     mixed_items: int = 0
     held_out: float = 0.0
 
+    @property
+    def hash(self) -> str:  # type: ignore[override]
+        """Hex sha256 over the log and the rows and histories of all parts."""
+        return self.samples["train"].split_hash
+
     def summary(self) -> dict[str, Any]:
         """As of a split; sizes are rows."""
         sizes = {part: len(samples) for part, samples in self.samples.items()}
