@@ -112,7 +112,7 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     import pyarrow.parquet as pq
 
     from resemb_ext.data import IdMap
-    from resemb_ext.data.read import resolve_columns
+    from resemb_ext.data.columns import resolve_columns
 
     if args.split != "none":
         raise ValueError("--split needs the whole log; with --stream give the cut as --before TIME")
@@ -124,7 +124,8 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     try:
         with pq.ParquetFile(args.data) as file:
             schema = file.schema_arrow
-            columns = resolve_columns(schema.names, wanted, args.data.name)
+            found = resolve_columns(schema.names, wanted, args.data.name).by_field
+            columns = {field: found[field] for field in wanted if field in found}
             # The distinct ids must fit in memory, the events need not.
             maps: dict[str, Any] = {}
             for field, first in (("item", 1), ("user", 0)):
