@@ -89,7 +89,7 @@ def test_arms_and_seeds_go_on(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["before the scores", "before the entry", "before the result"])
 def test_stops_between_files(tmp_path, monkeypatch, moment):
-    run(**SMALL, out=str(tmp_path / "whole"))
+    run(**SMALL, embedding="plain", out=str(tmp_path / "whole"))
     out = tmp_path / "stopped"
     name = {"before the scores": "write_table", "before the entry": "write_json",
             "before the result": "write_text"}[moment]  # fmt: skip
@@ -107,8 +107,8 @@ def test_stops_between_files(tmp_path, monkeypatch, moment):
     with monkeypatch.context() as patch:
         patch.setattr(runner, name, die)
         with pytest.raises(Stopped):
-            run(**SMALL, out=str(out))
-    run(**SMALL, out=str(out), resume=True)
+            run(**SMALL, embedding="plain", out=str(out))
+    run(**SMALL, embedding="plain", out=str(out), resume=True)
     assert_same(facts(tmp_path / "whole"), facts(out))
 
 
