@@ -98,7 +98,10 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
 
     torch.testing.assert_close(forward("split"), forward("concatenated"), rtol=1e-4, atol=1e-5)
     for mine, literal in zip(both("split"), both("concatenated"), strict=True):
-        torch.testing.assert_close(mine, literal, rtol=1e-3, atol=1e-3)
+        # By norm: where rounding moves an input of PReLU over zero, single entries differ.
+        apart = float((mine - literal).norm() / literal.norm())
+        if not apart < 1e-3:
+            raise AssertionError(f"gradients differ by {apart:.1e} of their norm")
     memory: dict[str, Any] = {}
     for name in VARIANTS:
         peaks = []
