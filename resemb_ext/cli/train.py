@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "split", "max_history", "train_negatives", "eval_negatives", "negative_power", "eval_seed",
         "sim_seed",
     ),
-    "interest graph": ("graph", "allow_future_edges", "cross_fit", "window", "top_k", "min_count", "weighting", "link"),
+    "interest graph": ("graph", "allow_future_edges", "cross_fit", "window", "max_gap", "session_gap", "top_k", "min_count", "weighting", "damping", "link", "hops", "heads", "edge_dropout"),
     "model": (
         "model", "model_options", "embedding", "category", "dim", "hidden", "attention_hidden", "activation",
         "dropout", "init_std", "residual_scale",

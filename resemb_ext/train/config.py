@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
 
 from .building import parse_own_options
@@ -172,9 +173,23 @@ class RunConfig(FitConfig):
     window: int = option(3, "graph: events of a user at most this far apart are joined", low=1)
     top_k: int = option(10, "graph: neighbours kept per item, itself not counted", low=1)
     min_count: int = option(1, "graph: fewest co-occurrences of an edge", low=1)
-    weighting: str = option("count", "graph: weight of an edge", choices=("count", "cosine"))
+    max_gap: float | None = option(
+        None, "graph: longest time between two joined events, in the log's unit", low=0
+    )
+    session_gap: float | None = option(
+        None, "graph: a longer time between two neighbouring events parts sessions", low=0
+    )
+    weighting: str = option("count", "graph: weight of an edge", choices=WEIGHTINGS)
+    damping: float = option(0.0, "graph: weights are divided by popularity to this power", low=0)
     link: str = option(
-        "average", "link weights of Res-embedding", choices=("average", "gcn", "given")
+        "average",
+        "link weights of Res-embedding",
+        choices=("average", "gcn", "attention", "given"),
+    )
+    hops: int = option(1, "hops of the link gcn", low=1, high=8)
+    heads: int = option(1, "heads of the link attention; they share the dimension", low=1)
+    edge_dropout: float = option(
+        0.0, "share of edges dropped in training, of the link attention", low=0, below=1
     )
 
     model: str = option("dnn", "model", choices=tuple(MODELS))

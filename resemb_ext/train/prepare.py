@@ -113,8 +113,11 @@ def graph_of(config: RunConfig, log: data.Log) -> InterestGraph:
         log,
         window=config.window,
         top_k=config.top_k,
+        max_gap=config.max_gap,
+        session_gap=config.session_gap,
         min_count=config.min_count,
         weighting=config.weighting,
+        damping=config.damping,
         threads=config.threads,
     )
 
