@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.cells import Case, Cell, make_case
 from benchmarks.machine import machine
-from benchmarks.peers import Case, make_case, operator
+from benchmarks.peers import operator
 from benchmarks.timing import interleave, summary
 from resemb_ext import _loader, functional
-from resemb_ext.train.files import write_text
+from resemb_ext.train.files import write_json
 
 AVERAGE = "average"
 
@@ -45,29 +46,16 @@ def attention(case: Case, heads: int) -> tuple[Callable[[Tensor], Tensor], list[
     return look_up, leaves
 
 
-def run_cell(
-    *,
-    num_items: int,
-    dim: int,
-    neighbors: int,
-    positions: int,
-    exponent: float,
-    batches: int,
-    heads: list[int],
-    rounds: int,
-    warmup: int,
-    seed: int,
-) -> dict[str, Any]:
+def run_cell(factors: Cell, *, heads: list[int], rounds: int, warmup: int) -> dict[str, Any]:
     """Times one cell.
 
     Returns:
         JSON-able: the settings, U, V, for "forward" and "forward+backward" the summary of both links
         (ratios are to the average link), and milliseconds of forward + backward by stage.
     """
-    case = with_own_entries(
-        make_case(num_items, dim, neighbors, positions, exponent, batches, seed)
-    )
-    upstream = torch.randn(positions, dim)
+    case = with_own_entries(make_case(factors))
+    batches = factors.batches
+    upstream = torch.randn(factors.positions, factors.dim)
     functions = {AVERAGE: (operator(case), [])}
     for n in heads:
         functions[f"attention, {n} heads" if n > 1 else "attention"] = attention(case, n)
@@ -89,13 +77,12 @@ def run_cell(
 
     unique, touched = case.touched
     cell: dict[str, Any] = {
-        "num_items": num_items, "dim": dim, "neighbors": neighbors, "positions": positions,
-        "zipf": exponent, "rounds": rounds, "unique": unique, "touched_neighbors": touched,
+        **asdict(factors), "rounds": rounds, "unique": unique, "touched_neighbors": touched,
         "profile": {}}  # fmt: skip
     for phase, wrap in (("forward", forward), ("forward+backward", both)):
         variants = {name: wrap(*pair) for name, pair in functions.items()}
         seconds = interleave(
-            variants, rounds=rounds, warmup=warmup, label=f"H={num_items:,} {phase}"
+            variants, rounds=rounds, warmup=warmup, label=f"{factors.name}, {phase}"
         )
         cell[phase] = summary(seconds, AVERAGE)
     for name, variant in variants.items():
@@ -130,10 +117,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cells = []
     for items in args.items:
-        cell = run_cell(
-            num_items=items, dim=args.dim, neighbors=args.neighbors, positions=args.positions,
-            exponent=args.zipf, batches=args.batches, heads=args.heads, rounds=args.rounds,
-            warmup=args.warmup, seed=args.seed)  # fmt: skip
+        factors = Cell(
+            name=f"H={items:,}", items=items, dim=args.dim, neighbors=args.neighbors,
+            positions=args.positions, zipf=args.zipf, batches=args.batches, seed=args.seed)  # fmt: skip
+        cell = run_cell(factors, heads=args.heads, rounds=args.rounds, warmup=args.warmup)
         cells.append(cell)
         print(f"H={items:,} U={cell['unique']:,} V={cell['touched_neighbors']:,}")
         for phase in ("forward", "forward+backward"):
@@ -147,7 +134,7 @@ def main() -> None:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         result = {"machine": machine(), "cells": cells}
-        write_text(args.out, json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
         print(f"written to {args.out}")
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 import resemb_ext as rx
 from benchmarks import peers, steps
+from benchmarks.cells import Case, Cell, make_case
 from benchmarks.machine import machine
-from benchmarks.peers import Case, make_case
 from benchmarks.steps import Bench, Step
 from resemb_ext import _loader
 from resemb_ext.train.files import write_text
@@ -132,7 +132,7 @@ def to_device(case: Case) -> Case:
         value = getattr(case, field.name)
         if isinstance(value, list):
             moved[field.name] = [t.cuda() for t in value]
-        else:
+        elif isinstance(value, Tensor):
             moved[field.name] = value.detach().cuda().requires_grad_(value.requires_grad)
     return replace(case, **moved)
 
@@ -141,13 +141,15 @@ def bench_of(case: Case) -> Bench:
     def moments(table: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(table, requires_grad=False), torch.zeros_like(table, requires_grad=False)  # fmt: skip
 
-    return Bench(case, *(moments(t) for t in (case.central, case.residual, case.plain)))
+    central, residual, plain = (moments(t) for t in (case.central, case.residual, case.plain))
+    shared = (central, residual, plain)
+    return Bench(case, shared, shared)
 
 
 def in_backward(case: Case, host: Case, dtype: torch.dtype) -> Step:
     """Our Adam inside backward, over tables of its own."""
     graph = rx.InterestGraph.from_csr(
-        host.indptr.numpy(), host.neighbors32.numpy(), host.weights.reshape(-1).numpy()
+        host.indptr.numpy(), host.neighbors32.numpy(), host.link_weights.numpy()
     )
     module = rx.ResEmbedding(
         graph, case.central.shape[1], link="given", sparse=True, dtype=dtype, device="cuda"
@@ -312,7 +314,9 @@ def speed(
 
 def run_cell(cell: dict[str, Any], rate: float, rounds: int) -> None:
     """Times the variants of one cell; one that fails is recorded by its error, never passed over."""
-    host = make_case(cell["H"], cell["D"], cell["K"], cell["P"], 1.05, 4, 0)
+    host = make_case(
+        Cell(items=cell["H"], dim=cell["D"], neighbors=cell["K"], positions=cell["P"], batches=4)
+    )
     case = to_device(host)
     unique, touched = case.touched
     must = compulsory_bytes(cell["P"], unique, touched, unique * cell["K"], cell["D"])

@@ -141,4 +141,5 @@ def defaults() -> dict[str, Any]:
 
 def changes(options: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from :func:`defaults` in ``RunConfig.to_dict()``."""
-    return {k: options[k] for k, usual in defaults().items() if options[k] != usual}
+    found = {k: options.get(k, usual) for k, usual in defaults().items()}  # newer ones are as usual
+    return {k: v for k, v in found.items() if v != defaults()[k]}
