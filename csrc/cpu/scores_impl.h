@@ -99,11 +99,11 @@ RESEMB_INLINE void add_to(A* to, A w, const T* row, int64_t dim) {
   }
 }
 
-template <class T, class I, class W>
+template <class T, class I>
 class AttentionRows {
   using A = Acc<T>;
   using V = Vec<A>;
-  using Edges = EdgeChunk<I, W>;
+  using Edges = EdgeChunk<I, float>;  // for its neighbours alone: weights are read as what they are
   static constexpr int64_t kLanesHere = kLanes<A>;
 
   struct Row {
@@ -194,7 +194,8 @@ class AttentionRows {
   RESEMB_INLINE int64_t for_rows(int64_t begin, int64_t end, const F& f) {
     const GatherArgs& g = a.rows;
     const I* neighbors = static_cast<const I*>(g.graph.neighbors);
-    const W* weights = static_cast<const W*>(g.graph.weights);
+    const char* weights = static_cast<const char*>(g.graph.weights);
+    const int64_t weight_bytes = g.graph.weights_are_double ? 8 : 4;
     next = Edges();
     if (begin < end) next = Edges(g, RowEdges(g, g.rows[begin]));
     for (int64_t i = begin; i < end; ++i) {
@@ -206,7 +207,7 @@ class AttentionRows {
       if (i + 8 < g.num_rows) {
         const RowEdges far(g, g.rows[i + 8]);
         prefetch_bytes(neighbors + far.first, (far.past - far.first) * static_cast<int64_t>(sizeof(I)));
-        prefetch_bytes(weights + far.first, (far.past - far.first) * static_cast<int64_t>(sizeof(W)));
+        prefetch_bytes(weights + far.first * weight_bytes, (far.past - far.first) * weight_bytes);
       }
       next = Edges();
       fetched = 0;
@@ -234,14 +235,19 @@ class AttentionRows {
 
   // Into logs, 0 behind them; whether all are finite.
   RESEMB_INLINE bool take_log_weights(const Row& row) {
-    const W* weights = static_cast<const W*>(a.rows.graph.weights) + row.first;
-    A zero = 0;
-    for (int64_t k = 0; k < row.count; ++k) {
-      logs[k] = static_cast<A>(weights[k]);
-      zero += logs[k] - logs[k];
-    }
+    const auto copy_from = [&](const auto* weights) RESEMB_LAMBDA_INLINE {
+      A zero = 0;
+      for (int64_t k = 0; k < row.count; ++k) {
+        logs[k] = static_cast<A>(weights[row.first + k]);
+        zero += logs[k] - logs[k];
+      }
+      return zero == 0;
+    };
+    const GraphView& graph = a.rows.graph;
+    const bool finite = graph.weights_are_double ? copy_from(static_cast<const double*>(graph.weights))
+                                                 : copy_from(static_cast<const float*>(graph.weights));
     for (int64_t k = row.count; k < stride; ++k) logs[k] = 0;
-    return zero == 0;
+    return finite;
   }
 
   RESEMB_INLINE bool has_own(const Row& row) const {
@@ -446,26 +452,22 @@ bool attention_segment_sum_any(const AttentionSegmentArgs& a, int64_t begin, int
   return attention_segment_sum<float, float>(a, begin, end);
 }
 
-template <class T, class I, class W>
+template <class T, class I>
 int64_t attend_rows(const AttentionArgs& a, int64_t begin, int64_t end) {
-  return AttentionRows<T, I, W>(a).forward(begin, end);
+  return AttentionRows<T, I>(a).forward(begin, end);
 }
-template <class T, class I, class W>
+template <class T, class I>
 int64_t attend_rows_backward(const AttentionArgs& a, int64_t begin, int64_t end) {
-  AttentionRows<T, I, W>(a).backward(begin, end);
+  AttentionRows<T, I>(a).backward(begin, end);
   return -1;
 }
 
-// Calls f.template operator()<T, I, W>() with the types of a table and its graph.
+// Calls f.template operator()<T, I>() with the types of a table and its neighbours.
 template <class F>
 RESEMB_INLINE int64_t with_types(const GatherArgs& a, const F& f) {
   const auto with_graph = [&]<class T>(T*) RESEMB_LAMBDA_INLINE {
-    if (a.graph.neighbors_are_int64) {
-      return a.graph.weights_are_double ? f.template operator()<T, int64_t, double>()
-                                        : f.template operator()<T, int64_t, float>();
-    }
-    return a.graph.weights_are_double ? f.template operator()<T, int32_t, double>()
-                                      : f.template operator()<T, int32_t, float>();
+    return a.graph.neighbors_are_int64 ? f.template operator()<T, int64_t>()
+                                       : f.template operator()<T, int32_t>();
   };
   switch (a.table) {
     case DType::f32:
@@ -481,13 +483,13 @@ RESEMB_INLINE int64_t with_types(const GatherArgs& a, const F& f) {
 }
 
 int64_t attend_any(const AttentionArgs& a, int64_t begin, int64_t end) {
-  return with_types(a.rows, [&]<class T, class I, class W>()
-                                RESEMB_LAMBDA_INLINE { return attend_rows<T, I, W>(a, begin, end); });
+  return with_types(
+      a.rows, [&]<class T, class I>() RESEMB_LAMBDA_INLINE { return attend_rows<T, I>(a, begin, end); });
 }
 
 void attend_backward_any(const AttentionArgs& a, int64_t begin, int64_t end) {
-  with_types(a.rows, [&]<class T, class I, class W>()
-                         RESEMB_LAMBDA_INLINE { return attend_rows_backward<T, I, W>(a, begin, end); });
+  with_types(a.rows, [&]<class T, class I>()
+                         RESEMB_LAMBDA_INLINE { return attend_rows_backward<T, I>(a, begin, end); });
 }
 
 }  // namespace RESEMB_ISA
