@@ -45,7 +45,7 @@ __global__ void count_counts(Count keys, uint32_t* n) {
 
 // Moves every key behind the smaller digits of all tiles and the equal ones before it. A warp takes
 // consecutive keys, so that the order among equal digits is theirs.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     move_keys(const uint32_t* keys, const uint32_t* values, uint32_t* keys_out, uint32_t* values_out,
               Count count, int shift, const uint32_t* starts) {
   __shared__ uint32_t of_warp[kWarps][kDigits];

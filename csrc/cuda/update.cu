@@ -25,7 +25,7 @@ ColumnTerms<A> terms_of(const Lookup& x, const Columns& columns) {
 
 // Gradients are of type G: the table's or its accumulator's.
 template <class T, class G, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     step_kernel(StepRows<T> step, Count count, int64_t num_items, int lane_count) {
   using A = Acc<T>;
   const Lanes lanes(lane_count);
