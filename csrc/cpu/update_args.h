@@ -11,8 +11,7 @@ namespace resemb {
 
 // Memory of a state tensor, or null where the rule or option has none.
 inline void* state_of(const OptionalTensor& state, bool wanted, const char* name,
-                      const std::vector<int64_t>& shape, ScalarType type,
-                      bool on_cpu = true) {
+                      const std::vector<int64_t>& shape, ScalarType type, bool on_cpu = true) {
   if (!wanted) {
     if (state.has_value()) fail_value(std::string(name) + ": this rule has no such state");
     return nullptr;
@@ -46,13 +45,14 @@ inline UpdateArgs update_args(const Tensor& table, const OptionalTensor& first, 
   a.dim = dim;
   const ScalarType acc = scalar_type(accumulator(a.table));
   const bool rowwise = a.rule == Rule::rowwise_adagrad;
-  a.first = state_of(first, a.rule == Rule::momentum || a.rule == Rule::adam, "first", {items, dim}, acc, on_cpu);
+  a.first =
+      state_of(first, a.rule == Rule::momentum || a.rule == Rule::adam, "first", {items, dim}, acc, on_cpu);
   a.second = state_of(second, rowwise || a.rule == Rule::adagrad || a.rule == Rule::adam, "second",
                       rowwise ? std::vector<int64_t>{items} : std::vector<int64_t>{items, dim}, acc, on_cpu);
   a.row_steps = static_cast<int32_t*>(
       state_of(row_steps, row_steps.has_value(), "row_steps", {items}, ScalarType::Int, on_cpu));
-  a.decayed =
-      static_cast<double*>(state_of(decayed, decayed.has_value(), "decayed", {items}, ScalarType::Double, on_cpu));
+  a.decayed = static_cast<double*>(
+      state_of(decayed, decayed.has_value(), "decayed", {items}, ScalarType::Double, on_cpu));
   a.decay_now = reals[0];
   a.shrink = reals[1];
   a.weight_decay = reals[2];

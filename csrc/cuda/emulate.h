@@ -59,9 +59,9 @@ struct Thread {
   void* stack_pointer;
   Index index;
   Wait wait;
-  unsigned mask;           // of the warp operation waited for
-  unsigned operations;     // warp operations so far
-  uint64_t published[2];   // by parity: nobody enters the next but one before all have read this
+  unsigned mask;          // of the warp operation waited for
+  unsigned operations;    // warp operations so far
+  uint64_t published[2];  // by parity: nobody enters the next but one before all have read this
 };
 
 inline std::vector<Thread> threads;
@@ -164,7 +164,8 @@ inline void run_block(unsigned size) {
   for (unsigned t = 0; t < size; ++t) {
     order[t] = t;
     threads[t].index = {t, 0, 0};
-    void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(&stacks[(t + 1) * kStack - 64]) / 16 * 16);
+    void** top =
+        reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(&stacks[(t + 1) * kStack - 64]) / 16 * 16);
     *top = reinterpret_cast<void*>(&entry);  // what the first switch returns into
     threads[t].stack_pointer = top - 6;
   }

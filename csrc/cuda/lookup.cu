@@ -69,10 +69,8 @@ void gather(const Context& c, const Lookup& x, const Groups& g, DType out_type, 
   with_type(x.table, [&]<class S>() {
     using A = Acc<S>;
     const GraphTerms<A> terms{unique_of(x, g), RowReader(c, x), g.rows};
-    const StoreRows<S> finish{out,           out_type,
-                              x.dim,         targets,
-                              first_targets, static_cast<const S*>(x.residual),
-                              g.rows};
+    const StoreRows<S> finish{
+        out, out_type, x.dim, targets, first_targets, static_cast<const S*>(x.residual), g.rows};
     sum_segments_of<S>(c, wide, terms, x.most_edges(), x.longest_row, x.central, x.dim, finish);
   });
 }
@@ -272,16 +270,9 @@ void write_rows(const Context& c, const Lookup& x, const Groups& groups, const v
 void link_weight_gradient(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
                           const void* g, bool dense, int64_t* numbers, void* out) {
   with_type(x.table, [&]<class S>() {
-    const EdgePairs<Acc<S>> pairs{{edges.count, x.most_edges()},
-                                  x.graph,
-                                  groups.rows,
-                                  edges.starts,
-                                  edges.row,
-                                  edges.column,
-                                  static_cast<uint32_t>(x.num_items),
-                                  dense,
-                                  numbers,
-                                  out};
+    const EdgePairs<Acc<S>> pairs{
+        {edges.count, x.most_edges()},      x.graph, groups.rows, edges.starts, edges.row, edges.column,
+        static_cast<uint32_t>(x.num_items), dense,   numbers,     out};
     dot<S>(c, pairs, x.central, g, x.dim, x.table);
   });
 }

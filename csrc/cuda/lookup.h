@@ -85,11 +85,11 @@ TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& grou
 
 // Touched edges by neighbour, for each its edges in row order: order[starts[v]] to order[starts[v + 1]].
 struct Columns {
-  uint32_t* count;   // [1] V
-  uint32_t* items;   // [V], ascending
-  uint32_t* starts;  // [V + 1]
-  uint32_t* order;   // [T] t
-  const void* edges; // [T] u and link weight of edge t
+  uint32_t* count;    // [1] V
+  uint32_t* items;    // [V], ascending
+  uint32_t* starts;   // [V + 1]
+  uint32_t* order;    // [T] t
+  const void* edges;  // [T] u and link weight of edge t
 };
 Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges);
 

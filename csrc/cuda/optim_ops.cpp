@@ -190,9 +190,9 @@ Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& centr
   const Context& c = b.context();
   const UpdateArgs central_step = step_of(b.call, central, central_first, central_second, central_row_steps,
                                           central_decayed, central_reals, central_integers);
-  const UpdateArgs residual_step = step_of(b.call, residual, residual_first, residual_second,
-                                           residual_row_steps, residual_decayed, residual_reals,
-                                           residual_integers);
+  const UpdateArgs residual_step =
+      step_of(b.call, residual, residual_first, residual_second, residual_row_steps, residual_decayed,
+              residual_reals, residual_integers);
   // Before anything is written: it reads the tables.
   Tensor samples = b.sample_weights_gradient(need_sample_weights);
   if (x.most_rows() == 0) return samples;

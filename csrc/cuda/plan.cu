@@ -228,9 +228,9 @@ Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const
     list(float{});
   }
   sort_keys(c, buffers, count, bits);
-  exclusive_scan(
-      c, Runs{buffers.keys, count, static_cast<uint32_t>(x.num_items), columns.items, columns.starts}, count,
-      columns.count);
+  exclusive_scan(c,
+                 Runs{buffers.keys, count, static_cast<uint32_t>(x.num_items), columns.items, columns.starts},
+                 count, columns.count);
   return columns;
 }
 

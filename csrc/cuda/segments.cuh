@@ -205,8 +205,8 @@ static __global__ void clear_counts(uint32_t* counts) {
 // Sums every segment of `terms` over `source`, and hands it to `finish`.
 //   terms: count (segments), range(s), term(t); most_terms bounds the terms of all, longest those of one
 template <class S, int N, class Terms, class Finish>
-void sum_segments(const Context& c, const Terms& terms, int64_t most_terms, int64_t longest, const void* source,
-                  int64_t dim, const Finish& finish) {
+void sum_segments(const Context& c, const Terms& terms, int64_t most_terms, int64_t longest,
+                  const void* source, int64_t dim, const Finish& finish) {
   const int64_t most = terms.count.limit;
   if (most == 0 || dim == 0) return;
   const int lanes = lanes_for(dim, N);

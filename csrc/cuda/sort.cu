@@ -12,9 +12,7 @@ constexpr int kItems = 16;  // keys a thread
 constexpr int64_t kTile = kThreads * kItems;
 static_assert(kDigits == kThreads, "a thread keeps the count of one digit");
 
-__device__ __forceinline__ uint32_t digit_of(uint32_t key, int shift) {
-  return key >> shift & (kDigits - 1);
-}
+__device__ __forceinline__ uint32_t digit_of(uint32_t key, int shift) { return key >> shift & (kDigits - 1); }
 __device__ __forceinline__ int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
 // counts[digit, tile]

@@ -144,7 +144,8 @@ Backward::Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalT
   in.lookup.out_type = table_type(grad.scalar_type(), "grad");
   if (accumulator(x().out_type) != x().acc()) fail_value("grad: dtype does not go with the tables'");
   // The plan's number of rows is written anew, as it stands there.
-  groups = make_groups(context(), x(), Plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), positions));
+  groups =
+      make_groups(context(), x(), Plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), positions));
 }
 
 void Backward::need_tables(bool both, const char* what) const {

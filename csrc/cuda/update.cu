@@ -87,7 +87,7 @@ void sum_columns(const Context& c, const Lookup& x, const Columns& columns, cons
                  void* out) {
   const bool wide = allows_wide(x.dim, x.acc(), {g, out});
   const auto sum = [&]<class A>(A) {
-    const StoreRows<A> finish{out,     x.table, x.dim, in_line ? nullptr : columns.items,
+    const StoreRows<A> finish{out,     x.table, x.dim,  in_line ? nullptr : columns.items,
                               nullptr, nullptr, nullptr};
     sum_segments_of<A>(c, wide, terms_of<A>(x, columns), x.most_edges(), x.most_edges(), g, x.dim, finish);
   };
@@ -109,9 +109,7 @@ void step_columns(const Context& c, const Lookup& x, const Columns& columns, con
 }
 
 void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items) {
-  with_type(a.table, [&]<class T>() {
-    step<T, T>(c, {a, nullptr}, {nullptr, a.num_rows}, num_items);
-  });
+  with_type(a.table, [&]<class T>() { step<T, T>(c, {a, nullptr}, {nullptr, a.num_rows}, num_items); });
 }
 
 void step_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g,

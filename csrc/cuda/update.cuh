@@ -162,8 +162,7 @@ struct StepRows {
         T rounded[N];
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          const uint64_t place =
-              static_cast<uint64_t>(row.number) << 32 | static_cast<uint64_t>(col + j) / 4;
+          const uint64_t place = static_cast<uint64_t>(row.number) << 32 | static_cast<uint64_t>(col + j) / 4;
           const Philox random(a.seed, place, static_cast<uint64_t>(a.step));
           const int word = static_cast<int>((col + j) % 4);
           // No index that is known at run time alone: the words stay in registers.
