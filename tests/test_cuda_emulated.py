@@ -88,8 +88,8 @@ MUTANTS = {
     "sort without the barrier before the digits are added up": (
         "sort.cu", "    __syncthreads();\n    uint32_t start =", "    uint32_t start =",
         "sort", ("primitives", "40"), "primitives"),
-    "scan one past the end": (
-        "scan.cuh", "if (i < n) sum += f.in(i);", "if (i <= n) sum += f.in(i);",
+    "ids read one past the end": (
+        "plan.cu", "p < n; p += all_threads()", "p <= n; p += all_threads()",
         "plan", ("problems", "0", "8"), "heap-buffer-overflow"),
 }  # fmt: skip
 MORE_MUTANTS = {
