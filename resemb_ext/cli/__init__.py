@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from . import data, doctor, export, graph, predict, selftest, train, tune
+    from . import data, doctor, export, graph, predict, selftest, study, train, tune
 
     root = Parser(
         prog="resemb",
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (data, train, tune, predict, export, graph, doctor, selftest):
+    for module in (data, train, tune, predict, export, graph, study, doctor, selftest):
         module.add_parser(commands)
     return root
 

@@ -1,0 +1,70 @@
+"""``resemb study``: test the paper's claims; run studies piece by piece and report them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from resemb_ext.study import STUDIES, run_study, write_report
+
+EXAMPLES = """examples:
+  resemb study delay --quick --out study
+  resemb study all --data amazon-beauty.parquet --data taobao.parquet --out study
+  resemb study report --out study --into docs/study
+
+A study that was stopped goes on where it stood when the same command is given again.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds ``study``."""
+    parser = subparsers.add_parser(
+        "study",
+        help="test the paper's claims: " + ", ".join(STUDIES),
+        description="Runs studies of the paper's claims in small pieces, and reports them from JSON.\n\n"
+        + "\n".join(f"  {name:<8} {study.help}" for name, study in STUDIES.items()),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "study", choices=(*STUDIES, "all", "report"), help="a study, all of them, or report"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="log file, may be given more than once (default: simulated logs)",
+    )
+    parser.add_argument("--quick", action="store_true", help="small data, few seeds: minutes")
+    parser.add_argument(
+        "--into", type=Path, metavar="DIR", help="with report: where pages go (default: OUT/report)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the tables")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs ``resemb study``."""
+    if args.study == "report":
+        if args.data or args.quick:
+            raise ValueError("report: reads what is in --out; leave out --data and --quick")
+        for path in write_report(args.out, into=args.into):
+            print(path)
+        return 0
+    if args.into is not None:
+        raise ValueError("--into: goes with report only")
+    for name in STUDIES if args.study == "all" else (args.study,):
+        page = run_study(
+            name,
+            args.out,
+            data=args.data,
+            quick=args.quick,
+            progress=False if args.quiet else None,
+        )
+        print((args.out / name / "tables.txt").read_text(encoding="utf-8"))
+        print(page)
+    return 0

@@ -1,0 +1,145 @@
+"""Pages of studies: tables, figures and answers, from kept JSON alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resemb_ext.train.files import write_atomic, write_text
+
+from .frame import Results
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: ``rows`` of text under ``header``."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As GitHub's Markdown."""
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines += [
+            "| " + " | ".join(row) + " |" for row in (self.header, ["---"] * len(self.header))
+        ]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines)
+
+    def text(self) -> str:
+        """As aligned text for a terminal."""
+        cells = [list(self.header), *map(list, self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.header))]
+        body = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        return "\n".join(([self.title] if self.title else []) + body)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot: ``draw`` gets matplotlib axes."""
+
+    name: str
+    caption: str
+    draw: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a study says.
+
+    Attributes:
+        title, question: of the study.
+        protocol: how it was asked, paragraphs of Markdown.
+        answers: one sentence each.
+        tables, figures: what they rest on.
+        change: what would change our mind.
+    """
+
+    title: str
+    question: str
+    protocol: Sequence[str]
+    answers: Sequence[str]
+    tables: Sequence[Table]
+    change: str
+    figures: Sequence[Figure] = field(default_factory=tuple)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for a table; "-" for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval(entry: dict[str, Any] | None, digits: int = 3) -> str:
+    """``value`` or ``mean`` with ``low`` and ``high``."""
+    if entry is None or entry.get("value", entry.get("mean")) is None:
+        return "-"
+    middle = number(entry.get("value", entry.get("mean")), digits)
+    if entry.get("low") is None:
+        return middle
+    return f"{middle} [{number(entry['low'], digits)}, {number(entry['high'], digits)}]"
+
+
+def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
+    """Writes ``NAME.md`` and its figures into ``folder``; the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [f"# {page.title}", f"**Question.** {page.question}"]
+    parts += ["## Answer", *page.answers]
+    if results.plan["quick"]:
+        parts.append("*A quick run: small data and few seeds, to show that it works.*")
+    if results.missing:
+        parts.append("*Not run: " + ", ".join(f"`{key}`" for key in results.missing) + ".*")
+    parts += ["## Protocol", *page.protocol]
+    protocol = results.plan["protocol"]
+    parts.append("Set down before any test score was looked at:")
+    parts.append("\n".join(f"- {key}: {_flat(value)}" for key, value in protocol.items()))
+    parts += ["## Results", *(table.markdown() for table in page.tables)]
+    for figure in page.figures:
+        file = f"{name}-{figure.name}.svg"
+        _draw(figure, folder / file)
+        parts.append(f"![{figure.caption}]({file})\n\n{figure.caption}")
+    parts += ["## What would change our mind", page.change]
+    parts += ["## Where the figures come from", _origins(results)]
+    path = folder / f"{name}.md"
+    write_text(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def _flat(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _origins(results: Results) -> str:
+    data = results.plan["data"]
+    lines = [
+        f"- data `{name}`: {entry['events']} events of {entry['users']} users with "
+        f"{entry['items']} items, hash `{entry['hash'][:16]}`"
+        for name, entry in data.items()
+    ]
+    pieces = results.pieces.values()
+    seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
+    hours = sum(piece["seconds"] for piece in pieces) / 3600
+    lines.append(f"- {len(results.pieces)} pieces, {hours:.2f} hours of wall clock in all")
+    if seeds:
+        lines.append(f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own are in its JSON")
+    versions = next(iter(pieces))["versions"] if results.pieces else {}
+    lines.append("- " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    return "\n".join(lines)
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    # No dates and fixed ids: the same JSON gives the same file.
+    with rc_context({"svg.hashsalt": figure.name}):
+        canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
+        FigureCanvasSVG(canvas)
+        figure.draw(canvas.subplots())
+        write_atomic(path, lambda p: canvas.savefig(p, format="svg", metadata={"Date": None}))

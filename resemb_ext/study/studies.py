@@ -1,0 +1,118 @@
+"""The studies by name: running them and writing their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resemb_ext.train.files import write_text
+
+from . import delay
+from .frame import Piece, Results, Source, file_source, read_results, run_pieces, simulated_source
+from .protocol import PROTOCOLS
+from .report import Page, write_page
+
+REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: ``pieces(sources, quick=...)``, ``page(results)``, and what it asks in short."""
+
+    pieces: Callable[..., list[Piece]]
+    page: Callable[[Results], Page]
+    help: str
+
+
+STUDIES: dict[str, Study] = {
+    "delay": Study(delay.pieces, delay.page, "does the interest delay model hold?"),
+}
+
+
+def default_sources(quick: bool) -> list[Source]:
+    """What is studied where no log is given: a simulated log and its null variant."""
+    sizes: dict[str, Any] = {"users": 1000, "items": 600} if quick else {}
+    return [
+        simulated_source("simulated", **sizes),
+        simulated_source("simulated-null", null=True, **sizes),
+    ]
+
+
+def run_study(
+    name: str,
+    out: Path | str,
+    *,
+    data: Sequence[Path | str] = (),
+    quick: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """Runs a study, or goes on with it, and writes its report.
+
+    Args:
+        name: one of :data:`STUDIES`.
+        out: folder; the study's own is ``out/NAME``.
+        data: log files; none: simulated logs.
+        quick: small data and few seeds.
+        progress: as in :func:`~resemb_ext.study.frame.run_pieces`.
+
+    Returns:
+        the path of its page.
+
+    Raises:
+        ValueError: an unknown study, two logs of one name, or a folder with results of other options.
+        FileNotFoundError: a log is missing.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"study must be one of {', '.join(STUDIES)}; found {name!r}")
+    sources = [file_source(path) for path in data] or default_sources(quick)
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data: logs must have different file names, found {', '.join(names)}")
+    study = STUDIES[name]
+    run_pieces(
+        name,
+        study.pieces(sources, quick=quick),
+        Path(out) / name,
+        protocol=PROTOCOLS[name],
+        quick=quick,
+        progress=progress,
+    )
+    return write_report(out, names=[name])[0]
+
+
+def write_report(
+    out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None
+) -> list[Path]:
+    """Writes pages, figures and tables from the JSON under ``out`` alone.
+
+    Args:
+        out: folder of :func:`run_study`.
+        into: where the pages go; default ``out/report``.
+        names: studies; default all that ``out`` holds.
+
+    Returns:
+        paths of the pages, then (without ``names``) of ``README.md``, which links them.
+
+    Raises:
+        FileNotFoundError: ``out`` holds no study.
+    """
+    root = Path(out)
+    folder = root / REPORT if into is None else Path(into)
+    chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
+    if not chosen:
+        raise FileNotFoundError(f"out: {root} holds no study; run one first")
+    paths, lines = [], ["# Studies", ""]
+    for name in chosen:
+        results = read_results(root / name)
+        page = STUDIES[name].page(results)
+        paths.append(write_page(page, results, folder, name))
+        lines.append(f"- [{page.title}]({name}.md): {page.question}")
+        text = "\n\n".join(table.text() for table in page.tables)
+        write_text(root / name / "tables.txt", text + "\n")
+    if names is None:
+        index = folder / "README.md"
+        write_text(index, "\n".join(lines) + "\n")
+        paths.append(index)
+    return paths
