@@ -1,0 +1,41 @@
+"""Training rows held out of training: they tell the generalisation gap at the training's own law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from resemb_ext.data import Samples
+
+
+def take(samples: Samples, rows: np.ndarray) -> Samples:
+    """The rows at ``rows`` (positions or a mask)."""
+    names = ("user", "target", "label", "start", "end", "target_seen")
+    fields = {name: getattr(samples, name)[rows] for name in names}
+    return replace(samples, **fields)
+
+
+def hold_out(samples: Samples, *, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Training rows, and a random share of events held out with their negatives.
+
+    A held-out event is no target in training, but stays in the histories of later ones.
+
+    Raises:
+        ValueError: a share that leaves either part empty.
+    """
+    per_event = 1 + samples.negatives
+    events = len(samples) // per_event
+    count = round(share * events)
+    if not 0 < count < events:
+        raise ValueError(f"share must leave events on both sides, found {share} of {events}")
+    out = np.zeros(events, dtype=bool)
+    out[np.random.default_rng([25, seed]).permutation(events)[:count]] = True
+    mask = np.repeat(out, per_event)
+    return take(samples, ~mask), take(samples, mask)
+
+
+def row_losses(samples: Samples, logits: np.ndarray) -> np.ndarray:
+    """Logistic loss of every row, float64 [N], in nats."""
+    sign = 1.0 - 2.0 * samples.label
+    return np.logaddexp(0.0, sign * logits.astype(np.float64))

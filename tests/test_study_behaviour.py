@@ -1,0 +1,152 @@
+"""Behaviour models: probabilities that sum to one, the right one chosen, estimates of known truths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resemb_ext import data
+from resemb_ext.study.behaviour import MODELS, Sequences, fit, fit_all
+from resemb_ext.study.delay import choices
+from resemb_ext.study.domains import communities_of, halves, permuted, sequences
+from resemb_ext.study.dwell import (
+    dwell_tail,
+    estimate_dwell,
+    pairs_by_lag,
+    share_by_gap,
+)
+from resemb_ext.study.laws import draw
+
+SIZE = {"users": 3000, "items": 900, "domains": 12, "events_per_user": (10, 16)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_next_domain_law_sums_to_one(name: str) -> None:
+    model = fit(name, draw("markov", users=60, events=6, domains=4, seed=3))
+    past = [2, 2, 0, 1]
+    total = 0.0
+    for last in range(4):
+        case = Sequences(np.zeros(5, dtype=np.int64), np.array([*past, last]), 4)
+        total += float(np.exp(model.score(case)[-1]))
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_mixture_is_the_dirichlet_multinomial_law() -> None:
+    from scipy.special import gammaln
+
+    events = draw("mixture", users=50, events=7, domains=3, seed=1)
+    model = fit("mixture", events)
+    alpha = model.values["mass"] * events.shares
+    counts = np.zeros((50, 3))
+    np.add.at(counts, (events.user, events.domain), 1)
+    expected = (
+        gammaln(alpha.sum())
+        - gammaln(alpha.sum() + 7)
+        + (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1)
+    )
+    found = np.bincount(events.user, model.score(events))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("law", MODELS[:4])
+def test_right_model_is_chosen_in_95_of_100_logs(law: str) -> None:
+    found = choices(law, range(100))
+    assert found["logs"] == 100
+    assert found["right"] >= 95, found
+
+
+def test_heldout_interval_covers_no_difference_to_itself() -> None:
+    events = draw("delay", users=100, seed=2)
+    found = fit_all(events, draw("delay", users=100, seed=2))
+    own = found["models"]["delay"]["against_delay"]
+    assert own == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert found["models"]["independent"]["against_delay"]["low"] > 0
+
+
+@pytest.mark.parametrize("stay", [0.8, 0.9])
+def test_dwell_is_recovered_with_known_and_estimated_domains(stay: float) -> None:
+    """3,000 users with 10 to 16 events each, 900 items, 12 domains."""
+    log, truth = data.simulate(**SIZE, stay=stay, seed=1)
+    first, second = halves(log)
+    crossed = [
+        sequences(second, communities_of(first)),
+        sequences(first, communities_of(second)),
+    ]
+    for parts in ([sequences(log, truth.domain)], crossed):
+        found = estimate_dwell(parts, resamples=20)
+        for way in ("by_stays", "by_decay"):
+            assert found[way]["value"] == pytest.approx(1 / (1 - stay), rel=0.05)
+
+
+def test_decay_outlasts_wrong_domains_of_a_quarter_of_the_items() -> None:
+    log, truth = data.simulate(**SIZE, stay=0.8, seed=2)
+    domain = truth.domain.copy()
+    wrong = np.random.default_rng(0).random(len(domain)) < 0.25
+    domain[wrong & (domain >= 0)] = permuted(domain)[wrong & (domain >= 0)]
+    found = estimate_dwell([sequences(log, domain)], resamples=20)
+    assert found["by_stays"]["value"] < 3.5
+    assert found["by_decay"]["value"] == pytest.approx(5, rel=0.1)
+
+
+def test_null_log_and_random_domains_show_no_effect() -> None:
+    """Drawing without replacement puts the null log's excess just below 0."""
+    null, truth = data.simulate(**SIZE, null=True, seed=1)
+    first, second = halves(null)
+    crossed = [sequences(second, communities_of(first)), sequences(first, communities_of(second))]
+    log, real = data.simulate(**SIZE, stay=0.9, seed=1)
+    random = [sequences(log, permuted(real.domain))]
+    for parts in ([sequences(null, truth.domain)], crossed, random):
+        excess = estimate_dwell(parts, resamples=20)["excess"]
+        assert abs(excess["value"]) < 0.006
+    circular = estimate_dwell([sequences(null, communities_of(null))], resamples=20)
+    assert circular["excess"]["value"] > 0.01, "domains of the same events explain themselves"
+
+
+def test_pairs_by_lag_by_hand() -> None:
+    events = Sequences(np.array([0, 0, 0, 1, 1]), np.array([1, -1, 1, 0, 0]), 2)
+    pairs, same = pairs_by_lag([events], 2)
+    np.testing.assert_array_equal(pairs, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(same, [[0, 1], [1, 0]])
+
+
+def test_share_by_gap_by_hand() -> None:
+    time = np.array([0, 30, 700])
+    events = Sequences(np.zeros(3, dtype=np.int64), np.array([0, 0, 1]), 2, time)
+    found = share_by_gap(events)
+    np.testing.assert_array_equal(found["pairs"][:4], [1, 0, 2, 0])
+    assert found["share"][0] == 1 and found["share"][2] == 0 and found["mean_lag"][2] == 1.5
+    with pytest.raises(ValueError, match="time"):
+        share_by_gap(Sequences(np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64), 1))
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_tail_of_stays(heavy: bool) -> None:
+    rng = np.random.default_rng(4)
+    users, events = 2000, 40
+    stays = rng.geometric(0.3, (users, events))
+    if heavy:
+        stays = np.ceil(rng.pareto(1.2, (users, events))).astype(int)
+    moves = np.zeros((users, events), dtype=np.int64)
+    ends = np.cumsum(stays, axis=1)
+    rows, columns = np.nonzero(ends < events)
+    moves[rows, ends[rows, columns]] = rng.integers(1, 50, len(rows))
+    domain = (np.cumsum(moves, axis=1) % 50).ravel()
+    found = dwell_tail(Sequences(np.repeat(np.arange(users), events), domain, 50))
+    assert found["verdict"] == ("heavier" if heavy else "geometric")
+
+
+def test_short_histories_cannot_tell_the_tail() -> None:
+    found = dwell_tail(draw("delay", users=60, events=4, stay=0.7, seed=0))
+    assert found["verdict"] == "cannot tell"
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="model must be one of"):
+        fit("hmm", draw("delay"))
+    with pytest.raises(ValueError, match="law must be one of"):
+        draw("hmm")
+    single = Sequences(np.arange(3), np.zeros(3, dtype=np.int64), 2)
+    with pytest.raises(ValueError, match="2 events"):
+        fit("delay", single)
+    with pytest.raises(ValueError, match="two events in a row"):
+        estimate_dwell([single])
