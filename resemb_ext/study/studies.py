@@ -9,7 +9,7 @@ from typing import Any
 
 from resemb_ext.train.files import write_text
 
-from . import bound, delay
+from . import bound, delay, radius
 from .frame import Piece, Results, Source, file_source, read_results, run_pieces, simulated_source
 from .protocol import PROTOCOLS
 from .report import Page, write_page
@@ -28,6 +28,9 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "delay": Study(delay.pieces, delay.page, "does the interest delay model hold?"),
+    "radius": Study(
+        radius.pieces, radius.page, "does a small radius in domains generalise better?"
+    ),
     "bound": Study(
         bound.pieces,
         bound.page,

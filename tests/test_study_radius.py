@@ -1,0 +1,142 @@
+"""The squeezed table against its formula, the hook after steps, held-out rows, the contrast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resemb_ext import data
+from resemb_ext.study import radius, studies
+from resemb_ext.study.domains import permuted
+from resemb_ext.study.frame import Piece, run_pieces, simulated_source
+from resemb_ext.study.heldout import hold_out, row_losses
+from resemb_ext.study.squeeze import SqueezedEmbedding, after_each_step
+
+DOMAIN = np.array([-1, 0, 0, 0, 1, 1, 1, -1])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0, 3.0])
+def test_squeezed_table_is_the_formula_with_its_variance_held(gamma: float) -> None:
+    start = torch.randn(8, 5, dtype=torch.float64)
+    table = SqueezedEmbedding(start, DOMAIN, gamma)
+    v, e = table.weight.detach().numpy(), table.table().detach().numpy()
+    for group in (0, 1):
+        rows = group == DOMAIN
+        centre = v[rows].mean(0)
+        np.testing.assert_allclose(e[rows], centre + gamma * (v[rows] - centre), atol=1e-12)
+    assert not e[0].any()
+    np.testing.assert_array_equal(e[7], start[7])
+    has = DOMAIN >= 0
+    assert e[has].var(0).sum() == pytest.approx(start.numpy()[has].var(0).sum())
+    if gamma == 1:
+        np.testing.assert_allclose(e[1:], start[1:], atol=1e-12)
+
+
+def test_variance_is_restored_after_each_step_of_its_own_optimizer_only() -> None:
+    table = SqueezedEmbedding(torch.randn(8, 5), DOMAIN, 0.5)
+    held = float(table.variance)
+    calls = []
+
+    def act() -> None:
+        calls.append(float(table._variance()))
+        table.restore()
+
+    other = torch.nn.Parameter(torch.ones(2))
+    with after_each_step(table.weight, act):
+        for parameter in (table.weight, other):
+            optimizer = torch.optim.SGD([parameter], lr=1.0)
+            (table(torch.arange(8)).pow(2).sum() + other.sum()).backward()
+            optimizer.step()
+    assert len(calls) == 1 and abs(calls[0] / held - 1) > 0.01
+    assert float(table._variance()) == pytest.approx(held, rel=1e-5)
+    torch.optim.SGD([table.weight], lr=1.0).step()
+    assert len(calls) == 1
+
+
+def test_bags_are_means_of_lookups() -> None:
+    table = SqueezedEmbedding(torch.randn(8, 5), DOMAIN, 0.5)
+    ids, offsets = torch.tensor([1, 2, 0, 5]), torch.tensor([0, 3])
+    found = table.bag(ids, offsets)
+    torch.testing.assert_close(found[0], table(ids[:2]).mean(0))
+    torch.testing.assert_close(found[1], table(ids[3]))
+
+
+def test_bad_tables_are_refused() -> None:
+    with pytest.raises(ValueError, match="gamma"):
+        SqueezedEmbedding(torch.randn(8, 5), DOMAIN, -1)
+    with pytest.raises(ValueError, match="domain must have"):
+        SqueezedEmbedding(torch.randn(7, 5), DOMAIN, 1)
+    with pytest.raises(ValueError, match="two items"):
+        SqueezedEmbedding(torch.randn(3, 5), np.array([-1, 0, 1]), 1)
+
+
+def test_held_out_rows_keep_events_whole_and_the_training_ratio() -> None:
+    log, _ = data.simulate(users=60, items=100, domains=4)
+    samples = data.make_train_samples(data.split(log), negatives=1)
+    rows, out = hold_out(samples, share=0.25, seed=1)
+    assert len(rows) + len(out) == len(samples)
+    assert out.label.mean() == rows.label.mean() == 0.5
+    pairs = {(int(e), int(t)) for e, t in zip(rows.end, rows.target, strict=True)}
+    positive = out.label == 1
+    assert not pairs & set(
+        zip(out.end[positive].tolist(), out.target[positive].tolist(), strict=True)
+    )
+    logits = np.array([0.0, 3.0], dtype=np.float32)
+    part = hold_out(samples, share=1 / (len(samples) // 2), seed=0)[1]
+    np.testing.assert_allclose(row_losses(part, logits), [np.log(2), np.log1p(np.exp(3))])
+
+
+def test_random_domains_keep_sizes() -> None:
+    domain = np.repeat([-1, 0, 1, 2], [1, 5, 50, 10])
+    random = permuted(domain, seed=3)
+    assert random[0] == -1 and not np.array_equal(random, domain)
+    np.testing.assert_array_equal(np.bincount(random[1:]), [5, 50, 10])
+
+
+def test_test_loss_at_a_training_loss() -> None:
+    curve = {"train": [0.7, 0.5, 0.3], "test": [0.7, 0.6, 0.8]}
+    assert radius.at_level(curve, 0.4) == pytest.approx(0.7)
+    assert radius.at_level(curve, 0.7) == 0.7
+    assert radius.at_level(curve, 0.2) is None
+
+
+def test_contrast_by_hand() -> None:
+    results = {}
+    for kind, extra in (("truth", -0.1), ("truth-random", 0.0)):
+        for gamma in (0.5, 1.0):
+            for seed in (0, 1):
+                gap = 0.3 + seed + (0.05 + extra if gamma == 0.5 else 0)
+                curve = {"train": [0.6, 0.4], "test": [0.7, 0.6 + gap]}
+                results[f"{kind}{gamma}{seed}"] = {
+                    "domains": kind, "gamma": gamma, "seed": seed, "gap": gap, "curve": curve,
+                }  # fmt: skip
+    found = radius.contrast(results, "truth", min)
+    assert found["gap"]["mean"] == pytest.approx(-0.1) and found["level"] == 0.4
+    assert found["matched"]["mean"] == pytest.approx(-0.1)
+    assert radius.contrast(results, "truth", max) is None
+
+
+def test_small_study_end_to_end(tmp_path: Path) -> None:
+    source = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
+    pieces = [
+        Piece(
+            f"{kind}-{gamma}",
+            lambda kind=kind, gamma=gamma: radius._train(source, kind, gamma, (5e-3,), 2, 0),
+            {"log": "tiny"},
+            [0],
+            source,
+        )
+        for kind in ("truth", "truth-random")
+        for gamma in (0.25, 1.0)
+    ]
+    protocol = studies.PROTOCOLS["radius"]
+    run_pieces("radius", pieces, tmp_path / "radius", protocol=protocol, quick=True, progress=False)
+    page = studies.write_report(tmp_path, names=["radius"])[0].read_text()
+    assert "tiny, truth: gamma 0.25 against 1" in page
+    results = studies.read_results(tmp_path / "radius").pieces
+    ratio = {key: piece["result"]["radius"]["ratio"] for key, piece in results.items()}
+    assert ratio["truth-0.25"] < 0.5 * ratio["truth-1.0"]
+    assert (tmp_path / "report" / "radius-tiny.svg").exists()
