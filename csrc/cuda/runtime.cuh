@@ -33,7 +33,9 @@ void launch([[maybe_unused]] const Context& c, int blocks, void (*kernel)(P...),
 #ifdef RESEMB_EMULATE
   emulate::launch(blocks, kThreads, [&] { kernel(arguments...); });
 #else
-  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(c.stream)> > >(arguments...);
+  // clang-format off: it takes the brackets for shifts
+  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(c.stream)>>>(arguments...);
+  // clang-format on
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
     throw std::runtime_error(std::string("resemb_ext: a CUDA kernel did not start: ") +
                              cudaGetErrorString(error));
