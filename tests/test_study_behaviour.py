@@ -50,7 +50,7 @@ def test_mixture_is_the_dirichlet_multinomial_law() -> None:
 
 @pytest.mark.parametrize("law", MODELS[:4])
 def test_right_model_is_chosen_in_95_of_100_logs(law: str) -> None:
-    found = choices(law, range(100))
+    found = choices(law, range(100), users=200)
     assert found["logs"] == 100
     assert found["right"] >= 95, found
 

@@ -41,7 +41,7 @@ def test_variance_is_restored_after_each_step_of_its_own_optimizer_only() -> Non
     calls = []
 
     def act() -> None:
-        calls.append(float(table._variance()))
+        calls.append(table._variance().item())
         table.restore()
 
     other = torch.nn.Parameter(torch.ones(2))
@@ -51,7 +51,7 @@ def test_variance_is_restored_after_each_step_of_its_own_optimizer_only() -> Non
             (table(torch.arange(8)).pow(2).sum() + other.sum()).backward()
             optimizer.step()
     assert len(calls) == 1 and abs(calls[0] / held - 1) > 0.01
-    assert float(table._variance()) == pytest.approx(held, rel=1e-5)
+    assert table._variance().item() == pytest.approx(held, rel=1e-5)
     torch.optim.SGD([table.weight], lr=1.0).step()
     assert len(calls) == 1
 
