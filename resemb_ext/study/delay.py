@@ -35,10 +35,10 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
         null = f"null-{sizes[-1]}users-seed{seed}"
         options = {"users": sizes[-1], "items": sizes[-1] // 2, "null": True, "seed": seed}
         logs.append((simulated_source(null, **options), None))
-    for source, stay in logs:
-        config = {"name": source.name, "stay": stay, "max_lag": 10}
+    for source, kept in logs:
+        config: dict[str, Any] = {"name": source.name, "stay": kept, "max_lag": 10}
         plan.append(
-            Piece(f"recover-{source.name}", partial(_recover, source, stay), config, [0], source)
+            Piece(f"recover-{source.name}", partial(_recover, source, kept), config, [0], source)
         )
     count = 20 if quick else 100
     for law in MODELS[:4]:

@@ -12,7 +12,9 @@ from .behaviour import Sequences, same_as_last
 
 #: Limits of time gaps, in seconds: a minute, ten, an hour, six, a day, a week, a month.
 GAPS = (0.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)
-TOLD_HALF_WIDTH = 0.1  # of the shape's 95 % interval: wider ones tell nothing of the tail
+MARGIN = (
+    0.1  # a shape this near 1 counts as geometric; one known less well tells nothing of the tail
+)
 
 
 def pairs_by_lag(parts: Sequence[Sequences], max_lag: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,8 +153,9 @@ def dwell_tail(events: Sequences) -> dict[str, Any]:
 
     Returns:
         ``stays`` (whole ones), ``cut``, ``longest`` (whole), ``shape`` (b) with ``low`` and ``high``,
-        ``statistic`` (twice the gain in log-likelihood over b = 1) and ``verdict``: "geometric",
-        "heavier", "lighter", or "cannot tell" where the interval is wider than +-0.1.
+        ``statistic`` (twice the gain in log-likelihood over b = 1) and ``verdict``: "geometric"
+        (the 95 % interval lies in 0.9 to 1.1, or holds 1 and is no wider), "heavier" or "lighter" (it
+        leaves out 1), else "cannot tell", with ``why``.
     """
     events = events.known
     new = ~same_as_last(events)
@@ -197,12 +200,13 @@ def dwell_tail(events: Sequences) -> dict[str, Any]:
         "high": shape + half,
         "statistic": 2 * (profile(1.0) - float(best.fun)),
     }
-    if half > TOLD_HALF_WIDTH:
-        return {**result, "verdict": "cannot tell", "why": f"shape known to +-{half:.2f} only"}
-    verdict = "geometric"
-    if shape + half < 1 or shape - half > 1:
-        verdict = "heavier" if shape < 1 else "lighter"
-    return {**result, "verdict": verdict}
+    if abs(shape - 1) + half > MARGIN:
+        if abs(shape - 1) > half:
+            return {**result, "verdict": "heavier" if shape < 1 else "lighter"}
+        if half > MARGIN:
+            why = f"shape known to +-{half:.2f} only"
+            return {**result, "verdict": "cannot tell", "why": why}
+    return {**result, "verdict": "geometric"}
 
 
 def share_by_gap(events: Sequences, max_lag: int = 20) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _train(
     parts = {"train": take(rows, probed), "heldout": heldout} | {
         part: data.make_eval_samples(split, part, negatives=1) for part in ("valid", "test")
     }
-    runs = []
+    runs: list[dict[str, Any]] = []
     for rate in rates:
         torch.manual_seed(seed)
         table = SqueezedEmbedding(START * torch.randn(source.log.num_items, DIM), domain, gamma)
@@ -187,10 +187,11 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
     needed = [cells[k, g, s] for k in kinds for g in (gamma, 1.0) for s in seeds]
     level = max(min(r["curve"]["train"]) for r in needed)
     found: dict[str, Any] = {"gamma": gamma, "level": level}
-    for name, value in (
-        ("gap", lambda r: r["gap"]),
-        ("matched", lambda r: at_level(r["curve"], level)),
-    ):
+    values: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "gap": lambda r: r["gap"],
+        "matched": lambda r: at_level(r["curve"], level),
+    }
+    for name, value in values.items():
         change = [
             [value(cells[k, gamma, s]) - value(cells[k, 1.0, s]) for s in seeds]
             for k in (kinds[1], kinds[0])

@@ -31,7 +31,9 @@ STUDIES: dict[str, Study] = {
     "radius": Study(
         radius.pieces, radius.page, "does a small radius in domains generalise better?"
     ),
-    "radius": Study(radius.pieces, radius.page, "does a small radius in domains generalise better?"),
+    "radius": Study(
+        radius.pieces, radius.page, "does a small radius in domains generalise better?"
+    ),
     "bound": Study(
         bound.pieces,
         bound.page,
