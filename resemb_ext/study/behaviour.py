@@ -145,7 +145,8 @@ def fit_all(events: Sequences, heldout: Sequences) -> dict[str, Any]:
     """
     events, heldout = events.known, heldout.known
     n = len(events)
-    found, scores = {}, {}
+    found: dict[str, dict[str, Any]] = {}
+    scores: dict[str, np.ndarray] = {}
     for name in MODELS:
         model = fit(name, events)
         scores[name] = model.score(heldout)
@@ -216,7 +217,7 @@ def _delay(events: Sequences) -> Fitted:
     drawn = np.bincount(events.domain[jumps], minlength=events.domains)
     drawn = drawn + np.bincount(events.domain[events.first], minlength=events.domains) + _PSEUDO
     left = np.bincount(events.domain[jumps - 1], minlength=events.domains)
-    shares = drawn / drawn.sum()
+    shares: np.ndarray = drawn / drawn.sum()
     for _ in range(200):
         count = drawn + left * shares / (1 - shares)
         new = count / count.sum()

@@ -34,12 +34,11 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     )
     plan = []
     for source in sources:
+        kinds: tuple[str, ...] = ()
         if source.truth is not None:
             kinds = ("truth", "truth-random")
         elif source.log.category_domain is not None:
             kinds = ("category", "category-random")
-        else:
-            kinds = ()
         if not quick:
             kinds = (*kinds, "communities", "communities-random")
         for seed in range(seeds):

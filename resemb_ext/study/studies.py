@@ -31,9 +31,6 @@ STUDIES: dict[str, Study] = {
     "radius": Study(
         radius.pieces, radius.page, "does a small radius in domains generalise better?"
     ),
-    "radius": Study(
-        radius.pieces, radius.page, "does a small radius in domains generalise better?"
-    ),
     "bound": Study(
         bound.pieces,
         bound.page,
