@@ -217,9 +217,9 @@ def _delay(events: Sequences) -> Fitted:
     drawn = np.bincount(events.domain[jumps], minlength=events.domains)
     drawn = drawn + np.bincount(events.domain[events.first], minlength=events.domains) + _PSEUDO
     left = np.bincount(events.domain[jumps - 1], minlength=events.domains)
-    shares: np.ndarray = drawn / drawn.sum()
+    shares = np.asarray(drawn / drawn.sum(), dtype=np.float64)
     for _ in range(200):
-        count = drawn + left * shares / (1 - shares)
+        count = np.asarray(drawn + left * shares / (1 - shares), dtype=np.float64)
         new = count / count.sum()
         done = np.abs(new - shares).max() < 1e-10
         shares = new
