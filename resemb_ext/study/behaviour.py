@@ -141,7 +141,8 @@ def fit_all(events: Sequences, heldout: Sequences) -> dict[str, Any]:
         ``events``, ``heldout_events``, ``users``, ``heldout_users``, ``domains``; ``models`` by name
         with ``parameters``, ``values``, ``loglik``, ``bic``, ``heldout`` (mean log p an event, nats)
         and ``against_delay`` (delay's mean minus this one's, with a 95 % interval over users);
-        ``chosen`` by BIC among the first four, ``chosen_of_all``, and ``best_heldout``.
+        ``chosen`` by BIC among the first four, ``chosen_of_all``, ``best_heldout``;
+        ``stay_beyond_interests``, log p an event of delay+mixture minus mixture, with its interval.
     """
     events, heldout = events.known, heldout.known
     n = len(events)
@@ -170,6 +171,7 @@ def fit_all(events: Sequences, heldout: Sequences) -> dict[str, Any]:
         "chosen": min(MODELS[:4], key=bic.__getitem__),
         "chosen_of_all": min(MODELS, key=bic.__getitem__),
         "best_heldout": max(MODELS, key=lambda name: found[name]["heldout"]),
+        "stay_beyond_interests": mean_by_user(heldout, scores["delay+mixture"] - scores["mixture"]),
     }
 
 
@@ -217,9 +219,9 @@ def _delay(events: Sequences) -> Fitted:
     drawn = np.bincount(events.domain[jumps], minlength=events.domains)
     drawn = drawn + np.bincount(events.domain[events.first], minlength=events.domains) + _PSEUDO
     left = np.bincount(events.domain[jumps - 1], minlength=events.domains)
-    shares = np.asarray(drawn / drawn.sum(), dtype=np.float64)
+    shares: Any = drawn / drawn.sum()
     for _ in range(200):
-        count = np.asarray(drawn + left * shares / (1 - shares), dtype=np.float64)
+        count = drawn + left * shares / (1 - shares)
         new = count / count.sum()
         done = np.abs(new - shares).max() < 1e-10
         shares = new

@@ -210,7 +210,8 @@ def page(results: Results) -> Page:
         models = r["models"]
         answers.append(
             f"{name}: {models['chosen']} has the lowest BIC of the four, {models['chosen_of_all']} of "
-            f"all five, {models['best_heldout']} predicts held-out users best; neighbouring events share "
+            f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
+            f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
             f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
             f"{r['tail']['verdict']} (median history {r['median_history']:.0f} events)."
         )
