@@ -63,6 +63,17 @@ def test_heldout_interval_covers_no_difference_to_itself() -> None:
     assert found["models"]["independent"]["against_delay"]["low"] > 0
 
 
+def test_stay_beyond_fixed_interests_is_seen_where_there_is_one() -> None:
+    for law in ("delay", "mixture"):
+        events = draw(law, users=1000, seed=5)
+        found = fit_all(events.where(events.user < 500), events.where(events.user >= 500))
+        worth = found["stay_beyond_interests"]
+        if law == "delay":
+            assert worth["low"] > 0.05
+        else:
+            assert abs(worth["mean"]) < 0.002
+
+
 @pytest.mark.parametrize("stay", [0.8, 0.9])
 def test_dwell_is_recovered_with_known_and_estimated_domains(stay: float) -> None:
     """3,000 users with 10 to 16 events each, 900 items, 12 domains."""

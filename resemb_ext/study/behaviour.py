@@ -216,10 +216,10 @@ def _delay(events: Sequences) -> Fitted:
     jumps = np.flatnonzero(moves & ~same)
     stay = np.clip(same.sum() / moves.sum(), 1e-9, 1 - 1e-9)
     # Where users jump to, by EM: a jump is a draw from pi repeated until it leaves the domain.
-    drawn = np.bincount(events.domain[jumps], minlength=events.domains)
-    drawn = drawn + np.bincount(events.domain[events.first], minlength=events.domains) + _PSEUDO
+    reached = np.flatnonzero(events.first | ~same)
+    drawn = np.bincount(events.domain[reached], minlength=events.domains) + _PSEUDO
     left = np.bincount(events.domain[jumps - 1], minlength=events.domains)
-    shares: Any = drawn / drawn.sum()
+    shares = drawn / drawn.sum()
     for _ in range(200):
         count = drawn + left * shares / (1 - shares)
         new = count / count.sum()
