@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from resemb_ext.study import STUDIES, run_study, write_report
 
 EXAMPLES = """examples:
@@ -44,6 +46,13 @@ def add_parser(subparsers: Any) -> None:
         "--into", type=Path, metavar="DIR", help="with report: where pages go (default: OUT/report)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the tables")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="CPU threads of training (default: 1; the models are small)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -57,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.into is not None:
         raise ValueError("--into: goes with report only")
+    if args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, found {args.threads}")
+    torch.set_num_threads(args.threads)
     for name in STUDIES if args.study == "all" else (args.study,):
         page = run_study(
             name,
