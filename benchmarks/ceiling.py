@@ -40,7 +40,6 @@ def _library() -> ctypes.CDLL:
             "-O3",
             "-march=native",
             "-fopenmp",
-            "-ffast-math",
             "-shared",
         ),
         *("-fPIC", str(Path(__file__).with_name("ceiling.cpp")), "-o", str(folder / "ceiling.so")),

@@ -133,7 +133,7 @@ def run_pieces(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{piece.key}.json" for piece in pieces]
     with locked(folder):
-        remove_temporaries(folder)
+        remove_temporaries(folder, [path.name for path in paths] + [PLAN])
         sources = {p.source.name: p.source for p in pieces if p.source is not None}
         plan = {
             "study": study,
