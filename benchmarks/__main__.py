@@ -19,7 +19,7 @@ from benchmarks.spread import run_spread
 from benchmarks.suite_report import suite_table
 from resemb_ext.train.files import write_json
 
-SLOW = 12.0  # in the suite a variant over this many times our time is timed in few rounds
+SLOW = 12.0  # a variant over this many times our time is timed in few rounds
 SPREAD = Cell(name="spread, D=16", dim=16)
 
 
@@ -99,9 +99,7 @@ def main() -> None:
             result["not_run"][cell.name] = "no log: pass --log FILE"
             continue
         else:
-            done = run_cell(
-                cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW if args.full else None
-            )
+            done = run_cell(cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW)
             done["seconds"] = round(time.perf_counter() - start, 1)
             result["cells"].append(done)
         write_json(args.out, result)
