@@ -86,12 +86,10 @@ def main() -> None:
     if args.resume and args.out.exists():
         result = json.loads(args.out.read_text())
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for cell in _cells(args):
-        if any(
-            cell.name == done["name"]
-            for done in [*result["cells"], result.get("spread", {"name": ""})]
-        ):
-            continue
+    measured = {done["name"] for done in [*result["cells"], *filter(None, [result.get("spread")])]}
+    cells = [cell for cell in _cells(args) if cell.name not in measured]
+    result["not_run"] = {cell.name: "the run was stopped before it" for cell in cells}
+    for cell in cells:
         start = time.perf_counter()
         if cell == SPREAD:
             result["spread"] = run_spread(cell, rounds=rounds, warmup=warmup)
@@ -102,6 +100,7 @@ def main() -> None:
             done = run_cell(cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW)
             done["seconds"] = round(time.perf_counter() - start, 1)
             result["cells"].append(done)
+        del result["not_run"][cell.name]
         write_json(args.out, result)
         if args.full:
             print(f"{cell.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

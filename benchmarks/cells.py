@@ -59,7 +59,6 @@ def suite() -> list[Cell]:
 
     factors = [
         vary("H=3.7k", items=3_700),
-        vary("H=10M, D=16", items=10_000_000, dim=16),
         *(vary(f"D={d}", dim=d) for d in (16, 18, 32, 128)),
         *(vary(f"P={p // 1000}k", positions=p) for p in (20_000, 800_000)),
         *(vary(f"K={k}", neighbors=k) for k in (5, 10, 50)),
@@ -74,7 +73,6 @@ def suite() -> list[Cell]:
         vary("uniform ids and neighbours", zipf=0.0, law="uniform"),
         vary("D=16, P=800k", dim=16, positions=800_000),
         vary("H=63k, D=128, bfloat16", items=63_000, dim=128, dtype="bfloat16"),
-        vary("H=10M, D=16, uniform neighbours", items=10_000_000, dim=16, law="uniform"),
         vary("H=3.7k, P=800k, K=50, ids Zipf 1.3", items=3_700, positions=800_000, neighbors=50, zipf=1.3),
         vary("H=63k, uniform ids and neighbours", items=63_000, zipf=0.0, law="uniform"),
         vary("D=32, K=50, uniform neighbours", dim=32, neighbors=50, law="uniform"),
@@ -82,7 +80,11 @@ def suite() -> list[Cell]:
         vary("bfloat16, uniform neighbours", dtype="bfloat16", law="uniform"),
         vary("D=128, P=20k, K=5", dim=128, positions=20_000, neighbors=5),
     ]  # fmt: skip
-    return [base, small, *factors, *corners]
+    large = [
+        vary("H=10M, D=16, K=10", items=10_000_000, dim=16, neighbors=10),
+        vary("H=10M, D=16, K=10, uniform neighbours", items=10_000_000, dim=16, neighbors=10, law="uniform"),
+    ]  # fmt: skip
+    return [base, small, *factors, *corners, *large]
 
 
 @dataclass(frozen=True)
@@ -227,3 +229,12 @@ def _assemble(
         weights = on_huge_pages(weights.to(central.dtype))
     batches = [torch.from_numpy(row.copy()) for row in draws]
     return Case(cell, central, residual, plain, columns, weights, indptr, flat, links, batches)
+
+
+def compared_rows(case: Case, ids: Tensor) -> Tensor:
+    """Rows of the tables in which variants are compared: all, or of many those touched and a sample."""
+    items = case.cell.items
+    if items <= 100_000:
+        return torch.arange(items)
+    touched = torch.cat([ids, case.neighbors[ids].reshape(-1)])
+    return torch.cat([touched, torch.arange(0, items, 97)]).unique()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import fbgemm
-from benchmarks.cells import Case, Cell, make_case
+from benchmarks.cells import Case, Cell, compared_rows, make_case
 from benchmarks.machine import too_much
 from benchmarks.peers import (
     OWN,
@@ -38,6 +38,7 @@ def check_equal(case: Case, variants: dict[str, LookUp]) -> dict[str, str]:
     """
     ids = case.batches[0][:5000]
     upstream = torch.randn(ids.shape[0], case.cell.dim, dtype=case.central.dtype)
+    rows = compared_rows(case, ids)
     expected: list[Tensor] | None = None
     refused = {}
     for name, function in variants.items():
@@ -49,8 +50,8 @@ def check_equal(case: Case, variants: dict[str, LookUp]) -> dict[str, str]:
         except (RuntimeError, NotImplementedError) as error:
             refused[name] = str(error).strip().splitlines()[0][:200]
             continue
-        found = [out.detach(), *(g.to_dense() if g.is_sparse else g for g in gradients)]
-        found = [value.float() for value in found]
+        dense = [g.to_dense() if g.is_sparse else g for g in gradients]
+        found = [value.float() for value in (out.detach(), *(g[rows] for g in dense))]
         expected = expected or found
         for value, reference in zip(found, expected, strict=True):
             if case.central.dtype == torch.float32:

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 SLOW_ROUNDS = 3
+HOPELESS = 40.0  # a variant slower by this factor is timed once
 
 
 def interleave(
@@ -28,7 +29,7 @@ def interleave(
     Args:
         rounds, warmup: rounds timed and not timed.
         slow: (name, factor): a variant that takes over `factor` times as long as that one in the first
-            round is timed in `SLOW_ROUNDS` rounds only, and warmed up once.
+            round is timed in `SLOW_ROUNDS` rounds only, and warmed up once; over `HOPELESS` times in one.
 
     Returns:
         Seconds by variant, one a round, warm-up rounds left out, NaN in a round that a slow variant sat
@@ -38,12 +39,12 @@ def interleave(
     names = np.array(list(variants))
     rng = np.random.default_rng(0)
     first: dict[str, float] = {}
-    tardy: set[str] = set()
+    limit: dict[str, int] = {}  # rounds of slow variants
     for turn in tqdm(range(warmup + rounds), desc=label, leave=False, disable=None):
         gc.collect()
         for name in rng.permutation(names):
             elapsed = np.nan
-            if name not in tardy or warmup <= turn < warmup + SLOW_ROUNDS:
+            if name not in limit or warmup <= turn < warmup + limit[name]:
                 start = time.perf_counter()
                 result = variants[name](turn)
                 elapsed = time.perf_counter() - start
@@ -52,7 +53,8 @@ def interleave(
             if turn >= warmup:
                 seconds[name].append(elapsed)
         if slow and turn == 0 and warmup:
-            tardy = {name for name, spent in first.items() if spent > slow[1] * first[slow[0]]}
+            times = {name: spent / first[slow[0]] for name, spent in first.items()}
+            limit = {n: 1 if x > HOPELESS else SLOW_ROUNDS for n, x in times.items() if x > slow[1]}
     return seconds
 
 
