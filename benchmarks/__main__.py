@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +82,14 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
     ]
 
 
+def _apart(work: Callable[[], dict[str, Any]], threads: int) -> dict[str, Any]:
+    """`work` in a process of its own: what one cell leaves in memory does not meet the next."""
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
+    ) as pool:
+        return pool.submit(work).result()
+
+
 def main() -> None:
     args = _parser().parse_args()
     torch.set_num_threads(args.threads)
@@ -91,15 +104,25 @@ def main() -> None:
     result["not_run"] = {cell.name: "the run was stopped before it" for cell in cells}
     for cell in cells:
         start = time.perf_counter()
-        if cell == SPREAD:
-            result["spread"] = run_spread(cell, rounds=rounds, warmup=warmup)
-        elif cell.law == "real" and args.log is None:
+        if cell.law == "real" and args.log is None:
             result["not_run"][cell.name] = "no log: pass --log FILE"
             continue
+        spread = cell == SPREAD
+        work: Callable[[], dict[str, Any]] = (
+            partial(run_spread, cell, rounds=rounds, warmup=warmup)
+            if spread
+            else partial(run_cell, cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW)
+        )
+        try:
+            done = _apart(work, args.threads) if args.full else work()
+        except BrokenProcessPool:
+            result["not_run"][cell.name] = "its process was killed, out of memory most likely"
+            write_json(args.out, result)
+            continue
+        if spread:
+            result["spread"] = done
         else:
-            done = run_cell(cell, rounds=rounds, warmup=warmup, log=args.log, slow=SLOW)
-            done["seconds"] = round(time.perf_counter() - start, 1)
-            result["cells"].append(done)
+            result["cells"].append({**done, "seconds": round(time.perf_counter() - start, 1)})
         del result["not_run"][cell.name]
         write_json(args.out, result)
         if args.full:

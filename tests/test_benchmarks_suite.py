@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+import benchmarks.__main__ as command
 from benchmarks import lookup, machine
 from benchmarks.cells import BLOCK, LAWS, Cell, make_case, suite
 from benchmarks.lookup import check_equal, run_cell
@@ -148,3 +152,26 @@ def test_spread_touches_the_same_rows_in_both_sizes() -> None:
     found = run_spread(replace(TINY, dim=16), rounds=2, warmup=1)
     assert set(found["median_ms"]) == {"step, small", "step, large", "read, small", "read, large"}
     assert len(found["ratio"]) == 3
+
+
+def test_every_cell_of_the_suite_has_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "suite.json"
+    gone = replace(TINY, name="gone")
+    monkeypatch.setattr(command, "suite", lambda: [gone, TINY])
+    run = command._apart
+
+    def apart(work: partial[dict[str, object]], threads: int) -> dict[str, object]:
+        if work.args[0].name == "gone":
+            return run(partial(os._exit, 9), threads)
+        return run(work, threads)
+
+    monkeypatch.setattr(command, "_apart", apart)
+    arguments = ["benchmarks", "--full", "--rounds", "1", "--warmup", "0", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--only", "gone", "tiny"])
+    command.main()
+    result = json.loads(out.read_text())
+    assert [cell["name"] for cell in result["cells"]] == ["tiny"]
+    assert "out of memory" in result["not_run"]["gone"]
+    assert "tiny" in capsys.readouterr().out
