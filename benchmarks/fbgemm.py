@@ -20,6 +20,7 @@ from benchmarks.timing import interleave, summary
 LOOKUP = "FBGEMM TBE over unique rows"
 OWN = "resemb_ext, Adagrad in backward"
 LR, EPS = 1e-2, 1e-8
+REMEDY = "pip install --no-deps fbgemm-gpu-cpu==1.8.0 goes with torch 2.13"
 Step = Callable[[Tensor, Tensor], None]
 
 
@@ -27,8 +28,10 @@ def why_not() -> str | None:
     """Why FBGEMM cannot be a peer here; None where it can."""
     try:
         from fbgemm_gpu import split_table_batched_embeddings_ops_training as _  # noqa: F401
-    except (ImportError, OSError) as error:
-        return f"not installed: {str(error).splitlines()[0][:120]}; pip install --no-deps fbgemm-gpu-cpu==1.8.0 goes with torch 2.13"
+    except ModuleNotFoundError:
+        return f"not installed; {REMEDY}"
+    except (ImportError, OSError):
+        return f"installed, but of another torch than {torch.__version__}; {REMEDY}"
     return None
 
 
