@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from resemb_ext.graph import InterestGraph
-from resemb_ext.train.files import write_json
 
-OPTIONS = (
-    *("window", "max_gap", "session_gap", "decay", "min_count", "weighting", "damping"),
-    *("category_edges", "category_weight", "top_k", "self_weight", "directed"),
-)
+from .graph_build import add_build
+from .graph_common import add_log, command, print_table, read
+
 EXAMPLES = """examples:
   resemb graph build --data events.parquet --split leave-last-out --out graph.npz
   resemb graph build --data huge.parquet --stream --memory 4G --before 1700000000 --out graph.npz
@@ -36,12 +30,12 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="graph_command", metavar="COMMAND", required=True)
-    _add_build(commands)
-    stats = _command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
+    add_build(commands)
+    stats = command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
     stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
     stats.add_argument("--json", action="store_true", help="print JSON")
     stats.set_defaults(run=run_stats)
-    near = _command(
+    near = command(
         commands,
         "neighbors",
         "list an item's row, heaviest first",
@@ -50,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     )
     near.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
     near.add_argument("item", metavar="ITEM", help="row number, or with --data a raw item id")
-    _add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
+    add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
     near.add_argument("--json", action="store_true", help="print JSON")
     near.set_defaults(run=run_neighbors)
 
@@ -60,109 +54,6 @@ def run(args: argparse.Namespace) -> int:
     return args.run(args)
 
 
-def run_build(args: argparse.Namespace) -> int:
-    """`resemb graph build`: writes the graph and, beside it, its options and statistics as JSON."""
-    if not args.out.parent.is_dir():
-        raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
-    if args.out.is_dir():
-        raise ValueError(f"--out: {args.out} is a folder, expected a file name")
-    beside = args.out.with_name(args.out.name + ".json")
-    began = time.perf_counter()
-    options = {name: getattr(args, name) for name in OPTIONS}
-    common: dict[str, Any] = {
-        "threads": args.threads,
-        "keep_counts": args.keep_counts,
-        "progress": True if sys.stderr.isatty() else _lines(),
-    }
-    if args.stream:
-        graph = _streamed(args, {**options, **common})
-    else:
-        for name in ("memory", "before"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} needs --stream, which reads the log in batches")
-        log = _read(args)
-        events: Any = log
-        if args.split != "none":
-            from resemb_ext.data import split
-
-            events = split(log, args.split).train
-        graph = InterestGraph.from_log(events, **options, **common)
-    took = time.perf_counter() - began
-    graph.save(args.out)
-    report = {
-        "graph": str(args.out),
-        "data": str(args.data),
-        "split": args.split,
-        "hash": graph.hash,
-        "meta": graph.meta,
-        "stats": graph.stats(),
-        "build_s": took,
-    }
-    write_json(beside, report)
-    print(f"{args.out}: {graph.meta['events']} events of {args.data} ({took:.2f} s)")
-    print(f"{beside}: options and statistics")
-    _print_table(graph.stats())
-    return 0
-
-
-def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGraph:
-    """The graph of a Parquet log read in batches, its ids numbered as `read_log` numbers them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from resemb_ext.data import IdMap
-    from resemb_ext.data.columns import resolve_columns
-
-    if args.split != "none":
-        raise ValueError("--split needs the whole log; with --stream give the cut as --before TIME")
-    if options["category_edges"]:
-        raise ValueError("--category-edges needs the whole log; leave out --stream")
-    if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
-        raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
-    wanted = {name: getattr(args, f"{name}_column") for name in ("user", "item", "time", "label")}
-    try:
-        with pq.ParquetFile(args.data) as file:
-            schema = file.schema_arrow
-            found = resolve_columns(schema.names, wanted, args.data.name).by_field
-            columns = {field: found[field] for field in wanted if field in found}
-            # The distinct ids must fit in memory, the events need not.
-            maps: dict[str, Any] = {}
-            for field, first in (("item", 1), ("user", 0)):
-                name = columns[field]
-                if field == "user" and pa.types.is_integer(schema.field(name).type):
-                    continue
-                seen: Any = pa.array([], schema.field(name).type)
-                for batch in file.iter_batches(1 << 20, columns=[name]):
-                    seen = pc.unique(pa.chunked_array([seen, pc.unique(batch.column(0))]))
-                maps[f"{field}s"] = IdMap.fit(seen, first=first, name=name)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
-    named: dict[str, Any] = columns
-    return InterestGraph.from_parquet(
-        args.data,
-        **named,
-        **maps,
-        before=args.before,
-        memory=args.memory,
-        padding_idx=0,
-        **options,
-    )
-
-
-def _lines() -> Callable[[int, int], None]:
-    """A progress callback that prints a plain line every 10 seconds."""
-    printed = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal printed
-        if time.monotonic() - printed >= 10:
-            printed = time.monotonic()
-            print(f"graph: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
-
-    return show
-
-
 def run_stats(args: argparse.Namespace) -> int:
     """`resemb graph stats`."""
     graph = InterestGraph.load(args.graph)
@@ -170,7 +61,7 @@ def run_stats(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**stats, "hash": graph.hash, "meta": graph.meta}, indent=2))
     else:
-        _print_table(stats)
+        print_table(stats)
         for name, value in graph.meta.get("options", {}).items():
             print(f"option {name:<17} {value}")
     return 0
@@ -181,7 +72,7 @@ def run_neighbors(args: argparse.Namespace) -> int:
     graph = InterestGraph.load(args.graph)
     ids = None
     if args.data is not None:
-        log = _read(args)
+        log = read(args)
         if log.num_items != graph.num_items:
             raise ValueError(
                 f"--data {args.data} has {log.num_items} item rows, the graph {graph.num_items};"
@@ -234,173 +125,3 @@ def _name(row: int, ids: Any) -> Any:
     if ids is None or not 1 <= row <= len(ids):
         return None
     return ids.decode([row]).tolist()[0]
-
-
-def _add_build(commands: Any) -> None:
-    build = _command(
-        commands,
-        "build",
-        "count co-occurrences in a log",
-        "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10"
-        " --out graph.npz",
-    )
-    _add_log(build, required=True, purpose="the log: .parquet or .csv")
-    build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
-    build.add_argument(
-        "--split",
-        choices=("none", "leave-last-out", "time"),
-        default="none",
-        help="take the training events of this split only, so that a model trained with the graph"
-        " sees no future edge (default: %(default)s, all events)",
-    )
-    build.add_argument(
-        "--window", type=int, default=3, help="positions between two events (default: %(default)s)"
-    )
-    build.add_argument(
-        "--top-k",
-        type=_top_k,
-        default=10,
-        metavar="K",
-        help='other items kept in a row, or "all" (default: %(default)s)',
-    )
-    build.add_argument(
-        "--min-count", type=int, default=1, help="smallest pair count (default: %(default)s)"
-    )
-    build.add_argument(
-        "--max-gap", type=float, metavar="T", help="longest time between two events of a pair"
-    )
-    build.add_argument(
-        "--session-gap",
-        type=float,
-        metavar="T",
-        help="a longer pause ends a session; no pair spans it",
-    )
-    build.add_argument(
-        "--decay",
-        type=_decay,
-        metavar="F",
-        help='what a pair at distance g counts: "inverse" (1/g) or a number r (r^(g-1)) (default: 1)',
-    )
-    build.add_argument(
-        "--weighting",
-        choices=("count", "cosine", "jaccard", "ppmi"),
-        default="count",
-        help="(default: %(default)s)",
-    )
-    build.add_argument(
-        "--damping",
-        type=float,
-        default=0.0,
-        metavar="A",
-        help="divide weights by (n_i n_j)^A, n the items' events (default: %(default)s)",
-    )
-    build.add_argument(
-        "--category-edges",
-        type=int,
-        default=0,
-        metavar="N",
-        help="join every item to the N most frequent of its category (default: %(default)s)",
-    )
-    build.add_argument(
-        "--category-weight", type=float, default=1.0, metavar="W", help="their weight (default: 1)"
-    )
-    build.add_argument(
-        "--self-weight",
-        type=_self_weight,
-        default="max",
-        metavar="W",
-        help='"max" (the row\'s largest weight) or a number (default: %(default)s)',
-    )
-    build.add_argument(
-        "--directed", action="store_true", help="count a pair in its earlier item's row only"
-    )
-    build.add_argument(
-        "--keep-counts",
-        action="store_true",
-        help="keep all pairs' counts, for InterestGraph.update",
-    )
-    build.add_argument(
-        "--stream",
-        action="store_true",
-        help="read a .parquet log in batches: it may be larger than memory",
-    )
-    build.add_argument(
-        "--memory",
-        type=_bytes,
-        metavar="SIZE",
-        help="with --stream: spill beyond it, for example 4G",
-    )
-    build.add_argument(
-        "--before", type=float, metavar="T", help="with --stream: use events before this time only"
-    )
-    build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
-    build.set_defaults(run=run_build)
-
-
-def _add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:
-    parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
-    for column in ("user", "item", "time", "label"):
-        parser.add_argument(
-            f"--{column}-column", metavar="NAME", help=f"{column} column (default: guessed)"
-        )
-
-
-def _read(args: argparse.Namespace) -> Any:
-    from resemb_ext.data import read_log
-
-    return read_log(
-        args.data,
-        user=args.user_column,
-        item=args.item_column,
-        time=args.time_column,
-        label=args.label_column,
-    )
-
-
-def _command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=what,
-        description=what[0].upper() + what[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _top_k(text: str) -> int | None:
-    try:
-        return None if text == "all" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r}, expected a whole number or "all"') from None
-
-
-def _decay(text: str) -> str | float:
-    try:
-        return text if text == "inverse" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r}, expected "inverse" or a number') from None
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a size such as 800M or 4G")
-    return int(match[1]) << 10 * ["", "K", "M", "G", "T"].index(match[2].upper())
-
-
-def _self_weight(text: str) -> str | float:
-    try:
-        return text if text == "max" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r}, expected "max" or a number') from None
-
-
-def _print_table(stats: dict[str, Any]) -> None:
-    for name, value in stats.items():
-        if isinstance(value, dict):
-            value = "  ".join(f"{part} {number:.6g}" for part, number in value.items())
-        elif isinstance(value, list):
-            value = "  ".join(f"{number:.6g}" for number in value)
-        elif isinstance(value, float):
-            value = f"{value:.6g}"
-        print(f"{name:<24} {'-' if value is None else value}")

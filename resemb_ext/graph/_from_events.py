@@ -1,0 +1,295 @@
+"""The ways from events to an interest graph: what `InterestGraph` inherits."""
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from . import _checks, _events, _parquet, _update
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._options import BuildOptions
+    from .interest_graph import InterestGraph
+
+
+class EventLog(Protocol):
+    """What `InterestGraph.from_log` reads of a log: mapped events of users."""
+
+    @property
+    def user(self) -> np.ndarray: ...
+    @property
+    def item(self) -> np.ndarray: ...
+    @property
+    def time(self) -> np.ndarray | None: ...
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def content_hash(self) -> str: ...
+
+
+class FromEvents:
+    """Graphs of events, and graphs with more events."""
+
+    @classmethod
+    def _of(cls, built: _events.Built) -> "Self":
+        raise NotImplementedError
+
+    @classmethod
+    def from_events(
+        cls,
+        user: Any,
+        item: Any,
+        time: Any = None,
+        *,
+        num_items: int | None = None,
+        padding_idx: int | None = None,
+        keep_counts: bool = False,
+        threads: int | None = None,
+        progress: _events.Progress = None,
+        **options: "Unpack[BuildOptions]",
+    ) -> "Self":
+        """Counts which items users meet close together, on several threads.
+
+        Events are sorted stably by (user, time). A pair of events of one user at distance g, that
+        is with g - 1 events between them, counts f(g) for its two items, where
+
+        - g <= `window`;
+        - their times differ by at most `max_gap`;
+        - no two neighbouring events from the one to the other are more than `session_gap` apart;
+        - the items differ.
+
+        c_ij is the sum of f over the pairs of i and j (with `directed`, those where i comes first);
+        c_ij < `min_count` f(w) makes no edge, w being the largest g in the window with f(g) > 0. n_i is the number of events of i, repeats included, and
+        m_i = sum_j c_ij, m'_j = sum_i c_ij, T = sum_i m_i, before `min_count`. The raw weight is
+
+            z_ij = weighting(i, j) / (n_i n_j)^damping + category_weight [i and j are kin]
+
+        rounded to float32; 0 is no edge. A row keeps its `top_k` heaviest other items (ties: the
+        smaller id) and its own entry. The result depends on the events and options alone, never on
+        `threads`, nor on the order in which users come.
+
+        Args:
+            user: integers [n]; any values.
+            item: integers [n] in [0, num_items).
+            time: integers, floats or datetime64 [n]; None means that the input is in time order.
+            num_items: H; None means the largest id + 1.
+            padding_idx: an id that no event may have; its row is the only one without entries.
+            keep_counts: keep all pairs' counts for `update` (memory and file grow with them).
+            threads: worker threads; None means the CPUs that this process may use.
+            progress: callable(done, total), called on this thread from (0, total) to (total, total)
+                in steps of about 50 ms (its units are steps of work, not events), or True for a
+                tqdm bar on a terminal. An exception it raises, and Ctrl-C, end the build.
+            window: positions, >= 1; default 3.
+            max_gap, session_gap: in the units of `time`, or a timedelta where times are dates; None
+                (default): no limit.
+            decay: f. None (default): f(g) = 1; "inverse": 1 / g; a number r in (0, 1): r^(g - 1);
+                the latter two rounded to whole multiples of 2^-16, so that sums are exact.
+            min_count: smallest count that makes an edge, >= 1; default 1. With decay, pairs count as if
+                they all lay at the far end of the window, so that 1 keeps every pair.
+            weighting: "count" (default): c_ij; "cosine": c_ij / sqrt(n_i n_j); "jaccard":
+                c_ij / (m_i + m'_j - c_ij), the share of pairs of either item that are pairs of both;
+                "ppmi": max(0, ln(c_ij T / (m_i m'_j))), positive pointwise mutual information.
+            damping: of popular items, 0 (default) to 16. Cosine is count with damping 0.5.
+            category: integers [H], the category of each item, negative: none.
+            category_edges: k. i and j are kin where j is among the k items of i's category with the
+                most events (ties: the smaller id), or, unless `directed`, i among those of j's;
+                default 0.
+            category_weight: weight of these edges, default 1.
+            top_k: other items kept in a row, default 10; None keeps all.
+            self_weight: weight of a row's own entry: "max" (default), the row's largest weight (1 in
+                a row without neighbours), or a number >= 0.
+            directed: count a pair only in the row of its earlier item; default False.
+
+        Returns:
+            A graph with raw weights.
+
+        Raises:
+            IndexError: an item id outside [0, num_items).
+            ValueError: arrays of different lengths, a time that is not finite, an event whose item
+                is `padding_idx`, an option outside its range.
+            TypeError: ids that are not integers, times that are not numbers or dates, an unknown
+                option.
+        """
+        return cls._of(
+            _events.build(
+                user,
+                item,
+                time,
+                num_items=num_items,
+                padding_idx=padding_idx,
+                keep_counts=keep_counts,
+                threads=threads,
+                progress=progress,
+                options=dict(options),
+            )
+        )
+
+    @classmethod
+    def from_log(
+        cls,
+        log: EventLog,
+        *,
+        padding_idx: int | None = 0,
+        keep_counts: bool = False,
+        threads: int | None = None,
+        progress: _events.Progress = None,
+        **options: "Unpack[BuildOptions]",
+    ) -> "Self":
+        """`from_events` on the events of a log (`rx.data.read_log`), best of `split.train`.
+
+        Of a log with labels only events with label 1 count. Number of items, times, event hash and,
+        for `category_edges`, the items' categories are the log's; options and errors are those of
+        `from_events`.
+        """
+        if options.get("category_edges") and options.get("category") is None:
+            options["category"] = getattr(log, "category_domain", None)
+        return cls._of(
+            _events.build(
+                *_update.log_events(log),
+                num_items=log.num_items,
+                padding_idx=padding_idx,
+                keep_counts=keep_counts,
+                threads=threads,
+                progress=progress,
+                event_hash=log.content_hash,
+                options=dict(options),
+            )
+        )
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame: Any,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        time: str | None = "timestamp",
+        num_items: int | None = None,
+        padding_idx: int | None = None,
+        keep_counts: bool = False,
+        threads: int | None = None,
+        progress: _events.Progress = None,
+        **options: "Unpack[BuildOptions]",
+    ) -> "Self":
+        """`from_events` on columns of a DataFrame, Arrow table or mapping of arrays.
+
+        Args:
+            frame: the events, item ids mapped to [0, num_items).
+            user, item, time: names of columns; time None means that rows are in time order.
+            num_items, padding_idx, keep_counts, threads, progress, options: as of `from_events`.
+
+        Raises:
+            ValueError: a column is missing (those found are listed), and as `from_events`.
+        """
+        return cls._of(
+            _events.build(
+                *_update.frame_events(frame, user, item, time, required=True),
+                num_items=num_items,
+                padding_idx=padding_idx,
+                keep_counts=keep_counts,
+                threads=threads,
+                progress=progress,
+                options=dict(options),
+            )
+        )
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: Any,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        time: str | None = "timestamp",
+        label: str | None = None,
+        before: Any = None,
+        users: _parquet.Ids | None = None,
+        items: _parquet.Ids | None = None,
+        num_items: int | None = None,
+        padding_idx: int | None = None,
+        keep_counts: bool = False,
+        memory: int | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        batch_rows: int = 1 << 20,
+        threads: int | None = None,
+        progress: _events.Progress = None,
+        **options: "Unpack[BuildOptions]",
+    ) -> "Self":
+        """`from_events` on Parquet files read in batches; the log may be larger than memory.
+
+        The graph is that of the same events in arrays, whatever `memory` is. Past it, events go to a
+        file without a name in `spill_dir`, which is gone however the process ends: 20 bytes an event
+        and 4 or 8 more. What counts beside `memory`: batches, the graph itself, 4 to 8 bytes an item
+        and thread, and all pairs' counts with `keep_counts`.
+
+        Args:
+            path: a file, or several, whose rows follow each other.
+            user, item, time: names of columns; time None means that rows are in time order.
+            label: column of 0/1; only rows with 1 count.
+            before: only events of a time below it count, so that a graph sees training events only.
+            users, items: maps from raw ids to numbers, as `rx.data.IdMap` (their `encode` is called);
+                None: the columns hold integers, items in [0, num_items).
+            num_items: H; None means items.size or the largest id + 1.
+            memory: bytes; None means half of the machine's.
+            spill_dir: folder; None means the system's folder for temporary files.
+            batch_rows: rows read at once.
+            padding_idx, keep_counts, threads, progress, options: as of `from_events`.
+
+        Raises:
+            FileNotFoundError: no such file or folder.
+            OSError: the disk is full.
+            ValueError: a column is missing, a file is damaged, a null (its row is named), and as
+                `from_events`, where positions count the events that count.
+        """
+        if before is not None and time is None:
+            raise ValueError(f"before is {before!r} but time is None; name the column of times")
+        batch_rows = _checks.whole_number("batch_rows", batch_rows, 1)
+        paths = _parquet.paths_of(path)
+        source = _parquet.Source(paths, user, item, time, label, before, users, items, batch_rows)
+        return cls._of(
+            _parquet.build(
+                source,
+                num_items=num_items,
+                padding_idx=padding_idx,
+                keep_counts=keep_counts,
+                memory=memory,
+                spill_dir=spill_dir,
+                threads=threads,
+                progress=progress,
+                options=dict(options),
+            )
+        )
+
+    def update(
+        self,
+        new_events: Any,
+        *,
+        num_items: int | None = None,
+        category: Any = None,
+        threads: int | None = None,
+        progress: _events.Progress = None,
+    ) -> "Self":
+        """A graph with more events: the same arrays as a rebuild from the old events and these.
+
+        Args:
+            new_events: a log, (user, item) or (user, item, time) arrays, or a DataFrame or mapping
+                with columns of these names. They follow the old ones: none may come before the last
+                event of its user that the graph saw.
+            num_items: H of the new graph, >= this one's; None keeps it.
+            category: with category edges and a larger H, the category of each item.
+            threads, progress: as of `from_events`.
+
+        Returns:
+            A new graph, with counts, whose event_hash is the digest of all its events.
+
+        Raises:
+            ValueError: the graph keeps no counts, an event comes late, and as `from_events`.
+            TypeError: times of another kind than the old ones.
+        """
+        return type(self)._of(
+            _update.updated(
+                cast("InterestGraph", self), new_events, num_items, category, threads, progress
+            )
+        )
