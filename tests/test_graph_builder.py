@@ -219,6 +219,30 @@ def zipf_log(events=200_000, items=5_000, users=2_000, seed=0):
     return user, item, rng.integers(0, events // 4, events)
 
 
+SMALL, LARGE = st.integers(1, 5), st.integers(60, 66)
+COUNTS = st.lists(SMALL | LARGE | st.integers(2**24 - 2, 2**24 + 4) | st.just(2**54), max_size=30)
+
+
+@settings(deadline=None, max_examples=300)
+@given(COUNTS, st.integers(0, 32), st.sampled_from([1, 2, 61, 2**24]), st.randoms())
+def test_the_heaviest_counts_of_every_size(counts, top_k, min_count, random):
+    """Exactly: largest float32 first, ties by id, the degree a sum without rounding in between."""
+    others = sorted(random.sample(range(1, 40), len(counts)))
+    indptr = np.array([0] + 40 * [len(counts)], np.int64)
+    given = Options.of({"top_k": top_k, "min_count": min_count, "self_weight": 0}, None, False)
+    native = given.native(num_items=40, events=10**9, padding=None, category=None)
+    found = _builder.weigh(
+        indptr, np.array(others, np.int32), np.array(counts, np.int64), np.ones(40, np.int64), native,
+        threads=1, progress=None,
+    )  # fmt: skip
+    weighed = [(np.float32(c), j) for c, j in zip(counts, others, strict=True) if c >= min_count]
+    best = sorted(sorted(weighed, key=lambda pair: (-pair[0], pair[1]))[:top_k], key=lambda p: p[1])
+    size = found[0][1]
+    assert found[1][:size].tolist() == [0] + [j for _, j in best]
+    assert found[2][1:size].tolist() == [w for w, _ in best]
+    assert found[3][0] == float(sum(int(w) for w, _ in weighed))
+
+
 @pytest.mark.parametrize("weighting", ["count", "cosine", "jaccard", "ppmi"])
 @pytest.mark.parametrize("directed", [False, True])
 def test_same_bits_for_any_thread_count(weighting, directed):

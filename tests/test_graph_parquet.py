@@ -82,6 +82,20 @@ def test_any_order_window_and_memory(tmp_path_factory, rows, window, gap, memory
     assert graph.hash == of_arrays(frame, **options).hash
 
 
+@pytest.mark.parametrize("users", [1, 3, 9_000])
+@pytest.mark.parametrize("step", [1, 1 << 32, -(1 << 50)])
+def test_any_number_and_spelling_of_users(tmp_path, users, step):
+    rng = np.random.default_rng(users)
+    frame = events(20_000, 50).assign(user_id=rng.integers(0, users, 20_000) * step)
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "log.parquet")
+    whole = of_arrays(frame, window=4, session_gap=300)
+    for memory in (1 << 30, 100_000):
+        graph = InterestGraph.from_parquet(
+            tmp_path / "log.parquet", memory=memory, batch_rows=999, window=4, session_gap=300
+        )
+        assert graph.hash == whole.hash
+
+
 def test_several_files_columns_filters_and_maps(tmp_path):
     frame = events(2_000, 60)
     frame["clicked"] = np.arange(len(frame)) % 3 == 0
@@ -265,6 +279,8 @@ LARGER = """
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) >> 10
 
     InterestGraph.from_events([0, 0], [1, 2])
+    for batch in pyarrow.parquet.ParquetFile(sys.argv[1]).iter_batches(1 << 16):
+        pass  # what Arrow's pool takes
     last = peak()
     for memory in (16 << 20, 1 << 30):
         graph = InterestGraph.from_parquet(sys.argv[1], memory=memory, batch_rows=1 << 16)

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "graph/memory.h"
 #include "graph/partition.h"
 #include "graph/rows.h"
 #include "graph/sequence.h"
@@ -42,7 +43,7 @@ inline bool needs_wide(int64_t events, const BuildOptions& options) {
 template <class Neighbor, class Value>
 class Collector {
  public:
-  explicit Collector(int64_t num_items) : num_items_(num_items) {
+  Collector(int64_t num_items, int threads) : num_items_(num_items), slabs_(threads, Slabs(4 * kHugePage)) {
     csr_.indptr = std::make_unique_for_overwrite<int64_t[]>(num_items + 1);
     csr_.degree = std::make_unique_for_overwrite<double[]>(num_items);
   }
@@ -58,13 +59,13 @@ class Collector {
     return static_cast<int64_t>(parts_.size()) - ranges;
   }
 
-  void part(int64_t number, int64_t first_item, const std::vector<Neighbor>& neighbors,
+  void part(int64_t number, int worker, int64_t first_item, const std::vector<Neighbor>& neighbors,
             const std::vector<Value>& values) {
     Part& part = parts_[number];
     part.first_item = first_item;
     part.size = static_cast<int64_t>(neighbors.size());
-    part.neighbors = std::make_unique_for_overwrite<Neighbor[]>(part.size);
-    part.values = std::make_unique_for_overwrite<Value[]>(part.size);
+    part.neighbors = slabs_[worker].template take<Neighbor>(part.size);
+    part.values = slabs_[worker].template take<Value>(part.size);
     std::copy(neighbors.begin(), neighbors.end(), part.neighbors.get());
     std::copy(values.begin(), values.end(), part.values.get());
   }
@@ -73,8 +74,8 @@ class Collector {
     csr_.indptr[0] = 0;
     std::partial_sum(csr_.indptr.get(), csr_.indptr.get() + num_items_ + 1, csr_.indptr.get());
     csr_.num_edges = csr_.indptr[num_items_];
-    csr_.neighbors = std::make_unique_for_overwrite<Neighbor[]>(csr_.num_edges);
-    csr_.values = std::make_unique_for_overwrite<Value[]>(csr_.num_edges);
+    csr_.neighbors = large_array<Neighbor>(csr_.num_edges);
+    csr_.values = large_array<Value>(csr_.num_edges);
     workers.run(static_cast<int64_t>(parts_.size()), [&](int64_t number, int) {
       Part part = std::move(parts_[number]);  // freed as soon as it is copied
       const int64_t to = csr_.indptr[part.first_item];
@@ -87,12 +88,13 @@ class Collector {
  private:
   struct Part {
     int64_t first_item = 0, size = 0;
-    std::unique_ptr<Neighbor[]> neighbors;
-    std::unique_ptr<Value[]> values;
+    std::shared_ptr<Neighbor[]> neighbors;
+    std::shared_ptr<Value[]> values;
   };
   const int64_t num_items_;
   Csr<Neighbor, Value> csr_;
   std::vector<Part> parts_;
+  std::vector<Slabs> slabs_;  // of each worker
 };
 
 namespace detail {
@@ -130,7 +132,7 @@ void count_rows(Workers& workers, const Sequence<typename Width::Word>& sequence
   const std::vector<int64_t> first = item_ranges(occurrences, first_item, last_item, workers.threads());
   const int64_t ranges = static_cast<int64_t>(first.size()) - 1;
   const int64_t own = std::accumulate(occurrences + first_item, occurrences + last_item, int64_t{0});
-  auto positions = std::make_unique_for_overwrite<Word[]>(own);
+  auto positions = large_array<Word>(own);
   std::vector<int64_t> offsets;
   {
     auto range_of = std::make_unique_for_overwrite<uint32_t[]>(last_item - first_item);
@@ -185,7 +187,7 @@ void count_rows(Workers& workers, const Sequence<typename Width::Word>& sequence
       }
       out.row(item, static_cast<int64_t>(s.neighbors.size()) - before, degree);
     }
-    out.part(number + range, begin, s.neighbors, s.values);
+    out.part(number + range, worker, begin, s.neighbors, s.values);
     workers.advance(size);
   });
 }
@@ -269,7 +271,7 @@ Csr<typename Width::Neighbor, float> build(const Events& events, const BuildOpti
     });
     close_margins(tables, options);
   }
-  Collector<typename Width::Neighbor, float> collector(options.num_items);
+  Collector<typename Width::Neighbor, float> collector(options.num_items, workers.threads());
   build_rows<Width, GraphRows<Width>>(workers, sequence, tables, 0, options.num_items, options, collector);
   return collector.join(workers);
 }
@@ -290,11 +292,11 @@ Csr<typename Width::Neighbor, float> weigh(const int64_t* indptr, const typename
       }
     close_margins(tables, options);
   }
-  Collector<typename Width::Neighbor, float> collector(options.num_items);
+  Collector<typename Width::Neighbor, float> collector(options.num_items, workers.threads());
   constexpr int64_t grain = 4096;
   const int64_t ranges = (options.num_items + grain - 1) / grain;
   collector.open(ranges);
-  workers.run(ranges, [&](int64_t range, int) {
+  workers.run(ranges, [&](int64_t range, int worker) {
     GraphRows<Width> rows(tables, options.rows);
     std::vector<Pair<Word>> pairs;
     std::vector<typename Width::Neighbor> kept;
@@ -311,7 +313,7 @@ Csr<typename Width::Neighbor, float> weigh(const int64_t* indptr, const typename
       }
       collector.row(i, static_cast<int64_t>(kept.size()) - before, degree);
     }
-    collector.part(range, begin, kept, weights);
+    collector.part(range, worker, begin, kept, weights);
     workers.advance(end - begin);
   });
   return collector.join(workers);

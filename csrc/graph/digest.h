@@ -4,18 +4,13 @@
 #include <array>
 #include <cstdint>
 
+#include "graph/hash.h"
 #include "graph/sequence.h"
 #include "graph/workers.h"
 
 namespace resemb::graph {
 
 using Digest = std::array<uint64_t, 2>;
-
-inline uint64_t mix64(uint64_t x) {  // the finalizer of SplitMix64
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 // first: index of the first event. Independent of the threads, as sums modulo 2^64 are.
 inline Digest digest_events(Workers& workers, const Events& events, int64_t first) {

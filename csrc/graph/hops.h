@@ -39,7 +39,7 @@ Csr<typename Width::Neighbor, float> multiply(const CsrView<typename Width::Neig
     std::vector<Neighbor> neighbors;
     std::vector<float> weights;
   };
-  Collector<Neighbor, float> collector(num_items);
+  Collector<Neighbor, float> collector(num_items, workers.threads());
   constexpr int64_t grain = 2048;
   const int64_t ranges = (num_items + grain - 1) / grain;
   collector.open(ranges);
@@ -98,7 +98,7 @@ Csr<typename Width::Neighbor, float> multiply(const CsrView<typename Width::Neig
       whole[i] = sum;
       collector.row(i, static_cast<int64_t>(s.neighbors.size()) - before, 0);
     }
-    collector.part(range, begin, s.neighbors, s.weights);
+    collector.part(range, worker, begin, s.neighbors, s.weights);
     workers.advance(end - begin);
   });
   return collector.join(workers);

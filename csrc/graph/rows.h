@@ -52,24 +52,30 @@ class PairCounter {
     constexpr int64_t ahead = 12;  // positions to prefetch: an item's events lie far apart
     const Word* entries = sequence_.entries.get();
     const Word* reach = sequence_.reach.get();
-    const int64_t window = options_.window;
+    const int64_t window = options_.window, count = sequence_.count;
+    const bool directed = options_.directed;
     const uint64_t* mass = options_.mass.data();
+    Count* counts = counts_.get();
+    Word* touched = nullptr;
+    int64_t filled = touched_size_;
     const auto add = [&](Word other, int64_t distance) {
-      const Count seen = counts_[other];
-      touched_[touched_size_] = other;
-      touched_size_ += seen == 0;
-      counts_[other] = static_cast<Count>(seen + (kDecay ? mass[distance - 1] : 1));
+      const Count seen = counts[other];
+      touched[filled] = other;
+      filled += seen == 0;
+      counts[other] = static_cast<Count>(seen + (kDecay ? mass[distance - 1] : 1));
     };
-    int64_t steps = 0;
-    for (int64_t k = 0; k < size; ++k) {
-      if (k + ahead < size) __builtin_prefetch(entries + positions[k + ahead]);
-      const int64_t position = positions[k];
-      reserve_touched(2 * window);
-      const int64_t last = kReach ? position + static_cast<int64_t>(reach[position])
-                                  : std::min(sequence_.count - 1, position + window);
-      for (int64_t at = position + 1; at <= last && !(entries[at] & kStart); ++at)
-        add(entries[at], at - position);
-      if (!options_.directed) {
+    const int64_t chunk = std::max<int64_t>(1, 2048 / window);
+    for (int64_t begin = 0; begin < size && !workers.stopped(); begin += chunk) {
+      const int64_t end = std::min(size, begin + chunk);
+      touched = room_for(filled + (end - begin) * 2 * window);
+      for (int64_t k = begin; k < end; ++k) {
+        if (k + ahead < size) __builtin_prefetch(entries + positions[k + ahead]);
+        const int64_t position = positions[k];
+        const int64_t last = kReach ? position + static_cast<int64_t>(reach[position])
+                                    : std::min(count - 1, position + window);
+        for (int64_t at = position + 1; at <= last && !(entries[at] & kStart); ++at)
+          add(entries[at], at - position);
+        if (directed) continue;
         const int64_t first = std::max<int64_t>(0, position - window);
         for (int64_t at = position; at > first && !(entries[at] & kStart);) {
           --at;
@@ -77,19 +83,15 @@ class PairCounter {
           add(entries[at] & ~kStart, position - at);
         }
       }
-      steps += window;
-      if (steps > 1 << 22) {
-        if (workers.stopped()) return;
-        steps = 0;
-      }
     }
+    touched_size_ = filled;
   }
 
-  // Room for `more` first touches; each item is touched first once, so num_items bounds the need.
-  void reserve_touched(int64_t more) {
-    const int64_t need = touched_size_ + more + 1;
-    if (need <= static_cast<int64_t>(touched_.size())) return;
-    touched_.resize(std::max(need, 2 * static_cast<int64_t>(touched_.size())));
+  // Room for `need` first touches and one more write.
+  Word* room_for(int64_t need) {
+    if (need + 1 > static_cast<int64_t>(touched_.size()))
+      touched_.resize(std::max(need + 1, 2 * static_cast<int64_t>(touched_.size())));
+    return touched_.data();
   }
 
   struct Free {

@@ -10,11 +10,9 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include "graph/builder.h"
+#include "graph/memory.h"
+#include "graph/ordering.h"
 #include "graph/passes.h"
 #include "graph/spill.h"
 
@@ -36,7 +34,9 @@ class EventStore {
         memory_(memory),
         buckets_(std::clamp<int64_t>(expected >> 16, 16, 1024)),
         block_(std::clamp<int64_t>(
-            (memory < 0 ? expected : std::min(expected, memory / kRecordBytes)) / buckets_ / 16, 64, 4096)) {}
+            (memory < 0 ? expected : std::min(expected, memory / kRecordBytes)) / buckets_ / 16, 64, 4096)),
+        slab_(std::clamp<int64_t>((memory < 0 ? expected : std::min(expected, memory / kRecordBytes)) / 16,
+                                  block_, int64_t{1} << 20)) {}
 
   int64_t count() const { return count_; }
   int64_t largest_item() const { return largest_item_; }
@@ -59,7 +59,7 @@ class EventStore {
       Bucket& bucket = buckets_of_user_[bucket_of(events.user[i])];
       if (bucket.blocks.empty() || bucket.last == block_) {
         if (memory_ >= 0 && held_ + block_ * kRecordBytes > memory_) spill();
-        bucket.blocks.push_back(std::make_unique_for_overwrite<Record[]>(block_));
+        bucket.blocks.push_back(new_block());
         bucket.last = 0;
         held_ += block_ * kRecordBytes;
       }
@@ -77,8 +77,11 @@ class EventStore {
     const bool reach = options.limits.gap();
     const int64_t sequence_bytes = count_ * int64_t{sizeof(Word)} * (reach ? 2 : 1);
     const bool on_disk = memory_ >= 0 && sequence_bytes + count_ * int64_t{sizeof(Word)} > memory_;
-    if (memory_ >= 0 && held_ + (on_disk ? 0 : sequence_bytes) > memory_) spill();
-    Collector<int32_t, typename Rows::Value> collector(options.num_items);
+    if (memory_ >= 0 && held_ + (on_disk ? 0 : sequence_bytes) > memory_) {
+      spill();
+      drop_blocks();
+    }
+    Collector<int32_t, typename Rows::Value> collector(options.num_items, workers.threads());
     if (on_disk) {
       SequenceFile file(folder_, count_, reach);
       spilled_ += sequence_bytes;
@@ -92,8 +95,8 @@ class EventStore {
     } else {
       Sequence<Word> sequence;
       sequence.count = count_;
-      sequence.entries = std::make_unique_for_overwrite<Word[]>(count_);
-      if (reach) sequence.reach = std::make_unique_for_overwrite<Word[]>(count_);
+      sequence.entries = large_array<Word>(count_);
+      if (reach) sequence.reach = large_array<Word>(count_);
       sort(options, workers, occurrences.get(), tails,
            [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
              std::copy_n(entries, size, sequence.entries.get() + at);
@@ -124,9 +127,17 @@ class EventStore {
 
   struct Bucket {
     std::vector<std::pair<int64_t, int64_t>> extents;  // (offset in the file, records), before the blocks
-    std::vector<std::unique_ptr<Record[]>> blocks;     // full but for the last
+    std::vector<Record*> blocks;                       // full but for the last
     int64_t last = 0;                                  // records in the last block
   };
+
+  // Blocks lie in slabs, so that many of them share a page.
+  Record* new_block() {
+    if (next_block_ == static_cast<int64_t>(slabs_.size()) * (slab_ / block_))
+      slabs_.push_back(large_array<Record>(slab_ / block_ * block_));
+    const int64_t at = next_block_++;
+    return slabs_[at / (slab_ / block_)].get() + at % (slab_ / block_) * block_;
+  }
 
   int64_t bucket_of(int64_t user) const {
     const uint64_t mixed = (static_cast<uint64_t>(user) + 0x632be59bd9b4e019u) * 0x9e3779b97f4a7c15u;
@@ -139,7 +150,7 @@ class EventStore {
     for (Bucket& bucket : buckets_of_user_) {
       for (size_t b = 0; b < bucket.blocks.size(); ++b) {
         const int64_t size = b + 1 < bucket.blocks.size() ? block_ : bucket.last;
-        const int64_t at = file_->append(bucket.blocks[b].get(), size * kRecordBytes);
+        const int64_t at = file_->append(bucket.blocks[b], size * kRecordBytes);
         spilled_ += size * kRecordBytes;
         if (!bucket.extents.empty() &&
             bucket.extents.back().first + bucket.extents.back().second * kRecordBytes == at)
@@ -150,18 +161,8 @@ class EventStore {
       bucket.blocks.clear();
       bucket.last = 0;
     }
-    held_ = 0;
+    held_ = next_block_ = 0;
   }
-
-  struct Sorted {
-    int64_t user;
-    uint64_t time;
-    Word index;  // order of arrival: makes the order total, hence stable
-    Word item;
-    bool operator<(const Sorted& other) const {
-      return std::tie(user, time, index) < std::tie(other.user, other.time, other.index);
-    }
-  };
 
   // Writes every bucket's events in order: write(position, entries, reach or null, size).
   template <class Write>
@@ -179,34 +180,30 @@ class EventStore {
     std::vector<Tails> tail_of(tails ? buckets_ : 0);
     struct Scratch {
       std::vector<Record> read;
-      std::vector<Sorted> events;
+      Ordering<Word> ordering;
       std::vector<Word> entries, reach;
     };
     std::vector<Scratch> scratch(workers.threads());
     workers.run(buckets_, [&](int64_t b, int worker) {
       Scratch& s = scratch[worker];
-      Bucket bucket = std::move(buckets_of_user_[b]);  // freed as soon as it is sorted
+      const Bucket& bucket = buckets_of_user_[b];
       const int64_t size = offsets[b + 1] - offsets[b];
-      s.events.clear();
-      s.events.reserve(size);
-      const auto take = [&](const Record* records, int64_t count) {
-        for (int64_t r = 0; r < count; ++r)
-          s.events.push_back(
-              {records[r].user, records[r].time, static_cast<Word>(s.events.size()), records[r].item});
-      };
+      int64_t spilled = 0;
+      for (const auto& extent : bucket.extents) spilled += extent.second;
+      s.read.resize(spilled);
+      Record* to = s.read.data();
       for (const auto& [at, count] : bucket.extents) {
-        s.read.resize(count);
-        file_->read(s.read.data(), count * kRecordBytes, at);
-        take(s.read.data(), count);
+        file_->read(to, count * kRecordBytes, at);
+        to += count;
       }
-      for (size_t k = 0; k < bucket.blocks.size(); ++k) {
-        take(bucket.blocks[k].get(), k + 1 < bucket.blocks.size() ? block_ : bucket.last);
-        bucket.blocks[k].reset();
-      }
-      if (!std::is_sorted(s.events.begin(), s.events.end())) std::sort(s.events.begin(), s.events.end());
+      s.ordering.order(size, [&](const auto& use) {
+        use(s.read.data(), spilled);
+        for (size_t k = 0; k < bucket.blocks.size(); ++k)
+          use(bucket.blocks[k], k + 1 < bucket.blocks.size() ? block_ : bucket.last);
+      });
       s.entries.resize(size);
       if (options.limits.gap()) s.reach.resize(size);
-      const auto& events = s.events;
+      const auto& events = s.ordering.events();
       write_entries(
           int64_t{0}, size, size, options.limits, floating_, options.rows.window,
           [&](int64_t r) { return events[r].user; }, [&](int64_t r) { return events[r].time; },
@@ -214,24 +211,27 @@ class EventStore {
       for (int64_t r = 0; r < size; ++r)
         std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
       write(offsets[b], s.entries.data(), options.limits.gap() ? s.reach.data() : nullptr, size);
-      if (tails) keep_tails(events, options.rows.window, tail_of[b]);
+      if (tails) keep_tails(s.ordering, options.rows.window, tail_of[b]);
       workers.advance(size);
     });
-    held_ = 0;
+    drop_blocks();
+    buckets_of_user_.clear();
     file_.reset();
-    scratch.clear();
-#if defined(__GLIBC__)
-    malloc_trim(0);  // the blocks lie scattered over the heap
-#endif
     if (tails) join_tails(tail_of, *tails);
   }
 
-  static void keep_tails(const std::vector<Sorted>& events, int64_t window, Tails& out) {
+  void drop_blocks() {
+    slabs_.clear();
+    held_ = next_block_ = 0;
+  }
+
+  static void keep_tails(const Ordering<Word>& ordering, int64_t window, Tails& out) {
+    const auto& events = ordering.events();
     const int64_t size = static_cast<int64_t>(events.size());
     for (int64_t begin = 0, end; begin < size; begin = end) {
       for (end = begin + 1; end < size && events[end].user == events[begin].user;) ++end;
       for (int64_t r = std::max(begin, end - window); r < end; ++r) {
-        out.user.push_back(events[r].user);
+        out.user.push_back(ordering.users()[events[r].user]);
         out.item.push_back(events[r].item);
         out.time.push_back(events[r].time);
       }
@@ -254,8 +254,10 @@ class EventStore {
   }
 
   const std::string folder_;
-  const int64_t memory_, buckets_, block_;
+  const int64_t memory_, buckets_, block_, slab_;  // block_, slab_: records
   std::vector<Bucket> buckets_of_user_ = std::vector<Bucket>(buckets_);
+  std::vector<std::unique_ptr<Record[]>> slabs_;
+  int64_t next_block_ = 0;
   std::unique_ptr<SpillFile> file_;
   int64_t held_ = 0, count_ = 0, largest_item_ = -1, spilled_ = 0;
   bool floating_ = false;

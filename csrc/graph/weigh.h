@@ -141,24 +141,27 @@ class GraphRows {
   using Neighbor = typename Width::Neighbor;
   using Value = float;
 
-  GraphRows(const Tables<Word>& tables, const RowOptions& options) : tables_(tables), options_(options) {}
+  GraphRows(const Tables<Word>& tables, const RowOptions& options)
+      : tables_(tables),
+        options_(options),
+        counts_(options.weighting == Weighting::count && options.unit == 1 && !tables.damp &&
+                !tables.categories.any()) {}
 
   // Appends the row of `item`, ascending by neighbour, and returns its degree: self weight + the sum of
   // all weights before top_k. The pairs are distinct, in any order, without the item itself.
   double append(Word item, std::vector<Pair<Word>>& pairs, std::vector<Neighbor>& neighbors,
                 std::vector<float>& weights) {
-    ranked_.clear();
-    if (tables_.categories.any()) {
-      add_with_categories(item, pairs);
-    } else {
-      for (const Pair<Word>& pair : pairs)
-        if (pair.mass >= options_.min_mass) rank(pair.other, weight(item, pair));
-    }
-    const double sum = sum_.take();
-    if (static_cast<int64_t>(ranked_.size()) > options_.top_k) {
-      const auto last = ranked_.begin() + options_.top_k;
-      std::nth_element(ranked_.begin(), last, ranked_.end(), std::greater<>());
-      ranked_.erase(last, ranked_.end());
+    double sum = 0;
+    if (!counts_ || !take_counts(pairs, sum)) {
+      ranked_.clear();
+      if (tables_.categories.any()) {
+        add_with_categories(item, pairs);
+      } else {
+        for (const Pair<Word>& pair : pairs)
+          if (pair.mass >= options_.min_mass) rank(pair.other, weight(item, pair));
+      }
+      sum = sum_.take();
+      keep_heaviest(ranked_, options_.top_k);
     }
     float self = static_cast<float>(options_.self_weight);
     if (options_.largest_self_weight)
@@ -185,10 +188,55 @@ class GraphRows {
 
  private:
   static constexpr int kBits = 8 * sizeof(Word);
+  static constexpr uint64_t kBins = 63;  // of counts; the last holds all from there on
 
   static Word key_of(Rank rank) { return static_cast<Word>(rank >> kBits); }
   static Word id_of(Rank rank) { return static_cast<Word>(~rank); }
   static float weight_of(Word key) { return std::bit_cast<float>(static_cast<uint32_t>(key)); }
+
+  static void keep_heaviest(std::vector<Rank>& ranks, int64_t most) {
+    if (static_cast<int64_t>(ranks.size()) <= most) return;
+    std::nth_element(ranks.begin(), ranks.begin() + most, ranks.end(), std::greater<>());
+    ranks.resize(most);
+  }
+
+  // The top_k of a row whose weights are its counts, and the sum of all, by a histogram: most pairs count
+  // little, so that it decides over nearly all of them. False, and nothing done, where a count or the sum
+  // is too large for float32 or float64 to hold exactly.
+  bool take_counts(const std::vector<Pair<Word>>& pairs, double& sum) {
+    const auto bin_of = [&](uint64_t mass) {
+      return mass < options_.min_mass ? uint64_t{0} : std::min(mass, kBins);
+    };
+    int64_t bins[kBins + 1] = {};
+    uint64_t total = 0, largest = 0;
+    for (const Pair<Word>& pair : pairs) {
+      ++bins[bin_of(pair.mass)];
+      total += pair.mass < options_.min_mass ? 0 : pair.mass;
+      largest = std::max(largest, pair.mass);
+    }
+    if (largest >> 24 || total >> 53) return false;
+    sum = static_cast<double>(total);
+    uint64_t level = kBins + 1;  // all bins from it on are kept, and `left` pairs of the one below
+    int64_t left = options_.top_k;
+    while (level > 1 && bins[level - 1] <= left) left -= bins[--level];
+    if (level == 1) left = 0;
+    ranked_.resize(pairs.size());
+    ties_.resize(pairs.size());
+    size_t above = 0, ties = 0;
+    for (const Pair<Word>& pair : pairs) {
+      const uint64_t bin = bin_of(pair.mass);
+      const auto bits = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int64_t>(pair.mass)));
+      const Rank rank = static_cast<Rank>(bits) << kBits | static_cast<Word>(~pair.other);
+      ranked_[above] = ties_[ties] = rank;
+      above += bin >= level;
+      ties += bin + 1 == level;
+    }
+    ranked_.resize(above);
+    ties_.resize(ties);
+    keep_heaviest(ties_, left);
+    ranked_.insert(ranked_.end(), ties_.begin(), ties_.end());
+    return true;
+  }
 
   // The bits of a positive float order as the float does. What rounds to 0 is no edge.
   void rank(Word other, double weight) {
@@ -242,8 +290,9 @@ class GraphRows {
 
   const Tables<Word>& tables_;
   const RowOptions options_;
+  const bool counts_;  // weights are counts
   ExactSum sum_;
-  std::vector<Rank> ranked_;
+  std::vector<Rank> ranked_, ties_;
   std::vector<Word> akin_;
 };
 

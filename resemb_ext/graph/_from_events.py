@@ -212,7 +212,7 @@ class FromEvents:
         keep_counts: bool = False,
         memory: int | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
-        batch_rows: int = 1 << 20,
+        batch_rows: int = 1 << 18,
         threads: int | None = None,
         progress: _events.Progress = None,
         **options: "Unpack[BuildOptions]",

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -80,7 +81,7 @@ def build(
     totals, times = _events.Totals(), None
     with _events.progress_call(progress) as report:
         total, done = 3 * max(rows, 1), 0
-        for events, read in _batches(source):
+        for events, read in _read_ahead(source):
             store.add(
                 *events[:3],
                 num_items=-1 if num_items is None else num_items,
@@ -156,7 +157,20 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}")
 
 
-def _batches(source: Source) -> Iterator[tuple[_events.Events, int]]:
+def _read_ahead(source: Source) -> Iterator[tuple[_events.Events, int]]:
+    """`_batches`, of which a thread reads the next one while the caller uses this one."""
+    batches = _batches(source)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = reader.submit(next, batches, None)
+                yield batch
+    finally:
+        batches.close()
+
+
+def _batches(source: Source) -> Generator[tuple[_events.Events, int]]:
     """The events that count, and how many rows they were picked from."""
     import pyarrow as pa
     import pyarrow.parquet as pq
