@@ -49,6 +49,105 @@ def test_only_clicks_of_a_labelled_log_count():
     assert graph.hash != rx.InterestGraph.from_log(read_log(table, label=False)).hash
 
 
+def sessions_frame():
+    """Sessions of one user that interleave, ids that users share, and one session of all pairs."""
+    return pd.DataFrame(
+        {
+            "user_id": [1, 1, 1, 1, 1, 1, 2, 2, 2],
+            "session_id": [7, 8, 7, 8, 7, 9, 7, 7, 8],
+            "item_id": ["a", "b", "c", "d", "a", "c", "a", "d", "b"],
+            "timestamp": range(9),
+        }
+    )
+
+
+def pairs_of(log, graph):
+    names = ["-", *log.items.values, "?"]
+    row = np.repeat(np.arange(graph.num_items), np.diff(graph.indptr))
+    found = zip(row, graph.neighbors, graph.weights, strict=True)
+    return {(names[i], names[j]): w for i, j, w in found if i < j}
+
+
+def test_pairs_stay_within_sessions():
+    log = read_log(sessions_frame())
+    graph = rx.InterestGraph.from_log(log, window=1)
+    # User 1: a c a and b d and c; user 2: a d and b. Distances are those within the session.
+    assert pairs_of(log, graph) == {("a", "c"): 2, ("b", "d"): 1, ("a", "d"): 1}
+    assert graph.meta["sessions"] is True and graph.meta["event_hash"] == log.content_hash
+    plain = read_log(sessions_frame(), session=False)
+    across = rx.InterestGraph.from_log(log, window=1, sessions=False)
+    assert across.hash == rx.InterestGraph.from_log(plain, window=1).hash != graph.hash
+    assert ("b", "c") in pairs_of(log, across) and across.meta["sessions"] is False
+    assert plain.content_hash != log.content_hash
+    with pytest.raises(TypeError, match="sessions is 1, expected True or False"):
+        rx.InterestGraph.from_log(log, sessions=1)
+
+
+def test_sessions_by_a_gap_are_those_of_session_gap():
+    table = frame()
+    by_log = rx.InterestGraph.from_log(read_log(table, session_gap=25))
+    assert by_log.hash == rx.InterestGraph.from_log(read_log(table), session_gap=25).hash
+    assert by_log.hash != rx.InterestGraph.from_log(read_log(table)).hash
+    clicked = frame(label=True)
+    log = read_log(clicked, session_gap=25)
+    use = log.label == 1
+    same = rx.InterestGraph.from_events(
+        log.session[use], log.item[use], log.time[use], num_items=log.num_items, padding_idx=0
+    )
+    assert rx.InterestGraph.from_log(log).hash == same.hash
+
+
+def test_update_within_sessions_takes_numbered_sessions():
+    log = read_log(frame(), session_gap=25)
+    old, new = log.time < 300, log.time >= 300
+    part = log.subset(old)
+    graph = rx.InterestGraph.from_log(part, keep_counts=True)
+    with pytest.raises(ValueError, match=r"every log numbers from 0; give \(session, item, time\)"):
+        graph.update(log.subset(new))
+    updated = graph.update((log.session[new], log.item[new], log.time[new]))
+    assert updated.hash == rx.InterestGraph.from_log(log).hash and updated.meta["sessions"]
+
+
+def test_sessions_on_the_command_line(command, tmp_path):
+    path, out = tmp_path / "log.parquet", tmp_path / "g.npz"
+    rng = np.random.default_rng(1)
+    frame().assign(session_id=rng.integers(0, 3, 400)).to_parquet(path)
+    log = read_log(path)
+    assert command("build", "--data", path, "--out", out) == 0
+    within = rx.InterestGraph.load(out)
+    assert within.hash == rx.InterestGraph.from_log(log).hash and within.meta["sessions"]
+    assert command("build", "--data", path, "--out", out, "--session-column", "-") == 0
+    across = rx.InterestGraph.load(out)
+    assert across.hash == rx.InterestGraph.from_log(log, sessions=False).hash != within.hash
+    assert across.meta["event_hash"] != within.meta["event_hash"]
+    stream = ("build", "--data", path, "--out", out, "--stream")
+    with pytest.raises(ValueError, match="has the session column 'session_id'; leave out --stream"):
+        command(*stream)
+    assert command(*stream, "--session-column", "-") == 0
+    assert rx.InterestGraph.load(out).hash == across.hash
+    assert command(*stream, "--user-column", "session_id") == 0
+    assert rx.InterestGraph.load(out).meta["events"] == 400
+
+
+def test_training_keeps_the_sessions_of_the_log(command, tmp_path):
+    from resemb_ext.train import RunConfig
+    from resemb_ext.train.prepare import prepare
+
+    path, out = tmp_path / "log.parquet", tmp_path / "g.npz"
+    frame().assign(session_id=np.arange(400) % 3).to_parquet(path)
+    options = {"data": str(path), "embedding": "res", "eval_negatives": 2}
+    built = prepare(RunConfig(**options))
+    assert built.graph.meta["sessions"] and built.clean_graph
+    across = prepare(RunConfig(**options, session_column="-"))
+    assert across.graph.hash != built.graph.hash and not across.graph.meta["sessions"]
+    common = ("build", "--data", path, "--out", out, "--split", "leave-last-out")
+    command(*common)
+    assert prepare(RunConfig(**options, graph=str(out))).graph.hash == built.graph.hash
+    command(*common, "--session-column", "-")
+    with pytest.raises(ValueError, match="was built from other events"):
+        prepare(RunConfig(**options, graph=str(out)))
+
+
 def test_training_events_only():
     log = read_log(frame())
     train = split(log, "time").train

@@ -13,7 +13,7 @@ from typing import Any
 from resemb_ext.graph import InterestGraph
 from resemb_ext.train.files import write_json
 
-from .graph_common import add_log, command, print_table, read
+from .graph_common import add_log, columns_of, command, print_table, read
 
 OPTIONS = (
     *("window", "max_gap", "session_gap", "decay", "min_count", "weighting", "damping"),
@@ -81,12 +81,19 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
         raise ValueError("--category-edges needs the whole log; leave out --stream")
     if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
         raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
-    wanted = {name: getattr(args, f"{name}_column") for name in ("user", "item", "time", "label")}
+    wanted = columns_of(args)
     try:
         with pq.ParquetFile(args.data) as file:
             schema = file.schema_arrow
             found = resolve_columns(schema.names, wanted, args.data.name).by_field
             columns = {field: found[field] for field in wanted if field in found}
+            if "session" in columns:
+                raise ValueError(
+                    f"--stream joins the events of a user whatever their sessions, and"
+                    f" {args.data.name} has the session column {columns['session']!r}; leave out"
+                    " --stream, or give --session-column - to ignore it, or, where no two users"
+                    f" share a session's id, --user-column {columns['session']}"
+                )
             # The distinct ids must fit in memory, the events need not.
             maps: dict[str, Any] = {}
             for field, first in (("item", 1), ("user", 0)):
@@ -161,7 +168,7 @@ def add_build(commands: Any) -> None:
         "--session-gap",
         type=float,
         metavar="T",
-        help="a longer pause ends a session; no pair spans it",
+        help="a longer pause ends a session, as those of the session column do; no pair spans it",
     )
     build.add_argument(
         "--decay",

@@ -6,25 +6,29 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+COLUMNS = ("user", "item", "time", "label", "session")
+OPTIONAL = ("label", "session")
+
 
 def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:
     parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
-    for column in ("user", "item", "time", "label"):
+    for column in COLUMNS:
+        none = ', "-" for none' if column in OPTIONAL else ""
         parser.add_argument(
-            f"--{column}-column", metavar="NAME", help=f"{column} column (default: guessed)"
+            f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)"
         )
 
 
 def read(args: argparse.Namespace) -> Any:
     from resemb_ext.data import read_log
 
-    return read_log(
-        args.data,
-        user=args.user_column,
-        item=args.item_column,
-        time=args.time_column,
-        label=args.label_column,
-    )
+    return read_log(args.data, **columns_of(args))
+
+
+def columns_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The columns given, as `read_log` takes them: False for an optional one left out."""
+    given = {name: getattr(args, f"{name}_column") for name in COLUMNS}
+    return {f: False if c == "-" and f in OPTIONAL else c for f, c in given.items()}
 
 
 def command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 GROUPS: dict[str, tuple[str, ...]] = {
     "log and samples": (
         "data", "user_column", "item_column", "time_column", "category_column", "label_column",
-        "split", "max_history", "train_negatives", "eval_negatives", "negative_power", "eval_seed",
+        "session_column", "split", "max_history", "train_negatives", "eval_negatives", "negative_power", "eval_seed",
         "sim_seed",
     ),
     "interest graph": ("graph", "allow_future_edges", "cross_fit", "window", "max_gap", "session_gap", "top_k", "min_count", "weighting", "damping", "link", "hops", "heads", "edge_dropout"),

@@ -68,9 +68,12 @@ def build(
     threads: int | None,
     progress: Progress,
     options: dict[str, Any],
-    event_hash: str | None = None,
+    log_meta: dict[str, Any] | None = None,
 ) -> Built:
-    """The arrays and meta data of `InterestGraph.from_events`, which documents the arguments."""
+    """The arrays and meta data of `InterestGraph.from_events`, which documents the arguments.
+
+    log_meta: what the log says of its events, over what the events themselves say.
+    """
     events = events_of(user, item, time)
     height = _num_items(num_items, events.item, padding_idx)
     padding = _checks.padding_option(padding_idx, height)
@@ -80,9 +83,8 @@ def build(
     native = chosen.native(
         num_items=height, events=len(events.item), padding=padding, category=category
     )
-    meta = meta_of(
-        chosen, height, padding, Totals.of(events, workers), events.time_unit, event_hash
-    )
+    totals = Totals.of(events, workers)
+    meta = meta_of(chosen, height, padding, totals, events.time_unit) | (log_meta or {})
     with progress_call(progress) as report:
         if keep_counts:
             store = event_store(len(events.item))
@@ -126,7 +128,6 @@ def meta_of(
     padding: int | None,
     totals: Totals,
     time_unit: str | None,
-    event_hash: str | None,
 ) -> dict[str, Any]:
     """The meta data of a graph of events."""
     return {
@@ -137,7 +138,7 @@ def meta_of(
         "time_cut": totals.time_cut,
         "time_unit": time_unit,
         "event_digest": totals.hex_digest(),
-        "event_hash": event_hash or totals.hex_digest(),
+        "event_hash": totals.hex_digest(),
     }
 
 

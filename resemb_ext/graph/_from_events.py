@@ -131,6 +131,7 @@ class FromEvents:
         cls,
         log: EventLog,
         *,
+        sessions: bool = True,
         padding_idx: int | None = 0,
         keep_counts: bool = False,
         threads: int | None = None,
@@ -142,18 +143,28 @@ class FromEvents:
         Of a log with labels only events with label 1 count. Number of items, times, event hash and,
         for `category_edges`, the items' categories are the log's; options and errors are those of
         `from_events`.
+
+        Args:
+            log: the events. Where it has sessions, they take the place of users: only events of one
+                session make pairs, at the distance they have within it, also where sessions of a user
+                interleave. `meta["sessions"]` says whether that was so; the event hash covers them.
+            sessions: False joins the events of a user whatever their sessions.
+            padding_idx, keep_counts, threads, progress, options: as of `from_events`.
         """
+        if not isinstance(sessions, (bool, np.bool_)):
+            raise TypeError(f"sessions is {sessions!r}, expected True or False")
+        within = bool(sessions) and getattr(log, "session", None) is not None
         if options.get("category_edges") and options.get("category") is None:
             options["category"] = getattr(log, "category_domain", None)
         return cls._of(
             _events.build(
-                *_update.log_events(log),
+                *_update.log_events(log, within),
                 num_items=log.num_items,
                 padding_idx=padding_idx,
                 keep_counts=keep_counts,
                 threads=threads,
                 progress=progress,
-                event_hash=log.content_hash,
+                log_meta={"event_hash": log.content_hash, "sessions": within},
                 options=dict(options),
             )
         )
@@ -276,7 +287,8 @@ class FromEvents:
         Args:
             new_events: a log, (user, item) or (user, item, time) arrays, or a DataFrame or mapping
                 with columns of these names. They follow the old ones: none may come before the last
-                event of its user that the graph saw.
+                event of its user that the graph saw. For a graph within sessions: arrays, with
+                sessions as users, since every log numbers its own sessions.
             num_items: H of the new graph, >= this one's; None keeps it.
             category: with category edges and a larger H, the category of each item.
             threads, progress: as of `from_events`.

@@ -100,7 +100,7 @@ def build(
         native = chosen.native(
             num_items=height, events=store.count, padding=padding, category=category
         )
-        meta = _events.meta_of(chosen, height, padding, totals, unit, None)
+        meta = _events.meta_of(chosen, height, padding, totals, unit)
 
         def later(step: int, steps: int) -> None:
             if report is not None:

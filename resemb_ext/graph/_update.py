@@ -34,7 +34,7 @@ def updated(
         )
     found = graph.meta["options"]
     options = Options.of_meta(found)
-    events = _events_in(new_events)
+    events = _events_in(new_events, bool(graph.meta.get("sessions")))
     _check_times(graph, old, events)
     height = graph.num_items
     if num_items is not None:
@@ -84,7 +84,9 @@ def updated(
         (int(graph.meta["event_digest"][:16], 16), int(graph.meta["event_digest"][16:], 16)),
     ).plus(events, workers)
     unit = events.time_unit if len(events.item) else graph.meta["time_unit"]
-    meta = _events.meta_of(options, height, padding, totals, unit, None)
+    meta = _events.meta_of(options, height, padding, totals, unit)
+    if "sessions" in graph.meta:
+        meta["sessions"] = graph.meta["sessions"]
     return _events.from_counts(counts, native, meta, workers)
 
 
@@ -113,9 +115,15 @@ def _sum(
     )
 
 
-def _events_in(new_events: Any) -> _events.Events:
+def _events_in(new_events: Any, sessions: bool) -> _events.Events:
     if hasattr(new_events, "content_hash") and hasattr(new_events, "user"):
-        return _events.events_of(*log_events(new_events))
+        if sessions:
+            raise ValueError(
+                "new_events is a log but the graph joins events within sessions, which every log"
+                " numbers from 0; give (session, item, time) arrays that go on with the numbers of"
+                " the old log's sessions"
+            )
+        return _events.events_of(*log_events(new_events, False))
     if hasattr(new_events, "columns") or isinstance(new_events, Mapping):
         return _events.events_of(*frame_events(new_events, "user", "item", "time"))
     if isinstance(new_events, (tuple, list)) and len(new_events) in (2, 3):
@@ -126,11 +134,12 @@ def _events_in(new_events: Any) -> _events.Events:
     )
 
 
-def log_events(log: Any) -> tuple[Any, Any, Any]:
-    """user, item and time of a log's events that graphs may see: with labels, those with label 1."""
+def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
+    """user (or session), item and time of a log's events that graphs may see: those with label 1."""
     label = getattr(log, "label", None)
     use = slice(None) if label is None else np.asarray(label) == 1
-    return log.user[use], log.item[use], None if log.time is None else log.time[use]
+    who = log.session if sessions else log.user
+    return who[use], log.item[use], None if log.time is None else log.time[use]
 
 
 def frame_events(

@@ -30,8 +30,8 @@ class InterestGraph(FromEvents):
         link: "raw", or the link whose weights it holds ("average", "gcn", "given").
         meta: JSON-able: version, source, options, events (their number), time_cut (time of the last
             event seen, or None), time_unit (numpy dtype of dates, whose ticks times are), event_digest
-            (`rx.graph.digest_events` of them), event_hash (the log's, or the digest again), and link
-            after `with_link`.
+            (`rx.graph.digest_events` of them), event_hash (the log's, or the digest again), of logs
+            sessions (whether pairs stay within the log's), and link after `with_link`.
         counts: with `keep_counts=True`, what `update` needs.
     """
 

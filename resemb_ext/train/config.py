@@ -138,6 +138,10 @@ class RunConfig(FitConfig):
     label_column: str | None = option(
         None, '0/1 label column of the log file, "-" for none (default: guessed)'
     )
+    session_column: str | None = option(
+        None,
+        'session column of the log file, "-" for none (default: guessed); graph edges stay within sessions',
+    )
     sim_seed: int = option(0, "seed of the simulated log", low=0)
     split: str = option(
         "leave-last-out",

@@ -77,6 +77,7 @@ def prepare(config: RunConfig) -> Prepared:
             time=config.time_column,
             category=config.category_column,
             label=False if config.label_column == "-" else config.label_column,
+            session=False if config.session_column == "-" else config.session_column,
         )
         domain, source = log.category_domain, "category"
     if config.category and log.num_categories == 0:
