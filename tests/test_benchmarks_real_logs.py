@@ -21,7 +21,7 @@ sys.path.append(str(ROOT))
 from benchmarks.real_logs import __main__ as command  # noqa: E402
 from benchmarks.real_logs import report, running, store  # noqa: E402
 from benchmarks.real_logs.cells import Cell, all_cells, changes, config_of, defaults  # noqa: E402
-from benchmarks.real_logs.users import user_aucs, user_interval  # noqa: E402
+from benchmarks.real_logs.users import user_interval  # noqa: E402
 
 SMALL = ["--models", "dnn", "--category", "without", "--seeds", "0", "1", "--epochs", "1"]
 

@@ -8,34 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-
-def user_aucs(labels: Any, scores: Any, users: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Each user's AUC and number of rows; ties count 1/2.
-
-    Args:
-        labels: 0/1 [n].
-        scores: numbers [n].
-        users: of any sortable type [n].
-
-    Returns:
-        float64 [U] and int64 [U], users ascending; the AUC is NaN where one class is missing.
-    """
-    label, score = np.asarray(labels, dtype=np.int64), np.asarray(scores)
-    _, user = np.unique(np.asarray(users), return_inverse=True)
-    order = np.lexsort((score, user))
-    label, score, user = label[order], score[order], user[order]
-    rows = np.bincount(user)
-    first = np.cumsum(rows) - rows
-    # Rows that tie within a user share the mean of their positions.
-    new = np.r_[True, (user[1:] != user[:-1]) | (score[1:] != score[:-1])]
-    start = np.flatnonzero(new)
-    size = np.diff(np.append(start, len(user)))
-    rank = np.repeat(start + (size + 1) / 2, size) - first[user]
-    positives = np.bincount(user, weights=label)
-    pairs = positives * (rows - positives)
-    wins = np.bincount(user, weights=rank * label) - positives * (positives + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, wins / pairs, np.nan), rows
+from resemb_ext.metrics import user_aucs
 
 
 def user_interval(

@@ -13,6 +13,8 @@ from resemb_ext.study import STUDIES, run_study, write_report
 EXAMPLES = """examples:
   resemb study delay --quick --out study
   resemb study all --data amazon-beauty.parquet --data taobao.parquet --out study
+  resemb study compare --data amazon-beauty.parquet --data amazon-toys.parquet --out study --jobs 2
+  resemb study compare --data amazon-beauty.parquet --out study --only 'tune-*-dnn-*'
   resemb study report --out study --into docs/study
 
 A study that was stopped goes on where it stood when the same command is given again.
@@ -53,6 +55,18 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="CPU threads of training (default: 1; the models are small)",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pieces side by side, each in a process of --threads threads (default: 1)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="GLOB",
+        help="only pieces named like this, as in a shell, and those that they need (default: all)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -61,13 +75,18 @@ def run(args: argparse.Namespace) -> int:
     if args.study == "report":
         if args.data or args.quick:
             raise ValueError("report: reads what is in --out; leave out --data and --quick")
+        if args.jobs != 1 or args.only is not None:
+            raise ValueError("report: does no pieces; leave out --jobs and --only")
         for path in write_report(args.out, into=args.into):
             print(path)
         return 0
     if args.into is not None:
         raise ValueError("--into: goes with report only")
-    if args.threads < 1:
-        raise ValueError(f"--threads must be at least 1, found {args.threads}")
+    for name in ("threads", "jobs"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, found {getattr(args, name)}")
+    if args.only is not None and args.study == "all":
+        raise ValueError("--only: names pieces of one study; name the study instead of all")
     torch.set_num_threads(args.threads)
     for name in STUDIES if args.study == "all" else (args.study,):
         page = run_study(
@@ -75,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             data=args.data,
             quick=args.quick,
+            jobs=args.jobs,
+            only=args.only,
             progress=False if args.quiet else None,
         )
         print((args.out / name / "tables.txt").read_text(encoding="utf-8"))

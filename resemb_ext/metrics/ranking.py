@@ -58,6 +58,15 @@ def _scores(values: Any, rows: int, name: str = "scores") -> np.ndarray:
     return array
 
 
+def _groups(values: Any, rows: int) -> np.ndarray:
+    group = _vector(values, "groups")
+    if len(group) != rows:
+        raise ValueError(f"groups has {len(group)} entries, labels has {rows}")
+    if group.dtype.kind == "f" and np.isnan(group).any():
+        raise ValueError(f"groups is NaN at position {np.flatnonzero(np.isnan(group))[0]}")
+    return group
+
+
 def _dense_ranks(values: np.ndarray) -> tuple[np.ndarray, int]:
     """Ranks 0..k-1 of the distinct values, and k."""
     if not len(values):
@@ -141,11 +150,7 @@ def gauc(
     """
     label = _labels(labels)
     score = _scores(scores, len(label))
-    group = _vector(groups, "groups")
-    if len(group) != len(label):
-        raise ValueError(f"groups has {len(group)} entries, labels has {len(label)}")
-    if group.dtype.kind == "f" and np.isnan(group).any():
-        raise ValueError(f"groups is NaN at position {np.flatnonzero(np.isnan(group))[0]}")
+    group = _groups(groups, len(label))
     if not len(label):
         result = GroupAUC(float("nan"), 0, 0, 0, 0)
         return result if return_details else result.value
@@ -160,6 +165,31 @@ def gauc(
         value = float((rows[both] * (wins[both] / (2.0 * pairs[both]))).sum() / used)
     result = GroupAUC(value, int(both.sum()), used, int((~both).sum()), int(rows.sum()) - used)
     return result if return_details else result.value
+
+
+def user_aucs(labels: Any, scores: Any, users: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's AUC and number of rows, what :func:`gauc` averages; ties count 1/2.
+
+    Args:
+        labels, scores, users: as in :func:`gauc`.
+
+    Returns:
+        float64 [U] and int64 [U], users ascending; the AUC is NaN where one class is missing.
+
+    Raises:
+        ValueError, TypeError: as :func:`gauc`.
+    """
+    label = _labels(labels)
+    score = _scores(scores, len(label))
+    codes, count = _dense_ranks(_groups(users, len(label)))
+    if not len(label):
+        return np.zeros(0), np.zeros(0, dtype=np.int64)
+    ranks, _ = _dense_ranks(score)
+    rows, positives, wins = _group_auc(label, ranks, codes, count)
+    pairs = positives * (rows - positives)
+    value = np.full(len(rows), np.nan)
+    np.divide(wins, 2.0 * pairs, out=value, where=pairs > 0)
+    return value, rows
 
 
 def logloss(labels: Any, scores: Any, *, from_logits: bool = False) -> float:

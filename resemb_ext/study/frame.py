@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from tqdm import tqdm
 from resemb_ext import data
 from resemb_ext.train.files import locked, plain, remove_temporaries, write_json
 from resemb_ext.train.progress import Progress
+
+from .pool import in_turn
 
 FORMAT = 1
 PLAN = "plan.json"
@@ -69,22 +73,41 @@ def simulated_source(name: str, **options: Any) -> Source:
 
 
 @dataclass(frozen=True)
+class Desk:
+    """What a piece that needs others, or puts files aside, is given.
+
+    Attributes:
+        folder: of the study.
+        results: of the needed pieces, by key.
+    """
+
+    folder: Path
+    results: Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Piece:
     """A piece of work of under 40 minutes.
 
     Attributes:
         key: its name within the study: letters, digits, "-", "." and "_".
-        work: does it; the result goes into JSON.
+        work: does it; the result goes into JSON. It is given a :class:`Desk` where ``needs`` or
+            ``aside`` are there, else nothing.
         config: all that the result depends on besides data and seeds.
         seeds: random seeds it uses.
         source: its log, whose hash is kept with the result; None without one.
+        needs: keys of pieces that must be done before.
+        aside: names of files that it puts into the folder for pieces that need it. They are no
+            results; where they are gone when such a piece is to be done, this one is done again.
     """
 
     key: str
-    work: Callable[[], Mapping[str, Any]]
+    work: Callable[..., Mapping[str, Any]]
     config: Mapping[str, Any]
     seeds: Sequence[int]
     source: Source | None = None
+    needs: Sequence[str] = ()
+    aside: Sequence[str] = ()
 
     def identity(self, study: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """What must be the same for a kept result to count as this piece's."""
@@ -108,32 +131,41 @@ def run_pieces(
     *,
     protocol: Mapping[str, Any],
     quick: bool,
+    jobs: int = 1,
+    only: str | None = None,
     progress: bool | None = None,
 ) -> list[Path]:
     """Works off the pieces that ``folder`` does not hold yet.
 
     Args:
         study: name.
-        pieces: all of them; a piece stopped on the way starts anew.
+        pieces: all of them, the most important first; a piece stopped on the way starts anew.
         folder: of the study; each piece becomes ``KEY.json`` in it, written whole or not at all.
         protocol: kept in every piece.
         quick: recorded with the plan.
+        jobs: processes to work in.
+        only: pattern of keys to do now, as in a shell, with what they need; None for all.
         progress: False is silent; None shows a bar on a terminal and a line a piece elsewhere.
 
     Returns:
         the files of all pieces, in order.
 
     Raises:
-        ValueError: a kept piece has other data, options or protocol; or another process works there.
+        ValueError: a kept piece has other data, options or protocol, or was made from another result
+            of one that it needs; no key fits ``only``; or another process works there.
     """
     show = Progress(progress)
     keys = [piece.key for piece in pieces]
     if len(set(keys)) < len(keys):
         raise ValueError(f"pieces of {study} must have different keys, found {keys}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, found {jobs}")
+    wanted = _wanted(study, pieces, only)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{piece.key}.json" for piece in pieces]
+    paths = {piece.key: folder / f"{piece.key}.json" for piece in pieces}
     with locked(folder):
-        remove_temporaries(folder, [path.name for path in paths] + [PLAN])
+        aside = [name for piece in pieces for name in piece.aside]
+        remove_temporaries(folder, [path.name for path in paths.values()] + aside + [PLAN])
         sources = {p.source.name: p.source for p in pieces if p.source is not None}
         plan = {
             "study": study,
@@ -142,32 +174,92 @@ def run_pieces(
             "protocol": dict(protocol),
             "data": {name: source.log.summary() for name, source in sources.items()},
         }
+        for piece in pieces:
+            if paths[piece.key].exists():
+                _check(paths[piece.key], piece.identity(study, protocol), paths)
+        todo = _todo([piece for piece in pieces if piece.key in wanted], folder, paths)
+        write_json(folder / PLAN, plan)
+        done = len(wanted) - len(todo)
+        if done:
+            show.say(f"{study}  {done} of {len(wanted)} pieces are done")
+        place = {piece.key: number for number, piece in enumerate(todo)}
+        needs = [[place[key] for key in piece.needs if key in place] for piece in todo]
+
+        def work(number: int) -> float:
+            return _do(study, todo[number], protocol, folder, paths)
+
         bar = tqdm(
-            total=len(pieces), desc=study, unit="piece", file=show.stream, disable=not show.terminal
-        )
+            total=len(wanted), initial=done, desc=study, unit="piece", file=show.stream,
+            disable=not show.terminal,
+        )  # fmt: skip
         with bar:
-            todo = []
-            for piece, path in zip(pieces, paths, strict=True):
-                if path.exists():
-                    _check(path, piece.identity(study, protocol))
-                    bar.update()
-                else:
-                    todo.append((piece, path))
-            write_json(folder / PLAN, plan)
-            if len(todo) < len(pieces):
-                show.say(f"{study}  {len(pieces) - len(todo)} of {len(pieces)} pieces are done")
-            for piece, path in todo:
-                bar.set_postfix_str(piece.key)
-                began = time.perf_counter()
-                result = plain(dict(piece.work()))
-                seconds = time.perf_counter() - began
-                kept = piece.identity(study, protocol)
-                write_json(
-                    path, {**kept, "seconds": seconds, "versions": _versions(), "result": result}
-                )
-                show.say(f"{study}  {piece.key}  {seconds:.1f} s")
+            for number, seconds in in_turn(needs, work, jobs):
+                show.say(f"{study}  {todo[number].key}  {seconds:.1f} s")
                 bar.update()
-    return paths
+    return [paths[key] for key in keys]
+
+
+def _wanted(study: str, pieces: Sequence[Piece], only: str | None) -> set[str]:
+    """Keys that fit ``only``, and what they need."""
+    needs = {piece.key: piece.needs for piece in pieces}
+    left = [key for key in needs if only is None or fnmatchcase(key, only)]
+    if only is not None and not left:
+        raise ValueError(
+            f"only: no piece of {study} is named like {only!r}, say {next(iter(needs))}"
+        )
+    wanted: set[str] = set()
+    while left:
+        key = left.pop()
+        if key not in wanted:
+            wanted.add(key)
+            left += needs[key]
+    return wanted
+
+
+def _todo(pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path]) -> list[Piece]:
+    """Those without a result, and those whose files aside are gone though one of these needs them."""
+    missing = {piece.key for piece in pieces if not paths[piece.key].exists()}
+    needed = {key for piece in pieces if piece.key in missing for key in piece.needs}
+    return [
+        piece
+        for piece in pieces
+        if piece.key in missing
+        or (piece.key in needed and not all((folder / name).exists() for name in piece.aside))
+    ]
+
+
+def _do(
+    study: str,
+    piece: Piece,
+    protocol: Mapping[str, Any],
+    folder: Path,
+    paths: Mapping[str, Path],
+) -> float:
+    """Does a piece and keeps its result; the seconds it took."""
+    began = time.perf_counter()
+    needed = {key: read_json(paths[key])["result"] for key in piece.needs}
+    desk = (Desk(folder, needed),) if piece.needs or piece.aside else ()
+    result = plain(dict(piece.work(*desk)))
+    seconds = time.perf_counter() - began
+    path = paths[piece.key]
+    if path.exists() and _digest(read_json(path)["result"]) == _digest(result):
+        return seconds  # done again for its files aside
+    kept: dict[str, Any] = {**piece.identity(study, protocol), "seconds": seconds}
+    if piece.needs:
+        kept["made_from"] = {key: _digest(value) for key, value in needed.items()}
+    write_json(path, {**kept, "versions": _versions(), "result": result})
+    return seconds
+
+
+def _digest(result: Mapping[str, Any]) -> str:
+    """Of all but times, which are never twice the same."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: timeless(v) for k, v in value.items() if not k.endswith("seconds")}
+        return [timeless(v) for v in value] if isinstance(value, list) else value
+
+    return hashlib.sha256(json.dumps(timeless(result), sort_keys=True).encode()).hexdigest()
 
 
 def _versions() -> dict[str, Any]:
@@ -182,7 +274,7 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _check(path: Path, identity: Mapping[str, Any]) -> None:
+def _check(path: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
     kept = read_json(path)
     wrong = [name for name, value in identity.items() if kept.get(name) != value]
     if wrong:
@@ -190,6 +282,9 @@ def _check(path: Path, identity: Mapping[str, Any]) -> None:
             f"out: {path} was made with another {' and '.join(wrong)}; choose another folder or "
             "remove that file"
         )
+    for key, digest in kept.get("made_from", {}).items():
+        if paths[key].exists() and _digest(read_json(paths[key])["result"]) != digest:
+            raise ValueError(f"out: {path} was made from another {key}; remove that file")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,21 @@ def hold_out(samples: Samples, *, share: float, seed: int) -> tuple[Samples, Sam
     return take(samples, ~mask), take(samples, mask)
 
 
+def some_events(samples: Samples, rows: int) -> Samples:
+    """``rows`` rows of randomly chosen events, each with its negatives: the same events every time.
+
+    Raises:
+        ValueError: fewer rows are there, or less than one event is asked for.
+    """
+    per_event = 1 + samples.negatives
+    events = len(samples) // per_event
+    count = rows // per_event
+    if not 0 < count <= events:
+        raise ValueError(f"rows must be {per_event} to {len(samples)}, found {rows}")
+    chosen = np.sort(np.random.default_rng([26]).permutation(events)[:count])
+    return take(samples, (chosen[:, None] * per_event + np.arange(per_event)).reshape(-1))
+
+
 def row_losses(samples: Samples, logits: np.ndarray) -> np.ndarray:
     """Logistic loss of every row, float64 [N], in nats."""
     sign = 1.0 - 2.0 * samples.label

@@ -9,7 +9,7 @@ from typing import Any
 
 from resemb_ext.train.files import write_text
 
-from . import bound, delay, radius
+from . import bound, compare, compare_page, delay, radius
 from .frame import Piece, Results, Source, file_source, read_results, run_pieces, simulated_source
 from .protocol import PROTOCOLS
 from .report import Page, write_page
@@ -27,6 +27,11 @@ class Study:
 
 
 STUDIES: dict[str, Study] = {
+    "compare": Study(
+        compare.pieces,
+        compare_page.page,
+        "is Res-embedding better than plain tables and controls, all tuned alike?",
+    ),
     "delay": Study(delay.pieces, delay.page, "does the interest delay model hold?"),
     "radius": Study(
         radius.pieces, radius.page, "does a small radius in domains generalise better?"
@@ -54,6 +59,8 @@ def run_study(
     *,
     data: Sequence[Path | str] = (),
     quick: bool = False,
+    jobs: int = 1,
+    only: str | None = None,
     progress: bool | None = None,
 ) -> Path:
     """Runs a study, or goes on with it, and writes its report.
@@ -63,6 +70,8 @@ def run_study(
         out: folder; the study's own is ``out/NAME``.
         data: log files; none: simulated logs.
         quick: small data and few seeds.
+        jobs, only: processes, and which pieces, as in
+            :func:`~resemb_ext.study.frame.run_pieces`.
         progress: as in :func:`~resemb_ext.study.frame.run_pieces`.
 
     Returns:
@@ -85,6 +94,8 @@ def run_study(
         Path(out) / name,
         protocol=PROTOCOLS[name],
         quick=quick,
+        jobs=jobs,
+        only=only,
         progress=progress,
     )
     return write_report(out, names=[name])[0]

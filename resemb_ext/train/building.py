@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,21 +74,22 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
 
 def make_model(
     config: RunConfig,
-    arm: str,
+    arm: str | Callable[[RunConfig], nn.Module],
     seed: int,
     *,
     num_items: int,
     num_categories: int = 0,
     graph: InterestGraph | None = None,
 ) -> nn.Module:
-    """A new model with the embedding of ``arm`` ("plain" or "res"), a function of the seed.
+    """A new model with the embedding of ``arm``, a function of the seed.
 
     The layers after the embeddings start the same in every arm. A model's constructor gets those
     options of the run that it has parameters for, and ``model_options``.
 
     Args:
         config: options of the model and its tables.
-        arm: "plain" or "res".
+        arm: "plain", "res", or what makes the item table from the options; torch's generator is
+            seeded before it is called.
         seed: of the start.
         num_items, num_categories: rows of the tables.
         graph: for "res".
@@ -98,20 +99,11 @@ def make_model(
     """
     torch.manual_seed(seed)
     item: nn.Module
-    if arm == "res":
+    if callable(arm):
+        item = arm(config)
+    elif arm == "res":
         assert graph is not None
-        item = ResEmbedding(
-            graph,
-            config.dim,
-            link=config.link,
-            hops=config.hops,
-            heads=config.heads,
-            edge_dropout=config.edge_dropout,
-            padding_idx=PADDING,
-            residual_scale=config.residual_scale,
-            init_std=config.init_std,
-            sparse=config.lazy,
-        )
+        item = res_table(graph, config)
     else:
         item = plain_table(num_items, config)
     torch.manual_seed(seed)
@@ -124,6 +116,22 @@ def make_model(
             raise ValueError(f"category: model {config.model} takes no category; drop --category")
         options["category_embedding"] = plain_table(num_categories, config)
     return MODELS[config.model](item, **options, **config.own_model_options)
+
+
+def res_table(graph: InterestGraph, config: RunConfig) -> ResEmbedding:
+    """A Res-embedding over ``graph`` as the options say."""
+    return ResEmbedding(
+        graph,
+        config.dim,
+        link=config.link,
+        hops=config.hops,
+        heads=config.heads,
+        edge_dropout=config.edge_dropout,
+        padding_idx=PADDING,
+        residual_scale=config.residual_scale,
+        init_std=config.init_std,
+        sparse=config.lazy,
+    )
 
 
 def plain_table(rows: int, config: RunConfig) -> nn.Embedding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ class FitResult:
         epochs: passes made over the training samples.
         steps: optimizer steps made.
         best_epoch: the epoch (from 1) whose weights the model holds.
-        stopped: "patience" or "epochs".
+        stopped: "patience", "epochs", or "given up".
         valid: metrics of the best epoch on validation.
         test: metrics of the best epoch on test, or None where no test samples were given.
         test_scores: float32 logits of the test samples, or None.
@@ -76,6 +76,7 @@ def fit(
     folder: Path | str | None = None,
     resume: bool = False,
     folds: FoldTables | None = None,
+    give_up: Callable[[Sequence[dict[str, Any]]], bool] | None = None,
     progress: bool | Progress | None = None,
     name: str = "model",
     **options: Any,
@@ -101,6 +102,7 @@ def fit(
         resume: continue from ``folder``'s last checkpoint where there is one, bit for bit on the
             CPU; else start anew, as with False.
         folds: for cross-fitting: batches of one fold of users each, looked up over its graph.
+        give_up: asked after every epoch with the result's history; True ends training there.
         progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
         name: how the model is called in what is shown.
         **options: override single options of ``config``.
@@ -126,7 +128,9 @@ def fit(
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed)
     if folds is not None:
         folds.attach(optimizer)
-    training = _Training(model, optimizer, train, valid, config, seed, folds, saver, show, name)
+    training = _Training(
+        model, optimizer, train, valid, config, seed, folds, give_up, saver, show, name
+    )
     if resume and saver is not None and saver.can_resume:
         training.take_up(saver.load_last())
     else:
@@ -158,6 +162,7 @@ class _Training:
         config: FitConfig,
         seed: int,
         folds: FoldTables | None,
+        give_up: Callable[[Sequence[dict[str, Any]]], bool] | None,
         saver: Saver | None,
         show: Progress,
         name: str,
@@ -165,7 +170,7 @@ class _Training:
         self.model, self.optimizer = model, optimizer
         self.train, self.valid = train, valid
         self.config, self.seed, self.folds = config, seed, folds
-        self.saver, self.show, self.name = saver, show, name
+        self.give_up, self.saver, self.show, self.name = give_up, saver, show, name
         self.result = FitResult()
         # Of the epoch under way: batches done, sum of their losses, time spent.
         self.batch, self.loss_sum, self.clock = 0, 0.0, Laps()
@@ -303,6 +308,8 @@ class _Training:
             result.stopped, self.finished = "patience", True
         elif result.epochs == config.epochs:
             self.finished = True
+        elif self.give_up is not None and self.give_up(result.history):
+            result.stopped, self.finished = "given up", True
         self.save()
         self.show.say(
             f"{self.name}  epoch {result.epochs}/{config.epochs}  loss {loss:.4f}  valid gAUC "
