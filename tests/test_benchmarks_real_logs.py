@@ -222,21 +222,6 @@ def test_the_verdict_needs_both_intervals():
     assert "above in DNN, below in DIN" in text
 
 
-def test_user_aucs_agree_with_gauc():
-    rng = np.random.default_rng(0)
-    users = rng.integers(0, 40, 900)
-    labels = rng.random(900) < 0.2
-    scores = rng.integers(0, 12, 900) / 4  # many ties
-    found, rows = user_aucs(labels, scores, users)
-    both = ~np.isnan(found)
-    mean = (found[both] * rows[both]).sum() / rows[both].sum()
-    details = rx.metrics.gauc(labels, scores, users, return_details=True)
-    assert mean == pytest.approx(details.value, abs=1e-12)
-    assert both.sum() == details.groups and rows.sum() == 900
-    one = users == 7
-    assert found[7] == pytest.approx(rx.metrics.auc(labels[one], scores[one]))
-
-
 def test_the_interval_over_users_covers():
     """Scores of one quality for both arms: the interval holds 0 about as often as it says."""
     rng = np.random.default_rng(1)

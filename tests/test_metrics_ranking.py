@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import mannwhitneyu, rankdata
 
-from resemb_ext.metrics import auc, gauc, logloss
+from resemb_ext.metrics import auc, gauc, logloss, user_aucs
 
 
 def slow_auc(labels, scores) -> float:
@@ -140,6 +140,28 @@ def test_bad_input_is_named(arguments, error, message):
 def test_logloss_refuses_logits_as_probabilities():
     with pytest.raises(ValueError, match=r"probabilities, got 1.5 at position 1"):
         logloss([0, 1], [0.5, 1.5])
+
+
+def test_user_aucs_agree_with_gauc():
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 40, 900)
+    labels = rng.random(900) < 0.2
+    scores = rng.integers(0, 12, 900) / 4  # many ties
+    found, rows = user_aucs(labels, scores, users)
+    both = ~np.isnan(found)
+    mean = (found[both] * rows[both]).sum() / rows[both].sum()
+    details = gauc(labels, scores, users, return_details=True)
+    assert mean == pytest.approx(details.value, abs=1e-12)
+    assert both.sum() == details.groups and rows.sum() == 900
+    one = users == 7
+    assert found[7] == pytest.approx(auc(labels[one], scores[one]))
+
+
+def test_user_aucs_of_nothing_and_of_bad_users():
+    value, rows = user_aucs([], [], [])
+    assert len(value) == len(rows) == 0
+    with pytest.raises(ValueError, match="groups has 1 entries, labels has 2"):
+        user_aucs([0, 1], [0.1, 0.2], [3])
 
 
 @pytest.mark.slow

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from resemb_ext.cli import main
 from resemb_ext.study import delay, studies
-from resemb_ext.study.frame import Piece, read_results, run_pieces, simulated_source
+from resemb_ext.study.frame import Desk, Piece, read_results, run_pieces, simulated_source
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
 
@@ -87,3 +93,139 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert main(command) == 2
         assert message in capsys.readouterr().err
+
+
+def _chain(folder: Path, log: list[str], fail: str = "") -> list[Piece]:
+    """b and c need a, which puts a file aside; d needs nothing. Work is noted in a file, so that
+    it is seen from other processes too."""
+
+    def note(key: str) -> None:
+        with open(folder / "notes", "a") as file:
+            file.write(f"{key} {os.getpid()}\n")
+        if key == fail:
+            raise ValueError(f"{key} cannot be done")
+
+    def first(desk: Desk) -> dict[str, float]:
+        note("a")
+        (desk.folder / "a.txt").write_text("aside")
+        return {"value": 2.0, "some_seconds": len(log) + os.getpid() + time.perf_counter()}
+
+    def second(key: str, desk: Desk) -> dict[str, float]:
+        assert (desk.folder / "a.txt").read_text() == "aside"
+        note(key)
+        return {"value": desk.results["a"]["value"] + 1}
+
+    def last() -> dict[str, float]:
+        note("d")
+        return {"value": 0.0}
+
+    return [
+        Piece("b", partial(second, "b"), {}, [0], needs=["a"]),
+        Piece("a", first, {}, [0], aside=["a.txt"]),
+        Piece("c", partial(second, "c"), {}, [0], needs=["a"]),
+        Piece("d", last, {}, [0]),
+    ]
+
+
+def _notes(folder: Path) -> list[str]:
+    file = folder / "notes"
+    return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+OPTIONS = {"protocol": {"version": 1}, "quick": True, "progress": False}
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_pieces_wait_for_what_they_need(tmp_path: Path, jobs: int) -> None:
+    run_pieces("s", _chain(tmp_path, []), tmp_path, jobs=jobs, **OPTIONS)
+    notes = _notes(tmp_path)
+    assert sorted(notes) == ["a", "b", "c", "d"]
+    assert notes.index("a") < notes.index("b") and notes.index("a") < notes.index("c")
+    assert read_results(tmp_path).pieces["b"]["result"] == {"value": 3.0}
+    pids = {line.split()[1] for line in (tmp_path / "notes").read_text().splitlines()}
+    assert (str(os.getpid()) in pids) == (jobs == 1)
+    run_pieces("s", _chain(tmp_path, []), tmp_path, jobs=jobs, **OPTIONS)
+    assert len(_notes(tmp_path)) == 4
+
+
+def test_only_takes_what_is_named_and_needed(tmp_path: Path) -> None:
+    run_pieces("s", _chain(tmp_path, []), tmp_path, only="[b]*", **OPTIONS)
+    assert _notes(tmp_path) == ["a", "b"]
+    assert read_results(tmp_path).missing == ["c", "d"]
+    with pytest.raises(ValueError, match="no piece of s is named like 'x\\*', say b"):
+        run_pieces("s", _chain(tmp_path, []), tmp_path, only="x*", **OPTIONS)
+
+
+def test_lost_file_aside_is_made_again_only_where_it_is_needed(tmp_path: Path) -> None:
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+    (tmp_path / "a.txt").unlink()
+    kept = (tmp_path / "a.json").read_bytes()
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+    assert len(_notes(tmp_path)) == 4  # nobody needs it
+    (tmp_path / "c.json").unlink()
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+    assert _notes(tmp_path)[4:] == ["a", "c"]
+    assert (tmp_path / "a.json").read_bytes() == kept  # the same but for its seconds
+
+
+def test_results_made_from_another_result_are_refused(tmp_path: Path) -> None:
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+    kept = json.loads((tmp_path / "a.json").read_text())
+    kept["result"]["value"] = 5.0
+    (tmp_path / "a.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="b.json was made from another a; remove that file"):
+        run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_piece_is_told_and_the_rest_is_kept(tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(ValueError, match="b cannot be done"):
+        run_pieces("s", _chain(tmp_path, [], fail="b"), tmp_path, jobs=jobs, **OPTIONS)
+    assert (tmp_path / "a.json").exists() and not (tmp_path / "b.json").exists()
+    run_pieces("s", _chain(tmp_path, []), tmp_path, jobs=jobs, **OPTIONS)
+    assert _notes(tmp_path).count("a") == 1
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    pieces = [Piece(k, lambda: os.kill(os.getpid(), signal.SIGKILL), {}, [0]) for k in "ab"]
+    with pytest.raises(RuntimeError, match="died"):
+        run_pieces("s", pieces, tmp_path, jobs=2, **OPTIONS)
+
+
+def test_circles_and_no_jobs_are_refused(tmp_path: Path) -> None:
+    one = Piece("a", lambda desk: {}, {}, [0], needs=["b"])
+    other = Piece("b", lambda desk: {}, {}, [0], needs=["a"])
+    for jobs in (1, 2):
+        with pytest.raises(ValueError, match="circle"):
+            run_pieces("s", [one, other], tmp_path, jobs=jobs, **OPTIONS)
+    with pytest.raises(ValueError, match="jobs must be at least 1, found 0"):
+        run_pieces("s", [one], tmp_path, jobs=0, **OPTIONS)
+
+
+def test_ctrl_c_keeps_what_is_done_and_ends_the_processes(tmp_path: Path) -> None:
+    script = f"""
+import os, time
+from pathlib import Path
+from resemb_ext.study.frame import Piece, run_pieces
+folder = Path({str(tmp_path)!r})
+def slow():
+    (folder / f"pid-{{os.getpid()}}").touch()
+    time.sleep(60)
+pieces = [Piece("quick", lambda: {{"value": 1}}, {{}}, [0])]
+pieces += [Piece(f"slow{{k}}", slow, {{}}, [0]) for k in range(2)]
+run_pieces("s", pieces, folder, protocol={{}}, quick=True, jobs=2, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("pid-*"))) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+    assert (tmp_path / "quick.json").exists() and not list(tmp_path.glob("slow*.json"))
+    for file in tmp_path.glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name[4:]), 0)

@@ -138,7 +138,7 @@ def test_res_tables_differ_by_their_link_and_graph_alone() -> None:
 
 
 def test_item2vec_starts_at_the_scale_of_the_others_and_knows_neighbours() -> None:
-    model, config = _model("item2vec", init_std=0.02)
+    model, _ = _model("item2vec", init_std=0.02)
     vectors = item_vectors(model.get_submodule("item_embedding"))
     known = BENCH.split.item_counts > 0
     assert vectors[known].std() == pytest.approx(0.02, rel=1e-3)

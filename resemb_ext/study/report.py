@@ -59,6 +59,7 @@ class Page:
         answers: one sentence each.
         tables, figures: what they rest on.
         change: what would change our mind.
+        missing: what was not run, in words; None lists the keys of pieces.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Page:
     tables: Sequence[Table]
     change: str
     figures: Sequence[Figure] = field(default_factory=tuple)
+    missing: str | None = None
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -92,7 +94,9 @@ def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
     parts += ["## Answer", *page.answers]
     if results.plan["quick"]:
         parts.append("*A quick run: small data and few seeds, to show that it works.*")
-    if results.missing:
+    if page.missing is not None:
+        parts.append(f"*{page.missing}*")
+    elif results.missing:
         parts.append("*Not run: " + ", ".join(f"`{key}`" for key in results.missing) + ".*")
     parts += ["## Protocol", *page.protocol]
     protocol = results.plan["protocol"]

@@ -1,0 +1,203 @@
+"""The comparison: effects where there are some, none where there are none, and pages from JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resemb_ext import data, metrics
+from resemb_ext.study import compare, compare_view, studies
+from resemb_ext.study.compare_page import tuned_section
+from resemb_ext.study.frame import Piece, Results, read_results, run_pieces, simulated_source
+from resemb_ext.study.protocol import PROTOCOLS
+from resemb_ext.study.rows import Group, Row
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick run on the simulated log and its null variant."""
+    out = tmp_path_factory.mktemp("study")
+    studies.run_study("compare", out, quick=True, jobs=2, progress=False)
+    return out
+
+
+def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: Path) -> None:
+    kept = read_results(quick / "compare").pieces
+    found = kept["minus-simulated-dnn-res-plain"]["result"]["gauc"]
+    assert found["low"] > 0
+    assert kept["minus-simulated-dnn-res-res-entries"]["result"]["gauc"]["low"] > 0
+    null = kept["minus-simulated-null-dnn-res-plain"]["result"]["gauc"]
+    assert null["low"] <= 0 <= null["high"] and null["p"] > 0.05
+
+
+def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
+    results = read_results(quick / "compare")
+    assert not results.missing
+    tune = results.pieces["tune-simulated-dnn-res"]["result"]
+    assert len(tune["trials"]) == compare.QUICK.trials
+    best = max(tune["trials"], key=lambda trial: trial["valid"]["gauc"])
+    assert tune["options"] == best["options"] and tune["valid_gauc"] == best["valid"]["gauc"]
+    seeds = results.pieces["seeds-simulated-dnn-res"]
+    assert seeds["result"]["options"] == tune["options"]
+    assert [run["seed"] for run in seeds["result"]["runs"]] == list(compare.QUICK.seeds)
+    minus = results.pieces["minus-simulated-dnn-res-plain"]["result"]
+    means = [
+        np.mean(
+            [
+                r["test"]["gauc"]
+                for r in results.pieces[f"seeds-simulated-dnn-{t}"]["result"]["runs"]
+            ]
+        )
+        for t in ("res", "plain")
+    ]
+    assert minus["gauc"]["value"] == pytest.approx(means[0] - means[1], abs=1e-12)
+    assert minus["over_seeds"]["gauc"]["mean"] == pytest.approx(means[0] - means[1], abs=1e-12)
+
+
+def test_kept_json_holds_no_users(quick: Path) -> None:
+    users = simulated_source("x", users=1000, items=600).log.num_users
+    for file in (quick / "compare").glob("*.json"):
+        assert _longest(json.loads(file.read_text())) < users / 20
+
+
+def _longest(value: object) -> int:
+    if isinstance(value, dict):
+        return max(map(_longest, value.values()), default=0)
+    if isinstance(value, list):
+        return max([len(value), *map(_longest, value)])
+    return 0
+
+
+def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    make = data.make_eval_samples
+
+    def watched(split: data.Split, which: str, **options: object) -> data.Samples:
+        asked.append(which)
+        return make(split, which, **options)
+
+    monkeypatch.setattr(data, "make_eval_samples", watched)
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
+    row = Row(Group("tiny", "dnn", False), "res")
+    plan = compare.pieces_of_row(row, compare.bench_of(source, compare.Setting()), scale)
+    run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
+    assert asked == ["valid"]
+    run_pieces("s", plan, tmp_path, protocol={}, quick=True, progress=False)
+    assert asked == ["valid", "test"]
+
+
+def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
+    source = _with_category()
+    scale = compare.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
+    bench = compare.bench_of(source, compare.Setting(eval_negatives=5))
+    rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
+    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
+    plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
+    run_pieces("compare", plan, tmp_path / "compare", protocol=PROTOCOLS["compare"], quick=True,
+               progress=False)  # fmt: skip
+    page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
+    assert "cats, DIN with category: test" in page
+    section = "\n".join(tuned_section(read_results(tmp_path / "compare")))
+    assert "| cats | DIN | yes | res, average |" in section
+
+
+def _with_category():
+    from resemb_ext.study.frame import Source
+
+    log, truth = data.simulate(users=100, items=100, domains=4)
+    import pandas as pd
+
+    frame = pd.DataFrame({"user_id": log.user, "item_id": log.item, "order": log.time,
+                          "category": truth.domain[log.item]})  # fmt: skip
+    return Source("cats", lambda: (data.read_log(frame, label=False), None))
+
+
+def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
+    source = simulated_source("tiny", users=200, items=150, domains=4)
+    bench = compare.bench_of(source, compare.Setting(eval_negatives=4))
+    test, counts = bench.test, bench.split.item_counts
+    scores = np.random.default_rng(0).normal(size=len(test)).astype(np.float32)
+    found = compare.by_frequency(test, scores, counts)
+    assert sum(bucket["events"] for bucket in found) == len(test) // 5
+    for number, bucket in enumerate(found):
+        high = [*compare.BUCKETS, np.inf][number + 1]
+        first = counts[test.target[::5]]  # the positive comes first
+        rows = np.repeat((first >= bucket["least"]) & (first < high), 5)
+        assert bucket["events"] == rows.sum() // 5
+        if rows.any():
+            assert bucket["auc"] == pytest.approx(metrics.auc(test.label[rows], scores[rows]))
+        else:
+            assert np.isnan(bucket["auc"])
+
+
+def test_protocol_and_registered_comparisons_are_of_one_kind() -> None:
+    texts = PROTOCOLS["compare"]["comparisons"]
+    assert len(texts) == len(compare_view.REGISTERED) <= 6
+    names = {
+        "plain": "res minus plain,",
+        "res-entries": "permuted neighbour entries",
+        "item2vec": "item2vec",
+    }
+    for text, (one, other) in zip(texts, compare_view.REGISTERED, strict=True):
+        assert one.table == "res" and one.group == other.group and one.group.log in text
+        assert names[other.table] in text
+        assert ("with category" in text) == one.group.category
+
+
+def _kept(p: float, low: float) -> dict:
+    entry = {"value": 0.01, "low": low, "high": 0.03, "p": p}
+    return {"result": {"gauc": entry, "over_seeds": {"gauc": entry, "logloss": entry}}}
+
+
+def test_a_comparison_that_was_not_run_counts_as_one_and_is_named() -> None:
+    keys = [compare.contrast_key(*pair) for pair in compare_view.REGISTERED]
+    pieces = {keys[0]: _kept(0.001, 0.005), keys[1]: _kept(0.02, -0.001)}
+    plan = {"pieces": keys, "data": {}, "quick": False}
+    found = compare_view.registered(Results(plan, pieces, keys[2:]))
+    assert [test.p for test in found] == [0.001, 0.02, 1, 1, 1, 1]
+    assert [test.holm for test in found] == pytest.approx([0.006, 0.1, 1, 1, 1, 1])
+    assert found[2].found is None
+    rows = [
+        compare_view.Seen(Row(Group("a-log", "dnn", True), table), None, None)
+        for table in ("plain", "res")
+    ]
+    assert compare_view.not_run(rows) == "Not run: a-log, DNN with category: plain; res, average."
+
+
+def test_sentence_says_where_res_is_above_below_or_neither() -> None:
+    pieces, rows = {}, []
+    for log, low, high in (("a", 0.01, 0.02), ("b", -0.02, -0.01), ("c", -0.01, 0.01)):
+        one = Row(Group(log, "dnn", True), "res")
+        entry = {"value": (low + high) / 2, "low": low, "high": high, "p": 0.5}
+        key = compare.contrast_key(one, Row(one.group, "plain"))
+        pieces[key] = {"result": {"gauc": entry}}
+        rows.append(compare_view.Seen(one, None, None))
+    text = compare_view.verdict(Results({"pieces": [], "data": {}}, pieces, []), rows)
+    assert "better than plain on a, DNN with category (+0.0150 [+0.0100, +0.0200])" in text
+    assert "worse than plain on b" in text and "not told apart from plain on c" in text
+
+
+def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
+    pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    text = pages[0].read_text()
+    assert "better than plain on simulated, DNN" in text and "A quick run" in text
+
+
+def test_pieces_name_all_that_they_depend_on() -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    plan = compare.pieces([source], quick=False)
+    keys = [piece.key for piece in plan]
+    assert len(set(keys)) == len(keys)
+    known: set[str] = set()
+    for piece in plan:  # what is needed comes before, so that one process never waits
+        assert known.issuperset(piece.needs)
+        known.add(piece.key)
+        assert isinstance(piece, Piece)
+    by_key = {piece.key: piece for piece in plan}
+    one, two = (by_key[f"tune-tiny-dnn-gcn-{hops}"].config["options"] for hops in (1, 2))
+    assert {k for k in one if one[k] != two[k]} == {"hops"}
