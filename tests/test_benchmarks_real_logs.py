@@ -167,6 +167,14 @@ def test_a_killed_process_fails_its_cell_alone(data_dir, monkeypatch):
     assert running.in_process(task) == (cell, None, "its process was killed")
 
 
+def test_the_tuned_table_goes_before_the_untuned_one(finished, tmp_path):
+    text = report.render(store.read(finished), ["| tuned table |", "A sentence."])
+    assert text.index("| tuned table |") < text.index("A sentence.") < text.index("## Untuned")
+    assert "## Tuned" not in report.render(store.read(finished))
+    with pytest.raises(FileNotFoundError, match="holds no study"):
+        command.page_text(finished, tmp_path)
+
+
 def _die(task):
     os._exit(9)
 
@@ -191,8 +199,8 @@ def test_the_page_of_a_small_run(finished, tmp_path):
     page = tmp_path / "docs" / "page.md"
     assert command.main(["--report", "--out", str(finished), "--page", str(page)]) == 0
     text = page.read_text()
-    assert text == report.render(store.read(finished))
-    assert "**Untuned.**" in text and "None" not in text and "nan" not in text
+    assert text == command.page_text(finished, None)
+    assert "## Untuned" in text and "None" not in text and "nan" not in text
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| ml-1m | time |")]
     assert len(rows) == 3  # plain, res, and their difference
     cell = store.read(finished)["cells"][2]
@@ -244,5 +252,5 @@ def test_an_interval_without_users():
 
 
 def test_the_committed_page_is_that_of_the_committed_results():
-    rendered = report.render(store.read(command.RESULTS))
+    rendered = command.page_text(command.RESULTS, None)
     assert command.PAGE.read_bytes() == rendered.encode()

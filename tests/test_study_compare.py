@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from resemb_ext import data, metrics
 from resemb_ext.study import compare, compare_view, studies
@@ -19,8 +20,12 @@ from resemb_ext.study.rows import Group, Row
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick run on the simulated log and its null variant."""
-    out = tmp_path_factory.mktemp("study")
-    studies.run_study("compare", out, quick=True, jobs=2, progress=False)
+    out, before = tmp_path_factory.mktemp("study"), torch.get_num_threads()
+    torch.set_num_threads(1)  # of each process
+    try:
+        studies.run_study("compare", out, quick=True, jobs=2, progress=False)
+    finally:
+        torch.set_num_threads(before)
     return out
 
 

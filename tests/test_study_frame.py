@@ -173,7 +173,7 @@ def test_results_made_from_another_result_are_refused(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "a.json").read_text())
     kept["result"]["value"] = 5.0
     (tmp_path / "a.json").write_text(json.dumps(kept))
-    with pytest.raises(ValueError, match="b.json was made from another a; remove that file"):
+    with pytest.raises(ValueError, match=r"b\.json was made from another a; remove that file"):
         run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.publish import ROOT
+from resemb_ext.study.compare_page import tuned_section
+from resemb_ext.study.frame import read_results
 from resemb_ext.train.files import write_text
 
 from .cells import MODELS, PROTOCOLS, Cell, all_cells, longest_first
@@ -17,6 +19,7 @@ from .store import is_done, load, read
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_logs.json"
 PAGE = ROOT / "docs" / "results.md"
+STUDY = ROOT / "docs" / "study" / "results" / "compare"
 EXAMPLES = """examples:
   python -m benchmarks.real_logs --data-dir ../shared/data --workers 2
   python -m benchmarks.real_logs --data-dir ../shared/data --logs amazon-beauty --models dnn
@@ -52,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--redo", action="store_true", help="run cells that the output holds, too")
     result.add_argument("--list", action="store_true", help="only say which cells would run")
     result.add_argument("--report", action="store_true", help="only write the page from --out")
+    result.add_argument(
+        "--study",
+        type=Path,
+        help="results of resemb study compare, for the tuned table (default: those in docs/study)",
+    )
     result.add_argument("--page", type=Path, default=PAGE, help="the page that --report writes")
     return result
 
@@ -69,13 +77,28 @@ def chosen(args: argparse.Namespace) -> list[Cell]:
     ]
 
 
+def page_text(results: Path, study: Path | None) -> str:
+    """The page from the JSON of the untuned runs and of the study.
+
+    Args:
+        results: JSON file of the cells.
+        study: folder of resemb study compare's results; None takes the committed one if it is there.
+
+    Raises:
+        FileNotFoundError: the file or ``study`` is not there.
+        ValueError: the file holds no cells.
+    """
+    folder = STUDY if study is None and STUDY.is_dir() else study
+    return render(read(results), () if folder is None else tuned_section(read_results(folder)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0, 1 when a cell failed, 2 (by argparse) for bad input."""
     options = parser()
     args = options.parse_args(argv)
     try:
         if args.report:
-            page = render(read(args.out))
+            page = page_text(args.out, args.study)
             args.page.parent.mkdir(parents=True, exist_ok=True)
             write_text(args.page, page)
             say(f"written to {args.page}")
