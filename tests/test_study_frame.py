@@ -90,6 +90,10 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["study", "delay", *out, "--data", "none.parquet"], "no file none.parquet"),
         (["study", "delay", *out, "--into", "x"], "report only"),
         (["study", "report", *out, "--quick"], "leave out"),
+        (["study", "report", *out, "--jobs", "2"], "leave out --jobs"),
+        (["study", "report", *out, "--only", "a"], "leave out --jobs and --only"),
+        (["study", "compare", *out, "--jobs", "0"], "--jobs must be at least 1, found 0"),
+        (["study", "all", *out, "--only", "a"], "name the study"),
     ):
         assert main(command) == 2
         assert message in capsys.readouterr().err

@@ -98,6 +98,22 @@ def test_stops_after_patience_and_keeps_the_best(parts, monkeypatch):
     assert result.test is None and result.test_scores is None
 
 
+def test_giving_up_ends_after_an_epoch_with_the_best_weights(parts):
+    seen = []
+
+    def give_up(history):
+        seen.append([entry["epoch"] for entry in history])
+        return len(history) == 2
+
+    model = make_model(parts, "res")
+    result = run_fit(parts, model, epochs=6, patience=6, give_up=give_up)
+    assert result.stopped == "given up" and result.epochs == 2 and seen == [[1], [1, 2]]
+    assert rx.train.evaluate(model, parts["valid"]) == result.valid
+    # Two epochs of a longer training are those of a shorter one.
+    whole = run_fit(parts, make_model(parts, "res"), epochs=2)
+    assert [e["loss"] for e in whole.history] == [e["loss"] for e in result.history]
+
+
 def test_test_samples_choose_nothing(parts):
     plain = run_fit(parts, make_model(parts))
     swapped = fit(make_model(parts), parts["train"], parts["valid"], parts["valid"], **OPTIONS)
