@@ -7,8 +7,15 @@ import pytest
 
 from resemb_ext import data
 from resemb_ext.study.behaviour import MODELS, Sequences, fit, fit_all
-from resemb_ext.study.delay import choices
-from resemb_ext.study.domains import communities_of, halves, permuted, sequences
+from resemb_ext.study.delay import choices, tied_share
+from resemb_ext.study.domains import (
+    clusters,
+    communities_of,
+    first_meetings,
+    halves,
+    permuted,
+    sequences,
+)
 from resemb_ext.study.dwell import (
     dwell_tail,
     estimate_dwell,
@@ -161,3 +168,24 @@ def test_bad_input_is_named() -> None:
         fit("delay", single)
     with pytest.raises(ValueError, match="two events in a row"):
         estimate_dwell([single])
+
+
+def test_returns_and_clusters_and_ties() -> None:
+    log, _ = data.simulate(users=30, items=90, domains=3)
+    twice = data.Log.from_arrays(
+        np.concatenate([log.user, log.user]),
+        np.concatenate([log.item, log.item]),
+        np.concatenate([log.time, log.time + 10**9]),
+        users=log.users,
+        items=log.items,
+    )
+    kept = first_meetings(twice)
+    np.testing.assert_array_equal(kept.item, log.item)
+    np.testing.assert_array_equal(kept.time, log.time)
+    tied = Sequences(np.array([0, 0, 0, 1]), np.zeros(4, dtype=np.int64), 1, np.array([5, 5, 6, 6]))
+    assert tied_share(tied) == 0.5
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.1], [0.0, 2.0]])
+    found = clusters(vectors, 2)
+    assert found[0] == -1 and found[1] == found[2] != found[3]
+    with pytest.raises(ValueError, match="number must lie in 1 to 1"):
+        clusters(np.ones((1, 2)), 2)

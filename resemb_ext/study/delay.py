@@ -11,12 +11,12 @@ import numpy as np
 
 from resemb_ext.data.splits import times_are_positions
 
+from . import sensitivity
 from .behaviour import MODELS, Sequences, fit, fit_all
-from .domains import communities_of, halves, permuted, sequences
+from .domains import communities_of, first_meetings, halves, permuted, sequences
 from .dwell import dwell_tail, estimate_dwell, share_by_gap
-from .frame import Piece, Results, Source, simulated_source
+from .frame import Piece, Source, simulated_source
 from .laws import draw
-from .report import Figure, Page, Table, interval, number
 
 MAX_LAG = 20
 
@@ -25,37 +25,43 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     """The pieces: recovery on simulated logs, choice among drawn laws, then each log."""
     plan = []
     sizes, stays, seeds = ((1000,), (0.8,), 1) if quick else ((1000, 3000, 6000), (0.8, 0.95), 5)
-    logs: list[tuple[Source, float | None]] = []
+    logs: list[tuple[Source, float | None, int]] = []
     for seed in range(seeds):
         for users in sizes:
             for stay in stays:
                 name = f"sim-{users}users-stay{stay}-seed{seed}"
                 options = {"users": users, "items": users // 2, "stay": stay, "seed": seed}
-                logs.append((simulated_source(name, **options), stay))
+                logs.append((simulated_source(name, **options), stay, seed))
         null = f"null-{sizes[-1]}users-seed{seed}"
         options = {"users": sizes[-1], "items": sizes[-1] // 2, "null": True, "seed": seed}
-        logs.append((simulated_source(null, **options), None))
-    for source, kept in logs:
+        logs.append((simulated_source(null, **options), None, seed))
+    for source, kept, seed in logs:
         config: dict[str, Any] = {"name": source.name, "stay": kept, "max_lag": 10}
-        plan.append(
-            Piece(f"recover-{source.name}", partial(_recover, source, kept), config, [0], source)
-        )
+        work = partial(_recover, source, kept)
+        plan.append(Piece(f"recover-{source.name}", work, config, [seed], source))
     count = 20 if quick else 100
     for law in MODELS[:4]:
         config = {"law": law, "logs": count, "users": 300, "events": 12, "domains": 8}
         seed_list = list(range(count))
         plan.append(Piece(f"choose-{law}", partial(choices, law, seed_list), config, seed_list))
     for source in sources:
-        for kind in ("category", "communities"):
-            if kind == "category" and source.log.category_domain is None:
-                continue
+        for kind in _kinds(source):
             config = {"log": source.name, "domains": kind, "max_lag": MAX_LAG}
             plan.append(
                 Piece(
                     f"log-{source.name}-{kind}", partial(_of_log, source, kind), config, [0], source
                 )
             )
-    return plan
+    return plan + sensitivity.pieces(sources, quick=quick)
+
+
+def _kinds(source: Source) -> list[str]:
+    """Ways to give a log domains; returns to an item are left out once more where there are any."""
+    log = source.log
+    kinds = ["category"] if log.category_domain is not None else []
+    repeats = len(first_meetings(log)) < len(log.interactions)
+    kinds += ["category-first-meetings"] if kinds and repeats else []
+    return [*kinds, "communities"]
 
 
 def _recover(source: Source, stay: float | None) -> dict[str, Any]:
@@ -113,8 +119,10 @@ def _of_log(source: Source, kind: str) -> dict[str, Any]:
     """Everything about one log under one kind of domains."""
     log = source.log
     timed = not times_are_positions(log)
+    if kind == "category-first-meetings":
+        log = first_meetings(log)
     first, second = halves(log)
-    if kind == "category":
+    if kind != "communities":
         domain = log.category_domain
         assert domain is not None
         parts = [sequences(log, domain, with_time=timed)]
@@ -142,7 +150,15 @@ def _of_log(source: Source, kind: str) -> dict[str, Any]:
         "curves": curves,
         "tail": dwell_tail(parts[0]),
         "gaps": _gaps(parts[0], curves) if timed else None,
+        "tied": tied_share(parts[0]) if timed else None,
     }
+
+
+def tied_share(events: Sequences) -> float:
+    """Share of neighbouring events of a user that have the same time."""
+    assert events.time is not None
+    after = np.flatnonzero(~events.first)
+    return float((events.time[after] == events.time[after - 1]).mean()) if len(after) else 0.0
 
 
 def _gaps(events: Sequences, curves: dict[str, Any]) -> dict[str, Any]:
@@ -156,126 +172,3 @@ def _gaps(events: Sequences, curves: dict[str, Any]) -> dict[str, Any]:
         if curve is not None
     }
     return {**found, "expected": expected}
-
-
-def page(results: Results) -> Page:
-    """The page of the study, from its kept pieces."""
-    of = {
-        prefix: {k: p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
-        for prefix in ("recover-", "choose-", "log-")
-    }
-    answers, figures = [], []
-    recovered = [
-        (key.removeprefix("recover-"), kind, r["dwell"], entry)
-        for key, r in of["recover-"].items()
-        for kind, entry in r["estimates"].items()
-    ]
-    recovery = Table(
-        "Dwell on simulated logs, in events (95 % over users)",
-        ("log", "domains", "true dwell", "by stays", "by decay", "excess over chance"),
-        [
-            (log, kind, number(true, 1), interval(e["by_stays"], 2), interval(e["by_decay"], 2),
-             interval(e["excess"], 4))
-            for log, kind, true, e in recovered
-        ],
-    )  # fmt: skip
-    for kind in ("known", "communities"):
-        off = [
-            abs(entry["by_stays"]["value"] / true - 1)
-            for _, k, true, entry in recovered
-            if k == kind and true is not None
-        ]
-        if off:
-            answers.append(
-                f"With {kind} domains the dwell of {len(off)} simulated logs was recovered within "
-                f"{100 * max(off):.1f} % at worst."
-            )
-    chosen = Table(
-        "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
-        ("law", "logs", "right", "chosen", "best held out"),
-        [
-            (r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]),
-             _counts(r["best_heldout"]))
-            for r in of["choose-"].values()
-        ],
-    )  # fmt: skip
-    rows = []
-    for key, r in of["log-"].items():
-        name = key.removeprefix("log-")
-        for model, entry in r["models"]["models"].items():
-            rows.append(
-                (name, model, str(entry["parameters"]), f"{entry['bic']:.0f}",
-                 number(entry["heldout"], 4), interval(entry["against_delay"], 4))
-            )  # fmt: skip
-        models = r["models"]
-        answers.append(
-            f"{name}: {models['chosen']} has the lowest BIC of the four, {models['chosen_of_all']} of "
-            f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
-            f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
-            f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
-            f"{r['tail']['verdict']} (median history {r['median_history']:.0f} events)."
-        )
-        figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r)))
-    fits = Table(
-        "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
-        ("log", "model", "parameters", "BIC", "held out", "delay minus it"),
-        rows,
-    )
-    gaps = Table(
-        "Chance that two events share a domain, by seconds between them",
-        ("log", "gap [s]", "pairs", "share", "delay model by lag", "mean lag"),
-        [
-            (key.removeprefix("log-"), f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
-             str(pairs), number(share), number(expected), number(lag, 1))
-            for key, r in of["log-"].items()
-            if r["gaps"] is not None
-            for low, high, pairs, share, expected, lag in zip(
-                r["gaps"]["low"], r["gaps"]["high"], r["gaps"]["pairs"], r["gaps"]["share"],
-                r["gaps"]["expected"]["delay"], r["gaps"]["mean_lag"], strict=True)
-        ],
-    )  # fmt: skip
-    return Page(
-        "The interest delay model",
-        "Do users' interests stay put for a while, then jump, and better so than rival accounts?",
-        (
-            "Models are fitted on half of the users and scored on the others. Communities are Louvain's "
-            "(networkx) on the interest graph of users who are not scored. Events whose item has no "
-            "domain are left out of the models and of pairs; lags count them.",
-            "The simulated null log draws items without replacement, which puts its excess just below 0.",
-        ),
-        answers or ["No piece is done."],
-        [t for t in (recovery, chosen, fits, gaps) if t.rows],
-        "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users "
-        "differ in how long they stay: then a mixture over users would beat delay+mixture. Times of real "
-        "clocks in more logs would tell the first.",
-        figures,
-    )
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda x: -x[1]))
-
-
-def _lag_plot(result: dict[str, Any]) -> Any:
-    def plot(axes: Any) -> None:
-        estimate = result["estimate"]
-        lags = estimate["lags"]
-        keep = [i for i, share in enumerate(estimate["share"]) if share is not None]
-        at = [lags[i] for i in keep]
-        share = np.array([estimate["share"][i] for i in keep])
-        low = np.array([estimate["share_low"][i] for i in keep])
-        high = np.array([estimate["share_high"][i] for i in keep])
-        axes.errorbar(
-            at,
-            share,
-            yerr=np.maximum([share - low, high - share], 0),
-            fmt="ko",
-            label="log",
-        )
-        for name, curve in result["curves"].items():
-            if curve is not None:
-                axes.plot(lags, curve, label=name)
-        axes.set(xlabel="events apart", ylabel="chance of one domain", ylim=(0, None))
-        axes.legend()
-
-    return plot

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import networkx as nx
 import numpy as np
+from scipy.cluster.vq import kmeans2
 
 from resemb_ext.data import Log
 from resemb_ext.graph import InterestGraph
@@ -55,6 +58,44 @@ def halves(log: Log, *, seed: int = 0) -> tuple[Log, Log]:
     coin = np.random.default_rng([24, seed]).permutation(log.num_users) % 2
     side = coin[log.user]
     return log.subset(side == 0), log.subset(side == 1)
+
+
+def first_meetings(log: Log) -> Log:
+    """The interactions of a log without those with an item that the user has met before."""
+    events = log.interactions
+    _, first = np.unique(events.user * np.int64(log.num_items) + events.item, return_index=True)
+    return events.subset(np.sort(first))
+
+
+def clusters(vectors: np.ndarray, number: int, *, seed: int = 0) -> np.ndarray:
+    """Clusters of item vectors by direction: k-means (scipy, k-means++ start) at length 1.
+
+    Args:
+        vectors: floats [H, D]; a zero vector belongs nowhere.
+        number: k; clusters that run empty are left out.
+        seed: of the start.
+
+    Returns:
+        int64 [H], from 0 without gaps; -1 where the vector is zero.
+
+    Raises:
+        ValueError: ``number`` below 1 or above the number of vectors.
+    """
+    length = np.linalg.norm(vectors, axis=1)
+    rows = np.flatnonzero(length > 0)
+    if not 1 <= number <= len(rows):
+        raise ValueError(
+            f"number must lie in 1 to {len(rows)} (items with a vector), found {number}"
+        )
+    points = vectors[rows].astype(np.float64) / length[rows, None]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        _, code = kmeans2(
+            points, number, iter=25, minit="++", seed=np.random.default_rng([27, seed])
+        )
+    domain = np.full(len(vectors), -1, dtype=np.int64)
+    domain[rows] = np.unique(code, return_inverse=True)[1]
+    return domain
 
 
 def sequences(log: Log, domain: np.ndarray, *, with_time: bool = False) -> Sequences:

@@ -6,7 +6,7 @@ from typing import Any
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "delay": {
-        "version": 1,
+        "version": 2,
         "primary": "held-out log-likelihood an event, delay model minus each rival, users independent",
         "choice": "lowest BIC on the training users among independent, delay, markov, mixture",
         "comparisons": [
@@ -15,8 +15,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
             "delay against mixture",
             "delay+mixture against mixture: a stay beyond fixed interests",
         ],
-        "domains": "category; communities of the other half's graph (communities of the same events are "
-        "circular and serve as a warning only)",
+        "domains": "category; category on first meetings of items, where a log has returns; communities of "
+        "the other half's graph (communities of the same events are circular and serve as a warning only)",
+        "graph": "test AUC and gAUC of Res-embedding when one option of its graph is changed: exploratory, "
+        "not corrected",
     },
     "compare": {
         "version": 1,

@@ -1,0 +1,192 @@
+"""The page of study ``delay``, from its kept pieces alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import sensitivity
+from .frame import Results
+from .report import Figure, Page, Table, interval, number
+
+TIED = 0.1  # a larger share of neighbouring events at one second makes their order doubtful
+#: What must be known about public logs to read their results, by file name.
+CAVEATS = {
+    "ml-1m": "users rated lists of films in one sitting, 30 % of the times are reconstructed, and "
+    "first genres are few and broad: what looks like a stay is largely the order of the page.",
+    "amazon-beauty": "reviews of goods, a few a user, in order but without times.",
+    "amazon-toys": "reviews of goods, a few a user, in order but without times.",
+    "taobao-userbehavior-815u": "clicks of nine days; a quarter of the events go back to an item met before.",
+}
+
+
+def page(results: Results) -> Page:
+    """The page of the study, from its kept pieces."""
+    of = {
+        prefix: {k: p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
+        for prefix in ("recover-", "choose-", "log-")
+    }
+    graphs, moved = sensitivity.table(
+        {k: p for k, p in results.pieces.items() if k.startswith("graph-")}
+    )
+    answers, figures, verdicts = [], [], []
+    logs_used = {p["config"].get("log") for p in results.pieces.values()}
+    recovered = [
+        (key.removeprefix("recover-"), kind, r["dwell"], entry)
+        for key, r in of["recover-"].items()
+        for kind, entry in r["estimates"].items()
+    ]
+    recovery = Table(
+        "Dwell on simulated logs, in events (95 % over users)",
+        ("log", "domains", "true dwell", "by stays", "by decay", "excess over chance"),
+        [
+            (log, kind, number(true, 1), interval(e["by_stays"], 2), interval(e["by_decay"], 2),
+             interval(e["excess"], 4))
+            for log, kind, true, e in recovered
+        ],
+    )  # fmt: skip
+    for kind in ("known", "communities"):
+        off = [
+            abs(entry["by_stays"]["value"] / true - 1)
+            for _, k, true, entry in recovered
+            if k == kind and true is not None
+        ]
+        if off:
+            answers.append(
+                f"With {kind} domains the dwell of {len(off)} simulated logs was recovered within "
+                f"{100 * max(off):.1f} % at worst."
+            )
+    chosen = Table(
+        "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
+        ("law", "logs", "right", "chosen", "best held out"),
+        [
+            (r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]),
+             _counts(r["best_heldout"]))
+            for r in of["choose-"].values()
+        ],
+    )  # fmt: skip
+    rows = []
+    for key, r in of["log-"].items():
+        name = key.removeprefix("log-")
+        for model, entry in r["models"]["models"].items():
+            rows.append(
+                (name, model, str(entry["parameters"]), f"{entry['bic']:.0f}",
+                 number(entry["heldout"], 4), interval(entry["against_delay"], 4))
+            )  # fmt: skip
+        models = r["models"]
+        verdicts.append(models)
+        tied = r["tied"] is not None and r["tied"] > TIED
+        answers.append(
+            f"{name}: {models['chosen']} has the lowest BIC of the four, {models['chosen_of_all']} of "
+            f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
+            f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
+            f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
+            f"{r['tail']['verdict']} (median history {r['median_history']:.0f} events)"
+            + (f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
+               "source's rather than the user's" if tied else "")
+            + "."
+        )  # fmt: skip
+        figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r)))
+    fits = Table(
+        "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
+        ("log", "model", "parameters", "BIC", "held out", "delay minus it"),
+        rows,
+    )
+    gaps = Table(
+        "Chance that two events share a domain, by seconds between them",
+        ("log", "gap [s]", "pairs", "share", "delay model by lag", "mean lag"),
+        [
+            (key.removeprefix("log-"), f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
+             str(pairs), number(share), number(expected), number(lag, 1))
+            for key, r in of["log-"].items()
+            if r["gaps"] is not None
+            for low, high, pairs, share, expected, lag in zip(
+                r["gaps"]["low"], r["gaps"]["high"], r["gaps"]["pairs"], r["gaps"]["share"],
+                r["gaps"]["expected"]["delay"], r["gaps"]["mean_lag"], strict=True)
+        ],
+    )  # fmt: skip
+    tails = Table(
+        "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
+        "1 is geometric, below 1 heavier",
+        ("log", "stays", "longest", "b [95 %]", "verdict"),
+        [
+            (key.removeprefix("log-"), str(t["stays"]), str(t["longest"]),
+             interval({**t, "value": t["shape"]}) if "shape" in t else "-",
+             t["verdict"] + (f": {t['why']}" if "why" in t else ""))
+            for key, r in of["log-"].items()
+            for t in [r["tail"]]
+        ],
+    )  # fmt: skip
+    return Page(
+        "The interest delay model",
+        "Do users' interests stay put for a while, then jump, and better so than rival accounts?",
+        (
+            "Models are fitted on half of the users and scored on the others. Communities are Louvain's "
+            "(networkx) on the interest graph of users who are not scored. Events whose item has no "
+            "domain are left out of the models and of pairs; lags count them.",
+            "Events of one item again are left out once more where a log has any (first meetings): a return "
+            "to an item is a return to its domain whatever the interest does. Category domains are given "
+            "with the log; communities come from behaviour itself, though that of other users.",
+            "By seconds, pairs of events at most 20 apart count; what the delay model says of a gap is its "
+            "chance by lag, averaged over the pairs in that gap. "
+            + " ".join(f"{name}: {text}" for name, text in CAVEATS.items() if name in logs_used),
+            "The simulated null log draws items without replacement, which puts its excess just below 0.",
+        ),
+        [*_in_one_sentence(verdicts), *answers, *moved] or ["No piece is done."],
+        [t for t in (recovery, chosen, fits, gaps, tails, graphs) if t.rows],
+        "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users "
+        "differ in how long they stay: then a mixture over users would beat delay+mixture. Times of real "
+        "clocks in more logs would tell the first.",
+        figures,
+    )
+
+
+def _in_one_sentence(verdicts: list[dict[str, Any]]) -> list[str]:
+    """The answer over all logs and kinds of domains."""
+    if not verdicts:
+        return []
+
+    def beats(name: str) -> int:
+        return sum(v["models"][name]["against_delay"]["low"] > 0 for v in verdicts)
+
+    def loses(name: str) -> int:
+        return sum(v["models"][name]["against_delay"]["high"] < 0 for v in verdicts)
+
+    worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
+    return [
+        f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
+        f"better than independent draws in {beats('independent')}, but better than fixed interests of each user "
+        f"in {beats('mixture')} (worse in {loses('mixture')}) and than a Markov chain over domains in "
+        f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
+        f"these alone in {worth}.**"
+    ]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda x: -x[1]))
+
+
+def _lag_plot(result: dict[str, Any]) -> Any:
+    def plot(axes: Any) -> None:
+        estimate = result["estimate"]
+        lags = estimate["lags"]
+        keep = [i for i, share in enumerate(estimate["share"]) if share is not None]
+        at = [lags[i] for i in keep]
+        share = np.array([estimate["share"][i] for i in keep])
+        low = np.array([estimate["share_low"][i] for i in keep])
+        high = np.array([estimate["share_high"][i] for i in keep])
+        axes.errorbar(
+            at,
+            share,
+            yerr=np.maximum([share - low, high - share], 0),
+            fmt="ko",
+            label="log",
+        )
+        for name, curve in result["curves"].items():
+            if curve is not None:
+                axes.plot(lags, curve, label=name)
+        axes.set(xlabel="events apart", ylabel="chance of one domain", ylim=(0, None))
+        axes.legend()
+
+    return plot
