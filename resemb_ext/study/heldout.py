@@ -50,6 +50,27 @@ def some_events(samples: Samples, rows: int) -> Samples:
     return take(samples, (chosen[:, None] * per_event + np.arange(per_event)).reshape(-1))
 
 
+def hold_out_users(samples: Samples, *, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Training rows, and all rows of a random share of users.
+
+    Raises:
+        ValueError: a share that leaves no users on one side.
+    """
+    users = np.unique(samples.user)
+    count = round(share * len(users))
+    if not 0 < count < len(users):
+        raise ValueError(f"share must leave users on both sides, found {share} of {len(users)}")
+    out = np.random.default_rng([28, seed]).permutation(users)[:count]
+    mask = np.isin(samples.user, out)
+    return take(samples, ~mask), take(samples, mask)
+
+
+def mean_over_users(samples: Samples, values: np.ndarray) -> float:
+    """Mean over users of each one's mean of ``values`` [N]."""
+    _, code, count = np.unique(samples.user, return_inverse=True, return_counts=True)
+    return float((np.bincount(code, values) / count).mean())
+
+
 def row_losses(samples: Samples, logits: np.ndarray) -> np.ndarray:
     """Logistic loss of every row, float64 [N], in nats."""
     sign = 1.0 - 2.0 * samples.label

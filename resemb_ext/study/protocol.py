@@ -47,10 +47,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "tuned model, none of a control",
     },
     "bound": {
-        "version": 1,
+        "version": 2,
         "primary": "cells term and radius term of the bound against the loss's ceiling; vacuous where "
         "their sum is above it",
-        "comparisons": ["bound against the measured gap", "plain against res"],
+        "comparisons": [
+            "bound against the measured gap, held-out users minus training users",
+            "training loss plus bound against a coin's loss, ln 2",
+            "plain against res, whole histories against the newest event",
+        ],
     },
     "radius": {
         "version": 1,
