@@ -43,10 +43,16 @@ struct EdgeDropout {
         scale(1 / (1 - a.dropout)) {}
 
   RESEMB_INLINE bool on() const { return below > 0; }
-  RESEMB_INLINE double factor(int64_t row, int64_t edge, int64_t head) const {
+  // Of heads 4 n to 4 n + 3, head one of them.
+  RESEMB_INLINE void factors(int64_t row, int64_t edge, int64_t head, double* to) const {
     const uint64_t place = static_cast<uint64_t>(head / 4) << 32 | static_cast<uint64_t>(row);
     const Philox random(seed, static_cast<uint64_t>(edge), place);
-    return random.word[head % 4] >= below ? scale : 0;
+    for (int i = 0; i < 4; ++i) to[i] = random.word[i] >= below ? scale : 0;
+  }
+  RESEMB_INLINE double factor(int64_t row, int64_t edge, int64_t head) const {
+    double of_four[4];
+    factors(row, edge, head, of_four);
+    return of_four[head % 4];
   }
 };
 

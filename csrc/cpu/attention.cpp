@@ -8,13 +8,13 @@ namespace resemb {
 namespace {
 
 // Memory for the kernels on rows [begin, end); malformed rows need none.
-Buffer<char> scratch_for(const GatherArgs& args, int64_t begin, int64_t end) {
+Buffer<char> scratch_for(const GatherArgs& args, int64_t heads, int64_t begin, int64_t end) {
   int64_t widest = 0;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = args.graph.indptr[args.rows[i]], past = args.graph.indptr[args.rows[i] + 1];
     if (first >= 0 && past <= args.num_edges) widest = std::max(widest, past - first);
   }
-  return Buffer<char>(attention_scratch(widest, args.dim) *
+  return Buffer<char>(attention_scratch(widest, args.dim, heads) *
                       static_cast<int64_t>(item_size(accumulator(args.table))));
 }
 
@@ -33,7 +33,7 @@ void add_rows(const Buffer<char>& sums, int64_t rows, int64_t columns, int64_t f
 }  // namespace
 
 int64_t attend(const GatherArgs& rows, const Attention& link, int64_t begin, int64_t end) {
-  Buffer<char> scratch = scratch_for(rows, begin, end);
+  Buffer<char> scratch = scratch_for(rows, link.heads, begin, end);
   AttentionArgs args{};
   args.rows = rows;
   args.link = link;
@@ -59,7 +59,7 @@ AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>&
   args.edges = out.edges.data();
   args.row_scores = out.row_scores.data();
   parallel.ranges(unique, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    Buffer<char> scratch = scratch_for(args.rows, begin, end);
+    Buffer<char> scratch = scratch_for(args.rows, heads, begin, end);
     AttentionArgs own = args;
     own.scratch = scratch.data();
     char* row = sums.data() + begin / kRowsPerTask * columns * item;

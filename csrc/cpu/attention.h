@@ -16,7 +16,7 @@ int64_t attend(const GatherArgs& args, const Attention& link, int64_t begin, int
 
 // What the touched edges and rows hand to the gradient of C.
 struct AttendedEdges {
-  Buffer<char> edges;       // [T, heads] EdgeGradient<acc>
+  Buffer<char> edges;       // [T, 2, heads] acc: alpha and score
   Buffer<char> row_scores;  // [U, heads] acc
 };
 

@@ -6,8 +6,22 @@
 
 #include "cpu/rows.h"
 
+#define RESEMB_ISA isa_baseline
+#include "cpu/kernels.h"
+#undef RESEMB_ISA
+#if defined(__x86_64__)
+#define RESEMB_ISA isa_avx2
+#include "cpu/kernels.h"
+#undef RESEMB_ISA
+#endif
+
 namespace resemb {
 namespace {
+
+constexpr RowKernels kBaselineRows = isa_baseline::table_of("baseline");
+#if defined(__x86_64__)
+constexpr RowKernels kAvx2Rows = isa_avx2::table_of("avx2");
+#endif
 
 bool has_avx2() {
 #if defined(__x86_64__)

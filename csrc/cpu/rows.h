@@ -26,10 +26,13 @@ struct GatherArgs {
   void* out;             // [U, D] acc
 };
 
-// Memory of the attention kernels: for each head anew, four numbers of every edge of a row, in whole
-// vectors, and a row of sums.
+// Memory of the attention kernels, in numbers of acc: for a row its edges' logs and four numbers of every
+// edge and head, copies of a chunk of central rows, and some rows more, heads in whole vectors of 8 at most.
 constexpr int64_t attention_stride(int64_t edges) { return (edges + 7) / 8 * 8; }
-constexpr int64_t attention_scratch(int64_t edges, int64_t dim) { return 4 * attention_stride(edges) + dim; }
+constexpr int64_t attention_scratch(int64_t edges, int64_t dim, int64_t heads) {
+  const int64_t row = heads * ((dim / heads + 7) / 8 * 8), copies = edges < kChunk ? edges : kChunk;
+  return (4 * heads + 1) * attention_stride(edges) + (copies + 8) * row;
+}
 
 // The rows of a lookup under the attention link. Forward: as gather, with weights alpha made on the fly.
 // Backward: the same alpha again and, with G the gradient of out,
@@ -39,11 +42,11 @@ constexpr int64_t attention_scratch(int64_t edges, int64_t dim) { return 4 * att
 struct AttentionArgs {
   GatherArgs rows;  // graph.weights: log z; out: of forward alone
   Attention link;
-  void* scratch;  // attention_scratch(the widest row's edges, dim) acc
+  void* scratch;  // attention_scratch(the widest row's edges, dim, heads) acc
 
   const void* grad;        // [U, D] acc: G
   const int64_t* offsets;  // [U + 1] touched edges before each row
-  void* edges;             // [T, heads] EdgeGradient<acc>
+  void* edges;             // [T, 2, heads] acc: alpha after dropout, then score
   void* row_scores;        // [U, heads] acc: the row's sum of score
   void* sums;              // [2 D + heads] acc, added to
 };
@@ -81,7 +84,7 @@ struct PlacedTerm {
 // Terms are AttendedTerm<acc> with one head, PlacedTerm with several; source rows are acc.
 struct AttentionSegmentArgs : SegmentArgs {
   Attention link;
-  const void* edges;       // [T, heads] EdgeGradient<acc>, where there are several heads
+  const void* edges;       // [T, 2, heads] acc: alpha and score, where there are several heads
   const void* row_scores;  // [U, heads] acc
   const int32_t* rows;     // [U] ascending
   int64_t num_rows;        // U
@@ -142,11 +145,6 @@ struct RowKernels {
   void (*rank)(const RankArgs&, int64_t begin, int64_t end);
   void (*update)(const UpdateArgs&, int64_t begin, int64_t end);
 };
-
-extern const RowKernels kBaselineRows;
-#if defined(__x86_64__)
-extern const RowKernels kAvx2Rows;
-#endif
 
 // The kernels in use: the best path of this processor, or the one that RESEMB_ISA names.
 const RowKernels& row_kernels();

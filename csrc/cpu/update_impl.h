@@ -1,4 +1,9 @@
-// The optimizers' row kernels, for the instruction set of the including file; after rows_impl.h.
+// The optimizers' row kernels, for the instruction set of the including file.
+#pragma once
+
+#include "common/philox.h"
+#include "cpu/rows.h"
+#include "cpu/vec.h"
 
 namespace resemb {
 namespace RESEMB_ISA {
@@ -46,20 +51,6 @@ RESEMB_INLINE uint16_t round_randomly(const Half*, float f, uint32_t random) {
   __builtin_memcpy(&magnitude, &body, 4);
   const float units = magnitude * 0x1p24f + static_cast<float>(random >> 8) * 0x1p-24f;
   return static_cast<uint16_t>(sign | static_cast<uint32_t>(units));
-}
-
-// Columns [col, col + n) of a row; n below the lanes at its end only.
-template <class T>
-RESEMB_INLINE Vec<Acc<T>> load_columns(const T* p, int64_t n) {
-  return n == kLanes<Acc<T>> ? load(p) : load_part(p, n);
-}
-template <class T>
-RESEMB_INLINE void store_columns(T* p, Vec<Acc<T>> v, int64_t n) {
-  if (n == kLanes<Acc<T>>) {
-    store(p, v);
-  } else {
-    store_part(p, v, n);
-  }
 }
 
 template <class T, Rule R>
@@ -220,7 +211,7 @@ void update_table(const UpdateArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void update_any(const UpdateArgs& a, int64_t begin, int64_t end) {
+void update(const UpdateArgs& a, int64_t begin, int64_t end) {
   switch (a.table) {
     case DType::f32:
       return update_table<float>(a, begin, end);

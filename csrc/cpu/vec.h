@@ -1,7 +1,12 @@
-// 32-byte vectors and conversions to and from the table types. Included by the row kernels only,
-// inside the namespace of one instruction set.
+// 32-byte vectors and conversions to and from the table types, for the instruction set of the including
+// file (see avx2_begin.h and baseline_begin.h).
+#pragma once
+
+namespace resemb {
+namespace RESEMB_ISA {
 
 typedef float f8 __attribute__((vector_size(32)));
+typedef float f4 __attribute__((vector_size(16)));
 typedef double d4 __attribute__((vector_size(32)));
 typedef int32_t i8 __attribute__((vector_size(32)));
 typedef uint32_t u8 __attribute__((vector_size(32)));
@@ -133,12 +138,25 @@ RESEMB_INLINE void store_part(T* p, Vec<Acc<T>> v, int64_t n) {
   __builtin_memcpy(p, part, n * sizeof(T));
 }
 
-template <class V>
-RESEMB_INLINE auto sum_lanes(V v) {
-  auto sum = v[0];
-  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
-  return sum;
+// Columns [col, col + n) of a row; n below the lanes at its end only.
+template <class T>
+RESEMB_INLINE Vec<Acc<T>> load_columns(const T* p, int64_t n) {
+  return n == kLanes<Acc<T>> ? load(p) : load_part(p, n);
 }
+template <class T>
+RESEMB_INLINE void store_columns(T* p, Vec<Acc<T>> v, int64_t n) {
+  if (n == kLanes<Acc<T>>) {
+    store(p, v);
+  } else {
+    store_part(p, v, n);
+  }
+}
+
+RESEMB_INLINE float sum_lanes(f8 v) {
+  const f4 half = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  return (half[0] + half[2]) + (half[1] + half[3]);
+}
+RESEMB_INLINE double sum_lanes(d4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 // Into the second-level cache: the first has too few outstanding misses for rows of several lines.
 RESEMB_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
@@ -146,3 +164,6 @@ RESEMB_INLINE void prefetch_bytes(const void* first, int64_t bytes) {
   const char* p = static_cast<const char*>(first);
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 3);
 }
+
+}  // namespace RESEMB_ISA
+}  // namespace resemb

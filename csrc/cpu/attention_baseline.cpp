@@ -1,0 +1,4 @@
+// The attention link's row kernels for any processor.
+#include "cpu/baseline_begin.h"
+#include "cpu/attention_rows_impl.h"
+#include "cpu/attention_sums_impl.h"
