@@ -3,9 +3,13 @@
 //
 // Every head's columns are whole vectors there: rows are read where they lie if D / heads is a multiple of
 // the lanes and the tables hold accumulators, and are otherwise copied, each head with zeros behind it.
+//
+// The numbers of a row's edges lie edge by edge, those of an edge head by head, `apart` of them: 1, 2, 4 or a
+// multiple of 8, so that a vector holds P heads of one edge or of several.
 #pragma once
 
 #include "common/attention.h"
+#include "cpu/attention_math.h"
 #include "cpu/head_blocks.h"
 #include "cpu/row_edges.h"
 #include "cpu/rows.h"
@@ -13,54 +17,32 @@
 namespace resemb {
 namespace RESEMB_ISA {
 
-// Sums of the lanes of four vectors.
-RESEMB_INLINE void sum_four(const f8* v, float* out) {
-  const auto pairs = [](f8 a, f8 b) RESEMB_LAMBDA_INLINE {
-    return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
-           __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-  };
-  const f8 sums = pairs(pairs(v[0], v[1]), pairs(v[2], v[3]));
-  const f4 whole =
-      __builtin_shufflevector(sums, sums, 0, 1, 2, 3) + __builtin_shufflevector(sums, sums, 4, 5, 6, 7);
-  write(out, whole);
-}
-RESEMB_INLINE void sum_four(const d4* v, double* out) {
-  for (int i = 0; i < 4; ++i) out[i] = sum_lanes(v[i]);
-}
+// Fetches rows of a table, some at a time.
+struct Fetching {
+  const char* table = nullptr;
+  const int32_t* items = nullptr;
+  int64_t row_bytes = 0, left = 0;  // rows
 
-// exp(x) for x <= 0, to two units of the last place; 0 below e^-87.
-RESEMB_INLINE f8 exponential(f8 x) {
-  const f8 shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to a whole number
-  const f8 n = shifted - 12582912.0f;
-  const f8 r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  f8 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const f8 y = p * (r * r) + r + 1.0f;
-  const f8 power = (f8)(((u8)shifted + 127u) << 23);
-  const u8 tiny = (u8)(x < -87.0f);
-  return (f8)((u8)(y * power) & ~tiny);
-}
-RESEMB_INLINE d4 exponential(d4 x) {
-  for (int i = 0; i < 4; ++i) x[i] = __builtin_exp(x[i]);
-  return x;
-}
-
-template <class V>
-RESEMB_INLINE V larger(V a, V b) {
-  return a > b ? a : b;
-}
-RESEMB_INLINE float largest_lane(f8 v) {
-  f8 most = larger(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-  most = larger(most, __builtin_shufflevector(most, most, 2, 3, 0, 1, 6, 7, 4, 5));
-  return most[1] > most[0] ? most[1] : most[0];
-}
-RESEMB_INLINE double largest_lane(d4 v) {
-  const d4 most = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
-  return most[1] > most[0] ? most[1] : most[0];
-}
+  RESEMB_INLINE void one(int64_t item) const {
+    const char *row = table + item * row_bytes, *past = row + row_bytes;
+    for (; row + 256 <= past; row += 256) {
+      prefetch(row);
+      prefetch(row + 64);
+      prefetch(row + 128);
+      prefetch(row + 192);
+    }
+    for (; row < past; row += 64) prefetch(row);
+  }
+  RESEMB_INLINE void next() {
+    if (left == 0) return;
+    one(*items);
+    ++items;
+    --left;
+  }
+  RESEMB_INLINE void all() {
+    while (left > 0) next();
+  }
+};
 
 template <class A>
 class AttentionRows {
@@ -83,11 +65,16 @@ class AttentionRows {
         size(heads * wide),
         row_bytes(dim * static_cast<int64_t>(item_size(g.table))),
         in_place(width == wide && item_size(g.table) == sizeof(A)),
+        apart(attention_apart(heads)),
         dropout(args.link),
         free_(static_cast<A*>(args.scratch)) {
     a_src = laid_out(static_cast<const A*>(args.link.a_src), take(size));
     a_dst = laid_out(static_cast<const A*>(args.link.a_dst), take(size));
-    b = static_cast<const A*>(args.link.b);
+    b = take(apart < kLanesHere ? kLanesHere : apart);
+    for (int64_t l = 0; l < kLanesHere || l < apart; ++l) {
+      const int64_t h = l % apart;
+      b[l] = h < heads ? static_cast<const A*>(args.link.b)[h] : 0;
+    }
     sum = take(size);
     part = take(size);
     own_copy = take(size);
@@ -100,10 +87,10 @@ class AttentionRows {
       if (!take_log_weights(row)) return false;
       if (row.count > 0) {
         if (!score<false>(row)) return false;
-        for (int64_t h = 0; h < heads; ++h) attend(h, row.count);
+        attend(row.count);
         if (dropout.on()) {
           draw_kept(row);
-          for (int64_t k = 0; k < heads * stride; k += kLanesHere) multiply(alpha + k, kept + k);
+          for (int64_t u = 0; u < past; u += kLanesHere) multiply(alpha + u, kept + u);
         }
       }
       weigh(row, alpha, sum);
@@ -113,9 +100,9 @@ class AttentionRows {
   }
 
   void backward(int64_t begin, int64_t end) {
-    A *sum_src = take(size), *sum_dst = take(size);
+    A *sum_src = take(size), *sum_dst = take(size), *sum_b = take(apart + kLanesHere);
     for (int64_t c = 0; c < size; ++c) sum_src[c] = sum_dst[c] = 0;
-    A* sums = static_cast<A*>(a.sums);
+    for (int64_t h = 0; h < apart + kLanesHere; ++h) sum_b[h] = 0;
     copies = free_;
     for_rows(begin, end, [&](const Row& row) RESEMB_LAMBDA_INLINE {
       A* row_scores = static_cast<A*>(a.row_scores) + row.i * heads;
@@ -126,28 +113,24 @@ class AttentionRows {
       take_log_weights(row);
       grad = laid_out(static_cast<const A*>(a.grad) + row.i * dim, grad_copy);
       if (!score<true>(row)) return false;
+      attend(row.count);
       if (dropout.on()) draw_kept(row);
-      A* edges = static_cast<A*>(a.edges) + a.offsets[row.i] * 2 * heads;
+      score_gradients(row, row_scores, sum_b);
       for (int64_t h = 0; h < heads; ++h) {
-        attend(h, row.count);
-        row_scores[h] = score_gradients(h, row.count, sums + 2 * dim + h);
         for (int64_t c = h * wide; c < (h + 1) * wide; c += kLanesHere) {
           store(sum_src + c, load(sum_src + c) + row_scores[h] * load(own + c));
-        }
-        const A *alpha_h = alpha + h * stride, *score_h = dots + h * stride;
-        for (int64_t k = 0; k < row.count; ++k) {
-          edges[k * 2 * heads + h] = alpha_h[k];
-          edges[k * 2 * heads + heads + h] = score_h[k];
         }
       }
       weigh(row, dots, sum);
       for (int64_t c = 0; c < size; c += kLanesHere) store(sum_dst + c, load(sum_dst + c) + load(sum + c));
       return true;
     });
+    A* sums = static_cast<A*>(a.sums);
     for (int64_t c = 0; c < dim; ++c) {
       sums[c] += sum_src[c / width * wide + c % width];
       sums[dim + c] += sum_dst[c / width * wide + c % width];
     }
+    for (int64_t h = 0; h < heads; ++h) sums[2 * dim + h] += sum_b[h];
   }
 
  private:
@@ -190,7 +173,7 @@ class AttentionRows {
   }
 
   // f(row) until it returns false or the graph is malformed; the row it stopped at, or -1. Meanwhile f
-  // fetches the central rows of `next`, piece by piece, so that they are on their way while it computes.
+  // fetches the central rows of `next` by `ahead`, so that they are on their way while it computes.
   template <class F>
   RESEMB_INLINE int64_t for_rows(int64_t begin, int64_t end, const F& f) {
     const auto first_items = [&](int64_t i) RESEMB_LAMBDA_INLINE {
@@ -205,50 +188,45 @@ class AttentionRows {
       if (edges.bad || now.bad) return i;
       prefetch_edges(g, i);
       next = EdgeItems();
-      fetched = 0;
       if (i + 1 < end) {
         next = first_items(i + 1);
-        if (g.residual != nullptr) fetch(g.residual, g.rows[i + 1]);
+        if (g.residual != nullptr) {
+          Fetching{static_cast<const char*>(g.residual), nullptr, row_bytes}.one(g.rows[i + 1]);
+        }
       }
+      ahead = {static_cast<const char*>(g.central), next.items, row_bytes, next.count};
       const Row row{i, g.rows[i], edges.first, edges.past - edges.first};
       held = -1;
-      stride = attention_stride(row.count);
+      past = (row.count * apart + kLanesHere - 1) / kLanesHere * kLanesHere;
+      const int64_t stride = attention_stride(row.count);
       logs = copies + (in_place ? 0 : (row.count < kChunk ? row.count : kChunk) * size);
       pre = logs + stride;
-      alpha = pre + heads * stride;
-      dots = alpha + heads * stride;
-      kept = dots + heads * stride;
+      alpha = pre + apart * stride;
+      dots = alpha + apart * stride;
+      kept = dots + apart * stride;
       if (!f(row)) return i;
-      fetch_next(next.count);
+      ahead.all();
     }
     return -1;
   }
 
-  RESEMB_INLINE void fetch(const void* table, int64_t item) const {
-    const char* bytes = static_cast<const char*>(table) + item * row_bytes;
-    for (int64_t at = 0; at < row_bytes; at += 64) prefetch(bytes + at);
-  }
-  // Fetches some of the next row's central rows that are not yet on their way.
-  RESEMB_INLINE void fetch_next(int64_t count) {
-    const int64_t past = fetched + count < next.count ? fetched + count : next.count;
-    for (; fetched < past; ++fetched) fetch(g.central, next.items[fetched]);
-  }
-
   // Into logs, 0 behind them; whether all are finite.
   RESEMB_INLINE bool take_log_weights(const Row& row) {
+    A* to = logs;
     const auto copy_from = [&](const auto* weights) RESEMB_LAMBDA_INLINE {
-      A zero = 0;
-      for (int64_t k = 0; k < row.count; ++k) {
-        logs[k] = static_cast<A>(weights[row.first + k]);
-        zero += logs[k] - logs[k];
-      }
-      return zero == 0;
+      for (int64_t k = 0; k < row.count; ++k) to[k] = static_cast<A>(weights[k]);
     };
     const GraphView& graph = g.graph;
-    const bool finite = graph.weights_are_double ? copy_from(static_cast<const double*>(graph.weights))
-                                                 : copy_from(static_cast<const float*>(graph.weights));
-    for (int64_t k = row.count; k < stride; ++k) logs[k] = 0;
-    return finite;
+    if (graph.weights_are_double) {
+      copy_from(static_cast<const double*>(graph.weights) + row.first);
+    } else {
+      copy_from(static_cast<const float*>(graph.weights) + row.first);
+    }
+    const int64_t stride = attention_stride(row.count);
+    for (int64_t k = row.count; k < stride; ++k) to[k] = 0;
+    V zero = {};
+    for (int64_t k = 0; k < stride; k += kLanesHere) zero += load(to + k) - load(to + k);
+    return sum_lanes(zero) == 0;
   }
 
   // f(k, count) for the row's chunks of edges, from its k-th on, whose items are in `now` and whose central
@@ -262,7 +240,7 @@ class AttentionRows {
         if (now.bad) return false;
         held = k;
         for (int64_t j = 0; j < now.count; ++j) {
-          if (!in_place) fetch_next(1);
+          if (!in_place) ahead.next();
           rows[j] = table_row(g.central, now.items[j], copies + j * size);
         }
         for (int64_t j = now.count; j % 4 != 0; ++j) rows[j] = rows[j - 1];
@@ -272,16 +250,19 @@ class AttentionRows {
     return true;
   }
 
-  // pre: a_dst . C of every edge and head; source: a_src . C of the row's own. dots: G . C of every edge
-  // and head where wanted. False for a malformed row.
+  // pre: a_dst . C of every edge and head. dots: G . C likewise where wanted. False for a malformed row.
   template <bool WithDots>
   __attribute__((noinline)) bool score(const Row& row) {
     bool found = false;
     const bool good = for_chunks(row, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
-      for (int64_t k = 0; k < count; ++k) found |= now.items[k] == row.item;
-      for (int64_t k = 0; k < count; k += 4) {
-        if (in_place) fetch_next(2);
-        for (int64_t h = 0; h < heads; ++h) four_products<WithDots>(k, h, first + k + h * stride);
+      const int32_t *items = now.items, item = static_cast<int32_t>(row.item);
+      int32_t here = 0;
+      for (int64_t k = 0; k < count; ++k) here |= items[k] == item;
+      found |= here != 0;
+      if (apart == 1) {
+        multiply_rows<WithDots, true>(first, count);
+      } else {
+        multiply_rows<WithDots, false>(first, count);
       }
     });
     if (!good || !found) return false;
@@ -289,119 +270,207 @@ class AttentionRows {
     return true;
   }
 
+  template <bool WithDots, bool OneHead>
+  __attribute__((noinline)) void multiply_rows(int64_t first, int64_t count) {
+    Fetching fetching = ahead;
+    const bool fetch = in_place;
+    const int64_t stride = apart;
+    for (int64_t k = 0; k < count; k += 4) {
+      if (fetch) fetching.next();
+      if (fetch) fetching.next();
+      A *scores = pre + (first + k) * stride, *products = dots + (first + k) * stride;
+      if constexpr (OneHead) {
+        Four<A> of_dots;
+        write(scores, multiply_four<WithDots>(rows + k, 0, &of_dots));
+        if constexpr (WithDots) write(products, of_dots);
+        continue;
+      }
+      for (int64_t h = 0; h < heads; h += 4) {
+        Four<A> of_scores[4] = {}, of_dots[4] = {};
+        for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
+          of_scores[j] = multiply_four<WithDots>(rows + k, (h + j) * wide, of_dots + j);
+        }
+        if (stride == 2) {
+          write_by_two<A>(of_scores, scores);
+          if constexpr (WithDots) write_by_two<A>(of_dots, products);
+        } else {
+          write_by_four<A>(of_scores, scores + h, stride);
+          if constexpr (WithDots) write_by_four<A>(of_dots, products + h, stride);
+        }
+      }
+    }
+    ahead = fetching;
+  }
+
+  // The products of four rows with a_dst over the columns of a head, and with grad.
   template <bool WithDots>
-  RESEMB_INLINE void four_products(int64_t k, int64_t h, int64_t to) {
-    const int64_t first = h * wide;
-    const A *row0 = rows[k] + first, *row1 = rows[k + 1] + first;
-    const A *row2 = rows[k + 2] + first, *row3 = rows[k + 3] + first;
-    const A *left = a_dst + first, *other = WithDots ? grad + first : nullptr;
+  RESEMB_INLINE Four<A> multiply_four(const A* const* row, int64_t col, Four<A>* of_dots) const {
     V scores[4] = {}, products[4] = {};
-    const auto add = [&](int j, V x, V y, V z) RESEMB_LAMBDA_INLINE {
-      scores[j] += x * y;
-      if constexpr (WithDots) products[j] += x * z;
+    const A *row0 = row[0], *row1 = row[1], *row2 = row[2], *row3 = row[3], *left = a_dst, *other = grad;
+    const auto add = [&](int i, V x, V y, V z) RESEMB_LAMBDA_INLINE {
+      scores[i] += x * y;
+      if constexpr (WithDots) products[i] += x * z;
     };
-    const int64_t past = wide;
-    for (int64_t c = 0; c < past; c += kLanesHere) {
-      const V y = load(left + c), z = WithDots ? load(other + c) : y;
-      add(0, load(row0 + c), y, z);
-      add(1, load(row1 + c), y, z);
-      add(2, load(row2 + c), y, z);
-      add(3, load(row3 + c), y, z);
+    for (const int64_t end = col + wide; col < end; col += kLanesHere) {
+      const V y = load(left + col), z = WithDots ? load(other + col) : y;
+      add(0, load(row0 + col), y, z);
+      add(1, load(row1 + col), y, z);
+      add(2, load(row2 + col), y, z);
+      add(3, load(row3 + col), y, z);
     }
-    sum_four(scores, pre + to);
-    if constexpr (WithDots) sum_four(products, dots + to);
+    if constexpr (WithDots) *of_dots = sum_four(products);
+    return sum_four(scores);
   }
 
-  // alpha of a head before dropout; pre: LeakyReLU's argument. alpha is 0 behind the row's edges.
-  RESEMB_INLINE void attend(int64_t h, int64_t count) {
-    A *pre_h = pre + h * stride, *alpha_h = alpha + h * stride;
-    V products = {};
-    for (int64_t c = h * wide; c < (h + 1) * wide; c += kLanesHere) products += load(a_src + c) * load(own + c);
-    const A source = sum_lanes(products), prior = b[h];
-    V most = V{} - static_cast<A>(INFINITY);
-    for (int64_t k = count; k < stride; ++k) pre_h[k] = -INFINITY;
-    for (int64_t k = 0; k < stride; k += kLanesHere) {
-      const V argument = load(pre_h + k) + source;
-      const V score = larger(argument, argument * static_cast<A>(kLeak)) + prior * load(logs + k);
-      store(pre_h + k, argument);
-      store(alpha_h + k, score);
-      most = larger(most, score);
+  // a_src . C of four heads of the row's own.
+  RESEMB_INLINE Four<A> own_products(int64_t h) const {
+    V products[4] = {};
+    for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
+      for (int64_t c = (h + j) * wide; c < (h + j + 1) * wide; c += kLanesHere) {
+        products[j] += load(a_src + c) * load(own + c);
+      }
     }
-    const A top = largest_lane(most);
-    V total = {};
-    for (int64_t k = 0; k < stride; k += kLanesHere) {
-      const V e = exponential(load(alpha_h + k) - top);
-      store(alpha_h + k, e);
-      total += e;
-    }
-    const A share = 1 / sum_lanes(total);
-    for (int64_t k = 0; k < stride; k += kLanesHere) store(alpha_h + k, load(alpha_h + k) * share);
+    return sum_four(products);
   }
 
-  // From dots to gradients of the score, in their place, and alpha after dropout; adds to the gradient of b.
-  // Returns the sum of the former.
-  RESEMB_INLINE A score_gradients(int64_t h, int64_t count, A* sum_b) {
-    A *alpha_h = alpha + h * stride, *dots_h = dots + h * stride;
-    const A *pre_h = pre + h * stride, *kept_h = kept + h * stride;
-    for (int64_t k = count; k < stride; ++k) dots_h[k] = 0;
-    V weighted = {};
-    for (int64_t k = 0; k < stride; k += kLanesHere) {
-      if (dropout.on()) multiply(dots_h + k, kept_h + k);
-      weighted += load(alpha_h + k) * load(dots_h + k);
+  // Calls body.template operator()<P>().
+  template <class F>
+  RESEMB_INLINE void for_heads_of_a_vector(const F& body) const {
+    if (apart == 1) return body.template operator()<1>();
+    if (apart == 2) return body.template operator()<2>();
+    if constexpr (kLanesHere == 8) {
+      if (apart == 4) return body.template operator()<4>();
     }
-    const A mean = sum_lanes(weighted);
-    V of_row = {}, of_b = {};
-    for (int64_t k = 0; k < stride; k += kLanesHere) {
-      const V d = load(alpha_h + k) * (load(dots_h + k) - mean);
-      of_b += d * load(logs + k);
-      const V score = load(pre_h + k) > 0 ? d : d * static_cast<A>(kLeak);
-      of_row += score;
-      store(dots_h + k, score);
-      if (dropout.on()) multiply(alpha_h + k, kept_h + k);
+    body.template operator()<kLanesHere>();
+  }
+
+  // alpha before dropout, 0 behind the row's edges; pre: LeakyReLU's argument.
+  RESEMB_INLINE void attend(int64_t count) {
+    for_heads_of_a_vector([&]<int P>() RESEMB_LAMBDA_INLINE { attend_by<P>(count); });
+  }
+  template <int P>
+  RESEMB_INLINE void attend_by(int64_t count) {
+    constexpr int64_t edges = kLanesHere / P;  // of a vector
+    const int64_t step = apart < kLanesHere ? kLanesHere : apart;
+    for (int64_t u = count * apart; u < past; ++u) pre[u] = -INFINITY;
+    for (int64_t h = 0; h < apart; h += P) {
+      V source;
+      if constexpr (P == 8) {
+        const Four<A> low = own_products(h), high = own_products(h + 4);
+        source = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+      } else {
+        source = repeat_all<P>(own_products(h));
+      }
+      const V prior = load(b + h);
+      V most = V{} - static_cast<A>(INFINITY);
+      for (int64_t u = h, k = 0; u < past; u += step, k += edges) {
+        const V argument = load(pre + u) + source;
+        const V score = larger(argument, argument * static_cast<A>(kLeak)) + prior * repeat_each<P>(logs + k);
+        store(pre + u, argument);
+        store(alpha + u, score);
+        most = larger(most, score);
+      }
+      const V top = fold_largest<P>(most);
+      V total = {};
+      for (int64_t u = h; u < past; u += step) {
+        const V e = exponential(load(alpha + u) - top);
+        store(alpha + u, e);
+        total += e;
+      }
+      const V share = 1 / fold_sum<P>(total);
+      for (int64_t u = h; u < past; u += step) store(alpha + u, load(alpha + u) * share);
     }
-    *sum_b += sum_lanes(of_b);
-    return sum_lanes(of_row);
+  }
+
+  // From dots to the gradients of the scores in their place, and to alpha after dropout. Keeps both in a.edges
+  // and the former's sums in row_scores; adds to the gradient of b.
+  RESEMB_INLINE void score_gradients(const Row& row, A* row_scores, A* sum_b) {
+    for_heads_of_a_vector(
+        [&]<int P>() RESEMB_LAMBDA_INLINE { score_gradients_by<P>(row, row_scores, sum_b); });
+  }
+  template <int P>
+  RESEMB_INLINE void score_gradients_by(const Row& row, A* row_scores, A* sum_b) {
+    constexpr int64_t edges = kLanesHere / P;
+    const int64_t step = apart < kLanesHere ? kLanesHere : apart;
+    const bool drop = dropout.on();
+    for (int64_t u = row.count * apart; u < past; ++u) dots[u] = 0;
+    for (int64_t h = 0; h < apart; h += P) {
+      V weighted = {};
+      for (int64_t u = h; u < past; u += step) {
+        if (drop) multiply(dots + u, kept + u);
+        weighted += load(alpha + u) * load(dots + u);
+      }
+      const V mean = fold_sum<P>(weighted);
+      V of_row = {}, of_b = {};
+      for (int64_t u = h, k = 0; u < past; u += step, k += edges) {
+        const V d = load(alpha + u) * (load(dots + u) - mean);
+        of_b += d * repeat_each<P>(logs + k);
+        const V score = load(pre + u) > 0 ? d : d * static_cast<A>(kLeak);
+        of_row += score;
+        store(dots + u, score);
+        if (drop) multiply(alpha + u, kept + u);
+      }
+      store(sum_b + h, load(sum_b + h) + fold_sum<P>(of_b));
+      A scores[kLanesHere];
+      store(scores, fold_sum<P>(of_row));
+      for (int64_t j = 0; j < P && h + j < heads; ++j) row_scores[h + j] = scores[j];
+    }
+    A* to = static_cast<A*>(a.edges) + a.offsets[row.i] * 2 * heads;
+    for (int64_t k = 0; k < row.count; ++k, to += 2 * heads) {
+      if (heads == P) {
+        __builtin_memcpy(to, alpha + k * P, P * sizeof(A));
+        __builtin_memcpy(to + P, dots + k * P, P * sizeof(A));
+        continue;
+      }
+      for (int64_t h = 0; h < heads; ++h) {
+        to[h] = alpha[k * apart + h];
+        to[heads + h] = dots[k * apart + h];
+      }
+    }
   }
 
   static RESEMB_INLINE void multiply(A* x, const A* by) { store(x, load(x) * load(by)); }
 
-  // Dropout's factors, 0 behind the row's edges.
+  // Dropout's factors, 0 where there is no edge or head.
   __attribute__((noinline)) void draw_kept(const Row& row) {
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t k = row.count; k < stride; ++k) kept[h * stride + k] = 0;
-    }
-    for (int64_t h = 0; h < heads; h += 4) {
-      for (int64_t k = 0; k < row.count; ++k) {
+    for (int64_t u = 0; u < past; ++u) kept[u] = 0;
+    for (int64_t k = 0; k < row.count; ++k) {
+      for (int64_t h = 0; h < heads; h += 4) {
         double factors[4];
         dropout.factors(row.item, row.first + k, h, factors);
-        for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
-          kept[(h + j) * stride + k] = static_cast<A>(factors[j]);
-        }
+        for (int64_t j = 0; j < 4 && h + j < heads; ++j) kept[k * apart + h + j] = static_cast<A>(factors[j]);
       }
     }
   }
 
   // to: sum over the row's edges of their weights, laid out as alpha, times their central rows.
-  __attribute__((noinline)) void weigh(const Row& row, const A* weights, A* to) {
+  RESEMB_INLINE void weigh(const Row& row, const A* weights, A* to) {
     for (int64_t c = 0; row.count == 0 && c < size; ++c) to[c] = 0;
     for_chunks(row, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
       A* into = first == 0 ? to : part;
       for_head_blocks(heads, vectors, [&]<int H, int N>(int64_t h, int64_t i) RESEMB_LAMBDA_INLINE {
-        const A* own_weights = weights + h * stride + first;
-        const int64_t col = h * wide + i * kLanesHere, apart = stride;
-        HeadBlock<A, H, N> block;
-        int64_t k = 0;
-        for (; k + 2 <= count; k += 2) {
-          if (in_place) fetch_next(1);
-          block.add_weighted(own_weights + k, apart, rows[k] + col);
-          block.add_weighted(own_weights + k + 1, apart, rows[k + 1] + col);
-        }
-        if (k < count) block.add_weighted(own_weights + k, apart, rows[k] + col);
-        block.save(into + col);
+        weigh_block<H, N>(weights + first * apart + h, count, h * wide + i * kLanesHere, into);
       });
       if (first == 0) return;
       for (int64_t c = 0; c < size; c += kLanesHere) store(to + c, load(to + c) + load(part + c));
     });
+  }
+  template <int H, int N>
+  __attribute__((noinline)) void weigh_block(const A* weight, int64_t count, int64_t col, A* to) {
+    Fetching fetching = ahead;
+    if (!in_place) fetching.left = 0;
+    const int64_t step = apart;
+    const A* const* row = rows;
+    HeadBlock<A, H, N> block;
+    for (const A* const* past = row + count - 1; row < past; row += 2) {
+      fetching.next();
+      block.add_weighted(weight, row[0] + col);
+      block.add_weighted(weight + step, row[1] + col);
+      weight += 2 * step;
+    }
+    if (count % 2 != 0) block.add_weighted(weight, *row + col);
+    block.save(to + col);
+    if (in_place) ahead = fetching;
   }
 
   // Adds the residual to sum, and writes the row.
@@ -424,10 +493,12 @@ class AttentionRows {
   const int64_t width, vectors, wide;  // of a head: columns, vectors, columns in whole vectors
   const int64_t size;                  // columns of all heads in whole vectors
   const int64_t row_bytes;
-  const bool in_place;  // central rows are not copied
+  const bool in_place;                 // central rows are not copied
+  const int64_t apart;                 // numbers of an edge
   const EdgeDropout dropout;
   A* free_;
-  const A *a_src, *a_dst, *b;
+  const A *a_src, *a_dst;
+  A* b;  // of the heads in a vector, or of all
   A *sum, *part, *own_copy, *grad_copy, *copies = nullptr;
 
   // Of the row at hand.
@@ -436,8 +507,8 @@ class AttentionRows {
   EdgeItems now, next;                      // next: checked first edges of the next row
   int32_t rooms[2][kChunk];                 // of their items, by turns
   int64_t held = -1;    // first edge of `now` whose rows are in `rows`
-  int64_t fetched = 0;  // rows of next
-  int64_t stride = 0;
+  Fetching ahead;       // of the rows of next
+  int64_t past = 0;     // numbers of its edges, up to a whole vector
   A *logs = nullptr, *pre = nullptr, *alpha = nullptr, *dots = nullptr, *kept = nullptr;
 };
 

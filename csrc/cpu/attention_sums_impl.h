@@ -25,7 +25,7 @@ template <class A, int H, int N>
 struct SeveralHeads : HeadBlock<A, H, N> {
   static constexpr int kHeads = H;
   RESEMB_INLINE SeveralHeads() {}
-  RESEMB_INLINE void add_heads(const A* weights, const A* row, int64_t) { this->add_weighted(weights, 1, row); }
+  RESEMB_INLINE void add_heads(const A* weights, const A* row, int64_t) { this->add_weighted(weights, row); }
 };
 
 // alpha of a term's heads, and behind them the gradients of their scores.

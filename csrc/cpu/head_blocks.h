@@ -51,11 +51,10 @@ struct HeadBlock {
     for (int i = 0; i < H * N; ++i) v[i] = Vec<A>{};
   }
   static RESEMB_INLINE void fetch(const A* row) { Block<A, H * N>::fetch(row); }
-  // Weights of consecutive heads stand `stride` apart.
-  RESEMB_INLINE void add_weighted(const A* weights, int64_t stride, const A* row) {
+  RESEMB_INLINE void add_weighted(const A* weights, const A* row) {
 #pragma GCC unroll 8
     for (int h = 0; h < H; ++h) {
-      const A w = weights[h * stride];
+      const A w = weights[h];
 #pragma GCC unroll 8
       for (int i = h * N; i < (h + 1) * N; ++i) v[i] += w * load(row + i * kLanes<A>);
     }

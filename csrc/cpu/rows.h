@@ -29,9 +29,13 @@ struct GatherArgs {
 // Memory of the attention kernels, in numbers of acc: for a row its edges' logs and four numbers of every
 // edge and head, copies of a chunk of central rows, and some rows more, heads in whole vectors of 8 at most.
 constexpr int64_t attention_stride(int64_t edges) { return (edges + 7) / 8 * 8; }
+constexpr int64_t attention_apart(int64_t heads) {
+  return heads <= 2 ? heads : heads <= 4 ? 4 : (heads + 7) / 8 * 8;
+}
 constexpr int64_t attention_scratch(int64_t edges, int64_t dim, int64_t heads) {
   const int64_t row = heads * ((dim / heads + 7) / 8 * 8), copies = edges < kChunk ? edges : kChunk;
-  return (4 * heads + 1) * attention_stride(edges) + (copies + 8) * row;
+  const int64_t apart = attention_apart(heads);
+  return (4 * apart + 1) * attention_stride(edges) + (copies + 8) * row + 2 * (apart + 8);
 }
 
 // The rows of a lookup under the attention link. Forward: as gather, with weights alpha made on the fly.
