@@ -69,4 +69,17 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, "
       "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
       "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers) -> Tensor");
+  // CUDA alone, for steps that a CUDA graph repeats. Counts a table's step, float32 [], where it lies, and
+  // gives float64 [3]: lr / (1 + (step - 1) lr_decay), 1 - lr decay, step. A tensor lr goes before lr_value.
+  m.def("advance_step_(Tensor(a!) step, Tensor? lr, float lr_value, float lr_decay, float decay) -> Tensor");
+  // res_embedding_backward_step_ with what advance_step_ gave in place of lr, shrink and step.
+  m.def(
+      "res_embedding_backward_step_live_(Tensor grad, Tensor plan, Tensor(a!) central, Tensor(b!) residual, "
+      "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
+      "bool mean, bool need_sample_weights, "
+      "Tensor(c!)? central_first, Tensor(d!)? central_second, Tensor(e!)? central_row_steps, "
+      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, "
+      "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
+      "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers, "
+      "Tensor? central_live, Tensor? residual_live) -> Tensor");
 }

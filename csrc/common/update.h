@@ -41,6 +41,8 @@ struct UpdateArgs {
   bool random_rounding;  // of float16 and bfloat16 tables, by Philox(seed; row, column, step)
   uint64_t seed;
   int64_t step;
+  const double*
+      live;  // [3] on the device: lr, shrink and step in place of those here; null: none. CUDA alone
 };
 
 }  // namespace resemb

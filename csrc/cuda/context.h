@@ -20,7 +20,7 @@ class Memory {
 };
 
 // What a kernel found wrong. It goes on with what stays inside the arrays, and the host finds this later.
-enum class Wrong : int32_t { id, graph, offsets, rows, stale_graph };
+enum class Wrong : int32_t { id, graph, offsets, rows, stale_graph, log_weights, no_self };
 
 // In memory that host and device see; the first report since the last reading is kept.
 struct Fault {

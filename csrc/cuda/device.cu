@@ -77,9 +77,34 @@ DeviceScope::~DeviceScope() {
 #endif
 }
 
+bool device_reads_host([[maybe_unused]] const void* data) {
+#ifdef RESEMB_EMULATE
+  return true;
+#else
+  if (data == nullptr) return true;  // an empty array
+  cudaPointerAttributes found{};
+  if (cudaPointerGetAttributes(&found, data) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return found.type == cudaMemoryTypeHost && found.devicePointer == data;
+#endif
+}
+
 void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4], int64_t (&to)[4]) {
   static std::mutex reading;
   const std::lock_guard<std::mutex> lock(reading);
+#ifndef RESEMB_EMULATE
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(c.stream), &capturing), "a kernel failed");
+  if (capturing != cudaStreamCaptureStatusNone) {
+    throw std::runtime_error(
+        "resemb_ext: inside the capture of a CUDA graph, but this call has the size of what a batch touches "
+        "on the host. Sparse gradients as tensors cannot be captured: capture steps made in backward "
+        "(optimizer.step_in_backward) or sparse=False; a graph over 4 million edges must have been looked up "
+        "once before");
+  }
+#endif
   uint32_t* numbers = device_state(device).numbers;
   launch(c, 1, &put_numbers, from[0], from[1], from[2], from[3], static_cast<volatile uint32_t*>(numbers));
 #ifndef RESEMB_EMULATE
@@ -110,6 +135,13 @@ void raise_fault(const DeviceState& state) {
     case Wrong::offsets:
       throw std::invalid_argument("offsets: " + value + " at " + position +
                                   " does not fit; expected ascending values from 0 to " + bound + when);
+    case Wrong::log_weights:
+      throw std::invalid_argument("log_weights: the row of item " + value +
+                                  " holds one that is not finite; expected finite logarithms" + when);
+    case Wrong::no_self:
+      throw std::invalid_argument("neighbors: the row of item " + value +
+                                  " lacks the item itself; expected it in every row that is not empty" +
+                                  when);
     case Wrong::stale_graph:
       throw std::runtime_error(
           "indptr: the memory of an earlier graph now holds one with longer rows; results of earlier calls "

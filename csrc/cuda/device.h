@@ -27,7 +27,11 @@ class DeviceScope {
   int before_ = -1;
 };
 
+// Whether kernels can read host memory at this address: pinned, as under emulation all is.
+bool device_reads_host(const void* data);
+
 // Up to four numbers from the device, null ones as 0: one transfer, and the host waits for the stream.
+// Throws in the capture of a CUDA graph.
 void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4], int64_t (&to)[4]);
 
 // Throws what the device has reported since the last time, if anything: std::out_of_range for ids, rows and

@@ -17,6 +17,8 @@ struct alignas(2 * sizeof(A)) Edge {
   A weight;
 };
 
+inline Count unique_of(const Lookup& x, const Groups& g) { return {g.unique, x.most_rows()}; }
+
 struct RowReader {
   GraphView graph;
   int64_t num_items, num_edges;

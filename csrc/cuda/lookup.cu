@@ -1,6 +1,7 @@
 // Forward of lookup and bag, and the gradients of R, of link weights and of sample weights.
 #include "cuda/lookup.h"
 
+#include "cuda/attention.h"
 #include "cuda/bags.cuh"
 #include "cuda/segments.cuh"
 
@@ -15,7 +16,7 @@ struct GraphTerms {
   const uint32_t* rows;
 
   __device__ __forceinline__ Range range(int64_t u) const { return reader.range(rows[u]); }
-  __device__ __forceinline__ Edge<A> term(int64_t e) const {
+  __device__ __forceinline__ Edge<A> term(int64_t e, int64_t) const {
     const uint32_t item = reader.item(e);
     if (item >= reader.num_items) return {0, 0};
     return {item, reader.graph.weight<A>(e)};
@@ -29,7 +30,7 @@ struct PositionTerms {
   const uint32_t *starts, *order;
 
   __device__ __forceinline__ Range range(int64_t u) const { return {starts[u], starts[u + 1]}; }
-  __device__ __forceinline__ Edge<A> term(int64_t i) const { return {order[i], A{1}}; }
+  __device__ __forceinline__ Edge<A> term(int64_t i, int64_t) const { return {order[i], A{1}}; }
 };
 
 // The same over a bag's gradient.
@@ -40,7 +41,7 @@ struct BagPositionTerms {
   Bags<A> bags;
 
   __device__ __forceinline__ Range range(int64_t u) const { return {starts[u], starts[u + 1]}; }
-  __device__ __forceinline__ Edge<A> term(int64_t i) const {
+  __device__ __forceinline__ Edge<A> term(int64_t i, int64_t) const {
     const uint32_t p = order[i];
     return {bags.of_position[p], bags.weight(p)};
   }
@@ -55,16 +56,16 @@ struct BagTerms {
   uint32_t padding;
 
   __device__ __forceinline__ Range range(int64_t b) const { return bags.range(b); }
-  __device__ __forceinline__ Edge<A> term(int64_t p) const {
+  __device__ __forceinline__ Edge<A> term(int64_t p, int64_t) const {
     return {rank[p], rank[p] == padding ? A{0} : bags.weight(p)};
   }
 };
 
-Count unique_of(const Lookup& x, const Groups& g) { return {g.unique, x.most_rows()}; }
-
 // E of the unique rows, to rows `targets` says of `out`.
 void gather(const Context& c, const Lookup& x, const Groups& g, DType out_type, void* out,
             const uint32_t* targets, const uint32_t* first_targets) {
+  if (x.attention.heads > 0 || x.graph_on_host)
+    return gather_listed(c, x, g, out_type, out, targets, first_targets);
   const bool wide = allows_wide(x.dim, x.table, {x.central, x.residual, out});
   with_type(x.table, [&]<class S>() {
     using A = Acc<S>;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "common/attention.h"
 #include "common/types.h"
 #include "common/update.h"
 #include "cuda/context.h"
@@ -27,6 +28,8 @@ struct Lookup {
   int64_t num_bags;            // B
   const void* sample_weights;  // [P] acc, or null
   bool mean;                   // divide a bag's sum by its count of positions other than padding
+  Attention attention;         // heads 0: the link is another one; else the graph's weights are log z
+  bool graph_on_host;          // in pinned memory: every touched edge is read once a pass
 
   DType acc() const { return accumulator(table); }
   bool is_bag() const { return offsets != nullptr; }
@@ -91,7 +94,12 @@ struct Columns {
   uint32_t* order;    // [T] t
   const void* edges;  // [T] u and link weight of edge t
 };
-Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges);
+// Without weights, Columns::edges is null.
+Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
+                  bool with_weights = true);
+// The link weights of touched edges, [T] acc.
+const void* touched_weights(const Context& c, const Lookup& x, const Groups& groups,
+                            const TouchedEdges& edges);
 
 // grad C: out[items[v]], or out[v] where `in_line`.
 void sum_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
@@ -114,6 +122,16 @@ void step_rows(const Context& c, const Lookup& x, const Groups& groups, const vo
                const UpdateArgs& step);
 // One step on the rows of a.rows (null: 0 .. N-1); those outside [0, num_items) are passed over.
 void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items);
+
+// A table's next step, counted on the device, so that a CUDA graph can repeat it.
+struct Advance {
+  float* step;            // [1], raised
+  const void* lr_device;  // [1] float or double; null: `lr`
+  bool lr_is_double;
+  double lr, lr_decay, decay;
+  double* live;  // [3] lr / (1 + (step - 1) lr_decay), 1 - lr decay, step
+};
+void advance_step(const Context& c, const Advance& a);
 
 // out[i] = rows[i] for i < n, where n is known.
 void widen_numbers(const Context& c, const uint32_t* rows, int64_t n, int64_t* out);

@@ -14,26 +14,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
                                    int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype,
                                    bool) {
   Call call(ids_in);
-  const Tensor ids = call.dense(ids_in, "ids");
-  check_shape(ids.dim() == 1, "ids", ids, "[P]");
-  check_shape(central.dim() == 2, "central", central, "[H, D]");
-  const int64_t positions = ids.size(0);
-  if (positions >= std::numeric_limits<int32_t>::max() / 4) {
-    fail_value("ids: " + std::to_string(positions) + " positions; at most 2^29 in one call");
-  }
+  const Tensor ids = flat_ids(call, ids_in, central);
   Inputs in(call, central, residual, indptr, neighbors, weights, offsets, sample_weights,
-            central.scalar_type(), central.size(1), positions, mean);
-  Lookup& x = in.lookup;
-  if (out_dtype.has_value()) x.out_type = table_type(*out_dtype, "out_dtype");
-  if (accumulator(x.out_type) != x.acc()) fail_value("out_dtype: float64 goes with float64 tables only");
-
-  Tensor plan_tensor = call.empty({2 * positions + 1}, ScalarType::Int);
-  const Plan plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), positions);
-  make_plan(call.context, x, ids.const_data_ptr(), is_int64(ids, "ids"), padding_idx, plan);
-  const Groups groups = make_groups(call.context, x, plan);
-  Tensor out = call.empty({x.is_bag() ? x.num_bags : positions, x.dim}, scalar_type(x.out_type));
-  lookup_forward(call.context, x, groups, out.mutable_data_ptr());
-  return {out, plan_tensor};
+            central.scalar_type(), central.size(1), ids.size(0), mean);
+  return run_forward(call, ids, in, padding_idx, out_dtype);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
@@ -62,7 +46,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         sum_columns(c, x, columns, g, /*in_line=*/false, grad_central.mutable_data_ptr());
       }
       if (need_weights) {
-        b.need_tables(false, "weights");
+        b.need_link_weights();
         link_weight_gradient(c, x, b.groups, edges, g, /*dense=*/true, nullptr,
                              grad_weights.mutable_data_ptr());
       }
@@ -79,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean, table);
   const Lookup& x = b.x();
   const Context& c = b.context();
-  if (need_weights) b.need_tables(false, "weights");
+  if (need_weights) b.need_link_weights();
   TouchedEdges edges{};
   Columns columns{};
   if (need_central || need_weights) edges = touched_edges(c, x, b.groups);

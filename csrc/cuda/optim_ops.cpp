@@ -1,5 +1,6 @@
 // The optimizers' operators on CUDA, and backward and step in one.
 #include <tuple>
+#include <utility>
 
 #include "cpu/update_args.h"
 #include "cuda/tensors.h"
@@ -100,7 +101,8 @@ Tensor distinct_items(const Tensor& items, int64_t num_items) {
 Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const Tensor& neighbors_in) {
   Call call(rows_in);
   const Tensor rows = row_numbers(call, rows_in, -1);
-  const Tensor indptr = call.dense(indptr_in, "indptr"), neighbors = call.dense(neighbors_in, "neighbors");
+  const Tensor indptr = call.dense_or_pinned(indptr_in, "indptr");
+  const Tensor neighbors = call.dense_or_pinned(neighbors_in, "neighbors");
   check_shape(indptr.dim() == 1 && indptr.size(0) >= 1, "indptr", indptr, "[H + 1]");
   const int64_t num_items = indptr.size(0) - 1;
   check_rows(call.context, numbers_of(rows), rows.size(0), num_items, /*to_fault=*/true, nullptr);
@@ -174,6 +176,85 @@ void decay_rows(const Tensor& table, const Tensor& decayed, const OptionalTensor
   update_rows(call.context, a, table.size(0));
 }
 
+// Counts a table's step where it lies; what the kernels then read there.
+Tensor advance(const Tensor& step, const OptionalTensor& lr, double lr_value, double lr_decay, double decay) {
+  Call call(step);
+  check_shape(step.numel() == 1 && step.is_contiguous(), "step", step, "[] or [1]");
+  if (step.scalar_type() != ScalarType::Float) fail_value("step: expected dtype float32");
+  Tensor live = call.empty({3}, ScalarType::Double);
+  Advance a{static_cast<float*>(step.mutable_data_ptr()), nullptr, false, lr_value, lr_decay, decay,
+            static_cast<double*>(live.mutable_data_ptr())};
+  OptionalTensor kept;
+  if (lr.has_value()) {
+    kept = call.dense(*lr, "lr");
+    check_shape(kept->numel() == 1, "lr", *kept, "[] or [1]");
+    a.lr_is_double = kept->scalar_type() == ScalarType::Double;
+    if (!a.lr_is_double && kept->scalar_type() != ScalarType::Float) {
+      fail_value("lr: expected dtype float32 or float64");
+    }
+    a.lr_device = kept->const_data_ptr();
+  }
+  advance_step(call.context, a);
+  return live;
+}
+
+// One table's step as the operators take it.
+struct TableStep {
+  const OptionalTensor &first, &second, &row_steps, &decayed;
+  const std::vector<double>& reals;
+  const std::vector<int64_t>& integers;
+  const OptionalTensor& live;
+
+  UpdateArgs args(const Call& call, const Tensor& table) const {
+    UpdateArgs a = step_of(call, table, first, second, row_steps, decayed, reals, integers);
+    if (live.has_value()) {
+      call.dense(*live, "live");
+      check_shape(live->numel() == 3 && live->is_contiguous(), "live", *live, "[3]");
+      if (live->scalar_type() != ScalarType::Double) fail_value("live: expected dtype float64");
+      a.live = static_cast<const double*>(live->const_data_ptr());
+    }
+    return a;
+  }
+};
+
+Tensor step_in_backward(Backward& b, const Tensor& central, const Tensor& residual, bool need_sample_weights,
+                        const TableStep& central_step, const TableStep& residual_step) {
+  const Lookup& x = b.x();
+  const Context& c = b.context();
+  const UpdateArgs of_central = central_step.args(b.call, central);
+  const UpdateArgs of_residual = residual_step.args(b.call, residual);
+  // Before anything is written: it reads the tables.
+  Tensor samples = b.sample_weights_gradient(need_sample_weights);
+  if (x.most_rows() == 0) return samples;
+  void* g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
+  b.sum_rows(g);
+  const TouchedEdges edges = touched_edges(c, x, b.groups);
+  const Columns columns = transpose(c, x, b.groups, edges);
+  step_rows(c, x, b.groups, g, of_residual);
+  step_columns(c, x, columns, g, of_central);
+  return samples;
+}
+
+Tensor backward_step_live(const Tensor& grad, const Tensor& plan, const Tensor& central,
+                          const Tensor& residual, const Tensor& indptr, const Tensor& neighbors,
+                          const Tensor& weights, const OptionalTensor& offsets,
+                          const OptionalTensor& sample_weights, bool mean, bool need_sample_weights,
+                          const OptionalTensor& central_first, const OptionalTensor& central_second,
+                          const OptionalTensor& central_row_steps, const OptionalTensor& central_decayed,
+                          std::vector<double> central_reals, std::vector<int64_t> central_integers,
+                          const OptionalTensor& residual_first, const OptionalTensor& residual_second,
+                          const OptionalTensor& residual_row_steps, const OptionalTensor& residual_decayed,
+                          std::vector<double> residual_reals, std::vector<int64_t> residual_integers,
+                          const OptionalTensor& central_live, const OptionalTensor& residual_live) {
+  Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean,
+             central.scalar_type());
+  return step_in_backward(b, central, residual, need_sample_weights,
+                          {central_first, central_second, central_row_steps, central_decayed, central_reals,
+                           central_integers, central_live},
+                          {residual_first, residual_second, residual_row_steps, residual_decayed,
+                           residual_reals, residual_integers, residual_live});
+}
+
 Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& central, const Tensor& residual,
                      const Tensor& indptr, const Tensor& neighbors, const Tensor& weights,
                      const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean,
@@ -184,24 +265,12 @@ Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& centr
                      const OptionalTensor& residual_second, const OptionalTensor& residual_row_steps,
                      const OptionalTensor& residual_decayed, std::vector<double> residual_reals,
                      std::vector<int64_t> residual_integers) {
-  Backward b(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean,
-             central.scalar_type());
-  const Lookup& x = b.x();
-  const Context& c = b.context();
-  const UpdateArgs central_step = step_of(b.call, central, central_first, central_second, central_row_steps,
-                                          central_decayed, central_reals, central_integers);
-  const UpdateArgs residual_step =
-      step_of(b.call, residual, residual_first, residual_second, residual_row_steps, residual_decayed,
-              residual_reals, residual_integers);
-  // Before anything is written: it reads the tables.
-  Tensor samples = b.sample_weights_gradient(need_sample_weights);
-  if (x.most_rows() == 0) return samples;
-  void* g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
-  b.sum_rows(g);
-  step_rows(c, x, b.groups, g, residual_step);
-  const TouchedEdges edges = touched_edges(c, x, b.groups);
-  step_columns(c, x, transpose(c, x, b.groups, edges), g, central_step);
-  return samples;
+  return backward_step_live(grad, plan, central, residual, indptr, neighbors, weights, offsets,
+                            sample_weights, mean, need_sample_weights, central_first, central_second,
+                            central_row_steps, central_decayed, std::move(central_reals),
+                            std::move(central_integers), residual_first, residual_second, residual_row_steps,
+                            residual_decayed, std::move(residual_reals), std::move(residual_integers),
+                            std::nullopt, std::nullopt);
 }
 
 }  // namespace
@@ -215,4 +284,6 @@ STABLE_TORCH_LIBRARY_IMPL(resemb_ext, RESEMB_DEVICE_KEY, m) {
   m.impl("distinct_neighbors", TORCH_BOX(&resemb::cuda::distinct_neighbors));
   m.impl("update_rows_", TORCH_BOX(&resemb::cuda::update_rows_op));
   m.impl("res_embedding_backward_step_", TORCH_BOX(&resemb::cuda::backward_step));
+  m.impl("advance_step_", TORCH_BOX(&resemb::cuda::advance));
+  m.impl("res_embedding_backward_step_live_", TORCH_BOX(&resemb::cuda::backward_step_live));
 }

@@ -116,14 +116,27 @@ __global__ void list_edges(RowReader reader, const uint32_t* rows, Count unique,
 
 template <class A>
 __global__ void list_weights(GraphView graph, const uint32_t* rows, const uint32_t* starts,
-                             const uint32_t* row, const uint32_t* column, Count edges, Edge<A>* out,
-                             uint32_t* keys) {
+                             const uint32_t* row, Count edges, Edge<A>* out) {
   const int64_t n = edges.get();
   for (int64_t t = first_thread(); t < n; t += all_threads()) {
     const uint32_t u = row[t];
     out[t] = {u, graph.weight<A>(graph.indptr[rows[u]] + t - starts[u])};
-    keys[t] = column[t];
   }
+}
+
+template <class A>
+__global__ void list_weights_alone(GraphView graph, const uint32_t* rows, const uint32_t* starts,
+                                   const uint32_t* row, Count edges, A* out) {
+  const int64_t n = edges.get();
+  for (int64_t t = first_thread(); t < n; t += all_threads()) {
+    const uint32_t u = row[t];
+    out[t] = graph.weight<A>(graph.indptr[rows[u]] + t - starts[u]);
+  }
+}
+
+__global__ void copy_numbers(const uint32_t* from, Count count, uint32_t* to) {
+  const int64_t n = count.get();
+  for (int64_t i = first_thread(); i < n; i += all_threads()) to[i] = from[i];
 }
 
 __global__ void widen_kernel(const uint32_t* rows, int64_t n, int64_t* out) {
@@ -202,7 +215,8 @@ TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& grou
   return edges;
 }
 
-Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges) {
+Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
+                  bool with_weights) {
   const int64_t most = x.most_edges();
   Columns columns{c.memory->take<uint32_t>(1), c.memory->take<uint32_t>(x.most_columns() + 1),
                   c.memory->take<uint32_t>(x.most_columns() + 1), c.memory->take<uint32_t>(most), nullptr};
@@ -218,20 +232,36 @@ Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const
     Edge<A>* out = c.memory->take<Edge<A>>(most);
     launch(c, blocks_for(c, most, kEach), &list_weights<A>, x.graph,
            static_cast<const uint32_t*>(groups.rows), static_cast<const uint32_t*>(edges.starts),
-           static_cast<const uint32_t*>(edges.row), static_cast<const uint32_t*>(edges.column), count, out,
-           buffers.unsorted(bits));
+           static_cast<const uint32_t*>(edges.row), count, out);
     columns.edges = out;
   };
-  if (x.acc() == DType::f64) {
+  if (with_weights && x.acc() == DType::f64) {
     list(double{});
-  } else {
+  } else if (with_weights) {
     list(float{});
   }
+  launch(c, blocks_for(c, most, kEach), &copy_numbers, static_cast<const uint32_t*>(edges.column), count,
+         buffers.unsorted(bits));
   sort_keys(c, buffers, count, bits);
   exclusive_scan(c,
                  Runs{buffers.keys, count, static_cast<uint32_t>(x.num_items), columns.items, columns.starts},
                  count, columns.count);
   return columns;
+}
+
+const void* touched_weights(const Context& c, const Lookup& x, const Groups& groups,
+                            const TouchedEdges& edges) {
+  const int64_t most = x.most_edges();
+  const auto list = [&]<class A>(A) -> const void* {
+    A* out = c.memory->take<A>(most);
+    if (most > 0) {
+      launch(c, blocks_for(c, most, kEach), &list_weights_alone<A>, x.graph,
+             static_cast<const uint32_t*>(groups.rows), static_cast<const uint32_t*>(edges.starts),
+             static_cast<const uint32_t*>(edges.row), Count{edges.count, most}, out);
+    }
+    return out;
+  };
+  return x.acc() == DType::f64 ? list(double{}) : list(float{});
 }
 
 void widen_numbers(const Context& c, const uint32_t* rows, int64_t n, int64_t* out) {

@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_terms(const Terms& terms, const S* source, i
     Edge<A> term[kInFlight];
     S row[kInFlight][N];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) term[k] = terms.term(t + k);
+    for (int k = 0; k < kInFlight; ++k) term[k] = terms.term(t + k, col);
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       load<N>(source + static_cast<int64_t>(term[k].source) * dim + col, row[k]);
@@ -65,7 +65,7 @@ __device__ __forceinline__ void add_terms(const Terms& terms, const S* source, i
     }
   }
   for (; t < past; ++t) {
-    const Edge<A> term = terms.term(t);
+    const Edge<A> term = terms.term(t, col);
     A row[N];
     load_wide<N>(source + static_cast<int64_t>(term.source) * dim + col, row);
     add_scaled(sum, term.weight, row);
@@ -203,7 +203,7 @@ static __global__ void clear_counts(uint32_t* counts) {
 }
 
 // Sums every segment of `terms` over `source`, and hands it to `finish`.
-//   terms: count (segments), range(s), term(t); most_terms bounds the terms of all, longest those of one
+//   terms: count (segments), range(s), term(t, col); most_terms bounds the terms of all, longest those of one
 template <class S, int N, class Terms, class Finish>
 void sum_segments(const Context& c, const Terms& terms, int64_t most_terms, int64_t longest,
                   const void* source, int64_t dim, const Finish& finish) {

@@ -50,6 +50,18 @@ Tensor Call::dense(const Tensor& t, const char* name) const {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
+bool Call::holds(const Tensor& t) const { return is_here(t, device); }
+
+Tensor Call::dense_or_pinned(const Tensor& t, const char* name) const {
+  if (is_here(t, device) || !t.is_cpu()) return dense(t, name);
+  if (!device_reads_host(t.const_data_ptr())) {
+    fail_value(std::string(name) + ": is in host memory that is not pinned; expected it on the device, or " +
+               "pinned (Tensor.pin_memory)");
+  }
+  if (!t.is_contiguous()) fail_value(std::string(name) + ": in pinned memory it must be contiguous");
+  return t;
+}
+
 namespace {
 
 const void* take_table(const Call& call, const Lookup& x, const OptionalTensor& in, OptionalTensor& kept,
@@ -70,9 +82,9 @@ Inputs::Inputs(Call& call, const OptionalTensor& central_in, const OptionalTenso
                const Tensor& indptr_in, const Tensor& neighbors_in, const Tensor& weights_in,
                const OptionalTensor& offsets_in, const OptionalTensor& sample_weights_in, ScalarType table,
                int64_t dim, int64_t positions, bool mean)
-    : indptr(call.dense(indptr_in, "indptr")),
-      neighbors(call.dense(neighbors_in, "neighbors")),
-      weights(call.dense(weights_in, "weights")) {
+    : indptr(call.dense_or_pinned(indptr_in, "indptr")),
+      neighbors(call.dense_or_pinned(neighbors_in, "neighbors")),
+      weights(call.dense_or_pinned(weights_in, "weights")) {
   Lookup& x = lookup;
   check_shape(indptr.dim() == 1 && indptr.size(0) >= 1, "indptr", indptr, "[H + 1]");
   if (indptr.scalar_type() != ScalarType::Long) fail_value("indptr: expected dtype int64");
@@ -96,6 +108,7 @@ Inputs::Inputs(Call& call, const OptionalTensor& central_in, const OptionalTenso
   x.central = take_table(call, x, central_in, central, "central");
   x.residual = take_table(call, x, residual_in, residual, "residual");
   x.mean = mean;
+  x.graph_on_host = !call.holds(neighbors) || !call.holds(weights);
   if (offsets_in.has_value()) {
     offsets = call.dense(*offsets_in, "offsets");
     check_shape(offsets->dim() == 1 && offsets->size(0) >= 1, "offsets", *offsets, "[B + 1]");
@@ -126,6 +139,63 @@ Inputs::Inputs(Call& call, const OptionalTensor& central_in, const OptionalTenso
   }
 }
 
+void Inputs::attend(const Call& call, const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in,
+                    double dropout, const OptionalTensor& seed_in) {
+  Lookup& x = lookup;
+  a_src = call.dense(a_src_in, "a_src");
+  a_dst = call.dense(a_dst_in, "a_dst");
+  b = call.dense(b_in, "b");
+  const std::string columns = "[" + std::to_string(x.dim) + "]";
+  check_shape(a_src->dim() == 1 && a_src->size(0) == x.dim, "a_src", *a_src, columns);
+  check_shape(a_dst->dim() == 1 && a_dst->size(0) == x.dim, "a_dst", *a_dst, columns);
+  check_shape(b->dim() == 1 && b->size(0) >= 1 && x.dim >= 1 && x.dim % b->size(0) == 0, "b", *b,
+              "[heads], heads a divisor of D = " + std::to_string(x.dim));
+  for (const auto& [tensor, name] : {std::pair{&a_src, "a_src"}, {&a_dst, "a_dst"}, {&b, "b"}}) {
+    if ((*tensor)->scalar_type() != acc_type()) {
+      fail_value(std::string(name) + ": expected dtype " + torch::headeronly::toString(acc_type()));
+    }
+  }
+  if (!(dropout >= 0 && dropout < 1)) {
+    fail_value("dropout: found " + std::to_string(dropout) + "; expected one in [0, 1)");
+  }
+  if (dropout > 0) {
+    if (!seed_in.has_value()) fail_value("seed: missing; dropout needs one");
+    seed = call.dense(*seed_in, "seed");
+    check_shape(seed->numel() == 1, "seed", *seed, "[1]");
+    if (seed->scalar_type() != ScalarType::Long) fail_value("seed: expected dtype int64");
+  }
+  x.attention = {b->size(0),
+                 a_src->const_data_ptr(),
+                 a_dst->const_data_ptr(),
+                 b->const_data_ptr(),
+                 dropout,
+                 seed.has_value() ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
+}
+
+Tensor flat_ids(const Call& call, const Tensor& ids_in, const Tensor& central) {
+  const Tensor ids = call.dense(ids_in, "ids");
+  check_shape(ids.dim() == 1, "ids", ids, "[P]");
+  check_shape(central.dim() == 2, "central", central, "[H, D]");
+  if (ids.size(0) >= std::numeric_limits<int32_t>::max() / 4) {
+    fail_value("ids: " + std::to_string(ids.size(0)) + " positions; at most 2^29 in one call");
+  }
+  return ids;
+}
+
+std::tuple<Tensor, Tensor> run_forward(Call& call, const Tensor& ids, Inputs& in, int64_t padding_idx,
+                                       std::optional<ScalarType> out_dtype) {
+  Lookup& x = in.lookup;
+  if (out_dtype.has_value()) x.out_type = table_type(*out_dtype, "out_dtype");
+  if (accumulator(x.out_type) != x.acc()) fail_value("out_dtype: float64 goes with float64 tables only");
+  Tensor plan_tensor = call.empty({2 * x.positions + 1}, ScalarType::Int);
+  const Plan plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), x.positions);
+  make_plan(call.context, x, ids.const_data_ptr(), is_int64(ids, "ids"), padding_idx, plan);
+  const Groups groups = make_groups(call.context, x, plan);
+  Tensor out = call.empty({x.is_bag() ? x.num_bags : x.positions, x.dim}, scalar_type(x.out_type));
+  lookup_forward(call.context, x, groups, out.mutable_data_ptr());
+  return {out, plan_tensor};
+}
+
 Backward::Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalTensor& central,
                    const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors,
                    const Tensor& weights, const OptionalTensor& offsets, const OptionalTensor& sample_weights,
@@ -152,6 +222,11 @@ void Backward::need_tables(bool both, const char* what) const {
   if (x().central == nullptr || (both && x().residual == nullptr)) {
     fail_value(std::string(what) + ": its gradient needs the tables");
   }
+}
+
+void Backward::need_link_weights() const {
+  need_tables(false, "weights");
+  if (x().graph_on_host) fail_value("weights: no gradient of link weights in pinned host memory");
 }
 
 void Backward::sum_rows(void* g) const {

@@ -6,6 +6,8 @@
 #endif
 
 #include <limits>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "cpu/tensors.h"
@@ -52,6 +54,9 @@ struct Call {
 
   // A contiguous tensor on this device; kept alive by the caller.
   Tensor dense(const Tensor& t, const char* name) const;
+  // The same, or a contiguous one in pinned host memory, where kernels read it too.
+  Tensor dense_or_pinned(const Tensor& t, const char* name) const;
+  bool holds(const Tensor& t) const;  // in the device's own memory
   Tensor empty(std::vector<int64_t> size, ScalarType type) const {
     return torch::stable::new_empty(like, size, type);
   }
@@ -61,6 +66,7 @@ struct Call {
 struct Inputs {
   Tensor indptr, neighbors, weights;
   OptionalTensor central, residual, offsets, sample_weights;
+  OptionalTensor a_src, a_dst, b, seed;  // of the attention link
   Lookup lookup{};
 
   Inputs(Call& call, const OptionalTensor& central_in, const OptionalTensor& residual_in,
@@ -69,7 +75,18 @@ struct Inputs {
          int64_t dim, int64_t positions, bool mean);
 
   ScalarType acc_type() const { return scalar_type(lookup.acc()); }
+
+  // Makes the link attention, with weights log z.
+  void attend(const Call& call, const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in,
+              double dropout, const OptionalTensor& seed_in);
 };
+
+// Ids of a lookup in that table, checked and contiguous.
+Tensor flat_ids(const Call& call, const Tensor& ids, const Tensor& central);
+
+// Output and plan of a lookup.
+std::tuple<Tensor, Tensor> run_forward(Call& call, const Tensor& ids, Inputs& in, int64_t padding_idx,
+                                       std::optional<ScalarType> out_dtype);
 
 // What the backward operators need before they differ: inputs, the plan's groups, contiguous gradient.
 struct Backward {
@@ -87,6 +104,7 @@ struct Backward {
   const Lookup& x() const { return in.lookup; }
   const Context& context() const { return call.context; }
   void need_tables(bool both, const char* what) const;
+  void need_link_weights() const;
   void sum_rows(void* g) const;  // G, unless the batch is empty
   Tensor sample_weights_gradient(bool needed) const;
 };

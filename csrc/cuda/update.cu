@@ -12,7 +12,7 @@ struct ColumnTerms {
   const Edge<A>* edges;
 
   __device__ __forceinline__ Range range(int64_t v) const { return {starts[v], starts[v + 1]}; }
-  __device__ __forceinline__ Edge<A> term(int64_t i) const { return edges[order[i]]; }
+  __device__ __forceinline__ Edge<A> term(int64_t i, int64_t) const { return edges[order[i]]; }
 };
 
 template <class A>
@@ -58,6 +58,20 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       step.store(row, col, g);
     }
   }
+}
+
+__global__ void advance_kernel(Advance a) {
+  if (first_thread() != 0) return;
+  const double step = static_cast<double>(*a.step + 1.0f);
+  double lr = a.lr;
+  if (a.lr_device != nullptr) {
+    lr = a.lr_is_double ? *static_cast<const double*>(a.lr_device)
+                        : static_cast<double>(*static_cast<const float*>(a.lr_device));
+  }
+  *a.step = static_cast<float>(step);
+  a.live[0] = lr / (1 + (step - 1) * a.lr_decay);
+  a.live[1] = 1 - lr * a.decay;
+  a.live[2] = step;
 }
 
 bool state_allows_wide(const UpdateArgs& a, DType type) {
@@ -107,6 +121,8 @@ void step_columns(const Context& c, const Lookup& x, const Columns& columns, con
                        StepRows<T>{step, columns.items});
   });
 }
+
+void advance_step(const Context& c, const Advance& a) { launch(c, 1, &advance_kernel, a); }
 
 void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items) {
   with_type(a.table, [&]<class T>() { step<T, T>(c, {a, nullptr}, {nullptr, a.num_rows}, num_items); });

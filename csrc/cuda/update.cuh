@@ -49,9 +49,14 @@ struct StepRows {
     return begin_row(items != nullptr ? items[s] : s, lanes);
   }
 
+  __device__ __forceinline__ int64_t step_number() const {
+    return a.live != nullptr ? static_cast<int64_t>(a.live[2]) : a.step;
+  }
+
   __device__ __forceinline__ Row begin_row(int64_t number, const Lanes& lanes) const {
-    Row row{number, static_cast<A>(a.shrink), 0, 0, 0};
-    int64_t t = a.step;
+    const double lr = a.live != nullptr ? a.live[0] : a.lr;
+    Row row{number, static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), 0, 0, 0};
+    int64_t t = step_number();
     double decayed = 0;
     if (a.row_steps != nullptr) t = a.row_steps[number] + int64_t{1};
     if (a.decayed != nullptr) decayed = a.decayed[number];
@@ -61,9 +66,9 @@ struct StepRows {
       if (a.decayed != nullptr) a.decayed[number] = a.decay_now;
     }
     if (a.decayed != nullptr) row.scale *= static_cast<A>(exp(a.decay_now - decayed));
-    row.rate = static_cast<A>(-a.lr);
+    row.rate = static_cast<A>(-lr);
     if (a.rule == Rule::adam) {
-      row.rate = static_cast<A>(-a.lr / (1 - pow(a.beta1, static_cast<double>(t))));
+      row.rate = static_cast<A>(-lr / (1 - pow(a.beta1, static_cast<double>(t))));
       row.widen = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
     }
     return row;
@@ -163,7 +168,7 @@ struct StepRows {
 #pragma unroll
         for (int j = 0; j < N; ++j) {
           const uint64_t place = static_cast<uint64_t>(row.number) << 32 | static_cast<uint64_t>(col + j) / 4;
-          const Philox random(a.seed, place, static_cast<uint64_t>(a.step));
+          const Philox random(a.seed, place, static_cast<uint64_t>(step_number()));
           const int word = static_cast<int>((col + j) % 4);
           // No index that is known at run time alone: the words stay in registers.
           const uint32_t bits = word == 0   ? random.word[0]
