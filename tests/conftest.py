@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and os.environ.get("RESEMB_EMULATED") != "1":
         reason = "no CUDA device"
         if os.environ.get("RESEMB_REQUIRE_CUDA") == "1":
             raise pytest.UsageError(f"RESEMB_REQUIRE_CUDA=1 but there is {reason}")

@@ -25,7 +25,7 @@ class SGD(RowSparseOptimizer):
         momentum: 0 keeps no state.
         weight_decay, decoupled_weight_decay, decay: see `Adam`.
         nesterov: needs momentum.
-        maximize, stochastic_rounding, seed: see `Adam`.
+        maximize, stochastic_rounding, seed, capturable: see `Adam`.
         foreach, fused: of torch.optim.SGD, for dense gradients.
 
     Raises:
@@ -47,13 +47,14 @@ class SGD(RowSparseOptimizer):
         maximize: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
                    "maximize": maximize, "foreach": foreach, "fused": fused}  # fmt: skip
         super().__init__(
-            params, torch.optim.SGD, options, decay=decay, seed=seed,
+            params, torch.optim.SGD, options, decay=decay, seed=seed, capturable=capturable,
             decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ class Adagrad(RowSparseOptimizer):
         params, lr: as for torch.optim.Adagrad.
         lr_decay, initial_accumulator_value, eps: as for torch.optim.Adagrad.
         weight_decay, decoupled_weight_decay, decay: see `Adam`.
-        maximize, stochastic_rounding, seed: see `Adam`.
+        maximize, stochastic_rounding, seed, capturable: see `Adam`.
         foreach: of torch.optim.Adagrad, for dense gradients.
 
     Raises:
@@ -110,13 +111,14 @@ class Adagrad(RowSparseOptimizer):
         maximize: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
         foreach: bool | None = None,
     ) -> None:
         options = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
                    "initial_accumulator_value": initial_accumulator_value, "eps": eps,
                    "maximize": maximize, "foreach": foreach}  # fmt: skip
         super().__init__(
-            params, torch.optim.Adagrad, options, decay=decay, seed=seed,
+            params, torch.optim.Adagrad, options, decay=decay, seed=seed, capturable=capturable,
             decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
 
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
@@ -128,12 +130,12 @@ class Adagrad(RowSparseOptimizer):
     def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
         state = self.state[parameter]
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            place = parameter.device if group["capturable"] else "cpu"
+            state["step"] = torch.tensor(0.0, device=place)
         if "sum" not in state:
             state["sum"] = torch.full_like(parameter, self._initial(group))
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
-        options["lr"] /= 1 + (options["step"] - 1) * group["lr_decay"]
         return RowStep(
             self._rule,
             second=self.state[table]["sum"],
@@ -177,6 +179,10 @@ class Adam(RowSparseOptimizer):
         stochastic_rounding: of float16 and bfloat16 tables, so that steps below their precision are not
             lost: bits from Philox keyed by (seed, step, row, column).
         seed: of stochastic rounding.
+        capturable: a CUDA graph may capture steps made in backward and steps on dense gradients, as with
+            torch.optim.Adam: the count lies on the table's device, and lr may be a tensor there, which
+            replays follow. Needs tables on CUDA; not with decay="global". Sparse gradients as tensors
+            are stepped outside captures alone, and then read the count on the host.
         foreach, fused: of torch.optim.Adam, for dense gradients.
 
     State: step, exp_avg and exp_avg_sq [H, D], float32 (float64 for float64 tables), as torch.optim.Adam
@@ -203,13 +209,15 @@ class Adam(RowSparseOptimizer):
         maximize: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                   "maximize": maximize, "foreach": foreach, "fused": fused}  # fmt: skip
+                   "maximize": maximize, "foreach": foreach, "fused": fused,
+                   "capturable": capturable}  # fmt: skip
         super().__init__(
-            params, torch.optim.Adam, options, decay=decay, seed=seed,
+            params, torch.optim.Adam, options, decay=decay, seed=seed, capturable=capturable,
             decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding,
             bias_correction=bias_correction)  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resemb_ext._memory import empty_table
-from resemb_ext.optim import _decay, _in_backward, _refusal
+from resemb_ext.optim import _capture, _decay, _in_backward, _refusal
 from resemb_ext.optim._rows import Rows, RowStep, gradient_rows, update_rows
 
 DECAYS = ("touched", "global")
@@ -44,6 +44,7 @@ class RowSparseOptimizer(Optimizer):
         decoupled_weight_decay: bool,
         stochastic_rounding: bool,
         seed: int,
+        capturable: bool,
         **own: Any,
     ) -> None:
         self._seed = seed
@@ -52,6 +53,7 @@ class RowSparseOptimizer(Optimizer):
             "decay": decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "stochastic_rounding": stochastic_rounding,
+            "capturable": capturable,
         }
         self._check({**dense_options, **shared, **own})
         # Over a throw-away parameter: what it updates, and its state, are set at every step.
@@ -81,6 +83,7 @@ class RowSparseOptimizer(Optimizer):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
         if group["decay"] not in DECAYS:
             raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
+        _capture.check_options(group)
 
     # What an algorithm defines.
 
@@ -190,9 +193,14 @@ class RowSparseOptimizer(Optimizer):
         found = [places[id(table)] for table in (central, residual)]
         for group, parameter, index in found:
             self._check_table(parameter, index, group)
-        steps = [self._next_step(*place).arguments() for place in found]
-        samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(
-            grad, plan, central, residual, *graph, mean, need_samples, *steps[0], *steps[1])  # fmt: skip
+        steps = [self._next_step(*place, live=place[0]["capturable"]) for place in found]
+        arguments = (grad, plan, central, residual, *graph, mean, need_samples,
+                     *steps[0].arguments(), *steps[1].arguments())  # fmt: skip
+        live = [step.live for step in steps]
+        if any(place[0]["capturable"] for place in found):
+            samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_live_(*arguments, *live)
+        else:
+            samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(*arguments)
         for table in (central, residual):
             torch.autograd.graph.increment_version(table)
         return samples_grad if need_samples else None
@@ -208,7 +216,10 @@ class RowSparseOptimizer(Optimizer):
 
         Raises:
             ValueError, IndexError: a gradient that is no row-sparse one; nothing has been written then.
+            RuntimeError: inside the capture of a CUDA graph, what cannot be captured: a group without
+                capturable=True, a sparse gradient.
         """
+        _capture.refuse_capture(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -230,6 +241,7 @@ class RowSparseOptimizer(Optimizer):
 
     def _check_table(self, parameter: Tensor, index: int, group: dict[str, Any]) -> None:
         name = f"parameter {index}"
+        _capture.check_table(group, parameter, name)
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
         if _pending(group):
@@ -247,12 +259,27 @@ class RowSparseOptimizer(Optimizer):
                     f"need {state_dtype(parameter)}: do not mix both on a low-precision table"
                 )
 
-    def _next_step(self, group: dict[str, Any], parameter: Tensor, index: int) -> RowStep:
-        """Counts a table's next step and gives what its kernel needs; the caller must make it."""
+    def _next_step(
+        self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False
+    ) -> RowStep:
+        """Counts a table's next step and gives what its kernel needs; the caller must make it.
+
+        Args:
+            live: lr, shrink and count stay on the device, in `RowStep.live`.
+        """
         state = self._state(group, parameter)
+        decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
+        if live:
+            options = {
+                "live": _capture.advance(group, state["step"], decay if decoupled else 0.0),
+                "weight_decay": 0.0 if decoupled else decay,
+                "maximize": group["maximize"],
+                "random_rounding": group["stochastic_rounding"],
+                "seed": self._table_seed(index),
+            }
+            return self._row_step(group, parameter, options)
         state["step"] += 1
-        lr, decay = float(group["lr"]), group["weight_decay"]
-        decoupled = group["decoupled_weight_decay"]
+        lr, step = float(group["lr"]), int(state["step"])
         pending: dict[str, Any] = {}
         if _pending(group):
             _decay.raise_decay(state, parameter, lr, decay)
@@ -260,13 +287,13 @@ class RowSparseOptimizer(Optimizer):
         if "decayed" in state:
             pending = {"decayed": state["decayed"], "decay_now": float(state["decay_log"])}
         options = {
-            "lr": lr,
+            "lr": lr / (1 + (step - 1) * group.get("lr_decay", 0.0)),
             "shrink": 1 - lr * decay if decoupled else 1.0,
             "weight_decay": 0.0 if decoupled else decay,
             "maximize": group["maximize"],
             "random_rounding": group["stochastic_rounding"],
             "seed": self._table_seed(index),
-            "step": int(state["step"]),
+            "step": step,
             **pending,
         }
         return self._row_step(group, parameter, options)
@@ -274,8 +301,11 @@ class RowSparseOptimizer(Optimizer):
     def _state(self, group: dict[str, Any], table: Tensor) -> dict[str, Any]:
         """A table's state, made where it is not there yet."""
         state = self.state[table]
+        place = table.device if group["capturable"] else torch.device("cpu")
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, device=place)
+        elif state["step"].device != place:
+            state["step"] = state["step"].to(place)
         for key, shape in self._state_shapes(group, table).items():
             if state.get(key) is None:
                 value = empty_table(shape, dtype=state_dtype(table), device=table.device)
@@ -300,6 +330,7 @@ class RowSparseOptimizer(Optimizer):
                 part["weight_decay"] = 0.0
             groups.append(part)
         if groups:
+            _capture.check_dense(self._dense, groups)
             self._dense.param_groups = groups
             self._dense.state = self.state
             self._dense.step()
@@ -314,17 +345,23 @@ class RowSparseOptimizer(Optimizer):
         self.catch_up()
         return super().state_dict()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave. State keeps its own dtype, whatever the tables'."""
         super().load_state_dict(state_dict)
         # torch casts floating state to the parameter's dtype and else shares it with the given one;
         # low-precision tables keep float32, and nobody else's step may change it.
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        tables = [parameter for _, parameter in self._places()]
-        for number, parameter in zip(saved, tables, strict=True):
+        for number, (group, parameter) in zip(saved, self._places(), strict=True):
             for key, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
-                    place = "cpu" if key in ("step", "decay_log") else parameter.device
+                    place = parameter.device
+                    if key == "decay_log" or (key == "step" and not group["capturable"]):
+                        place = torch.device("cpu")
                     own = empty_table(value.shape, dtype=value.dtype, device=place)
                     self.state[parameter][key] = own.copy_(value)
 

@@ -63,8 +63,9 @@ class RowStep:
     """One step on one table: its rule, options and state. Formulas in csrc/common/update.h."""
 
     rule: Rule
-    lr: float
-    step: int
+    lr: float = 0.0
+    step: int = 0
+    live: Tensor | None = None  # float64 [3] on the device: lr, shrink, step in place of those here
     first: Tensor | None = None
     second: Tensor | None = None
     row_steps: Tensor | None = None

@@ -44,6 +44,17 @@ class Expected {
     for (const auto& [id, row] : rows) add_edges(p, id);
   }
 
+  // The output row of a position and the factor of its embedding there.
+  static std::pair<int64_t, double> place(const Problem& p, int64_t position) {
+    if (p.bags < 0) return {position, 1};
+    const int64_t bag =
+        std::upper_bound(p.offsets.begin(), p.offsets.end() - 1, position) - p.offsets.begin() - 1;
+    if (!p.samples.empty()) return {bag, p.samples[position]};
+    if (!p.mean) return {bag, 1};
+    const auto begin = p.ids.begin() + p.offsets[bag], end = p.ids.begin() + p.offsets[bag + 1];
+    return {bag, 1.0 / static_cast<double>(end - begin - std::count(begin, end, p.padding))};
+  }
+
  private:
   static Sums embedding(const Problem& p, int64_t id) {
     Sums row(p.dim);
@@ -55,17 +66,6 @@ class Expected {
       add(p.residual[id * p.dim + d]);
     }
     return row;
-  }
-
-  // The output row of a position and the factor of its embedding there.
-  static std::pair<int64_t, double> place(const Problem& p, int64_t position) {
-    if (p.bags < 0) return {position, 1};
-    const int64_t bag =
-        std::upper_bound(p.offsets.begin(), p.offsets.end() - 1, position) - p.offsets.begin() - 1;
-    if (!p.samples.empty()) return {bag, p.samples[position]};
-    if (!p.mean) return {bag, 1};
-    const auto begin = p.ids.begin() + p.offsets[bag], end = p.ids.begin() + p.offsets[bag + 1];
-    return {bag, 1.0 / static_cast<double>(end - begin - std::count(begin, end, p.padding))};
   }
 
   void add_position(const Problem& p, int64_t position, const Sums& row) {

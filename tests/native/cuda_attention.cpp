@@ -1,0 +1,139 @@
+// Runs the attention link's CUDA kernels under emulation, free of torch, on random problems and compares them
+// with plain loops in double: for the sanitizers, and for mutants that must be caught.
+//
+//   cuda_attention FIRST PAST   problems of the seeds FIRST .. PAST - 1, each on two devices
+#include <cstdio>
+#include <cstdlib>
+
+#include "attention_expected.h"
+#include "cuda/attention.h"
+#include "cuda_steps.h"
+
+using namespace driver;
+
+namespace {
+
+struct AttentionResults {
+  Array out, central, central_by_rows, residual, a_src, a_dst, b, samples;
+
+  bool same_bits(const AttentionResults& other) const {
+    const auto all = [](const AttentionResults& r) {
+      return std::vector<const Array*>{&r.out, &r.central, &r.residual, &r.a_src, &r.a_dst, &r.b, &r.samples};
+    };
+    for (size_t i = 0; i < all(*this).size(); ++i) {
+      if (!all(*this)[i]->same_bits(*all(other)[i])) return false;
+    }
+    return true;
+  }
+};
+
+AttentionResults run_steps(const AttentionProblem& a, Call& call) {
+  using namespace resemb::cuda;
+  const Problem& p = a.p;
+  Inputs in(p);
+  in.lookup.attention = a.link();
+  const Lookup& x = in.lookup;
+  const Context& c = call.context;
+  std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
+  const Plan plan(plan_data.data(), p.positions);
+  make_plan(c, x, in.ids.data(), p.wide_ids, p.padding, plan);
+  const Groups groups = make_groups(c, x, plan);
+  AttentionResults r;
+  r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
+  lookup_forward(c, x, groups, r.out.data());
+
+  Array g(p.acc(), *groups.unique * p.dim, p.aligned);
+  row_gradient(c, x, groups, p.grad.data(), g.data());
+  r.residual = Array(p.table, p.items * p.dim, p.aligned);
+  write_rows(c, x, groups, g.data(), false, r.residual.zero().data());
+  r.a_src = Array(p.acc(), p.dim, p.aligned);
+  r.a_dst = Array(p.acc(), p.dim, p.aligned);
+  r.b = Array(p.acc(), a.heads, p.aligned);
+  const AttentionGradient gradient =
+      attention_backward(c, x, groups, g.data(), r.a_src.data(), r.a_dst.data(), r.b.data());
+  r.central = Array(p.table, p.items * p.dim, p.aligned);
+  sum_attended_columns(c, x, gradient, g.data(), false, r.central.zero().data());
+  const int64_t touched = *gradient.columns.count;
+  Array values(p.table, touched * p.dim, p.aligned);
+  sum_attended_columns(c, x, gradient, g.data(), true, values.data());
+  std::vector<int64_t> numbers(touched);
+  widen_numbers(c, gradient.columns.items, touched, numbers.data());
+  r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
+  if (!p.samples.empty()) {
+    r.samples = Array(p.acc(), p.positions, p.aligned);
+    sample_weight_gradient(c, x, groups, p.grad.data(), r.samples.data());
+  }
+  return r;
+}
+
+void compare(const AttentionProblem& a, const AttentionResults& r, const AttentionExpected& expected) {
+  const DType acc = a.p.acc();
+  require_close("output", r.out, expected.out, acc, a.p.out_type);
+  require_close("gradient of central", r.central, expected.central, acc, a.p.table);
+  require_close("gradient of residual", r.residual, expected.residual, acc, a.p.table);
+  require_close("gradient of a_src", r.a_src, expected.a_src, acc, acc);
+  require_close("gradient of a_dst", r.a_dst, expected.a_dst, acc, acc);
+  require_close("gradient of b", r.b, expected.b, acc, acc);
+  require_close("gradient of sample weights", r.samples, expected.samples, acc, acc);
+  require(r.central.same_bits(r.central_by_rows), "rows differ from the whole table");
+}
+
+// Rows that the link cannot use, and malformed ones, are reported; nothing is read beyond the arrays.
+void check_bad_rows(AttentionProblem& a, Random& random) {
+  using resemb::cuda::Wrong;
+  Problem& p = a.p;
+  if (p.positions == 0) return;
+  const int64_t row = p.ids[random.below(p.positions)];
+  const int64_t first = p.indptr[row], past = p.indptr[row + 1];
+  if (row == p.padding || first == past) return;
+  const int64_t e = first + random.below(past - first);
+  Wrong expected = Wrong::log_weights;
+  switch (random.below(3)) {
+    case 0:
+      p.weights[e] = random.one_in(2) ? NAN : -INFINITY;
+      break;
+    case 1:
+      if (p.items == 1) return;
+      *std::find(p.neighbors.begin() + first, p.neighbors.begin() + past, row) = row == 0 ? 1 : 0;
+      expected = Wrong::no_self;
+      break;
+    default:
+      p.neighbors[e] = random.one_in(2) ? -1 : p.items;
+      expected = Wrong::graph;
+  }
+  Call call(2);
+  run_steps(a, call);
+  require(call.fault.state == 2 && call.fault.wrong == expected, "a row that cannot be used goes unseen");
+  require(expected == Wrong::graph || call.fault.value == row, "another row is named");
+}
+
+bool run_problems(uint64_t first, uint64_t past) {
+  for (uint64_t seed = first; seed < past; ++seed) {
+    try {
+      AttentionProblem a = make_attention_problem(seed);
+      Random random(seed);
+      Call one(1 + static_cast<int>(random.below(5))), other(1 + static_cast<int>(random.below(5)));
+      const AttentionResults r = run_steps(a, one), again = run_steps(a, other);
+      one.require_no_fault();
+      other.require_no_fault();
+      compare(a, r, AttentionExpected(a));
+      require(r.same_bits(again), "the bits depend on the grid or on the order of threads");
+      check_bad_rows(a, random);
+    } catch (const std::exception& e) {
+      const AttentionProblem a = make_attention_problem(seed);
+      std::fprintf(stderr, "seed %llu (%s, heads %d%s): %s\n", static_cast<unsigned long long>(seed),
+                   a.p.text().c_str(), static_cast<int>(a.heads), a.dropout > 0 ? ", dropout" : "", e.what());
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const bool ok = run_problems(std::strtoull(argv[1], nullptr, 10), std::strtoull(argv[2], nullptr, 10));
+  if (ok) std::puts("ok");
+  return ok ? 0 : 1;
+}
