@@ -19,8 +19,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ("sort", "plan", "lookup", "update")
-DRIVER = "tests/native/cuda_kernels.cpp"
+KERNELS = ("sort", "plan", "lookup", "update", "attention")
+DRIVERS = ("cuda_kernels", "cuda_attention")
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
 FLAGS = [
     *("-std=c++20", "-DRESEMB_EMULATE", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas"),
@@ -67,20 +67,36 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Objects of the driver and its kernels by name, made once."""
-    sources = [*kernels(ROOT / "csrc"), ROOT / DRIVER]
+    """Objects of the drivers and their kernels by name, made once."""
+    drivers = [ROOT / "tests/native" / f"{driver}.cpp" for driver in DRIVERS]
+    sources = [*kernels(ROOT / "csrc"), *drivers]
     flags = [*SANITIZED, f"-I{ROOT / 'tests/native'}"]
     targets = compile_all(tmp_path_factory.mktemp("objects"), ROOT / "csrc", sources, flags)
     return {source.stem: target for source, target in zip(sources, targets, strict=True)}
 
 
+def for_driver(driver: str, objects: dict[str, Path]) -> list[Path]:
+    return [target for name, target in objects.items() if name == driver or name not in DRIVERS]
+
+
 def test_kernels_against_plain_loops_under_address(
     tmp_path: Path, objects: dict[str, Path]
 ) -> None:
-    program = link(tmp_path / "driver", list(objects.values()), SANITIZED)
-    for arguments in (("primitives", "60"), ("problems", "0", "25")):
+    for driver, *arguments in (
+        ("cuda_kernels", "primitives", "60"),
+        ("cuda_kernels", "problems", "0", "25"),
+        ("cuda_attention", "0", "12"),
+    ):
+        program = link(tmp_path / driver, for_driver(driver, objects), SANITIZED)
         done = run(program, *arguments)
         assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_attention_on_more_problems(tmp_path: Path, objects: dict[str, Path]) -> None:
+    program = link(tmp_path / "driver", for_driver("cuda_attention", objects), SANITIZED)
+    done = run(program, "12", "150")
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-3000:]
 
 
 # A name; the file; what is replaced there; by what; the kernels; what the driver then runs; what it says.
@@ -91,6 +107,9 @@ MUTANTS = {
     "ids read one past the end": (
         "plan.cu", "p < n; p += all_threads()", "p <= n; p += all_threads()",
         "plan", ("problems", "0", "8"), "heap-buffer-overflow"),
+    "attention's long rows without the barrier before the warps' parts are read": (
+        "softmax.cuh", "    __syncthreads();\n    value = of_warp[0];", "    value = of_warp[0];",
+        "attention", ("3", "4"), "seed 3"),
 }  # fmt: skip
 MORE_MUTANTS = {
     "scan without the barrier before the warps' sums are read": (
@@ -105,6 +124,17 @@ MORE_MUTANTS = {
     "wide loads of rows that do not allow them": (
         "numbers.cuh", "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
         "bool aligned = true;", "lookup", ("problems", "0", "8"), "heap-buffer-overflow"),
+    "attention's long rows without the barrier before the warps' parts are written again": (
+        "softmax.cuh", "    __syncthreads();  // of_warp may still be read\n", "",
+        "attention", ("3", "4"), "seed 3"),
+    "scores that read past a head's columns": (
+        "attention.cu", "col < width; col += lane_count * N", "col <= width; col += lane_count * N",
+        "attention", ("0", "8"), "heap-buffer-overflow"),
+    "softmax's gradient without its mean": (
+        "softmax.cuh", "alpha[i] * (dots[i] - mean)", "alpha[i] * dots[i]", "attention", ("0", "8"), "seed"),
+    "backward that drops other edges than forward": (
+        "softmax.cuh", "alpha[i] *= factor(dropout, u, edge + t - first, h);",
+        "alpha[i] *= factor(dropout, u, edge, h);", "attention", ("0", "12"), "seed"),
 }  # fmt: skip
 
 
@@ -120,7 +150,8 @@ def test_mutant_is_caught(name: str, tmp_path: Path, objects: dict[str, Path]) -
     (csrc / "cuda" / file).write_text(text.replace(old, new))
     (mutated,) = compile_all(tmp_path / "mutant", csrc, kernels(csrc, (unit,)), SANITIZED)
     # First, so that the linker takes its copies of what several of them hold.
-    rest = [target for name, target in objects.items() if name != unit]
+    driver = "cuda_attention" if unit == "attention" else "cuda_kernels"
+    rest = [target for target in for_driver(driver, objects) if target != objects[unit]]
     done = run(link(tmp_path / "driver", [mutated, *rest], SANITIZED), *arguments)
     assert done.returncode != 0 and message in done.stderr, f"not caught: {done.stderr[-2000:]}"
 
@@ -170,7 +201,10 @@ def run_tests(operators: Path, *arguments: str) -> None:
         "no:cacheprovider",
         *arguments,
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    environment = {**os.environ, "RESEMB_EMULATED": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment
+    )
     assert done.returncode == 0, done.stdout[-5000:]
     assert "Overriding a previously registered kernel" in done.stderr, done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-1000:]
@@ -187,6 +221,61 @@ def test_operators_on_chosen_problems(operators: Path) -> None:
 def test_operators_on_any_problem(operators: Path) -> None:
     """hypothesis over shapes, dtypes, dense and sparse gradients; sums of several chunks; autograd."""
     run_tests(operators, "-k", "not avx2", "tests/test_op_parity.py", "tests/test_op_autograd.py")
+
+
+def test_captured_steps(operators: Path) -> None:
+    run_tests(operators, "tests/test_cuda_capture.py")
+
+
+def test_attention_on_chosen_problems(operators: Path) -> None:
+    """Widths, heads and dtypes; numbers and gradients made by hand; dropout; autograd."""
+    run_tests(operators, "-k", "not avx2 and not messages and not any_problem and not long_sums and not gradcheck",
+              "tests/test_op_attention.py")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_attention_on_any_problem(operators: Path) -> None:
+    run_tests(operators, "-k", "not avx2 and (any_problem or long_sums or gradcheck)",
+              "tests/test_op_attention.py")  # fmt: skip
+
+
+ATTENTION = """
+import sys
+import torch
+import resemb_ext
+from resemb_ext import functional
+sys.path.insert(0, "tests")
+from test_op_attention import make, solve
+
+def results(problem):
+    upstream = torch.randn(problem.call(functional).shape, generator=torch.Generator().manual_seed(1))
+    return solve(problem, functional, upstream.to(problem.central.dtype))
+
+cases = [
+    make(num_items=300, dim=dim, heads=heads, positions=900, neighbors=12, exponent=exponent, bags=bags,
+         dropout=dropout, dtype=dtype, padding_idx=1, seed=dim)
+    for dim, heads, exponent, bags, dropout, dtype in (
+        (24, 1, 1.3, None, 0.4, torch.float32), (24, 3, 0.0, 9, 0.4, torch.float32),
+        (7, 7, 1.3, None, 0.2, torch.float64), (32, 2, 1.3, None, 0.5, torch.bfloat16))
+]
+cases.append(make(num_items=900, dim=8, positions=900, neighbors=350, exponent=0.0, dropout=0.3))
+on_cpu = [results(p) for p in cases]
+torch.ops.load_library(sys.argv[1])
+for problem, expected in zip(cases, on_cpu):
+    close = {torch.float32: 3e-4, torch.float64: 1e-11, torch.bfloat16: 0.02}[problem.central.dtype]
+    for name, value in results(problem).items():
+        scale = expected[name].abs().max().item() + 1e-30
+        error = (value.double() - expected[name].double()).abs().max().item()
+        assert error <= close * scale, (name, error, scale, problem.central.dtype)
+print("ok")
+"""
+
+
+def test_attention_agrees_with_the_cpu(operators: Path) -> None:
+    """The same edges are dropped, so that outputs and gradients are close."""
+    done = subprocess.run(
+        [sys.executable, "-c", ATTENTION, str(operators)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert done.stdout == "ok\n", done.stderr[-3000:]
 
 
 @pytest.mark.slow

@@ -7,22 +7,22 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resemb_ext import functional
 from resemb_ext._memory import empty_table
 from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import _graph
+from resemb_ext.nn._state import GraphState
 from resemb_ext.nn.attention import AttentionLink
 from resemb_ext.nn.readonly import ReadOnlyTable
 from resemb_ext.optim._refusal import watch_table
 
 _MATERIALIZE_ROWS = 1 << 16
-_GRAPH_FIELDS = ("indptr", "neighbors", "weights", "degree")
 
 
-class ResEmbedding(nn.Embedding):
+class ResEmbedding(GraphState, nn.Embedding):
     """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
 
     A drop-in for `nn.Embedding` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
@@ -46,6 +46,10 @@ class ResEmbedding(nn.Embedding):
         heads: of link="attention", each with D / heads columns.
         edge_dropout: of link="attention": share of the edges left out of every lookup in training, by a
             seed drawn from torch's generator.
+        graph_device: where the graph lies: None beside the tables, wherever they go; "pinned" in pinned host
+            memory, where a CUDA device reads it, for graphs larger than the device's memory. Every lookup and
+            every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge; see
+            docs/gpu.md.
         save_graph: keep the graph in the state_dict, not only its hash; see `graph_from_state`.
         dtype, device: of the tables. Link weights stay float32 whatever the tables become.
 
@@ -58,8 +62,9 @@ class ResEmbedding(nn.Embedding):
     Raises:
         TypeError: `graph` is no InterestGraph.
         ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
-            padding, weights of 0 under link="attention", heads or edge_dropout with another link, or one of nn.Embedding's options that has no meaning here (max_norm,
-            scale_grad_by_freq).
+            padding, weights of 0 under link="attention", heads or edge_dropout with another link,
+            graph_device="pinned" without CUDA, or one of nn.Embedding's options that has no meaning here
+            (max_norm, scale_grad_by_freq).
 
     Example:
         >>> graph = InterestGraph.from_csr([0, 0, 1, 2], [2, 1], [3.0, 3.0])
@@ -70,9 +75,6 @@ class ResEmbedding(nn.Embedding):
 
     central: nn.Parameter
     residual: nn.Parameter
-    _indptr: Tensor
-    _neighbors: Tensor
-    _link_weights: Tensor
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class ResEmbedding(nn.Embedding):
         out_dtype: torch.dtype | None = None,
         heads: int = 1,
         edge_dropout: float = 0.0,
+        graph_device: str | None = None,
         save_graph: bool = False,
         max_norm: float | None = None,
         scale_grad_by_freq: bool = False,
@@ -107,6 +110,7 @@ class ResEmbedding(nn.Embedding):
         for name, value in (("residual_scale", residual_scale), ("init_std", init_std)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
+        _graph.check_place(graph_device)
         self.num_embeddings = graph.num_items
         self.embedding_dim = embedding_dim
         padding = functional.normalize_padding_idx(padding_idx, graph.num_items)
@@ -120,6 +124,7 @@ class ResEmbedding(nn.Embedding):
         self.init_std = init_std
         self.match_std = match_std
         self.out_dtype = out_dtype
+        self.graph_device = graph_device
         self.save_graph = save_graph
         # Takes the place of the operator where an optimizer steps in backward.
         self.lookup_operator: functional.LookupOperator | None = None
@@ -132,7 +137,7 @@ class ResEmbedding(nn.Embedding):
             )
         # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
         for name, tensor in self._graph_tensors().items():
-            setattr(self, name, tensor.to(device=device))
+            setattr(self, name, tensor if graph_device else tensor.to(device=device))
         shape = (self.num_embeddings, embedding_dim)
         self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
@@ -145,31 +150,13 @@ class ResEmbedding(nn.Embedding):
             watch_table(table)
         self.reset_parameters()
 
-    def _graph_tensors(self) -> dict[str, Tensor]:
-        """Fresh tensors of the graph by the attribute that holds them."""
-        fields = {"_indptr": "indptr", "_neighbors": "neighbors", "_link_weights": "weights"}
-        tensors = {}
-        for name, field in fields.items():
-            array = getattr(self.graph, field)
-            if field == "weights" and self.link == "attention":
-                array = np.log(array.astype(np.float64)).astype(np.float32)
-            dtype = torch.from_numpy(array[:0].copy()).dtype
-            tensors[name] = empty_table(array.shape, dtype=dtype, device="cpu")
-            tensors[name].numpy()[...] = array
-        return tensors
-
     def reset_parameters(self) -> None:
         """Draws C and R anew, and sets attention to its start; the padding row becomes zero."""
         std = self.init_std
         if self.attention is not None:
             self.attention.reset_parameters()
         if self.match_std:
-            weights = self.graph.weights.astype(np.float64)
-            if self.attention is not None:  # it starts as link="average"
-                row = np.repeat(np.arange(self.num_embeddings), np.diff(self.graph.indptr))
-                weights /= np.bincount(row, weights, self.num_embeddings)[row]
-            squares = np.square(weights).sum() / self.num_embeddings
-            scale = math.sqrt(squares + self.residual_scale**2)
+            scale = _graph.start_scale(self.graph, self.attention is not None, self.residual_scale)
             std = std / scale if scale > 0 else std
         nn.init.normal_(self.central, std=std)
         nn.init.normal_(self.residual, std=std * self.residual_scale)
@@ -405,74 +392,10 @@ class ResEmbedding(nn.Embedding):
             )
         super().__setattr__(name, value)
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> ResEmbedding:
-        super()._apply(fn, recurse)
-        # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
-        for name in ("_indptr", "_neighbors", "_link_weights"):
-            tensor = getattr(self, name)
-            device = fn(tensor).device
-            if tensor.is_meta and device.type != "meta":
-                tensor = self._graph_tensors()[name]
-            setattr(self, name, tensor.to(device=device))
-        return self
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._before_read(None)
-        super()._save_to_state_dict(*args, **kwargs)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The graph's hash and link, and the graph itself with `save_graph`."""
-        state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
-        if self.save_graph:
-            state["graph"] = {
-                name: torch.from_numpy(np.array(getattr(self.graph, name)))
-                for name in _GRAPH_FIELDS
-            }
-        return state
-
-    @staticmethod
-    def graph_from_state(state_dict: dict[str, Any], prefix: str = "") -> InterestGraph:
-        """The graph that a module with `save_graph` left in its state_dict.
-
-        It already holds link weights: build the module over it with the same `link`.
-
-        Args:
-            state_dict: of the module, or of one that contains it.
-            prefix: the module's name in that one and a dot, for example "item.".
-
-        Raises:
-            ValueError: no graph there, or one that does not fit its hash.
-        """
-        extra = state_dict.get(f"{prefix}_extra_state")
-        if not isinstance(extra, dict) or "graph" not in extra:
-            raise ValueError(
-                f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True"
-            )
-        arrays = {name: extra["graph"][name].cpu().numpy() for name in _GRAPH_FIELDS}
-        graph = InterestGraph(**arrays, link=extra["link"])
-        if graph.hash != extra["graph_hash"]:
-            raise ValueError(f"state_dict: the graph under {prefix}_extra_state is damaged")
-        return graph
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Nothing to set: the graph was compared before the tables were loaded."""
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        extra = state_dict.get(f"{prefix}_extra_state")
-        found = extra.get("graph_hash") if isinstance(extra, dict) else None
-        if found is not None and found != self.graph.hash:
-            raise ValueError(
-                f"state_dict: {prefix or 'the module '}was saved over the graph {found[:12]}; this "
-                f"module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "
-                "same graph and link."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
     def extra_repr(self) -> str:
         text = f"{self.num_embeddings}, {self.embedding_dim}, link={self.link!r}"
         text += f", edges={self.graph.num_edges}"
         if self.padding_idx is not None:
             text += f", padding_idx={self.padding_idx}"
+        text += ", graph in pinned memory" if self.graph_device else ""
         return text + (", sparse=True" if self.sparse else "")

@@ -1,0 +1,88 @@
+"""What an embedding over a graph saves, loads and moves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import _graph
+
+
+class GraphState(nn.Module):
+    """The part of ResEmbedding that keeps its graph: beside the tables, or pinned on the host."""
+
+    graph: InterestGraph
+    link: str
+    graph_device: str | None
+    save_graph: bool
+    _indptr: Tensor
+    _neighbors: Tensor
+    _link_weights: Tensor
+    _before_read: Callable[[Tensor | None], None]
+
+    def _graph_tensors(self) -> dict[str, Tensor]:
+        """Fresh tensors of the graph by the attribute that holds them."""
+        return _graph.host_tensors(self.graph, self.link, self.graph_device)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> GraphState:
+        super()._apply(fn, recurse)
+        # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
+        for name in _graph.ATTRIBUTES:
+            fresh = functools.partial(lambda n: self._graph_tensors()[n], name)
+            pinned = self.graph_device == "pinned"
+            setattr(self, name, _graph.moved(getattr(self, name), fn, fresh, pinned))
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.graph_device == "pinned" and torch.cuda.is_available():
+            # Copies and pickles lose the pinning.
+            for name in _graph.ATTRIBUTES:
+                setattr(self, name, getattr(self, name).pin_memory())
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._before_read(None)
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The graph's hash and link, and the graph itself with `save_graph`."""
+        state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
+        if self.save_graph:
+            state["graph"] = _graph.state_of(self.graph)
+        return state
+
+    @staticmethod
+    def graph_from_state(state_dict: dict[str, Any], prefix: str = "") -> InterestGraph:
+        """The graph that a module with `save_graph` left in its state_dict.
+
+        It already holds link weights: build the module over it with the same `link`.
+
+        Args:
+            state_dict: of the module, or of one that contains it.
+            prefix: the module's name in that one and a dot, for example "item.".
+
+        Raises:
+            ValueError: no graph there, or one that does not fit its hash.
+        """
+        return _graph.from_state(state_dict, prefix)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing to set: the graph was compared before the tables were loaded."""
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        found = extra.get("graph_hash") if isinstance(extra, dict) else None
+        if found is not None and found != self.graph.hash:
+            raise ValueError(
+                f"state_dict: {prefix or 'the module '}was saved over the graph {found[:12]}; this "
+                f"module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "
+                "same graph and link."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
