@@ -10,22 +10,26 @@ import pytest
 import torch
 
 from resemb_ext import data, metrics
-from resemb_ext.study import compare, compare_view, studies
+from resemb_ext.study import compare, compare_view, compare_work, studies
+from resemb_ext.study.bench import Setting
 from resemb_ext.study.compare_page import tuned_section
+from resemb_ext.study.draft import Draft
 from resemb_ext.study.frame import Piece, Results, read_results, run_pieces, simulated_source
 from resemb_ext.study.protocol import PROTOCOLS
 from resemb_ext.study.rows import Group, Row
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """The models are small, and forked processes take as many threads as this one."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick run on the simulated log and its null variant."""
-    out, before = tmp_path_factory.mktemp("study"), torch.get_num_threads()
-    torch.set_num_threads(1)  # of each process
-    try:
-        studies.run_study("compare", out, quick=True, jobs=2, progress=False)
-    finally:
-        torch.set_num_threads(before)
+    out = tmp_path_factory.mktemp("study")
+    studies.run_study("compare", out, quick=True, jobs=2, progress=False)
     return out
 
 
@@ -86,19 +90,65 @@ def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(data, "make_eval_samples", watched)
     source = simulated_source("tiny", users=100, items=100, domains=4)
-    scale = compare.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
+    scale = compare_work.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
     row = Row(Group("tiny", "dnn", False), "res")
-    plan = compare.pieces_of_row(row, compare.bench_of(source, compare.Setting()), scale)
+    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)
     run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
     assert asked == ["valid"]
     run_pieces("s", plan, tmp_path, protocol={}, quick=True, progress=False)
     assert asked == ["valid", "test"]
 
 
+def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare_work.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
+    row = Row(Group("tiny", "dnn", False), "plain")
+    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)[:1]
+    options = {"protocol": {}, "quick": True, "progress": False}
+    trained, train = [], compare_work.fit
+
+    def counted(*args: object, **options: object) -> object:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return train(*args, **options)
+
+    monkeypatch.setattr(compare_work, "fit", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_pieces("s", plan, tmp_path, **options)
+    draft = tmp_path / f"trials-{row.key}.draft.json"
+    assert len(json.loads(draft.read_text())["steps"]) == 3
+    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
+    run_pieces("s", plan, tmp_path, **options)
+    assert trained == [1, 1, 1, 2] and not draft.exists()
+    run_pieces("s", plan, tmp_path / "whole", **options)
+    first, whole = (
+        [{k: v for k, v in trial.items() if k != "seconds"} for trial in
+         read_results(folder).pieces[f"tune-{row.key}"]["result"]["trials"]]
+        for folder in (tmp_path, tmp_path / "whole")
+    )  # fmt: skip
+    assert first == whole
+
+
+def test_a_draft_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    def step(draft: Draft, name: str, value: float) -> float:
+        return draft.recall({"name": name}, lambda: (value, {}))[0]
+
+    first = Draft(tmp_path / "d", "x")
+    assert [step(first, "a", 1.0), step(first, "b", -np.inf)] == [1.0, -np.inf]
+    again = Draft(tmp_path / "d", "x")
+    assert [step(again, "a", 7.0), step(again, "b", 7.0), step(again, "c", 3.0)] == [1, -np.inf, 3]
+    assert step(Draft(tmp_path / "d", "y"), "a", 7.0) == 7.0  # made for something else
+    first = Draft(tmp_path / "d", "y")
+    assert step(first, "z", 8.0) == 8.0 and step(first, "a", 9.0) == 9.0  # another step
+
+
 def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     source = _with_category()
-    scale = compare.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
-    bench = compare.bench_of(source, compare.Setting(eval_negatives=5))
+    scale = compare_work.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
+    bench = compare.bench_of(source, Setting(eval_negatives=5))
     rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
     plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
     plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
@@ -123,13 +173,13 @@ def _with_category():
 
 def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
     source = simulated_source("tiny", users=200, items=150, domains=4)
-    bench = compare.bench_of(source, compare.Setting(eval_negatives=4))
+    bench = compare.bench_of(source, Setting(eval_negatives=4))
     test, counts = bench.test, bench.split.item_counts
     scores = np.random.default_rng(0).normal(size=len(test)).astype(np.float32)
-    found = compare.by_frequency(test, scores, counts)
+    found = compare_work.by_frequency(test, scores, counts)
     assert sum(bucket["events"] for bucket in found) == len(test) // 5
     for number, bucket in enumerate(found):
-        high = [*compare.BUCKETS, np.inf][number + 1]
+        high = [*compare_work.BUCKETS, np.inf][number + 1]
         first = counts[test.target[::5]]  # the positive comes first
         rows = np.repeat((first >= bucket["least"]) & (first < high), 5)
         assert bucket["events"] == rows.sum() // 5

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.study import compare
+from resemb_ext.study import compare, compare_work
 from resemb_ext.study.bench import Setting
 from resemb_ext.study.controls import permuted_entries, permuted_labels, without_edges
 from resemb_ext.study.frame import simulated_source
@@ -21,14 +21,20 @@ from resemb_ext.train.prepare import item_vectors
 
 SOURCE = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
 BENCH = compare.bench_of(SOURCE, Setting(eval_negatives=5))
-START = {factor.name: factor.value(0) for factor in compare.factors_of("laplacian")}
+START = {factor.name: factor.value(0) for factor in compare_work.factors_of("laplacian")}
 GROUP = Group("tiny", "dnn", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """The models are small."""
+    torch.set_num_threads(1)
 
 
 def _model(table: str, seed: int = 0, **changes: object) -> tuple[nn.Module, object]:
     row = Row(GROUP, table)
-    config = compare.row_options(row, replace(BENCH.config, dim=8), compare.QUICK)
-    config = compare.run_options(config, {**START, **changes})
+    config = compare_work.row_options(row, replace(BENCH.config, dim=8), compare.QUICK)
+    config = compare_work.run_options(config, {**START, **changes})
     return row.build(BENCH, config, seed, START["graph_l2"]), config
 
 
@@ -108,7 +114,7 @@ def test_tables_have_the_sizes_that_they_are_compared_by() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("l2_of", compare.L2_MODES)
+@pytest.mark.parametrize("l2_of", compare_work.L2_MODES)
 def test_every_table_trains_and_is_a_function_of_the_seed(table: str, l2_of: str) -> None:
     def trained(seed: int):
         model, config = _model(table, seed, l2_of=l2_of)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from .compare import BUCKETS
 from .compare_view import (
     Registered,
     Seen,
@@ -20,6 +19,7 @@ from .compare_view import (
     signed,
     verdict,
 )
+from .compare_work import BUCKETS
 from .frame import Results
 from .report import Page, Table
 from .rows import PENALTY, TABLES

@@ -79,10 +79,12 @@ class Desk:
     Attributes:
         folder: of the study.
         results: of the needed pieces, by key.
+        made_for: hash of all that the piece's result depends on.
     """
 
     folder: Path
     results: Mapping[str, dict[str, Any]]
+    made_for: str
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,15 @@ class Piece:
 
     Attributes:
         key: its name within the study: letters, digits, "-", "." and "_".
-        work: does it; the result goes into JSON. It is given a :class:`Desk` where ``needs`` or
-            ``aside`` are there, else nothing.
+        work: does it; the result goes into JSON. It is given a :class:`Desk` where ``needs``,
+            ``aside`` or ``draft`` are there, else nothing.
         config: all that the result depends on besides data and seeds.
         seeds: random seeds it uses.
         source: its log, whose hash is kept with the result; None without one.
         needs: keys of pieces that must be done before.
         aside: names of files that it puts into the folder for pieces that need it. They are no
             results; where they are gone when such a piece is to be done, this one is done again.
+        draft: name of a file that it may keep its steps in until it is done.
     """
 
     key: str
@@ -108,6 +111,7 @@ class Piece:
     source: Source | None = None
     needs: Sequence[str] = ()
     aside: Sequence[str] = ()
+    draft: str | None = None
 
     def identity(self, study: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """What must be the same for a kept result to count as this piece's."""
@@ -139,7 +143,7 @@ def run_pieces(
 
     Args:
         study: name.
-        pieces: all of them, the most important first; a piece stopped on the way starts anew.
+        pieces: all of them, the most important first.
         folder: of the study; each piece becomes ``KEY.json`` in it, written whole or not at all.
         protocol: kept in every piece.
         quick: recorded with the plan.
@@ -164,7 +168,7 @@ def run_pieces(
     folder.mkdir(parents=True, exist_ok=True)
     paths = {piece.key: folder / f"{piece.key}.json" for piece in pieces}
     with locked(folder):
-        aside = [name for piece in pieces for name in piece.aside]
+        aside = [name for piece in pieces for name in (*piece.aside, *filter(None, [piece.draft]))]
         remove_temporaries(folder, [path.name for path in paths.values()] + aside + [PLAN])
         sources = {p.source.name: p.source for p in pieces if p.source is not None}
         plan = {
@@ -238,16 +242,21 @@ def _do(
     """Does a piece and keeps its result; the seconds it took."""
     began = time.perf_counter()
     needed = {key: read_json(paths[key])["result"] for key in piece.needs}
-    desk = (Desk(folder, needed),) if piece.needs or piece.aside else ()
+    identity = piece.identity(study, protocol)
+    made_for = _digest({"identity": identity, "needed": needed, "versions": _versions()})
+    wants = piece.needs or piece.aside or piece.draft
+    desk = (Desk(folder, needed, made_for),) if wants else ()
     result = plain(dict(piece.work(*desk)))
     seconds = time.perf_counter() - began
     path = paths[piece.key]
     if path.exists() and _digest(read_json(path)["result"]) == _digest(result):
         return seconds  # done again for its files aside
-    kept: dict[str, Any] = {**piece.identity(study, protocol), "seconds": seconds}
+    kept: dict[str, Any] = {**identity, "seconds": seconds}
     if piece.needs:
         kept["made_from"] = {key: _digest(value) for key, value in needed.items()}
     write_json(path, {**kept, "versions": _versions(), "result": result})
+    if piece.draft is not None:
+        (folder / piece.draft).unlink(missing_ok=True)
     return seconds
 
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from resemb_ext.graph import InterestGraph
 from resemb_ext.train.building import PADDING
 
+#: Rows sampled at each step.
+PENALTY_ROWS = 1024
+
 
 class GraphPenalty(nn.Module):
     """Adds (strength / 2) sum_ij w_ij |E_i - E_j|^2 to a model's loss (Belkin et al. 2006).
@@ -31,7 +34,7 @@ class GraphPenalty(nn.Module):
     weights: Tensor
 
     def __init__(
-        self, model: nn.Module, graph: InterestGraph, strength: float, rows: int = 1024
+        self, model: nn.Module, graph: InterestGraph, strength: float, rows: int = PENALTY_ROWS
     ) -> None:
         super().__init__()
         self.model, self.strength, self.rows = model, strength, rows
