@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,17 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     studies.write_report(tmp_path, into=tmp_path / "docs")
     assert figure.read_bytes() == before
     assert "tiny-communities" in text and "delay+mixture" in text
+
+
+def test_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    docs = Path(__file__).resolve().parents[1] / "docs" / "study"
+    shutil.copytree(docs / "results", tmp_path / "results")  # it writes tables there
+    pages = studies.write_report(tmp_path / "results", into=tmp_path / "pages")
+    for page in pages:
+        assert page.read_bytes() == (docs / page.name).read_bytes(), page.name
+    for tables in (docs / "results").glob("*/tables.txt"):
+        made = tmp_path / "results" / tables.parent.name / "tables.txt"
+        assert made.read_bytes() == tables.read_bytes()
 
 
 def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
