@@ -216,11 +216,16 @@ def test_a_comparison_that_was_not_run_counts_as_one_and_is_named() -> None:
     assert [test.p for test in found] == [0.001, 0.02, 1, 1, 1, 1]
     assert [test.holm for test in found] == pytest.approx([0.006, 0.1, 1, 1, 1, 1])
     assert found[2].found is None
-    rows = [
-        compare_view.Seen(Row(Group("a-log", "dnn", True), table), None, None)
-        for table in ("plain", "res")
+    group, other = Group("a-log", "dnn", True), Group("a-log", "din", False)
+    rows = [compare_view.Seen(Row(group, table), None, None) for table in ("plain", "res")]
+    rows += [
+        compare_view.Seen(Row(other, "plain"), None, {}),
+        compare_view.Seen(Row(other, "gcn-2"), None, None),
     ]
-    assert compare_view.not_run(rows) == "Not run: a-log, DNN with category: plain; res, average."
+    assert compare_view.not_run(rows) == (
+        'Not run yet: a-log, DNN with category: all 2 rows; a-log, DIN: "res, gcn, 2 hops".'
+    )
+    assert compare_view.not_run(rows[2:3]) is None
 
 
 def test_sentence_says_where_res_is_above_below_or_neither() -> None:

@@ -78,13 +78,20 @@ def _by_group(rows: Sequence[Seen]) -> list[list[Seen]]:
 
 
 def _tested(tests: Sequence[Registered]) -> str | None:
-    if not tests:
+    done = [test for test in tests if test.found is not None]
+    if not done:
         return None
     texts = [
-        f"{test.title}: {signed(None if test.found is None else test.found['gauc'])}, p = {test.holm:.3g}"
-        for test in tests
+        f"{test.title}: {signed(test.found['gauc'] if test.found else None)}, p = {test.holm:.2g}"
+        for test in done
     ]
-    return "Registered comparisons, test gAUC with p by Holm: " + "; ".join(texts) + "."
+    rest = len(tests) - len(done)
+    return (
+        "Registered comparisons, test gAUC with p by Holm over all "
+        f"{len(tests)}: "
+        + "; ".join(texts)
+        + (f" ({rest} are not run and count as p = 1)." if rest else ".")
+    )
 
 
 def _registered_table(tests: Sequence[Registered]) -> Table:
@@ -199,10 +206,16 @@ def _tuning_table(rows: Sequence[Seen]) -> Table:
 
 
 def tuned_section(results: Results) -> list[str]:
-    """Paragraphs of Markdown for docs/results.md: the tuned table, its sentence, what is missing."""
+    """Paragraphs of Markdown for docs/results.md: the tuned table, its sentences, what is missing.
+
+    None where no row is done.
+    """
     rows = main_rows(seen_rows(results))
+    done = [seen for seen in rows if seen.seeds is not None]
+    if not done:
+        return []
     lines = []
-    for seen in rows:
+    for seen in done:
         group, found = seen.row.group, minus_plain(results, seen.row)
         lines.append(
             (

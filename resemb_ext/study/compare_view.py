@@ -159,14 +159,17 @@ def listed(texts: Sequence[str]) -> str:
 
 def not_run(rows: Sequence[Seen]) -> str | None:
     """One sentence that names rows without test metrics, by group; None where all are there."""
-    groups: dict[Group, list[str]] = {}
+    groups: dict[Group, list[Seen]] = {}
     for seen in rows:
-        if seen.seeds is None:
-            groups.setdefault(seen.row.group, []).append(TABLES[seen.row.table].title)
-    if not groups:
-        return None
-    texts = [f"{group.title}: {'; '.join(tables)}" for group, tables in groups.items()]
-    return "Not run: " + " -- ".join(texts) + "."
+        groups.setdefault(seen.row.group, []).append(seen)
+    texts = []
+    for group, members in groups.items():
+        missing = [TABLES[seen.row.table].title for seen in members if seen.seeds is None]
+        if missing:
+            whole = len(missing) == len(members)
+            names = f"all {len(missing)} rows" if whole else ", ".join(f'"{n}"' for n in missing)
+            texts.append(f"{group.title}: {names}")
+    return "Not run yet: " + "; ".join(texts) + "." if texts else None
 
 
 def verdict(results: Results, rows: Sequence[Seen]) -> str:
