@@ -1,8 +1,9 @@
 """`python -m benchmarks.graph`: the graph builder against scipy.sparse, polars and duckdb.
 
 Every method reads the same Parquet file of simulated events and makes the rows of the symmetric graph
-(window 5, top_k 20, counts, ties by id), in a process of its own; outputs are compared by hash. Needs the
-`bench` extra.
+(window 5, top_k 20, counts, ties by id), in a process of its own, in the form that comes natural to it;
+what is kept is compared by hash afterwards. Neither imports nor that comparison are timed. Needs the `bench`
+extra. `--keep FILE` adds runs to those of an earlier call, so that long measurements can be made in portions.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ITEMS, DOMAINS, WINDOW, TOP_K, EVENTS_PER_USER, STAY = 1_000_000, 1_000, 5, 20, 100, 10
+from benchmarks import graph_peers
+from benchmarks.graph_peers import ITEMS, TOP_K, WINDOW
+
+DOMAINS, EVENTS_PER_USER, STAY = 1_000, 100, 10
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, neighbour, count; ascending
 
 
@@ -58,108 +63,30 @@ def simulate(path: Path, events: int, block: int = 4_000_000) -> None:
     os.replace(beside, path)
 
 
-def ours(path: Path) -> Rows:
+def ours(path: Path) -> Any:
     from resemb_ext.graph import InterestGraph
 
-    graph = InterestGraph.from_parquet(
+    return InterestGraph.from_parquet(
         path, num_items=ITEMS, window=WINDOW, top_k=TOP_K, self_weight=0, threads=2
     )
-    row = np.repeat(np.arange(ITEMS), np.diff(graph.indptr))
-    other = graph.neighbors != row
-    return row[other], graph.neighbors[other], graph.weights[other]
 
 
-def scipy(path: Path) -> Rows:
-    import pyarrow.parquet as pq
-    from scipy.sparse import coo_array, csr_array
-
-    table = pq.read_table(path)
-    user, item, stamp = (table[name].to_numpy() for name in ("user_id", "item_id", "timestamp"))
-    order = np.lexsort((stamp, user))
-    user, item = user[order], item[order].astype(np.int32)
-    counts = csr_array((ITEMS, ITEMS), dtype=np.int32)
-    for gap in range(1, WINDOW + 1):
-        near = (user[gap:] == user[:-gap]) & (item[gap:] != item[:-gap])
-        pair = (item[gap:][near], item[:-gap][near])
-        ones = np.ones(len(pair[0]), np.int32)
-        counts = counts + coo_array((ones, pair), shape=(ITEMS, ITEMS)).tocsr()
-    counts = (counts + counts.T).tocsr()
-    # One sort of packed (row, -count, id): 20, 24 and 20 bits.
-    row = np.repeat(np.arange(ITEMS, dtype=np.uint64), np.diff(counts.indptr))
-    inverse = np.uint64((1 << 24) - 1) - counts.data.astype(np.uint64)
-    packed = row << np.uint64(44) | inverse << np.uint64(20) | counts.indices.astype(np.uint64)
-    packed.sort()
-    rank = np.arange(len(packed)) - counts.indptr[:-1][row]  # rows keep their places
-    packed = packed[rank < TOP_K]
-    low, middle = np.uint64((1 << 20) - 1), np.uint64((1 << 24) - 1)
-    weight = (1 << 24) - 1 - (packed >> np.uint64(20) & middle).astype(np.int64)
-    return (packed >> np.uint64(44)).astype(np.int64), (packed & low).astype(np.int64), weight
+def rows_of(method: str, found: Any) -> Rows:
+    """Row, neighbour and count of every kept entry, of what a method returns."""
+    if method == "resemb_ext":
+        row = np.repeat(np.arange(ITEMS), np.diff(found.indptr))
+        other = found.neighbors != row
+        return row[other], found.neighbors[other], found.weights[other]
+    if not isinstance(found, graph_peers.Packed):
+        found = graph_peers.Packed(np.asarray(found["row"]), np.asarray(found["key"]))
+    return graph_peers.rows_of(found)
 
 
-def polars(path: Path) -> Rows:
-    import polars as pl
-
-    events = (
-        pl.scan_parquet(path)
-        .sort("user_id", "timestamp")
-        .select("user_id", pl.col("item_id").cast(pl.Int32).alias("i"))
-    )
-    parts = []
-    for gap in range(1, WINDOW + 1):
-        near = events.with_columns(
-            pl.col("i").shift(gap).alias("j"), pl.col("user_id").shift(gap).alias("before")
-        ).filter((pl.col("user_id") == pl.col("before")) & (pl.col("i") != pl.col("j")))
-        parts += [
-            near.select("i", "j"),
-            near.select(pl.col("j").alias("i"), pl.col("i").alias("j")),
-        ]
-    packed = pl.col("n").cast(pl.Int64) * (1 << 20) + ((1 << 20) - 1 - pl.col("j").cast(pl.Int64))
-    rows = (
-        pl.concat(parts)
-        .group_by("i", "j")
-        .agg(pl.len().alias("n"))
-        .select("i", packed.alias("packed"))
-        .group_by("i")
-        .agg(pl.col("packed").top_k(TOP_K))
-        .explode("packed")
-        .collect()
-    )
-    return unpacked(rows["i"].to_numpy(), rows["packed"].to_numpy())
-
-
-def duckdb(path: Path) -> Rows:
-    import duckdb as db
-
-    leads = ", ".join(f"lead(item_id, {gap}) over users as j{gap}" for gap in range(1, WINDOW + 1))
-    pairs = " union all ".join(
-        f"select item_id as i, j{gap} as j from near where j{gap} <> item_id union all "
-        f"select j{gap} as i, item_id as j from near where j{gap} <> item_id"
-        for gap in range(1, WINDOW + 1)
-    )
-    connection = db.connect(config={"threads": 2})
-    found = connection.execute(
-        f"""with near as (
-            select item_id::integer as item_id, {leads} from
-            (select user_id, timestamp, item_id::integer as item_id from read_parquet('{path}'))
-            window users as (partition by user_id order by timestamp)),
-        counts as (select i, j, count(*) as n from ({pairs}) group by i, j)
-        select i, unnest(max(n * 1048576 + (1048575 - j), {TOP_K})) as packed
-        from counts group by i"""
-    ).fetchnumpy()
-    return unpacked(np.asarray(found["i"]), np.asarray(found["packed"]))
-
-
-def unpacked(row: np.ndarray, packed: np.ndarray) -> Rows:
-    neighbor, weight = (1 << 20) - 1 - (packed & ((1 << 20) - 1)), packed >> 20
-    order = np.lexsort((neighbor, row))
-    return row[order], neighbor[order], weight[order]
-
-
-METHODS: dict[str, Callable[[Path], Rows]] = {
+METHODS: dict[str, Callable[[Path], Any]] = {
     "resemb_ext": ours,
-    "scipy.sparse": scipy,
-    "polars": polars,
-    "duckdb": duckdb,
+    "scipy.sparse": graph_peers.scipy,
+    "polars": graph_peers.polars,
+    "duckdb": graph_peers.duckdb,
 }
 
 
@@ -186,10 +113,11 @@ def child(method: str, path: Path) -> None:
     needed = {"resemb_ext": "resemb_ext.graph", "scipy.sparse": "scipy.sparse"}.get(method, method)
     importlib.import_module(needed)
     began, worked = time.perf_counter(), time.process_time()
-    rows = METHODS[method](path)
+    found = METHODS[method](path)
     took, worked = time.perf_counter() - began, time.process_time() - worked
     # CPU seconds of all threads: they hold where other programs share the machine.
-    figures = {"seconds": took, "cpu_seconds": worked, "peak_mib": peak_mib()}
+    figures = {"seconds": round(took, 3), "cpu_seconds": round(worked, 3), "peak_mib": peak_mib()}
+    rows = rows_of(method, found)
     print(json.dumps({**figures, "edges": len(rows[0]), "digest": digest(rows)}))
 
 
@@ -210,49 +138,18 @@ def measure(method: str, path: Path, limit: float) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def plot(cells: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and peak memory over the number of events."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, field, label in zip(
-        figure.subplots(1, 2), ("seconds", "peak_mib"), ("seconds", "peak memory, MiB"), strict=True
-    ):
-        for method in METHODS:
-            points = [
-                (cell["events"], cell["methods"][method][field])
-                for cell in cells
-                if field in cell["methods"].get(method, {})
-            ]
-            if points:
-                axis.loglog(*zip(*points, strict=True), marker="o", label=method)
-        axis.set(xlabel="events", ylabel=label)
-        axis.grid(True, alpha=0.3)
-    figure.axes[0].legend()
-    figure.suptitle(
-        f"Graph of {ITEMS:,} items, window {WINDOW}, top_k {TOP_K}, from Parquet, 2 threads"
-    )
-    figure.savefig(path, dpi=120)
-
-
 def run_cell(
-    events: int, methods: list[str], folder: Path, rounds: int, limit: float
-) -> dict[str, Any]:
-    """All methods on one simulated log: the median of `rounds` runs, and whether outputs agree."""
-    path = folder / f"events-{events}.parquet"
+    cell: dict[str, Any], methods: list[str], folder: Path, rounds: int, limit: float
+) -> None:
+    """Adds `rounds` runs of every method to a cell, interleaved, with the order turned each round."""
+    path = folder / f"events-{cell['events']}.parquet"
     if not path.exists():
-        simulate(path, events)
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+        simulate(path, cell["events"])
     for turn in range(rounds):
         for method in methods if turn % 2 == 0 else methods[::-1]:
-            runs[method].append(measure(method, path, limit))
-            print(f"{events:>11,} {method:<13} {runs[method][-1]}", flush=True)
-    found: dict[str, Any] = {}
-    for method, results in runs.items():
-        good = sorted((r for r in results if "failed" not in r), key=lambda r: r["seconds"])
-        found[method] = good[(len(good) - 1) // 2] if good else results[0]
-    digests = {cell["digest"] for cell in found.values() if "digest" in cell}
-    return {"events": events, "same_output": len(digests) == 1, "methods": found}
+            run = measure(method, path, limit)
+            print(f"{cell['events']:>11,} {method:<13} {run}", flush=True)
+            cell["runs"].setdefault(method, []).append(run)
 
 
 def main() -> None:
@@ -266,7 +163,8 @@ def main() -> None:
     parser.add_argument(
         "--peers-up-to", type=int, default=10**7, help="largest log for the other methods"
     )
-    parser.add_argument("--rounds", type=int, default=1, help="runs of which the median counts")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of every method")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="result to add the runs to")
     parser.add_argument("--limit", type=float, default=600, help="seconds a run may take")
     parser.add_argument("--folder", type=Path, help="for simulated logs (default: beside --out)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/graph.json"))
@@ -281,16 +179,26 @@ def main() -> None:
     folder = args.folder or args.out.parent
     folder.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    cells = []
+    settings = {"items": ITEMS, "window": WINDOW, "top_k": TOP_K, "threads": 2}
+    cells = json.loads(args.keep.read_text())["cells"] if args.keep else []
     for events in args.events:
         methods = [m for m in args.methods if m == "resemb_ext" or events <= args.peers_up_to]
-        cells.append(run_cell(events, methods, folder, args.rounds, args.limit))
-        settings = {"items": ITEMS, "window": WINDOW, "top_k": TOP_K, "rounds": args.rounds}
-        result = {"machine": machine(), "settings": settings, "cells": cells}
+        cell = next((c for c in cells if c["events"] == events), None)
+        if cell is None:
+            cells.append(cell := {"events": events, "runs": {}})
+        run_cell(cell, methods, folder, args.rounds, args.limit)
+        cells.sort(key=lambda cell: cell["events"])
+        versions = {name: version(name) for name in ("scipy", "polars", "duckdb", "pyarrow")}
+        result = {"machine": machine() | versions, "settings": settings, "cells": cells}
         write_text(args.out, json.dumps(result, indent=1) + "\n")
-        plot(cells, args.out.with_suffix(".png"))
-    if not all(cell["same_output"] for cell in cells):
-        raise SystemExit("the methods disagree; see the digests in the JSON file")
+    for cell in cells:
+        if (
+            len(
+                {run["digest"] for runs in cell["runs"].values() for run in runs if "digest" in run}
+            )
+            > 1
+        ):
+            raise SystemExit(f"{cell['events']:,} events: the methods disagree, see {args.out}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ inline bool needs_wide(int64_t events, const BuildOptions& options) {
 template <class Neighbor, class Value>
 class Collector {
  public:
-  Collector(int64_t num_items, int threads) : num_items_(num_items), slabs_(threads, Slabs(4 * kHugePage)) {
+  Collector(int64_t num_items, int threads) : num_items_(num_items), slabs_(threads) {
     csr_.indptr = std::make_unique_for_overwrite<int64_t[]>(num_items + 1);
     csr_.degree = std::make_unique_for_overwrite<double[]>(num_items);
   }
@@ -64,8 +64,8 @@ class Collector {
     Part& part = parts_[number];
     part.first_item = first_item;
     part.size = static_cast<int64_t>(neighbors.size());
-    part.neighbors = slabs_[worker].template take<Neighbor>(part.size);
-    part.values = slabs_[worker].template take<Value>(part.size);
+    part.neighbors = slabs_[worker].template take<Neighbor>(part.size, spare);
+    part.values = slabs_[worker].template take<Value>(part.size, spare);
     std::copy(neighbors.begin(), neighbors.end(), part.neighbors.get());
     std::copy(values.begin(), values.end(), part.values.get());
   }
@@ -84,6 +84,8 @@ class Collector {
     });
     return std::move(csr_);
   }
+
+  Spare spare;  // memory for the parts
 
  private:
   struct Part {
@@ -181,8 +183,8 @@ void count_rows(Workers& workers, const Sequence<typename Width::Word>& sequence
       double degree = 0;
       if (item != options.padding) {
         const int64_t count = occurrences[item];
-        s.counter->count(static_cast<Word>(item), s.grouped.data() + s.cursor[i] - count, count, workers,
-                         s.pairs);
+        const int64_t at = s.cursor[i] - count;
+        s.counter->count(static_cast<Word>(item), s.grouped.data() + at, count, size - at, workers, s.pairs);
         degree = s.rows->append(static_cast<Word>(item), s.pairs, s.neighbors, s.values);
       }
       out.row(item, static_cast<int64_t>(s.neighbors.size()) - before, degree);

@@ -1,8 +1,12 @@
 // Large arrays: on huge pages where the system gives them, since most of their cost is page faults.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -31,17 +35,39 @@ std::unique_ptr<T[]> large_array(int64_t size) {
   return data;
 }
 
-// Hands out small arrays from slabs; a slab is freed with the last array that came from it.
+// Memory that has served its purpose: pages that were touched once cost no second fault.
+class Spare {
+ public:
+  using Slab = std::pair<std::shared_ptr<std::byte[]>, int64_t>;  // with its bytes
+
+  void add(std::unique_ptr<std::byte[]> slab, int64_t bytes) { slabs_.emplace_back(std::move(slab), bytes); }
+
+  // A slab of at least so many bytes; null where there is none.
+  Slab take(int64_t bytes) {
+    std::lock_guard lock(mutex_);
+    if (slabs_.empty() || slabs_.back().second < bytes) return {};
+    Slab slab = std::move(slabs_.back());
+    slabs_.pop_back();
+    return slab;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Slab> slabs_;
+};
+
+// Hands out small arrays from slabs, spare ones first; a slab is freed with the last array that came from it.
 class Slabs {
  public:
-  explicit Slabs(int64_t slab_bytes) : slab_bytes_(slab_bytes) {}
-
   template <class T>
-  std::shared_ptr<T[]> take(int64_t size) {
+  std::shared_ptr<T[]> take(int64_t size, Spare& spare) {
     const int64_t bytes = (size * static_cast<int64_t>(sizeof(T)) + 63) & ~int64_t{63};
     if (!slab_ || used_ + bytes > size_) {
-      size_ = std::max(slab_bytes_, bytes);
-      slab_ = large_array<std::byte>(size_);
+      std::tie(slab_, size_) = spare.take(bytes);
+      if (!slab_) {
+        size_ = std::max(4 * kHugePage, bytes);
+        slab_ = large_array<std::byte>(size_);
+      }
       used_ = 0;
     }
     std::byte* at = slab_.get() + std::exchange(used_, used_ + bytes);
@@ -49,7 +75,6 @@ class Slabs {
   }
 
  private:
-  const int64_t slab_bytes_;
   std::shared_ptr<std::byte[]> slab_;
   int64_t size_ = 0, used_ = 0;
 };

@@ -25,14 +25,17 @@ class PairCounter {
     if (!counts_) throw std::bad_alloc();
   }
 
-  // The pairs of `item` with other items, in order of first touch. positions: where the item occurs.
-  void count(Word item, const Word* positions, int64_t size, const Workers& workers,
+  // The pairs of `item` with other items, in order of first touch. positions: where the item occurs, and
+  // up to `readable` where those occur that are counted next.
+  void count(Word item, const Word* positions, int64_t size, int64_t readable, const Workers& workers,
              std::vector<Pair<Word>>& pairs) {
     const bool decay = !options_.mass.empty();
     if (sequence_.reach)
-      decay ? scan<true, true>(positions, size, workers) : scan<false, true>(positions, size, workers);
+      decay ? scan<true, true>(positions, size, readable, workers)
+            : scan<false, true>(positions, size, readable, workers);
     else
-      decay ? scan<true, false>(positions, size, workers) : scan<false, false>(positions, size, workers);
+      decay ? scan<true, false>(positions, size, readable, workers)
+            : scan<false, false>(positions, size, readable, workers);
     pairs.resize(touched_size_);
     size_t filled = 0;
     for (int64_t t = 0; t < touched_size_; ++t) {
@@ -48,8 +51,8 @@ class PairCounter {
   static constexpr Word kStart = Sequence<Word>::start;
 
   template <bool kDecay, bool kReach>
-  void scan(const Word* positions, int64_t size, const Workers& workers) {
-    constexpr int64_t ahead = 12;  // positions to prefetch: an item's events lie far apart
+  void scan(const Word* positions, int64_t size, int64_t readable, const Workers& workers) {
+    constexpr int64_t ahead = 16;  // positions to prefetch: an item's events lie far apart
     const Word* entries = sequence_.entries.get();
     const Word* reach = sequence_.reach.get();
     const int64_t window = options_.window, count = sequence_.count;
@@ -69,7 +72,11 @@ class PairCounter {
       const int64_t end = std::min(size, begin + chunk);
       touched = room_for(filled + (end - begin) * 2 * window);
       for (int64_t k = begin; k < end; ++k) {
-        if (k + ahead < size) __builtin_prefetch(entries + positions[k + ahead]);
+        if (k + ahead < readable) {  // a window may cross a line of the cache
+          const int64_t next = positions[k + ahead];
+          __builtin_prefetch(entries + std::max<int64_t>(0, next - window));
+          __builtin_prefetch(entries + std::min(count - 1, next + window));
+        }
         const int64_t position = positions[k];
         const int64_t last = kReach ? position + static_cast<int64_t>(reach[position])
                                     : std::min(count - 1, position + window);

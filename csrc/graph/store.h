@@ -89,6 +89,7 @@ class EventStore {
            [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
              file.write(at, entries, far, size);
            });
+      drop_blocks();
       Tables<Word> tables(options, occurrences.get());
       if (needs_margins(options.rows.weighting)) file.margins(tables, options, workers);
       file.rows<Rows>(tables, options, workers, memory_, collector);
@@ -102,6 +103,7 @@ class EventStore {
              std::copy_n(entries, size, sequence.entries.get() + at);
              if (far) std::copy_n(far, size, sequence.reach.get() + at);
            });
+      spare_blocks(options, collector);
       Tables<Word> tables(options, occurrences.get());
       if (needs_margins(options.rows.weighting)) {
         open_margins(tables, options);
@@ -131,12 +133,15 @@ class EventStore {
     int64_t last = 0;                                  // records in the last block
   };
 
+  int64_t slab_bytes() const { return slab_ / block_ * block_ * kRecordBytes; }
+
   // Blocks lie in slabs, so that many of them share a page.
   Record* new_block() {
     if (next_block_ == static_cast<int64_t>(slabs_.size()) * (slab_ / block_))
-      slabs_.push_back(large_array<Record>(slab_ / block_ * block_));
+      slabs_.push_back(large_array<std::byte>(slab_bytes()));
     const int64_t at = next_block_++;
-    return slabs_[at / (slab_ / block_)].get() + at % (slab_ / block_) * block_;
+    std::byte* slab = slabs_[at / (slab_ / block_)].get();
+    return reinterpret_cast<Record*>(slab) + at % (slab_ / block_) * block_;
   }
 
   int64_t bucket_of(int64_t user) const {
@@ -214,7 +219,6 @@ class EventStore {
       if (tails) keep_tails(s.ordering, options.rows.window, tail_of[b]);
       workers.advance(size);
     });
-    drop_blocks();
     buckets_of_user_.clear();
     file_.reset();
     if (tails) join_tails(tail_of, *tails);
@@ -223,6 +227,21 @@ class EventStore {
   void drop_blocks() {
     slabs_.clear();
     held_ = next_block_ = 0;
+  }
+
+  // The events' memory for rows of at most top_k + 1 entries; what they cannot need is freed.
+  template <class Neighbor, class Value>
+  void spare_blocks(const BuildOptions& options, Collector<Neighbor, Value>& collector) {
+    const double pairs = 2.0 * static_cast<double>(options.rows.window) * static_cast<double>(count_);
+    const double rows = static_cast<double>(options.num_items);
+    double bytes = std::min((static_cast<double>(options.rows.top_k) + 1) * rows, pairs + rows) *
+                   (sizeof(Neighbor) + sizeof(Value));
+    for (auto& slab : slabs_) {
+      if (bytes <= 0) break;
+      collector.spare.add(std::move(slab), slab_bytes());
+      bytes -= static_cast<double>(slab_bytes());
+    }
+    drop_blocks();
   }
 
   static void keep_tails(const Ordering<Word>& ordering, int64_t window, Tails& out) {
@@ -256,7 +275,7 @@ class EventStore {
   const std::string folder_;
   const int64_t memory_, buckets_, block_, slab_;  // block_, slab_: records
   std::vector<Bucket> buckets_of_user_ = std::vector<Bucket>(buckets_);
-  std::vector<std::unique_ptr<Record[]>> slabs_;
+  std::vector<std::unique_ptr<std::byte[]>> slabs_;
   int64_t next_block_ = 0;
   std::unique_ptr<SpillFile> file_;
   int64_t held_ = 0, count_ = 0, largest_item_ = -1, spilled_ = 0;

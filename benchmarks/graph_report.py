@@ -1,0 +1,94 @@
+"""The graph builder's table and plot for docs/graph.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+OWN = "resemb_ext"
+
+
+def _good(cell: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [run for run in cell["runs"].get(method, []) if "failed" not in run]
+
+
+def _methods(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for cell in result["cells"] for name in cell["runs"]))
+
+
+def graph_table(result: dict[str, Any]) -> str:
+    """Markdown: medians of every log and method, and the ratio to ours within the same round."""
+    lines = [
+        "| events | method | runs | seconds | CPU seconds | peak memory, MiB | time over ours [least, most] |",
+        "|---:|---|---:|---:|---:|---:|---|",
+    ]
+    for cell in result["cells"]:
+        for method in _methods(result):
+            runs = _good(cell, method)
+            if not runs:
+                for run in cell["runs"].get(method, [])[:1]:
+                    lines.append(f"| {cell['events']:,} | {method} | | {run['failed']} | | | |")
+                continue
+            figures = [
+                median(r[name] for r in runs) for name in ("seconds", "cpu_seconds", "peak_mib")
+            ]
+            both = zip(cell["runs"][method], cell["runs"][OWN], strict=True)
+            ratio = [a["seconds"] / b["seconds"] for a, b in both if "failed" not in a | b]
+            lines.append(
+                f"| {cell['events']:,} | {method} | {len(runs)} | {figures[0]:.2f} | {figures[1]:.2f} | "
+                f"{figures[2]:,.0f} | {median(ratio):.2f} [{min(ratio):.2f}, {max(ratio):.2f}] |"
+            )
+    return "\n".join(lines)
+
+
+def draw_graph(result: dict[str, Any], path: Path) -> None:
+    """PNG: seconds and peak memory over the number of events, medians with the range of the runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from resemb_ext.train.files import write_atomic
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    labels = {"seconds": "seconds", "peak_mib": "peak memory of the process, MiB"}
+    for axis, (field, label) in zip(axes, labels.items(), strict=True):
+        for method in _methods(result):
+            cells = [cell for cell in result["cells"] if _good(cell, method)]
+            events = [cell["events"] for cell in cells]
+            runs = [[run[field] for run in _good(cell, method)] for cell in cells]
+            middle = [median(values) for values in runs]
+            (line,) = axis.loglog(events, middle, marker="o", ms=4, label=method)
+            axis.fill_between(
+                events,
+                [min(v) for v in runs],
+                [max(v) for v in runs],
+                color=line.get_color(),
+                alpha=0.2,
+            )
+        axis.set(xlabel="events", ylabel=label)
+        axis.grid(True, alpha=0.3)
+    axes[0].legend()
+    write_atomic(path, lambda target: figure.savefig(target, format="png", dpi=120))
+    pyplot.close(figure)
+
+
+def graph_section(result: dict[str, Any], plot: str) -> str:
+    """Markdown: what was measured, the plot, the table."""
+    m, s = result["machine"], result["settings"]
+    return "\n".join(
+        [
+            f"`python -m benchmarks.graph`: the graph of simulated logs, {s['items']:,} items, window {s['window']}, top_k "
+            f"{s['top_k']}, counts, from Parquet, {s['threads']} threads. Every run is a process of its own and every method "
+            "keeps the same rows, compared by hash; imports are not timed. The peers are the fastest forms found: a product of "
+            "sparse matrices and partitions of rows side by side (scipy, which has one thread but for reading), sorted "
+            "integers and run lengths (polars), one aggregation of unordered pairs and max(key, k) (duckdb). "
+            f"{m['cpu']}, {m['cores']} cores; scipy {m['scipy']}, polars {m['polars']}, duckdb {m['duckdb']}, pyarrow "
+            f"{m['pyarrow']}. Medians of interleaved runs; the ratio is taken within a round.",
+            "",
+            f"![time and memory]({plot})",
+            "",
+            graph_table(result),
+        ]
+    )
