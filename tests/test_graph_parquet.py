@@ -96,6 +96,22 @@ def test_any_number_and_spelling_of_users(tmp_path, users, step):
         assert graph.hash == whole.hash
 
 
+@pytest.mark.parametrize("column", ["user_id", "timestamp"])
+@pytest.mark.parametrize("large", [1 << 31, 1 << 32, 1 << 40, -(1 << 31), -(1 << 33)])
+def test_ids_and_times_that_outgrow_32_bits_on_the_way(tmp_path, column, large):
+    frame = events(8_000, 50)
+    later = (np.arange(8_000) > 3_000) & (frame["user_id"] % 2 == 0)  # users before and after it
+    frame["user_id"] += 200
+    frame.loc[later, column] += large
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "log.parquet")
+    whole = of_arrays(frame, window=4, max_gap=2_000)
+    for memory in (1 << 30, 200_000, 50_000):
+        graph = InterestGraph.from_parquet(
+            tmp_path / "log.parquet", memory=memory, batch_rows=999, window=4, max_gap=2_000
+        )
+        assert graph.hash == whole.hash
+
+
 def test_several_files_columns_filters_and_maps(tmp_path):
     frame = events(2_000, 60)
     frame["clicked"] = np.arange(len(frame)) % 3 == 0

@@ -21,10 +21,10 @@ class Ordering {
     Word user;  // index into users()
   };
 
-  // spans: what feeds spans(use) with use(records, count), in order of arrival, the same each time; it is
-  // called twice. A record has user, time and item.
-  template <class Spans>
-  void order(int64_t count, const Spans& spans) {
+  // spans(use) calls use(records, size) for all records in order of arrival, the same at both calls of it.
+  // A record has a user, an item and, by time_of(record), a time's key.
+  template <class Spans, class TimeOf>
+  void order(int64_t count, const Spans& spans, const TimeOf& time_of) {
     users_.clear();
     sizes_.clear();
     slots_.assign(kSlots, kFree);
@@ -32,7 +32,7 @@ class Ordering {
     int64_t at = 0;
     spans([&](const auto* records, int64_t size) {
       for (int64_t r = 0; r < size; ++r) {
-        const Word group = group_of(records[r].user);
+        const Word group = group_of(static_cast<int64_t>(records[r].user));
         ++sizes_[group];
         group_[at++] = group;
       }
@@ -44,7 +44,7 @@ class Ordering {
     spans([&](const auto* records, int64_t size) {
       for (int64_t r = 0; r < size; ++r) {
         const Word group = group_[at++];
-        events_[sizes_[group]++] = {records[r].time, records[r].item, group};
+        events_[sizes_[group]++] = {time_of(records[r]), records[r].item, group};
       }
     });
     Word begin = 0;

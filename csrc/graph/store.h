@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "graph/builder.h"
@@ -55,17 +57,14 @@ class EventStore {
       largest_item_ = std::max(largest_item_, item);
     }
     floating_ = floating_ || events.float_time;
-    for (int64_t i = 0; i < events.count; ++i) {
-      Bucket& bucket = buckets_of_user_[bucket_of(events.user[i])];
-      if (bucket.blocks.empty() || bucket.last == block_) {
-        if (memory_ >= 0 && held_ + block_ * kRecordBytes > memory_) spill();
-        bucket.blocks.push_back(new_block());
-        bucket.last = 0;
-        held_ += block_ * kRecordBytes;
-      }
-      bucket.blocks.back()[bucket.last++] = {events.user[i], events.time_key(i),
-                                             static_cast<Word>(events.item[i])};
+    if (small_ && !fits_small(events)) {
+      small_ = false;
+      for (Bucket& bucket : buckets_of_user_) close(bucket);
     }
+    if (small_)
+      scatter<Small>(events);
+    else
+      scatter<Record>(events);
     count_ += events.count;
   }
 
@@ -121,27 +120,91 @@ class EventStore {
 #pragma pack(push, 4)
   struct Record {
     int64_t user;
-    uint64_t time;
+    uint64_t time;  // key
     Word item;
   };
 #pragma pack(pop)
+  // Of a user in [0, 2^32) and a time less than 2^32 above base_.
+  struct Small {
+    Word user, time, item;
+  };
   static constexpr int64_t kRecordBytes = sizeof(Record);
 
-  struct Bucket {
-    std::vector<std::pair<int64_t, int64_t>> extents;  // (offset in the file, records), before the blocks
-    std::vector<Record*> blocks;                       // full but for the last
-    int64_t last = 0;                                  // records in the last block
+  struct Run {  // of records of one kind
+    int64_t size;
+    bool small;
+    int64_t bytes() const { return size * static_cast<int64_t>(small ? sizeof(Small) : sizeof(Record)); }
   };
+  struct Block : Run {  // size: known once it is closed
+    std::byte* data;
+  };
+  struct Extent : Run {
+    int64_t at;  // in the file
+  };
+  struct Bucket {
+    std::vector<Extent> extents;  // come before the blocks
+    std::vector<Block> blocks;
+    std::byte *next = nullptr, *end = nullptr;  // room in the last block, if that is open
+  };
+
+  // Whether events can be small records. The first ones place base_ so that times on both sides fit.
+  bool fits_small(const Events& events) {
+    uint64_t users = 0, low = ~uint64_t{0}, high = 0;
+    for (int64_t i = 0; i < events.count; ++i) {
+      const uint64_t key = events.time_key(i);
+      users |= static_cast<uint64_t>(events.user[i]);
+      low = std::min(low, key);
+      high = std::max(high, key);
+    }
+    if (events.count == 0) return true;
+    if (count_ == 0) base_ = low - std::min(low, uint64_t{1} << 31);
+    return users >> 32 == 0 && low >= base_ && (high - base_) >> 32 == 0;
+  }
+
+  template <class R>
+  void scatter(const Events& events) {
+    for (int64_t i = 0; i < events.count; ++i) {
+      Bucket& bucket = buckets_of_user_[bucket_of(events.user[i])];
+      if (bucket.next == bucket.end) open<R>(bucket);
+      R record;
+      if constexpr (std::is_same_v<R, Small>)
+        record = {static_cast<Word>(events.user[i]), static_cast<Word>(events.time_key(i) - base_),
+                  static_cast<Word>(events.item[i])};
+      else
+        record = {events.user[i], events.time_key(i), static_cast<Word>(events.item[i])};
+      std::memcpy(bucket.next, &record, sizeof(R));
+      bucket.next += sizeof(R);
+    }
+  }
+
+  template <class R>
+  void open(Bucket& bucket) {
+    close(bucket);
+    if (memory_ >= 0 && held_ + block_ * kRecordBytes > memory_) spill();
+    std::byte* data = new_block();
+    bucket.blocks.push_back({{0, std::is_same_v<R, Small>}, data});
+    bucket.next = data;
+    bucket.end =
+        data + block_ * kRecordBytes / static_cast<int64_t>(sizeof(R)) * static_cast<int64_t>(sizeof(R));
+    held_ += block_ * kRecordBytes;
+  }
+
+  static void close(Bucket& bucket) {
+    if (!bucket.next) return;
+    Block& block = bucket.blocks.back();
+    block.size =
+        (bucket.next - block.data) / static_cast<int64_t>(block.small ? sizeof(Small) : sizeof(Record));
+    bucket.next = bucket.end = nullptr;
+  }
 
   int64_t slab_bytes() const { return slab_ / block_ * block_ * kRecordBytes; }
 
   // Blocks lie in slabs, so that many of them share a page.
-  Record* new_block() {
+  std::byte* new_block() {
     if (next_block_ == static_cast<int64_t>(slabs_.size()) * (slab_ / block_))
       slabs_.push_back(large_array<std::byte>(slab_bytes()));
     const int64_t at = next_block_++;
-    std::byte* slab = slabs_[at / (slab_ / block_)].get();
-    return reinterpret_cast<Record*>(slab) + at % (slab_ / block_) * block_;
+    return slabs_[at / (slab_ / block_)].get() + at % (slab_ / block_) * block_ * kRecordBytes;
   }
 
   int64_t bucket_of(int64_t user) const {
@@ -153,18 +216,17 @@ class EventStore {
     if (held_ == 0) return;
     if (!file_) file_ = std::make_unique<SpillFile>(folder_);
     for (Bucket& bucket : buckets_of_user_) {
-      for (size_t b = 0; b < bucket.blocks.size(); ++b) {
-        const int64_t size = b + 1 < bucket.blocks.size() ? block_ : bucket.last;
-        const int64_t at = file_->append(bucket.blocks[b], size * kRecordBytes);
-        spilled_ += size * kRecordBytes;
-        if (!bucket.extents.empty() &&
-            bucket.extents.back().first + bucket.extents.back().second * kRecordBytes == at)
-          bucket.extents.back().second += size;
+      close(bucket);
+      for (const Block& block : bucket.blocks) {
+        const int64_t at = file_->append(block.data, block.bytes());
+        spilled_ += block.bytes();
+        Extent* last = bucket.extents.empty() ? nullptr : &bucket.extents.back();
+        if (last && last->small == block.small && last->at + last->bytes() == at)
+          last->size += block.size;
         else
-          bucket.extents.emplace_back(at, size);
+          bucket.extents.push_back({{block.size, block.small}, at});
       }
       bucket.blocks.clear();
-      bucket.last = 0;
     }
     held_ = next_block_ = 0;
   }
@@ -175,16 +237,16 @@ class EventStore {
             const Write& write) {
     std::vector<int64_t> offsets(buckets_ + 1, 0);
     for (int64_t b = 0; b < buckets_; ++b) {
+      Bucket& bucket = buckets_of_user_[b];
+      close(bucket);
       int64_t size = 0;
-      const Bucket& bucket = buckets_of_user_[b];
-      for (const auto& extent : bucket.extents) size += extent.second;
-      if (!bucket.blocks.empty())
-        size += (static_cast<int64_t>(bucket.blocks.size()) - 1) * block_ + bucket.last;
+      for (const Extent& extent : bucket.extents) size += extent.size;
+      for (const Block& block : bucket.blocks) size += block.size;
       offsets[b + 1] = offsets[b] + size;
     }
     std::vector<Tails> tail_of(tails ? buckets_ : 0);
     struct Scratch {
-      std::vector<Record> read;
+      std::vector<std::byte> read;
       Ordering<Word> ordering;
       std::vector<Word> entries, reach;
     };
@@ -193,19 +255,25 @@ class EventStore {
       Scratch& s = scratch[worker];
       const Bucket& bucket = buckets_of_user_[b];
       const int64_t size = offsets[b + 1] - offsets[b];
-      int64_t spilled = 0;
-      for (const auto& extent : bucket.extents) spilled += extent.second;
-      s.read.resize(spilled);
-      Record* to = s.read.data();
-      for (const auto& [at, count] : bucket.extents) {
-        file_->read(to, count * kRecordBytes, at);
-        to += count;
+      int64_t bytes = 0;
+      for (const Extent& extent : bucket.extents) bytes += extent.bytes();
+      s.read.resize(bytes);
+      std::byte* to = s.read.data();
+      for (const Extent& extent : bucket.extents) {
+        file_->read(to, extent.bytes(), extent.at);
+        to += extent.bytes();
       }
-      s.ordering.order(size, [&](const auto& use) {
-        use(s.read.data(), spilled);
-        for (size_t k = 0; k < bucket.blocks.size(); ++k)
-          use(bucket.blocks[k], k + 1 < bucket.blocks.size() ? block_ : bucket.last);
-      });
+      s.ordering.order(
+          size,
+          [&](const auto& use) {
+            const std::byte* from = s.read.data();
+            for (const Extent& extent : bucket.extents) {
+              use_records(from, extent, use);
+              from += extent.bytes();
+            }
+            for (const Block& block : bucket.blocks) use_records(block.data, block, use);
+          },
+          TimeOf{base_});
       s.entries.resize(size);
       if (options.limits.gap()) s.reach.resize(size);
       const auto& events = s.ordering.events();
@@ -222,6 +290,20 @@ class EventStore {
     buckets_of_user_.clear();
     file_.reset();
     if (tails) join_tails(tail_of, *tails);
+  }
+
+  struct TimeOf {
+    uint64_t base;
+    uint64_t operator()(const Record& record) const { return record.time; }
+    uint64_t operator()(const Small& record) const { return base + record.time; }
+  };
+
+  template <class Use>
+  static void use_records(const std::byte* data, const Run& run, const Use& use) {
+    if (run.small)
+      use(reinterpret_cast<const Small*>(data), run.size);
+    else
+      use(reinterpret_cast<const Record*>(data), run.size);
   }
 
   void drop_blocks() {
@@ -279,7 +361,8 @@ class EventStore {
   int64_t next_block_ = 0;
   std::unique_ptr<SpillFile> file_;
   int64_t held_ = 0, count_ = 0, largest_item_ = -1, spilled_ = 0;
-  bool floating_ = false;
+  uint64_t base_ = 0;  // of small records' times, a key
+  bool floating_ = false, small_ = true;
 };
 
 }  // namespace resemb::graph

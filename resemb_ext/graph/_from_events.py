@@ -231,8 +231,8 @@ class FromEvents:
         """`from_events` on Parquet files read in batches; the log may be larger than memory.
 
         The graph is that of the same events in arrays, whatever `memory` is. Past it, events go to a
-        file without a name in `spill_dir`, which is gone however the process ends: 20 bytes an event
-        and 4 or 8 more. What counts beside `memory`: batches, the graph itself, 4 to 8 bytes an item
+        file without a name in `spill_dir`, which is gone however the process ends: 12 bytes an event
+        (20 where users or times do not fit 32 bits) and 4 or 8 more. What counts beside `memory`: batches, the graph itself, 4 to 8 bytes an item
         and thread, and all pairs' counts with `keep_counts`.
 
         Args:
