@@ -93,8 +93,13 @@ class AttentionRows {
           for (int64_t u = 0; u < past; u += kLanesHere) multiply(alpha + u, kept + u);
         }
       }
-      weigh(row, alpha, sum);
-      finish(row);
+      A* out = static_cast<A*>(g.out) + row.i * dim;
+      A* to = width == wide ? out : sum;
+      weigh(row, alpha, g.residual != nullptr ? table_row(g.residual, row.item, own_copy) : nullptr, to);
+      if (width == wide) return true;
+      for (int64_t h = 0; h < heads; ++h) {
+        for (int64_t c = 0; c < width; ++c) out[h * width + c] = sum[h * wide + c];
+      }
       return true;
     });
   }
@@ -121,7 +126,7 @@ class AttentionRows {
           store(sum_src + c, load(sum_src + c) + row_scores[h] * load(own + c));
         }
       }
-      weigh(row, dots, sum);
+      weigh(row, dots, nullptr, sum);
       for (int64_t c = 0; c < size; c += kLanesHere) store(sum_dst + c, load(sum_dst + c) + load(sum + c));
       return true;
     });
@@ -259,10 +264,12 @@ class AttentionRows {
       int32_t here = 0;
       for (int64_t k = 0; k < count; ++k) here |= items[k] == item;
       found |= here != 0;
-      if (apart == 1) {
-        multiply_rows<WithDots, true>(first, count);
+      if (apart > 1) {
+        multiply_rows<WithDots, false, 0>(first, count);
+      } else if (vectors == 8) {
+        multiply_rows<WithDots, true, 8>(first, count);
       } else {
-        multiply_rows<WithDots, false>(first, count);
+        multiply_rows<WithDots, true, 0>(first, count);
       }
     });
     if (!good || !found) return false;
@@ -270,7 +277,8 @@ class AttentionRows {
     return true;
   }
 
-  template <bool WithDots, bool OneHead>
+  // N: vectors of a head, or 0 for any number.
+  template <bool WithDots, bool OneHead, int N>
   __attribute__((noinline)) void multiply_rows(int64_t first, int64_t count) {
     Fetching fetching = ahead;
     const bool fetch = in_place;
@@ -281,14 +289,14 @@ class AttentionRows {
       A *scores = pre + (first + k) * stride, *products = dots + (first + k) * stride;
       if constexpr (OneHead) {
         Four<A> of_dots;
-        write(scores, multiply_four<WithDots>(rows + k, 0, &of_dots));
+        write(scores, multiply_four<WithDots, N>(rows + k, 0, &of_dots));
         if constexpr (WithDots) write(products, of_dots);
         continue;
       }
       for (int64_t h = 0; h < heads; h += 4) {
         Four<A> of_scores[4] = {}, of_dots[4] = {};
         for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
-          of_scores[j] = multiply_four<WithDots>(rows + k, (h + j) * wide, of_dots + j);
+          of_scores[j] = multiply_four<WithDots, N>(rows + k, (h + j) * wide, of_dots + j);
         }
         if (stride == 2) {
           write_by_two<A>(of_scores, scores);
@@ -303,7 +311,7 @@ class AttentionRows {
   }
 
   // The products of four rows with a_dst over the columns of a head, and with grad.
-  template <bool WithDots>
+  template <bool WithDots, int N>
   RESEMB_INLINE Four<A> multiply_four(const A* const* row, int64_t col, Four<A>* of_dots) const {
     V scores[4] = {}, products[4] = {};
     const A *row0 = row[0], *row1 = row[1], *row2 = row[2], *row3 = row[3], *left = a_dst, *other = grad;
@@ -311,7 +319,8 @@ class AttentionRows {
       scores[i] += x * y;
       if constexpr (WithDots) products[i] += x * z;
     };
-    for (const int64_t end = col + wide; col < end; col += kLanesHere) {
+    const int64_t count = N > 0 ? N : vectors;
+    for (int64_t i = 0; i < count; ++i, col += kLanesHere) {
       const V y = load(left + col), z = WithDots ? load(other + col) : y;
       add(0, load(row0 + col), y, z);
       add(1, load(row1 + col), y, z);
@@ -443,20 +452,22 @@ class AttentionRows {
     }
   }
 
-  // to: sum over the row's edges of their weights, laid out as alpha, times their central rows.
-  RESEMB_INLINE void weigh(const Row& row, const A* weights, A* to) {
-    for (int64_t c = 0; row.count == 0 && c < size; ++c) to[c] = 0;
+  // to: sum over the row's edges of their weights, laid out as alpha, times their central rows, and behind
+  // them `last` where there is one.
+  RESEMB_INLINE void weigh(const Row& row, const A* weights, const A* last, A* to) {
+    for (int64_t c = 0; row.count == 0 && c < size; ++c) to[c] = last != nullptr ? last[c] : 0;
     for_chunks(row, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
       A* into = first == 0 ? to : part;
+      const A* added = first + count < row.count ? nullptr : last;
       for_head_blocks(heads, vectors, [&]<int H, int N>(int64_t h, int64_t i) RESEMB_LAMBDA_INLINE {
-        weigh_block<H, N>(weights + first * apart + h, count, h * wide + i * kLanesHere, into);
+        weigh_block<H, N>(weights + first * apart + h, count, h * wide + i * kLanesHere, added, into);
       });
       if (first == 0) return;
       for (int64_t c = 0; c < size; c += kLanesHere) store(to + c, load(to + c) + load(part + c));
     });
   }
   template <int H, int N>
-  __attribute__((noinline)) void weigh_block(const A* weight, int64_t count, int64_t col, A* to) {
+  __attribute__((noinline)) void weigh_block(const A* weight, int64_t count, int64_t col, const A* last, A* to) {
     Fetching fetching = ahead;
     if (!in_place) fetching.left = 0;
     const int64_t step = apart;
@@ -469,22 +480,9 @@ class AttentionRows {
       weight += 2 * step;
     }
     if (count % 2 != 0) block.add_weighted(weight, *row + col);
+    if (last != nullptr) block.add_row(last + col);
     block.save(to + col);
     if (in_place) ahead = fetching;
-  }
-
-  // Adds the residual to sum, and writes the row.
-  RESEMB_INLINE void finish(const Row& row) {
-    A* out = static_cast<A*>(a.rows.out) + row.i * dim;
-    const A* residual = g.residual != nullptr ? table_row(g.residual, row.item, part) : nullptr;
-    A* to = width == wide ? out : sum;
-    for (int64_t c = 0; c < size; c += kLanesHere) {
-      store(to + c, residual != nullptr ? load(sum + c) + load(residual + c) : load(sum + c));
-    }
-    if (width == wide) return;
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t c = 0; c < width; ++c) out[h * width + c] = sum[h * wide + c];
-    }
   }
 
   const AttentionArgs& a;

@@ -48,6 +48,7 @@ struct HeadBlock {
   Vec<A> v[H * N];
 
   RESEMB_INLINE HeadBlock() {
+#pragma GCC unroll 8
     for (int i = 0; i < H * N; ++i) v[i] = Vec<A>{};
   }
   static RESEMB_INLINE void fetch(const A* row) { Block<A, H * N>::fetch(row); }
@@ -59,11 +60,17 @@ struct HeadBlock {
       for (int i = h * N; i < (h + 1) * N; ++i) v[i] += w * load(row + i * kLanes<A>);
     }
   }
+  RESEMB_INLINE void add_row(const A* row) {
+#pragma GCC unroll 8
+    for (int i = 0; i < H * N; ++i) v[i] += load(row + i * kLanes<A>);
+  }
   template <class O>
   RESEMB_INLINE void save(O* row, int64_t = 0) const {
+#pragma GCC unroll 8
     for (int i = 0; i < H * N; ++i) store(row + i * kLanes<A>, v[i]);
   }
   RESEMB_INLINE void stream(A* row, int64_t) const {
+#pragma GCC unroll 8
     for (int i = 0; i < H * N; ++i) store_past_cache(row + i * kLanes<A>, v[i]);
   }
 };
