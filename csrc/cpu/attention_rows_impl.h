@@ -333,12 +333,13 @@ class AttentionRows {
 
   // a_src . C of four heads of the row's own.
   RESEMB_INLINE Four<A> own_products(int64_t h) const {
-    V products[4] = {};
-    for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
-      for (int64_t c = (h + j) * wide; c < (h + j + 1) * wide; c += kLanesHere) {
-        products[j] += load(a_src + c) * load(own + c);
-      }
-    }
+    const auto of_head = [&](int64_t j) RESEMB_LAMBDA_INLINE {
+      V products = {};
+      if (j >= heads) return products;
+      for (int64_t c = j * wide; c < (j + 1) * wide; c += kLanesHere) products += load(a_src + c) * load(own + c);
+      return products;
+    };
+    const V products[] = {of_head(h), of_head(h + 1), of_head(h + 2), of_head(h + 3)};
     return sum_four(products);
   }
 

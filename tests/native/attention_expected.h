@@ -76,7 +76,7 @@ class AttentionExpected {
         p(problem.p) {
     for (int64_t i = 0; i < p.positions; ++i) {
       if (p.ids[i] == p.padding) continue;
-      const auto [target, factor] = Expected::place(p, i);
+      const auto [target, factor] = place(p, i);
       for (int64_t d = 0; d < p.dim; ++d) {
         const double g = factor * p.grad[target * p.dim + d];
         residual.add(p.ids[i] * p.dim + d, g, std::fabs(g));
@@ -89,7 +89,7 @@ class AttentionExpected {
       if (fresh) {
         for (int64_t h = 0; h < a.heads; ++h) attend(p.ids[i], h, row->second);
       }
-      const auto [target, factor] = Expected::place(p, i);
+      const auto [target, factor] = place(p, i);
       for (int64_t d = 0; d < p.dim; ++d) {
         const double g = p.grad[target * p.dim + d];
         const Sums& e = row->second;

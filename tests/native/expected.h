@@ -23,36 +23,58 @@ struct Sums {
   }
 };
 
-class Expected {
- public:
-  Sums out, grad_central, grad_residual, grad_weights, grad_samples;
+// The output row of a position and the factor of its embedding there.
+inline std::pair<int64_t, double> place(const Problem& p, int64_t position) {
+  if (p.bags < 0) return {position, 1};
+  const int64_t bag =
+      std::upper_bound(p.offsets.begin(), p.offsets.end() - 1, position) - p.offsets.begin() - 1;
+  if (!p.samples.empty()) return {bag, p.samples[position]};
+  if (!p.mean) return {bag, 1};
+  const auto begin = p.ids.begin() + p.offsets[bag], end = p.ids.begin() + p.offsets[bag + 1];
+  return {bag, 1.0 / static_cast<double>(end - begin - std::count(begin, end, p.padding))};
+}
 
-  explicit Expected(const Problem& p)
+// The lookup and its gradients, the link given by row_of and edges_of: row_of(id) is the embedding of an
+// item, edges_of(id) adds the gradients that its row's edges pass on, once grad_residual has the row's.
+struct Shared {
+  Sums out, grad_central, grad_residual, grad_samples;
+
+  explicit Shared(const Problem& p)
       : out(p.out_rows() * p.dim),
         grad_central(p.items * p.dim),
         grad_residual(p.items * p.dim),
-        grad_weights(p.edges()),
-        grad_samples(p.samples.empty() ? 0 : p.positions) {
+        grad_samples(p.samples.empty() ? 0 : p.positions) {}
+
+  template <class RowOf, class EdgesOf>
+  void run(const Problem& p, const RowOf& row_of, const EdgesOf& edges_of) {
     std::map<int64_t, Sums> rows;
     for (int64_t position = 0; position < p.positions; ++position) {
       const int64_t id = p.ids[position];
       if (id == p.padding) continue;
       const auto [row, fresh] = rows.try_emplace(id);
-      if (fresh) row->second = embedding(p, id);
+      if (fresh) row->second = row_of(id);
       add_position(p, position, row->second);
     }
-    for (const auto& [id, row] : rows) add_edges(p, id);
+    for (const auto& [id, row] : rows) edges_of(id);
   }
 
-  // The output row of a position and the factor of its embedding there.
-  static std::pair<int64_t, double> place(const Problem& p, int64_t position) {
-    if (p.bags < 0) return {position, 1};
-    const int64_t bag =
-        std::upper_bound(p.offsets.begin(), p.offsets.end() - 1, position) - p.offsets.begin() - 1;
-    if (!p.samples.empty()) return {bag, p.samples[position]};
-    if (!p.mean) return {bag, 1};
-    const auto begin = p.ids.begin() + p.offsets[bag], end = p.ids.begin() + p.offsets[bag + 1];
-    return {bag, 1.0 / static_cast<double>(end - begin - std::count(begin, end, p.padding))};
+  void add_position(const Problem& p, int64_t position, const Sums& row) {
+    const auto [target, factor] = place(p, position);
+    for (int64_t d = 0; d < p.dim; ++d) {
+      const double upstream = p.grad[target * p.dim + d], size = std::fabs(upstream);
+      out.add(target * p.dim + d, factor * row.value[d], std::fabs(factor) * row.size[d]);
+      grad_residual.add(p.ids[position] * p.dim + d, factor * upstream, std::fabs(factor) * size);
+      if (!p.samples.empty()) grad_samples.add(position, upstream * row.value[d], size * row.size[d]);
+    }
+  }
+};
+
+class Expected : public Shared {
+ public:
+  Sums grad_weights;
+
+  explicit Expected(const Problem& p) : Shared(p), grad_weights(p.edges()) {
+    run(p, [&](int64_t id) { return embedding(p, id); }, [&](int64_t id) { add_edges(p, id); });
   }
 
  private:
@@ -66,16 +88,6 @@ class Expected {
       add(p.residual[id * p.dim + d]);
     }
     return row;
-  }
-
-  void add_position(const Problem& p, int64_t position, const Sums& row) {
-    const auto [target, factor] = place(p, position);
-    for (int64_t d = 0; d < p.dim; ++d) {
-      const double upstream = p.grad[target * p.dim + d], size = std::fabs(upstream);
-      out.add(target * p.dim + d, factor * row.value[d], std::fabs(factor) * row.size[d]);
-      grad_residual.add(p.ids[position] * p.dim + d, factor * upstream, std::fabs(factor) * size);
-      if (!p.samples.empty()) grad_samples.add(position, upstream * row.value[d], size * row.size[d]);
-    }
   }
 
   void add_edges(const Problem& p, int64_t id) {

@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "steps.h"
+#include "attention.h"
 
 using namespace driver;
 
@@ -137,8 +137,22 @@ bool attempt(uint64_t seed, const F& body) {
     return true;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "seed %llu (%s): %s\n", static_cast<unsigned long long>(seed),
-                 make_problem(seed).text().c_str(), e.what());
+                 Attended(seed).text().c_str(), e.what());
     return false;
+  }
+}
+
+void check_attention(uint64_t seed) {
+  const Attended a(seed);
+  const ExpectedAttention expected(a);
+  for (const std::string& path : paths()) {
+    resemb::select_isa(path.c_str());
+    const AttentionResults alone = run_attention(a, {1, launch}), together = run_attention(a, {4, launch});
+    compare_attention(a, alone, expected);
+    require(alone.same_bits(together), "the bits depend on the number of threads, or rows differ from the table");
+    Random random(seed);
+    Attended bad(seed);
+    check_bad_attention(bad, random);
   }
 }
 
@@ -157,6 +171,7 @@ bool run_problems(uint64_t count) {
         check_bad_id(bad, random);
         check_bad_graph(bad, random);
       }
+      check_attention(seed);
     });
     if (!ok) return false;
   }
