@@ -70,7 +70,8 @@ RESEMB_INLINE bool sum_heads(const AttentionSegmentArgs& a, int64_t begin, int64
   const Term* terms = static_cast<const Term*>(a.terms);
   const A* edges = static_cast<const A*>(a.edges);
   const A* source = static_cast<const A*>(a.source) + col;
-  const A *a_src = static_cast<const A*>(a.link.a_src) + col, *a_dst = static_cast<const A*>(a.link.a_dst) + col;
+  const A *a_src = static_cast<const A*>(a.link.a_src) + col,
+          *a_dst = static_cast<const A*>(a.link.a_dst) + col;
   const int64_t dim = a.dim, heads = a.link.heads, last_term = a.num_terms - 1;
   const bool stream = a.bypass_cache && can_stream<A>(a.out_type, a.out, dim);
   bool any_long = false;

@@ -1,4 +1,5 @@
-// The row kernels of one instruction set and their table, in the namespace RESEMB_ISA: included once for each.
+// The row kernels of one instruction set and their table, in the namespace RESEMB_ISA: included once for
+// each.
 namespace resemb {
 namespace RESEMB_ISA {
 
@@ -13,8 +14,7 @@ void rank(const RankArgs&, int64_t begin, int64_t end);
 void update(const UpdateArgs&, int64_t begin, int64_t end);
 
 constexpr RowKernels table_of(const char* isa) {
-  return {isa,  gather, segment_sum, attend, attend_backward, attention_segment_sum,
-          copy, dot,    rank,        update};
+  return {isa, gather, segment_sum, attend, attend_backward, attention_segment_sum, copy, dot, rank, update};
 }
 
 }  // namespace RESEMB_ISA

@@ -97,6 +97,11 @@ void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segm
   combine_chunks(chunks, partial, whole, parallel);
 }
 
+void sum_long_segments(const SegmentArgs& args, const std::vector<int64_t>& segments,
+                       const Parallel& parallel) {
+  sum_long_segments(args, segments, /*in_line=*/false, parallel);
+}
+
 // What the kernel adds to a segment's sums once they are whole: see AttentionSegmentArgs.
 template <class A>
 void finish_rows(const AttentionSegmentArgs& args, const std::vector<int64_t>& segments, const A* parts,
@@ -115,7 +120,7 @@ void finish_rows(const AttentionSegmentArgs& args, const std::vector<int64_t>& s
   }
 }
 
-void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64_t>& segments, bool in_line,
+void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64_t>& segments,
                        const Parallel& parallel) {
   const int64_t width = args.dim + args.link.heads, count = static_cast<int64_t>(segments.size());
   const DType acc = acc_of(args);
@@ -137,7 +142,7 @@ void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64
     finish_rows(args, segments, reinterpret_cast<const float*>(parts.data()),
                 reinterpret_cast<float*>(rows.data()));
   }
-  const Buffer<int32_t> targets = targets_of(args, segments, in_line);
+  const Buffer<int32_t> targets = targets_of(args, segments, /*in_line=*/false);
   const CopyArgs copy{nullptr, targets.data(), args.dim, args.out_type, rows.data(), args.out, false};
   row_kernels().copy(copy, 0, count);
 }
@@ -192,15 +197,24 @@ void sum_all(const Args& args, int64_t segments, const Parallel& parallel) {
   if (segments == 0) return;
   const std::vector<int64_t> longs = sum_short(
       args, segments, parallel, [&](int64_t begin, int64_t end) { return sum_pieces(args, begin, end); });
-  if (!longs.empty()) sum_long_segments(args, longs, /*in_line=*/false, parallel);
+  if (!longs.empty()) sum_long_segments(args, longs, parallel);
 }
 
-template <class Args>
-void sum_all_to(const Args& args, int64_t segments, const Parallel& parallel, const TakeRows& take) {
+}  // namespace
+
+void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& parallel) {
+  sum_all(args, segments, parallel);
+}
+void sum_segments(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel) {
+  sum_all(args, segments, parallel);
+}
+
+void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
+                     const TakeRows& take) {
   if (segments == 0) return;
   constexpr int64_t kTile = 64;  // segments whose sums stay in the first-level cache
   const int64_t row_bytes = args.dim * static_cast<int64_t>(item_size(args.out_type));
-  Args plain = args;
+  SegmentArgs plain = args;
   plain.targets = nullptr;
   plain.bypass_cache = false;
   const std::vector<int64_t> longs = sum_short(args, segments, parallel, [&](int64_t begin, int64_t end) {
@@ -208,7 +222,7 @@ void sum_all_to(const Args& args, int64_t segments, const Parallel& parallel, co
     bool any_long = false;
     for (int64_t first = begin; first < end; first += kTile) {
       const int64_t past = std::min(end, first + kTile);
-      Args tile = plain;
+      SegmentArgs tile = plain;
       tile.out = rows.data();
       tile.out_first = first;
       const bool some_long = sum_pieces(tile, first, past);
@@ -227,24 +241,6 @@ void sum_all_to(const Args& args, int64_t segments, const Parallel& parallel, co
   sum_long_segments(plain, longs, /*in_line=*/true, parallel);
   parallel.tasks(static_cast<int64_t>(longs.size()),
                  [&](int64_t i) { take(longs[i], longs[i] + 1, rows.data() + i * row_bytes); });
-}
-
-}  // namespace
-
-void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& parallel) {
-  sum_all(args, segments, parallel);
-}
-void sum_segments(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel) {
-  sum_all(args, segments, parallel);
-}
-
-void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
-                     const TakeRows& take) {
-  sum_all_to(args, segments, parallel, take);
-}
-void sum_segments_to(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel,
-                     const TakeRows& take) {
-  sum_all_to(args, segments, parallel, take);
 }
 
 }  // namespace resemb

@@ -17,7 +17,5 @@ void sum_segments(const AttentionSegmentArgs& args, int64_t segments, const Para
 using TakeRows = std::function<void(int64_t begin, int64_t end, const void* rows)>;
 void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
                      const TakeRows& take);
-void sum_segments_to(const AttentionSegmentArgs& args, int64_t segments, const Parallel& parallel,
-                     const TakeRows& take);
 
 }  // namespace resemb

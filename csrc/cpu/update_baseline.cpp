@@ -1,3 +1,4 @@
 // The optimizers' row kernels for any processor.
 #include "cpu/baseline_begin.h"
+
 #include "cpu/update_impl.h"

@@ -23,7 +23,6 @@ class GraphState(nn.Module):
     _indptr: Tensor
     _neighbors: Tensor
     _link_weights: Tensor
-    _before_read: Callable[[Tensor | None], None]
 
     def _graph_tensors(self) -> dict[str, Tensor]:
         """Fresh tensors of the graph by the attribute that holds them."""
@@ -44,10 +43,6 @@ class GraphState(nn.Module):
             # Copies and pickles lose the pinning.
             for name in _graph.ATTRIBUTES:
                 setattr(self, name, getattr(self, name).pin_memory())
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._before_read(None)
-        super()._save_to_state_dict(*args, **kwargs)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The graph's hash and link, and the graph itself with `save_graph`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +15,14 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import _graph
 from resemb_ext.nn._state import GraphState
 from resemb_ext.nn.attention import AttentionLink
+from resemb_ext.nn.hooks import ReadHooks
 from resemb_ext.nn.readonly import ReadOnlyTable
 from resemb_ext.optim._refusal import watch_table
 
 _MATERIALIZE_ROWS = 1 << 16
 
 
-class ResEmbedding(GraphState, nn.Embedding):
+class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
     """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
 
     A drop-in for `nn.Embedding` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
@@ -128,7 +128,7 @@ class ResEmbedding(GraphState, nn.Embedding):
         self.save_graph = save_graph
         # Takes the place of the operator where an optimizer steps in backward.
         self.lookup_operator: functional.LookupOperator | None = None
-        self._read_hooks: list[Callable[[Tensor, Callable[[], Tensor] | None], None]] = []
+        self._read_hooks = []
         self.graph = graph.with_link(link, padding_idx=self.padding_idx, hops=hops)
         if link != "attention" and (heads != 1 or edge_dropout != 0):
             raise ValueError(
@@ -243,32 +243,6 @@ class ResEmbedding(GraphState, nn.Embedding):
             "out_dtype": self.out_dtype,
             "operator": self.lookup_operator,
         }
-
-    def register_read_hook(
-        self, hook: Callable[[Tensor, Callable[[], Tensor] | None], None]
-    ) -> None:
-        """Calls a function before rows of C or R are read: for optimizers that leave work pending.
-
-        Args:
-            hook: takes the table and a function that gives the rows about to be read (int64, ascending,
-                distinct), or None where all are.
-        """
-        self._read_hooks.append(hook)
-
-    def _before_read(self, ids: Tensor | None) -> None:
-        if not self._read_hooks:
-            return
-
-        @functools.cache
-        def rows() -> Tensor:
-            return torch.ops.resemb_ext.distinct_items(ids, self.num_embeddings)
-
-        def columns() -> Tensor:
-            return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)
-
-        for hook in self._read_hooks:
-            hook(self.residual, None if ids is None else rows)
-            hook(self.central, None if ids is None else columns)
 
     def bag(
         self,

@@ -72,7 +72,8 @@ class ExpectedAttention : public Shared {
     for (int64_t e = p.indptr[id]; e < p.indptr[id + 1]; ++e) {
       double argument = 0;
       for (int64_t d = h * width; d < (h + 1) * width; ++d) {
-        argument += a.a_src[d] * p.central[id * p.dim + d] + a.a_dst[d] * p.central[p.neighbors[e] * p.dim + d];
+        argument +=
+            a.a_src[d] * p.central[id * p.dim + d] + a.a_dst[d] * p.central[p.neighbors[e] * p.dim + d];
       }
       edges.push_back({argument > 0 ? 1 : 0.2, 0, dropout.on() ? dropout.factor(id, e, h) : 1});
       scores.push_back(edges.back().slope * argument + a.b[h] * p.weights[e]);
@@ -111,7 +112,8 @@ class ExpectedAttention : public Shared {
         const int64_t neighbor = p.neighbors[first + k] * p.dim;
         for (int64_t d = h * width; d < (h + 1) * width; ++d) {
           const double c = p.central[neighbor + d] * edges[k].factor;
-          dots.add(k, grad_residual.value[id * p.dim + d] * c, grad_residual.size[id * p.dim + d] * std::fabs(c));
+          dots.add(k, grad_residual.value[id * p.dim + d] * c,
+                   grad_residual.size[id * p.dim + d] * std::fabs(c));
         }
         mean += edges[k].alpha * dots.value[k];
         mean_size += edges[k].alpha * dots.size[k];
@@ -123,7 +125,9 @@ class ExpectedAttention : public Shared {
         const double score = edges[k].slope * d_score, log = p.weights[first + k];
         grad_b.add(h, d_score * log, size * std::fabs(log));
         for (int64_t d = h * width; d < (h + 1) * width; ++d) {
-          const auto add = [&](Sums& to, int64_t at, double by) { to.add(at, score * by, size * std::fabs(by)); };
+          const auto add = [&](Sums& to, int64_t at, double by) {
+            to.add(at, score * by, size * std::fabs(by));
+          };
           add(grad_a_src, d, p.central[id * p.dim + d]);
           add(grad_a_dst, d, p.central[neighbor + d]);
           add(grad_central, neighbor + d, a.a_dst[d]);
@@ -141,9 +145,10 @@ struct AttentionResults {
   Array out, central, central_by_rows, residual, samples, a_src, a_dst, b;
 
   bool same_bits(const AttentionResults& other) const {
-    return out.same_bits(other.out) && central.same_bits(other.central) && residual.same_bits(other.residual) &&
-           samples.same_bits(other.samples) && a_src.same_bits(other.a_src) && a_dst.same_bits(other.a_dst) &&
-           b.same_bits(other.b) && central.same_bits(central_by_rows);
+    return out.same_bits(other.out) && central.same_bits(other.central) &&
+           residual.same_bits(other.residual) && samples.same_bits(other.samples) &&
+           a_src.same_bits(other.a_src) && a_dst.same_bits(other.a_dst) && b.same_bits(other.b) &&
+           central.same_bits(central_by_rows);
   }
 };
 
@@ -166,15 +171,16 @@ inline AttentionResults run_attention(const Attended& a, const resemb::Parallel&
   r.a_src = Array(p.acc(), p.dim, p.aligned);
   r.a_dst = Array(p.acc(), p.dim, p.aligned);
   r.b = Array(p.acc(), a.heads, p.aligned);
-  const resemb::AttendedEdges attended = resemb::attention_backward(
-      x, plan, edges, g.data(), r.a_src.data(), r.a_dst.data(), r.b.data(), parallel);
+  const resemb::AttendedEdges attended = resemb::attention_backward(x, plan, edges, g.data(), r.a_src.data(),
+                                                                    r.a_dst.data(), r.b.data(), parallel);
   r.central = Array(p.table, p.items * p.dim, p.aligned);
   const auto sum = [&](const auto& touched, resemb::AttentionSegmentArgs args) {
     Array rows(p.table, touched.size() * p.dim, p.aligned);
     args.out = rows.data();
     args.bypass_cache = true;
     resemb::sum_segments(args, touched.size(), parallel);
-    r.central_by_rows = rows.spread({touched.data(), touched.data() + touched.size()}, p.dim, p.items * p.dim);
+    r.central_by_rows =
+        rows.spread({touched.data(), touched.data() + touched.size()}, p.dim, p.items * p.dim);
     args.targets = touched.data();
     args.out = r.central.zero().data();
     args.bypass_cache = false;
@@ -188,7 +194,8 @@ inline AttentionResults run_attention(const Attended& a, const resemb::Parallel&
   return r;
 }
 
-inline void compare_attention(const Attended& a, const AttentionResults& r, const ExpectedAttention& expected) {
+inline void compare_attention(const Attended& a, const AttentionResults& r,
+                              const ExpectedAttention& expected) {
   const DType acc = a.p.acc();
   require_close("attention's output", r.out, expected.out, acc, a.p.out_type);
   require_close("gradient of central", r.central, expected.grad_central, acc, a.p.table);
@@ -199,7 +206,8 @@ inline void compare_attention(const Attended& a, const AttentionResults& r, cons
   require_close("gradient of sample weights", r.samples, expected.grad_samples, acc, acc);
 }
 
-// A row without its own item, and one with a log weight that is not finite, are found before anything is written.
+// A row without its own item, and one with a log weight that is not finite, are found before anything is
+// written.
 inline void check_bad_attention(Attended& a, Random& random) {
   Problem& p = a.p;
   if (p.positions == 0) return;
