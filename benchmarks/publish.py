@@ -21,7 +21,7 @@ GRAPH_PLOT = ROOT / "docs" / "graph.png"
 
 
 def load(name: str) -> dict[str, Any]:
-    """A committed result: "cpu", "suite", "din", "lazy" or "graph"."""
+    """A committed result: "cpu", "suite", "din", "lazy", "attention" or "graph"."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -56,7 +56,7 @@ def main() -> None:
         text = put(text, name, block)
     write_text(README, text)
     draw(load("suite"), PLOT)
-    write_text(PAGE, page(load("suite"), load("din"), load("lazy"), PLOT.name))
+    write_text(PAGE, page(load("suite"), load("din"), load("lazy"), load("attention"), PLOT.name))
     publish_graph()
 
 

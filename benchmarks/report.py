@@ -103,6 +103,26 @@ def din_table(result: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def attention_table(result: dict[str, Any]) -> str:
+    """Markdown: the attention link by its heads, a table a cell; ratios are to the average link."""
+    lines = []
+    for cell in result["cells"]:
+        lines += [
+            f"**H = {cell['items']:,}**: U = {cell['unique']:,}, V = {cell['touched_neighbors']:,}",
+            "",
+            "| link | forward, ms | to average [quartiles] | forward+backward, ms | to average [quartiles] |",
+            "|---|---:|---|---:|---|",
+        ]
+        for name in cell["forward"]:
+            row = f"| {name} |"
+            for phase in ("forward", "forward+backward"):
+                v = cell[phase][name]
+                row += f" {v['median_ms']:.1f} | {v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] |"
+            lines.append(row)
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
 def lazy_table(result: dict[str, Any]) -> str:
     """Markdown: test AUC of dense and lazy Adam, and the paired difference."""
     lines = [

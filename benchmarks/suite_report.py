@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import OWN_STEP, din_table, lazy_table
+from benchmarks.report import OWN_STEP, attention_table, din_table, lazy_table
 from resemb_ext.train.files import write_atomic
 
 PHASES = ("forward", "forward+backward", "step")
@@ -99,7 +99,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def page(suite: dict[str, Any], din: dict[str, Any], lazy: dict[str, Any], plot: str) -> str:
+def page(
+    suite: dict[str, Any],
+    din: dict[str, Any],
+    lazy: dict[str, Any],
+    attention: dict[str, Any],
+    plot: str,
+) -> str:
     """docs/benchmarks.md from the committed results."""
     machine, cells = suite["machine"], suite["cells"]
     skipped = [
@@ -146,6 +152,14 @@ def page(suite: dict[str, Any], din: dict[str, Any], lazy: dict[str, Any], plot:
             "They are different algorithms; the tables' test AUC, paired by seed, the same options for both:",
             "",
             lazy_table(lazy),
+            "",
+            "## The attention link",
+            "",
+            "One lookup under link attention against one under link average, sparse gradients, the base cells with "
+            f"{attention['machine']['threads']} threads; {attention['machine']['cpu']}, torch {attention['machine']['torch']}, "
+            f"{attention['machine']['isa']} kernels, {attention['cells'][0]['rounds']} interleaved rounds.",
+            "",
+            attention_table(attention),
             "",
         ]
     )

@@ -15,6 +15,6 @@ def test_readme_shows_the_committed_results(name: str) -> None:
 
 
 def test_page_shows_the_committed_results() -> None:
-    found = page(load("suite"), load("din"), load("lazy"), PLOT.name)
+    found = page(load("suite"), load("din"), load("lazy"), load("attention"), PLOT.name)
     assert found == PAGE.read_text()
     assert PLOT.exists()

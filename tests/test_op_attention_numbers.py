@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from test_op_attention import LEAVES, Problem, check, make, solve
 
 from resemb_ext import functional, reference
+from resemb_ext.testing.attention import LEAVES, Problem, check, make, solve
 
 
 def one_row(
