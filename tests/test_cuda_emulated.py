@@ -244,8 +244,7 @@ import sys
 import torch
 import resemb_ext
 from resemb_ext import functional
-sys.path.insert(0, "tests")
-from test_op_attention import make, solve
+from resemb_ext.testing.attention import make_attention as make, solve_attention as solve
 
 def results(problem):
     upstream = torch.randn(problem.call(functional).shape, generator=torch.Generator().manual_seed(1))

@@ -13,37 +13,16 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from resemb_ext import _loader, functional, reference
-from resemb_ext.testing.attention import LEAVES, Problem, check, make, solve
+from resemb_ext.testing.attention import LEAVES
+from resemb_ext.testing.attention import AttentionProblem as Problem
+from resemb_ext.testing.attention import check_attention as check
+from resemb_ext.testing.attention import make_attention as make
+from resemb_ext.testing.attention import solve_attention as solve
+from resemb_ext.testing.strategies import attention_problems as problems
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 EXAMPLES = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> Problem:
-    heads = draw(st.sampled_from([1, 1, 2, 3, 5]), label="heads")
-    width = draw(st.sampled_from([1, 2, 3, 7, 8, 16, 18, 32, 33, 64, 72, 130]), label="width")
-    bags = draw(st.none() | st.integers(1, 20), label="bags")
-    num_items = draw(st.integers(1, 40) | st.integers(1, 600), label="num_items")
-    return make(
-        num_items=num_items,
-        dim=heads * width,
-        heads=heads,
-        positions=draw(st.integers(0, 20) | st.integers(0, 500), label="positions"),
-        neighbors=draw(st.integers(0, 20), label="neighbors"),
-        exponent=draw(st.sampled_from([0.0, 1.3]), label="exponent"),
-        bags=bags,
-        mode=draw(st.sampled_from(["sum", "mean"]), label="mode"),
-        samples=bags is not None and draw(st.booleans(), label="samples"),
-        padding_idx=draw(st.none() | st.integers(0, num_items - 1), label="padding_idx"),
-        dropout=draw(st.sampled_from([0.0, 0.0, 0.4]), label="dropout"),
-        dtype=draw(st.sampled_from(DTYPES), label="dtype"),
-        id_dtype=draw(st.sampled_from([torch.int64, torch.int32]), label="id_dtype"),
-        neighbor_dtype=draw(st.sampled_from([torch.int32, torch.int64]), label="neighbor_dtype"),
-        seed=draw(st.integers(0, 2**31), label="seed"),
-    )
 
 
 @EXAMPLES

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from resemb_ext import functional, reference
-from resemb_ext.testing.attention import LEAVES, Problem, check, make, solve
+from resemb_ext.testing.attention import LEAVES
+from resemb_ext.testing.attention import AttentionProblem as Problem
+from resemb_ext.testing.attention import check_attention as check
+from resemb_ext.testing.attention import make_attention as make
+from resemb_ext.testing.attention import solve_attention as solve
 
 
 def one_row(

@@ -369,3 +369,29 @@ def test_opcheck() -> None:
     ]  # fmt: skip
     for op, args in calls:
         torch.library.opcheck(op.default, args, test_utils="test_schema")
+
+
+def test_capturable_needs_cuda_tables_and_touched_decay() -> None:
+    module = res_embedding()
+    optimizer = optim.Adam(module.parameters(), capturable=True)
+    module(torch.arange(5)).sum().backward()
+    before = [p.detach().clone() for p in module.parameters()]
+    with pytest.raises(ValueError, match="is on cpu; expected a table on CUDA"):
+        optimizer.step()
+    assert all(torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match="capturable: not with decay='global'"):
+        optim.Adam(module.parameters(), capturable=True, weight_decay=0.1, decay="global")
+    with pytest.raises(ValueError, match="capturable: not with decay='global'"):
+        optim.SGD([{"params": list(module.parameters()), "decay": "global"}], capturable=True)
+
+
+def test_groups_saved_before_capturable_load() -> None:
+    module = res_embedding()
+    optimizer = optim.Adam(module.parameters())
+    train(module, optimizer, range(1))
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"]:
+        del group["capturable"]
+    optimizer.load_state_dict(saved)
+    train(module, optimizer, range(1, 2))
+    assert optimizer.param_groups[0]["capturable"] is False

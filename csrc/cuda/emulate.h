@@ -85,17 +85,17 @@ inline uint64_t random() {
   std::abort();
 }
 
+#ifdef __SANITIZE_ADDRESS__
+inline const void* host_stack;
+inline size_t host_size;
+#endif
+
 inline void switch_to(void** from, void* to, [[maybe_unused]] const char* stack) {
 #ifdef __SANITIZE_ADDRESS__
-  static const void* host_stack;
-  static size_t host_size;
   void* fake;
   __sanitizer_start_switch_fiber(&fake, stack ? stack : host_stack, stack ? kStack : host_size);
   resemb_switch_stack(from, to);
-  const void* old;
-  size_t size;
-  __sanitizer_finish_switch_fiber(fake, &old, &size);
-  if (stack == nullptr) host_stack = old, host_size = size;  // a fiber goes on, called by the host
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #else
   resemb_switch_stack(from, to);
 #endif
@@ -115,7 +115,7 @@ inline void open_barrier() {
 
 inline void entry() {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+  __sanitizer_finish_switch_fiber(nullptr, &host_stack, &host_size);  // who begins a fiber is the host
 #endif
   body(context);
   current->wait = Wait::done;

@@ -1,11 +1,10 @@
-"""Problems of the attention link, and their comparison with the twin in float64."""
+"""Problems of the attention link, and their check against the twin in float64."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ LEAVES = ("central", "residual", "a_src", "a_dst", "b", "samples")
 
 
 @dataclass(frozen=True)
-class Problem:
+class AttentionProblem:
     """A lookup (offsets None) or a bag under the attention link."""
 
     ids: Tensor
@@ -38,13 +37,13 @@ class Problem:
     padding_idx: int | None = None
     dropout: float = 0.0
 
-    def call(self, functions: ModuleType, **options: Any) -> Tensor:
+    def call(self, functions, **options) -> Tensor:
         tensors = (self.central, self.residual, self.indptr, self.neighbors, self.log_weights,
                    self.a_src, self.a_dst, self.b)  # fmt: skip
         options = {
             "padding_idx": self.padding_idx,
             "dropout": self.dropout,
-            "seed": torch.tensor([2**40 + 17]) if self.dropout else None,
+            "seed": torch.tensor([2**40 + 17], device=self.ids.device) if self.dropout else None,
             **options,
         }
         if self.offsets is None:
@@ -52,7 +51,16 @@ class Problem:
         return functions.attention_embedding_bag(
             self.ids, self.offsets, *tensors, mode=self.mode, per_sample_weights=self.samples, **options)  # fmt: skip
 
-    def leaves(self, dtype: torch.dtype | None = None) -> tuple[Problem, dict[str, Tensor]]:
+    def to(self, device: str) -> AttentionProblem:
+        """A copy on a device."""
+        tensors: dict[str, Any] = {
+            n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+    def leaves(
+        self, dtype: torch.dtype | None = None
+    ) -> tuple[AttentionProblem, dict[str, Tensor]]:
         """A copy over fresh leaves, in that dtype, and the leaves."""
         found = {
             n: t.detach().to(dtype or t.dtype, copy=True).requires_grad_()
@@ -62,7 +70,7 @@ class Problem:
         return dataclasses.replace(self, **found), found
 
 
-def make(
+def make_attention(
     *,
     num_items: int = 40,
     dim: int = 6,
@@ -78,8 +86,9 @@ def make(
     dtype: torch.dtype = torch.float32,
     id_dtype: torch.dtype = torch.int64,
     neighbor_dtype: torch.dtype = torch.int32,
+    device: str = "cpu",
     seed: int = 0,
-) -> Problem:
+) -> AttentionProblem:
     """Rows of 0 to 2 `neighbors` other items; some empty, some the item alone."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 2 * neighbors + 1, num_items)
@@ -106,7 +115,7 @@ def make(
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return torch.from_numpy(rng.standard_normal(shape) * scale)
 
-    return Problem(
+    problem = AttentionProblem(
         torch.from_numpy(ids).to(id_dtype),
         normal(num_items, dim).to(dtype),
         normal(num_items, dim, scale=0.1).to(dtype),
@@ -122,16 +131,12 @@ def make(
         padding_idx,
         dropout,
     )
+    return problem.to(device)
 
 
-def solve(
-    problem: Problem,
-    functions: ModuleType,
-    upstream: Tensor,
-    dtype: torch.dtype | None = None,
-    **options: Any,
+def solve_attention(
+    problem: AttentionProblem, functions, upstream: Tensor, dtype=None, **options
 ) -> dict[str, Tensor]:
-    """Output and gradients by name, dense, through `functional` or `reference`, the leaves in `dtype`."""
     own, leaves = problem.leaves(dtype)
     out = own.call(functions, **options)
     gradients = torch.autograd.grad(out, list(leaves.values()), upstream.to(out.dtype))
@@ -143,7 +148,7 @@ def solve(
     return {n: t.to_dense() if t.is_sparse else t for n, t in results.items()}
 
 
-def check(problem: Problem, seed: int = 0, **options: Any) -> None:
+def check_attention(problem: AttentionProblem, seed: int = 0, **options) -> None:
     """Output and gradients against the twin in float64.
 
     A gradient's terms may cancel (those of a row's scores sum to 0), so its error is measured by the
@@ -155,14 +160,14 @@ def check(problem: Problem, seed: int = 0, **options: Any) -> None:
         dtype=torch.float64,
     )
     kind = options.get("out_dtype") or problem.central.dtype
-    upstream = upstream.to(kind).double()
-    found = solve(problem, functional, upstream, **options)
-    expected = solve(problem, reference, upstream, torch.float64)
+    upstream = upstream.to(kind).double().to(problem.ids.device)
+    found = solve_attention(problem, functional, upstream, **options)
+    expected = solve_attention(problem, reference, upstream, torch.float64)
     working = max((kind, problem.central.dtype), key=lambda t: TOLERANCE[t])
     dim = problem.central.shape[1]
     # Each unique row's gradient takes part in at most one score of every edge.
     heaviest = (
-        solve(problem, reference, upstream.abs(), torch.float64)["residual"].abs().max()
+        solve_attention(problem, reference, upstream.abs(), torch.float64)["residual"].abs().max()
         if len(upstream)
         else 0
     )

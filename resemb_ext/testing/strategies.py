@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
+from resemb_ext.testing.attention import AttentionProblem, make_attention
 from resemb_ext.testing.problems import Problem, make_problem
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -41,6 +42,33 @@ def problems(
         sample_weights=bags is not None and draw(st.booleans(), label="sample_weights"),
         dtype=dtype,
         weights_dtype=draw(st.sampled_from(doubles), label="weights_dtype"),
+        id_dtype=draw(st.sampled_from([torch.int64, torch.int32]), label="id_dtype"),
+        neighbor_dtype=draw(st.sampled_from([torch.int32, torch.int64]), label="neighbor_dtype"),
+        device=device,
+        seed=draw(st.integers(0, 2**31), label="seed"),
+    )
+
+
+@st.composite
+def attention_problems(draw: st.DrawFn, device: str = "cpu") -> AttentionProblem:
+    """Lookups and bags under the attention link: any dtype, width and number of heads."""
+    heads = draw(st.sampled_from([1, 1, 2, 3, 5]), label="heads")
+    width = draw(st.sampled_from([1, 2, 3, 7, 8, 16, 18, 32, 33, 64, 72, 130]), label="width")
+    bags = draw(st.none() | st.integers(1, 20), label="bags")
+    num_items = draw(st.integers(1, 40) | st.integers(1, 600), label="num_items")
+    return make_attention(
+        num_items=num_items,
+        dim=heads * width,
+        heads=heads,
+        positions=draw(st.integers(0, 20) | st.integers(0, 500), label="positions"),
+        neighbors=draw(st.integers(0, 20), label="neighbors"),
+        exponent=draw(st.sampled_from([0.0, 1.3]), label="exponent"),
+        bags=bags,
+        mode=draw(st.sampled_from(["sum", "mean"]), label="mode"),
+        samples=bags is not None and draw(st.booleans(), label="samples"),
+        padding_idx=draw(st.none() | st.integers(0, num_items - 1), label="padding_idx"),
+        dropout=draw(st.sampled_from([0.0, 0.0, 0.4]), label="dropout"),
+        dtype=draw(st.sampled_from(DTYPES), label="dtype"),
         id_dtype=draw(st.sampled_from([torch.int64, torch.int32]), label="id_dtype"),
         neighbor_dtype=draw(st.sampled_from([torch.int32, torch.int64]), label="neighbor_dtype"),
         device=device,

@@ -146,6 +146,11 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   Results r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
   lookup_forward(c, x, groups, r.out.data());
+  Lookup pinned = x;
+  pinned.graph_on_host = true;
+  Array again(p.out_type, p.out_rows() * p.dim, p.aligned);
+  lookup_forward(c, pinned, groups, again.data());
+  require(again.same_bits(r.out), "a graph in host memory gives other bits");
 
   Array g(p.acc(), unique * p.dim, p.aligned);
   row_gradient(c, x, groups, p.grad.data(), g.data());
