@@ -1,6 +1,6 @@
-"""FBGEMM's table-batched embedding (TBE) as a peer, where fbgemm-gpu-cpu is installed.
+"""FBGEMM's table-batched embedding (TBE) as a peer, where fbgemm-gpu-cpu or, for CUDA, fbgemm-gpu is installed.
 
-Its optimizer runs inside backward; on the CPU it has no Adam, so it meets ours with Adagrad.
+Its optimizer runs inside backward; on the CPU it has no Adam, so it meets ours with Adagrad there.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from benchmarks.timing import interleave, summary
 LOOKUP = "FBGEMM TBE over unique rows"
 OWN = "resemb_ext, Adagrad in backward"
 LR, EPS = 1e-2, 1e-8
-REMEDY = "pip install --no-deps fbgemm-gpu-cpu==1.8.0 goes with torch 2.13"
 Step = Callable[[Tensor, Tensor], None]
 
 
-def why_not() -> str | None:
-    """Why FBGEMM cannot be a peer here; None where it can."""
+def why_not(device: str = "cpu") -> str | None:
+    """Why FBGEMM cannot be a peer on a kind of device; None where it can."""
+    package = "fbgemm-gpu" if device == "cuda" else "fbgemm-gpu-cpu"
+    remedy = f"pip install --no-deps {package}==1.8.0 goes with torch 2.13"
     try:
         from fbgemm_gpu import split_table_batched_embeddings_ops_training as _  # noqa: F401
     except ModuleNotFoundError:
-        return f"not installed; {REMEDY}"
+        return f"not installed; {remedy}"
     except (ImportError, OSError):
-        return f"installed, but of another torch than {torch.__version__}; {REMEDY}"
+        return f"installed, but of another torch than {torch.__version__}; {remedy}"
     return None
 
 
@@ -40,18 +41,22 @@ def _table(weight: Tensor) -> Any:
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 
     items, dim = weight.shape
+    place = (EmbeddingLocation.HOST, training.ComputeDevice.CPU)
+    optimizer = training.OptimType.EXACT_ADAGRAD
+    options = {}
+    if weight.is_cuda:
+        place = (EmbeddingLocation.DEVICE, training.ComputeDevice.CUDA)
+        optimizer = training.OptimType.ADAM
+        options["device"] = weight.device
     table = training.SplitTableBatchedEmbeddingBagsCodegen(
-        [(items, dim, EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
-        optimizer=training.OptimType.EXACT_ADAGRAD,
-        learning_rate=LR,
-        eps=EPS,
+        [(items, dim, *place)], optimizer=optimizer, learning_rate=LR, eps=EPS, **options
     )
     table.split_embedding_weights()[0].copy_(weight.detach())
     return table
 
 
 class Tables:
-    """C and R in TBEs of their own."""
+    """C and R in TBEs of their own: with Adagrad on the CPU, Adam on CUDA."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -60,7 +65,7 @@ class Tables:
     def look_up(self, ids: Tensor) -> Tensor:
         case = self.case
         rows, inverse = ids.unique(return_inverse=True)
-        starts = torch.arange(len(rows) + 1)
+        starts = torch.arange(len(rows) + 1, device=ids.device)
         bags = self.central(
             case.neighbors[rows].reshape(-1), starts * case.cell.neighbors,
             case.weights[rows].reshape(-1))  # fmt: skip

@@ -77,7 +77,10 @@ def _share(optimizer: torch.optim.Optimizer, bench: Bench) -> None:
         for table in group["params"]:
             first, second = bench.moments_of(table, own=isinstance(optimizer, rx.optim.Adam))
             optimizer.state[table] = {
-                "step": 0 if sparse_adam else torch.tensor(0.0),
+                # Fused Adam wants its count beside the table.
+                "step": 0
+                if sparse_adam
+                else torch.tensor(0.0, device=table.device if group.get("fused") else "cpu"),
                 "exp_avg": first,
                 "exp_avg_sq": second,
             }

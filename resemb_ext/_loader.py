@@ -97,10 +97,13 @@ STAGES = ("dedupe", "forward", "reduce", "edges", "transpose", "columns", "updat
 
 
 def take_profile(on: bool) -> dict[str, float]:
-    """Milliseconds that the CPU operators spent by stage since the last call; then on or off.
+    """Milliseconds that the operators spent by stage since the last call; then on or off.
+
+    On CUDA it is the stream's time, and the host waits for every stage while the clocks are on.
 
     Stages: dedupe of ids; forward; reduce (gradient summed per unique row); edges (backward of the
-    attention link's scores); transpose (of the touched edges); columns (gradient summed per neighbour); update (of optimizers; of the in-backward step with the
+    attention link's scores; on CUDA with their transpose); transpose (of the touched edges); columns
+    (gradient summed per neighbour); update (of optimizers, on the CPU; of the in-backward step with the
     columns' sums).
 
     Args:

@@ -56,6 +56,7 @@ struct AttentionBackward {
       b.sum_rows(g);
     }
     if (needs.columns()) {
+      const StageClock clock(b.context(), Stage::edges);
       gradient = attention_backward(b.context(), x, b.groups, g, a_src.mutable_data_ptr(),
                                     a_dst.mutable_data_ptr(), prior.mutable_data_ptr());
     }
@@ -87,6 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     write_rows(b.context(), x, b.groups, own.g, /*in_line=*/false, grad_residual.mutable_data_ptr());
   }
   if (need_central) {
+    const StageClock clock(b.context(), Stage::columns);
     sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/false,
                          grad_central.mutable_data_ptr());
   }
@@ -118,6 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   Tensor items = b.call.empty({sizes[1]}, ScalarType::Long), column_values = own.rows_of(sizes[1]);
   if (need_central && sizes[1] > 0) {
     widen_numbers(b.context(), columns.items, sizes[1], static_cast<int64_t*>(items.mutable_data_ptr()));
+    const StageClock clock(b.context(), Stage::columns);
     sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/true,
                          column_values.mutable_data_ptr());
   }

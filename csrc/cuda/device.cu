@@ -113,6 +113,34 @@ void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4]
   for (int i = 0; i < 4; ++i) to[i] = static_cast<volatile uint32_t*>(numbers)[i];
 }
 
+StageClock::StageClock(const Context& c, Stage stage) : stage_(stage), stream_(c.stream) {
+#ifndef RESEMB_EMULATE
+  if (!profile.on.load(std::memory_order_relaxed)) return;
+  cudaEvent_t start, stop;
+  check(cudaEventCreate(&start), "no event");
+  check(cudaEventCreate(&stop), "no event");
+  check(cudaEventRecord(start, static_cast<cudaStream_t>(stream_)), "an event failed");
+  start_ = start;
+  stop_ = stop;
+#endif
+}
+
+StageClock::~StageClock() {
+#ifndef RESEMB_EMULATE
+  if (start_ == nullptr) return;
+  const auto start = static_cast<cudaEvent_t>(start_), stop = static_cast<cudaEvent_t>(stop_);
+  float milliseconds = 0;
+  if (cudaEventRecord(stop, static_cast<cudaStream_t>(stream_)) == cudaSuccess &&
+      cudaEventSynchronize(stop) == cudaSuccess &&
+      cudaEventElapsedTime(&milliseconds, start, stop) == cudaSuccess) {
+    profile.nanoseconds[static_cast<int>(stage_)] += static_cast<int64_t>(1e6 * milliseconds);
+  }
+  cudaGetLastError();
+  cudaEventDestroy(start);
+  cudaEventDestroy(stop);
+#endif
+}
+
 void raise_fault(const DeviceState& state) {
   volatile Fault* seen = state.fault;
   if (seen->state != 2) return;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/profile.h"
 #include "cuda/context.h"
 
 namespace resemb::cuda {
@@ -33,6 +34,20 @@ bool device_reads_host(const void* data);
 // Up to four numbers from the device, null ones as 0: one transfer, and the host waits for the stream.
 // Throws in the capture of a CUDA graph.
 void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4], int64_t (&to)[4]);
+
+// Counts the time that the stream spends on a stage while profiling is on: for benchmarks, as the host then
+// waits for every stage. Not in captures.
+class StageClock {
+ public:
+  StageClock(const Context& c, Stage stage);
+  StageClock(const StageClock&) = delete;
+  ~StageClock();
+
+ private:
+  Stage stage_;
+  void* stream_;
+  void *start_ = nullptr, *stop_ = nullptr;
+};
 
 // Throws what the device has reported since the last time, if anything: std::out_of_range for ids, rows and
 // neighbours, std::invalid_argument for offsets.

@@ -40,9 +40,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     b.sum_rows(g);
     if (need_residual) write_rows(c, x, b.groups, g, /*in_line=*/false, grad_residual.mutable_data_ptr());
     if (need_central || need_weights) {
-      const TouchedEdges edges = touched_edges(c, x, b.groups);
+      const TouchedEdges edges = b.touched();
       if (need_central) {
-        const Columns columns = transpose(c, x, b.groups, edges);
+        const Columns columns = b.transposed(edges);
+        const StageClock clock(c, Stage::columns);
         sum_columns(c, x, columns, g, /*in_line=*/false, grad_central.mutable_data_ptr());
       }
       if (need_weights) {
@@ -66,8 +67,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   if (need_weights) b.need_link_weights();
   TouchedEdges edges{};
   Columns columns{};
-  if (need_central || need_weights) edges = touched_edges(c, x, b.groups);
-  if (need_central) columns = transpose(c, x, b.groups, edges);
+  if (need_central || need_weights) edges = b.touched();
+  if (need_central) columns = b.transposed(edges);
   int64_t sizes[4];
   read_numbers(c, b.call.device,
                {b.groups.unique, need_central ? columns.count : nullptr, need_weights ? edges.count : nullptr,
@@ -93,6 +94,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   Tensor column_numbers = numbers(sizes[1]), column_values = b.call.empty({sizes[1], x.dim}, table);
   if (need_central && sizes[1] > 0) {
     widen_numbers(c, columns.items, sizes[1], numbers_in(column_numbers));
+    const StageClock clock(c, Stage::columns);
     sum_columns(c, x, columns, g.const_data_ptr(), /*in_line=*/true, column_values.mutable_data_ptr());
   }
   Tensor edge_numbers = numbers(sizes[2]);

@@ -228,8 +228,8 @@ Tensor step_in_backward(Backward& b, const Tensor& central, const Tensor& residu
   if (x.most_rows() == 0) return samples;
   void* g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
   b.sum_rows(g);
-  const TouchedEdges edges = touched_edges(c, x, b.groups);
-  const Columns columns = transpose(c, x, b.groups, edges);
+  const Columns columns = b.transposed(b.touched());
+  const StageClock clock(c, Stage::update);
   step_rows(c, x, b.groups, g, of_residual);
   step_columns(c, x, columns, g, of_central);
   return samples;

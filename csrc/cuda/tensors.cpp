@@ -189,9 +189,14 @@ std::tuple<Tensor, Tensor> run_forward(Call& call, const Tensor& ids, Inputs& in
   if (accumulator(x.out_type) != x.acc()) fail_value("out_dtype: float64 goes with float64 tables only");
   Tensor plan_tensor = call.empty({2 * x.positions + 1}, ScalarType::Int);
   const Plan plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), x.positions);
-  make_plan(call.context, x, ids.const_data_ptr(), is_int64(ids, "ids"), padding_idx, plan);
-  const Groups groups = make_groups(call.context, x, plan);
+  const auto dedupe = [&] {
+    const StageClock clock(call.context, Stage::dedupe);
+    make_plan(call.context, x, ids.const_data_ptr(), is_int64(ids, "ids"), padding_idx, plan);
+    return make_groups(call.context, x, plan);
+  };
+  const Groups groups = dedupe();
   Tensor out = call.empty({x.is_bag() ? x.num_bags : x.positions, x.dim}, scalar_type(x.out_type));
+  const StageClock clock(call.context, Stage::forward);
   lookup_forward(call.context, x, groups, out.mutable_data_ptr());
   return {out, plan_tensor};
 }
@@ -214,6 +219,7 @@ Backward::Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalT
   in.lookup.out_type = table_type(grad.scalar_type(), "grad");
   if (accumulator(x().out_type) != x().acc()) fail_value("grad: dtype does not go with the tables'");
   // The plan's number of rows is written anew, as it stands there.
+  const StageClock clock(context(), Stage::dedupe);
   groups =
       make_groups(context(), x(), Plan(static_cast<int32_t*>(plan_tensor.mutable_data_ptr()), positions));
 }
@@ -229,7 +235,18 @@ void Backward::need_link_weights() const {
   if (x().graph_on_host) fail_value("weights: no gradient of link weights in pinned host memory");
 }
 
+TouchedEdges Backward::touched() const {
+  const StageClock clock(context(), Stage::transpose);
+  return touched_edges(context(), x(), groups);
+}
+
+Columns Backward::transposed(const TouchedEdges& edges) const {
+  const StageClock clock(context(), Stage::transpose);
+  return transpose(context(), x(), groups, edges);
+}
+
 void Backward::sum_rows(void* g) const {
+  const StageClock clock(context(), Stage::reduce);
   if (x().most_rows() > 0 && x().dim > 0) row_gradient(context(), x(), groups, grad.const_data_ptr(), g);
 }
 

@@ -105,6 +105,8 @@ struct Backward {
   const Context& context() const { return call.context; }
   void need_tables(bool both, const char* what) const;
   void need_link_weights() const;
+  TouchedEdges touched() const;
+  Columns transposed(const TouchedEdges& edges) const;
   void sum_rows(void* g) const;  // G, unless the batch is empty
   Tensor sample_weights_gradient(bool needed) const;
 };

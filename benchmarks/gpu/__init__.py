@@ -1,0 +1,1 @@
+"""The operators on a CUDA device, checked and timed."""

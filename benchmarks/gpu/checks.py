@@ -1,0 +1,92 @@
+"""Checks on a device: the CUDA tests, and the operators' tests under compute-sanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 450  # of all parts together
+_TESTS_S = 300  # of the tests alone
+SANITIZED = ("tests/test_cuda_device.py", "tests/test_cuda_attention.py",
+             "-k", "every_width and float32 and (-8 or -18 or 18-3)")  # fmt: skip
+
+
+def run_pytest(prefix: list[str], *selection: str, timeout: float) -> dict[str, Any]:
+    """Counts of a run of the device tests, and the names of those that failed.
+
+    Args:
+        prefix: command that the interpreter's is given to.
+        selection: arguments of pytest.
+        timeout: seconds; past them the run counts as failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *selection]  # fmt: skip
+        start = time.perf_counter()
+        try:
+            done = subprocess.run(
+                command, cwd=_ROOT, capture_output=True, text=True, timeout=timeout,
+                env={**os.environ, "RESEMB_REQUIRE_CUDA": "1"})  # fmt: skip
+            code, output = done.returncode, done.stdout + done.stderr
+        except subprocess.TimeoutExpired as stopped:
+            parts = (stopped.stdout, stopped.stderr)
+            code = -1
+            output = f"stopped after {timeout:.0f} s\n" + "".join(
+                p.decode(errors="replace") if isinstance(p, bytes) else p or "" for p in parts
+            )
+        result: dict[str, Any] = {
+            "exit_code": code,
+            "seconds": round(time.perf_counter() - start, 1),
+            "passed": 0,
+        }
+        if not report.exists():
+            return {**result, "output": output[-2000:]}
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+        failed = [
+            f"{c.get('classname')}.{c.get('name')}"
+            for c in cases
+            if c.find("failure") is not None or c.find("error") is not None
+        ]
+        skipped = sum(c.find("skipped") is not None for c in cases)
+        result.update(passed=len(cases) - len(failed) - skipped, failed=failed, skipped=skipped)
+        if failed or code != 0:
+            result["output"] = output[-4000:]
+        return result
+
+
+def sanitize(tool: str, timeout: float) -> dict[str, Any]:
+    """The operators' tests of widths under compute-sanitizer, or why it did not run."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"refused": "compute-sanitizer is not on PATH"}
+    prefix = [program, f"--tool={tool}", "--error-exitcode=99", "--kernel-name-exclude", "kns=at::"]
+    found = run_pytest(prefix, *SANITIZED, timeout=timeout)
+    if found["exit_code"] not in (0, 1, 99):
+        return {"refused": found.get("output", "")[-500:]}
+    return found
+
+
+def check() -> dict[str, Any]:
+    """Tests of parity, bits, capture and compilation, then memcheck and racecheck, within `LIMIT_S`."""
+    start = time.perf_counter()
+    result = {"tests": run_pytest([], "-m", "cuda", "tests", timeout=_TESTS_S)}
+    for tool in ("memcheck", "racecheck"):
+        left = LIMIT_S - (time.perf_counter() - start)
+        result[tool] = {"refused": "no time left"} if left < 20 else sanitize(tool, left)
+    return result
+
+
+def passed(result: dict[str, Any]) -> bool:
+    """Whether all parts that ran have passed, the tests among them."""
+    parts = [part for part in result.values() if "refused" not in part]
+    return "refused" not in result["tests"] and all(
+        part["exit_code"] == 0 and part["passed"] > 0 for part in parts
+    )

@@ -1,0 +1,136 @@
+"""`python -m benchmarks.gpu` as far as it goes without a device: arguments, JSON, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu import checks, din, speed, targets
+from benchmarks.gpu.cells import draw_graph
+from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+@pytest.mark.parametrize("arguments", [[], ["--check"]])
+def test_without_a_device_it_says_so(arguments: list[str], tmp_path: Path) -> None:
+    done = command(*arguments, "--out", str(tmp_path / "gpu.json"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "benchmarks.gpu: torch sees no CUDA device; see `resemb doctor`"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_goes_through_every_part(tmp_path: Path) -> None:
+    """Times mean nothing there; what needs CUDA or FBGEMM is refused by name, and nothing fails."""
+    out = tmp_path / "new" / "gpu.json"
+    done = command("--dry-run", "--out", str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result["device"] == "cpu, a dry run"
+    (cell,) = result["cells"]
+    assert [n for n, v in cell["variants"].items() if "failed" in v] == []
+    refused = {n: v["refused"] for n, v in cell["variants"].items() if "refused" in v}
+    assert all("CUDA" in why or "not installed" in why for why in refused.values())
+    assert len(refused) >= 2 and len(cell["variants"]) > 25
+    assert all("samples_per_s" in cell["din"][n] for n in (din.OWN, *din.GATHER))
+    assert cell["stages"]["update"] > 0 and cell["stages_of_unique_ids"]["forward"] > 0
+    assert {aim["met"] for aim in cell["targets"]} <= {True, False, None}
+    assert "wanted >= 5.0" in done.stdout
+
+
+def test_cells_that_do_not_fit_are_named() -> None:
+    late = speed.speed([3_000], [100], [4], 3, device="cpu", limit=-1)
+    assert [cell["skipped"] for cell in late] == ["no time left"]
+    assert "skipped: no time left" in speed.table(late)
+
+
+def test_graph_rows_are_distinct_and_hold_their_own_item() -> None:
+    graph = draw_graph(500, 20, "cpu")
+    assert bool((graph[:, 1:] > graph[:, :-1]).all())
+    assert bool((graph == torch.arange(500)[:, None]).any(1).all())
+
+
+def test_targets_tell_what_is_missing_and_what_is_met() -> None:
+    cell: dict[str, Any] = {
+        "P": 205_000, "compulsory_ms": {"step": 1.0}, "stages_of_unique_ids": {"forward": 2.0},
+        "variants": {GATHER_SUM: {"ms": 1.5}, STEP: {"ms": 5.0}, SPARSE_ADAM: {"ms": 10.0},
+                     "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
+                     "step: plain, c": {"failed": "x"}},
+    }  # fmt: skip
+    found = {aim["what"]: aim for aim in targets.targets(cell)}
+    kernel = found["gather-sum over the same list / lookup kernel"]
+    assert (kernel["found"], kernel["met"]) == (0.75, False)
+    assert found["compulsory bytes' time / whole Adam step"]["met"] is False  # 0.2, wanted 0.25
+    best = found["best torch step of Res-embedding / ours"]
+    assert (best["found"], best["met"], best["against"]) == (4.0, False, "step: res, a")
+    assert found["ours / plain with SparseAdam"] == {
+        "what": "ours / plain with SparseAdam", "wanted": "<= 0.7", "found": 0.5, "met": True}  # fmt: skip
+    assert found["float32 / bfloat16 step"]["found"] is None
+    assert found["float32 / bfloat16 step"]["met"] is None
+
+
+# --- checks ----------------------------------------------------------------------------------------
+
+
+def fake_sanitizer(folder: Path, body: str) -> None:
+    program = folder / "compute-sanitizer"
+    program.write_text(f"#!/bin/bash\n{body}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of tests that takes the device tests' place, and a folder on PATH."""
+    tests = tmp_path / "test_some.py"
+    tests.write_text("def test_a(): pass\ndef test_b(): pass\n")
+    monkeypatch.setattr(checks, "SANITIZED", (str(tests), "-p", "no:cacheprovider"))
+    monkeypatch.setattr(checks, "_ROOT", tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_runs_are_counted(small: Path) -> None:
+    found = checks.run_pytest([], str(small / "test_some.py"), timeout=60)
+    assert (found["exit_code"], found["passed"], found["failed"]) == (0, 2, [])
+    (small / "test_some.py").write_text("def test_a(): pass\ndef test_b(): assert False\n")
+    found = checks.run_pytest([], str(small / "test_some.py"), timeout=60)
+    assert (found["exit_code"], found["passed"]) == (1, 1)
+    assert [name.rsplit(".", 1)[1] for name in found["failed"]] == ["test_b"]
+    (small / "test_some.py").write_text("import time\ndef test_a(): time.sleep(60)\n")
+    found = checks.run_pytest([], str(small / "test_some.py"), timeout=4)
+    assert found["exit_code"] == -1 and "stopped after 4 s" in found["output"]
+    assert not checks.passed({"tests": found})
+
+
+def test_a_sanitizer_that_refuses_is_recorded(small: Path) -> None:
+    fake_sanitizer(small, "echo device not supported >&2; exit 3")
+    assert checks.sanitize("memcheck", 60) == {"refused": "device not supported\n"}
+    fake_sanitizer(small, 'while [[ "$1" == --* ]]; do last=$1; shift; done; shift; exec "$@"')
+    assert checks.sanitize("memcheck", 60)["passed"] == 2
+    fake_sanitizer(small, "exit 99")
+    found = checks.sanitize("racecheck", 60)
+    assert found["exit_code"] == 99
+    good = {"exit_code": 0, "passed": 2}
+    assert checks.passed({"tests": good, "memcheck": {"refused": "x"}})
+    assert not checks.passed({"tests": good, "racecheck": found})
+    assert not checks.passed({"tests": {"refused": "x"}})
