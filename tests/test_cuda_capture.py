@@ -122,8 +122,9 @@ def require_same(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype
             torch.testing.assert_close(a, b, rtol=kind, atol=kind)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("moving_lr", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "moving_lr"), [(torch.float32, True), (torch.bfloat16, False)], ids=str
+)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_replayed_steps_in_backward_are_the_steps(
     name: str, moving_lr: bool, dtype: torch.dtype
