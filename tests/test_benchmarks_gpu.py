@@ -51,8 +51,8 @@ def test_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     assert [n for n, v in cell["variants"].items() if "failed" in v] == []
     refused = {n: v["refused"] for n, v in cell["variants"].items() if "refused" in v}
     assert all("CUDA" in why or "not installed" in why for why in refused.values())
-    assert len(refused) >= 2 and len(cell["variants"]) > 25
-    assert all("samples_per_s" in cell["din"][n] for n in (din.OWN, *din.GATHER))
+    assert len(refused) >= 2 and len(cell["variants"]) >= 25
+    assert all("samples_per_s" in cell["din"]["variants"][n] for n in (din.OWN, *din.GATHER))
     assert cell["stages"]["update"] > 0 and cell["stages_of_unique_ids"]["forward"] > 0
     assert {aim["met"] for aim in cell["targets"]} <= {True, False, None}
     assert "wanted >= 5.0" in done.stdout

@@ -79,7 +79,11 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
     aim("float32 / bfloat16 step", ratio(STEP, STEP_BF16), low=1.2)
     aim("attention / average link, forward + backward", ratio(ATTENTION, AVERAGE), high=2.0)
     if "din" in cell:
-        per_s = {n: v["samples_per_s"] for n, v in cell["din"].items() if "samples_per_s" in v}
+        per_s = {
+            n: v["samples_per_s"]
+            for n, v in cell["din"]["variants"].items()
+            if "samples_per_s" in v
+        }
         others = [per_s[n] for n in din.GATHER if n in per_s]
         aim(
             "DIN, ours / gather form",
