@@ -22,7 +22,9 @@ OPTIMIZERS = {
     "adagrad": lambda p: rx.optim.Adagrad(p, lr=0.1),
     "rowwise": lambda p: rx.optim.RowwiseAdagrad(p, lr=0.1),
     "adam": lambda p: rx.optim.Adam(p, lr=0.01),
+    "adam by row": lambda p: rx.optim.Adam(p, lr=0.01, bias_correction="row"),
     "adamw": lambda p: rx.optim.AdamW(p, lr=0.01),
+    "global decay": lambda p: rx.optim.Adam(p, lr=0.01, weight_decay=1.0, decay="global"),
 }
 
 
@@ -82,6 +84,8 @@ def batches(count: int, positions: int = 30_000) -> Iterator[torch.Tensor]:
 def train(name: str, dtype: torch.dtype, in_backward: bool, device: str) -> list[torch.Tensor]:
     module = embedding(dtype).to(device)
     optimizer = OPTIMIZERS[name](module.parameters())
+    if name == "global decay":
+        optimizer.attach(module)
     if in_backward:
         optimizer.step_in_backward(module)
     generator = torch.Generator().manual_seed(3)
@@ -92,6 +96,7 @@ def train(name: str, dtype: torch.dtype, in_backward: bool, device: str) -> list
             optimizer.step()
             optimizer.zero_grad()
     module.check()
+    optimizer.catch_up()
     return [module.central.detach().cpu(), module.residual.detach().cpu()]
 
 
