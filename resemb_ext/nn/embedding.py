@@ -63,8 +63,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         TypeError: `graph` is no InterestGraph.
         ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
             padding, weights of 0 under link="attention", heads or edge_dropout with another link,
-            graph_device="pinned" without CUDA, or one of nn.Embedding's options that has no meaning here
-            (max_norm, scale_grad_by_freq).
+            graph_device="pinned" without CUDA, or max_norm or scale_grad_by_freq, which have no meaning.
 
     Example:
         >>> graph = InterestGraph.from_csr([0, 0, 1, 2], [2, 1], [3.0, 3.0])
