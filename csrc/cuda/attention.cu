@@ -106,8 +106,8 @@ Softmax<Acc<S>> make_shares(const Context& c, const Lookup& x, const Groups& gro
   s.rows = groups.rows;
   s.starts = edges.starts;
   s.column = edges.column;
-  s.indptr = x.graph.indptr;
-  s.logs = static_cast<const A*>(touched_weights(c, x, groups, edges));
+  s.row_first = edges.first;
+  s.logs = static_cast<const A*>(touched_weights(c, x, edges));
   s.num_items = x.num_items;
   s.link = x.attention;
   s.fault = c.fault;
@@ -150,7 +150,7 @@ AttentionGradient differentiate(const Context& c, const Lookup& x, const Groups&
   const Count unique = unique_of(x, groups);
   const TouchedEdges edges = touched_edges(c, x, groups);
   const Softmax<A> s = make_shares<S>(c, x, groups, edges, g);
-  const Columns columns = transpose(c, x, groups, edges, /*with_weights=*/false);
+  const Columns columns = transpose(c, x, edges, /*with_weights=*/false);
   const Count touched{columns.count, x.most_columns()};
   A* column_scores = c.memory->take<A>(touched.limit * heads);
   sum_segments<A, 1>(c, PlainTerms<A>{touched, columns.starts, columns.order}, x.most_edges(), x.most_edges(),
@@ -181,7 +181,7 @@ void gather_listed(const Context& c, const Lookup& x, const Groups& g, DType out
                    const uint32_t* targets, const uint32_t* first_targets) {
   const TouchedEdges edges = touched_edges(c, x, g);
   const bool attends = x.attention.heads > 0;
-  const void* weights = attends ? attend(c, x, g, edges) : touched_weights(c, x, g, edges);
+  const void* weights = attends ? attend(c, x, g, edges) : touched_weights(c, x, edges);
   const bool wide = allows_wide_heads(x, x.table, {x.central, x.residual, out});
   with_type(x.table, [&]<class S>() {
     using A = Acc<S>;

@@ -168,15 +168,14 @@ template <class A>
 struct EdgePairs {
   Count count;
   GraphView graph;
-  const uint32_t *rows, *starts, *row, *column;
+  const int64_t* first;
+  const uint32_t *starts, *row, *column;
   uint32_t num_items;
   bool dense;
   int64_t* numbers;
   void* out;
 
-  __device__ __forceinline__ int64_t edge(int64_t t) const {
-    return graph.indptr[rows[row[t]]] + t - starts[row[t]];
-  }
+  __device__ __forceinline__ int64_t edge(int64_t t) const { return first[row[t]] + t - starts[row[t]]; }
   __device__ __forceinline__ bool rows_of(int64_t t, uint32_t& l, uint32_t& r) const {
     l = column[t];
     r = row[t];
@@ -268,11 +267,11 @@ void write_rows(const Context& c, const Lookup& x, const Groups& groups, const v
   });
 }
 
-void link_weight_gradient(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
-                          const void* g, bool dense, int64_t* numbers, void* out) {
+void link_weight_gradient(const Context& c, const Lookup& x, const TouchedEdges& edges, const void* g,
+                          bool dense, int64_t* numbers, void* out) {
   with_type(x.table, [&]<class S>() {
     const EdgePairs<Acc<S>> pairs{
-        {edges.count, x.most_edges()},      x.graph, groups.rows, edges.starts, edges.row, edges.column,
+        {edges.count, x.most_edges()},      x.graph, edges.first, edges.starts, edges.row, edges.column,
         static_cast<uint32_t>(x.num_items), dense,   numbers,     out};
     dot<S>(c, pairs, x.central, g, x.dim, x.table);
   });

@@ -79,6 +79,7 @@ void write_rows(const Context& c, const Lookup& x, const Groups& groups, const v
 
 // Edges of the touched rows, in row order: edge t of unique row u stands at starts[u] + k.
 struct TouchedEdges {
+  int64_t* first;    // [U] the graph's number of the row's first edge
   uint32_t* starts;  // [U + 1]
   uint32_t* count;   // [1] T
   uint32_t* row;     // [T] u
@@ -95,11 +96,9 @@ struct Columns {
   const void* edges;  // [T] u and link weight of edge t
 };
 // Without weights, Columns::edges is null.
-Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
-                  bool with_weights = true);
+Columns transpose(const Context& c, const Lookup& x, const TouchedEdges& edges, bool with_weights = true);
 // The link weights of touched edges, [T] acc.
-const void* touched_weights(const Context& c, const Lookup& x, const Groups& groups,
-                            const TouchedEdges& edges);
+const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdges& edges);
 
 // grad C: out[items[v]], or out[v] where `in_line`.
 void sum_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
@@ -110,8 +109,8 @@ void step_columns(const Context& c, const Lookup& x, const Columns& columns, con
 
 // Grad w in row order, [T] of the weights' type; at edge numbers of the graph where `dense`, else those go
 // to `numbers` [T].
-void link_weight_gradient(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
-                          const void* g, bool dense, int64_t* numbers, void* out);
+void link_weight_gradient(const Context& c, const Lookup& x, const TouchedEdges& edges, const void* g,
+                          bool dense, int64_t* numbers, void* out);
 
 // Grad c, [P] acc; 0 at padding. Not defined for mean.
 void sample_weight_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* grad,

@@ -48,8 +48,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       }
       if (need_weights) {
         b.need_link_weights();
-        link_weight_gradient(c, x, b.groups, edges, g, /*dense=*/true, nullptr,
-                             grad_weights.mutable_data_ptr());
+        link_weight_gradient(c, x, edges, g, /*dense=*/true, nullptr, grad_weights.mutable_data_ptr());
       }
     }
   }
@@ -100,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   Tensor edge_numbers = numbers(sizes[2]);
   Tensor edge_values = b.call.empty({sizes[2]}, b.in.weights.scalar_type());
   if (need_weights && sizes[2] > 0) {
-    link_weight_gradient(c, x, b.groups, edges, g.const_data_ptr(), /*dense=*/false, numbers_in(edge_numbers),
+    link_weight_gradient(c, x, edges, g.const_data_ptr(), /*dense=*/false, numbers_in(edge_numbers),
                          edge_values.mutable_data_ptr());
   }
   return {rows,

@@ -62,16 +62,23 @@ struct RunsOfPositions {
   }
 };
 
-struct RowLengths {
-  RowReader reader;
-  const uint32_t* rows;
-  Count count;
-  uint32_t* starts;
-
-  __device__ uint32_t in(int64_t u) const {
+// Rows of the graph, read once: in pinned host memory that is what they cost.
+__global__ void read_rows(RowReader reader, const uint32_t* rows, Count count, int64_t* first,
+                          uint32_t* lengths) {
+  const int64_t n = count.get();
+  for (int64_t u = first_thread(); u < n; u += all_threads()) {
     const Range range = reader.range(rows[u]);
-    return static_cast<uint32_t>(range.past - range.first);
+    first[u] = range.first;
+    lengths[u] = static_cast<uint32_t>(range.past - range.first);
   }
+}
+
+// Lengths become starts, where they lie.
+struct RowStarts {
+  uint32_t* starts;
+  Count count;
+
+  __device__ uint32_t in(int64_t u) const { return starts[u]; }
   __device__ void out(int64_t u, uint32_t before, uint32_t length) const {
     starts[u] = before;
     if (u + 1 == count.get()) starts[u + 1] = before + length;
@@ -92,7 +99,7 @@ __device__ __forceinline__ int64_t row_of_edge(const uint32_t* starts, int64_t l
 }
 
 // Tiles of edges, whatever rows they belong to: a hub's are spread over as many blocks as others'.
-__global__ void list_edges(RowReader reader, const uint32_t* rows, Count unique, const uint32_t* starts,
+__global__ void list_edges(RowReader reader, const int64_t* row_first, Count unique, const uint32_t* starts,
                            const uint32_t* total, int64_t limit, uint32_t* row, uint32_t* column) {
   __shared__ int64_t ends[2];
   constexpr int64_t kTile = kThreads * 4;
@@ -106,7 +113,7 @@ __global__ void list_edges(RowReader reader, const uint32_t* rows, Count unique,
     __syncthreads();
     for (int64_t t = first + threadIdx.x; t < past; t += kThreads) {
       const int64_t u = row_of_edge(starts, ends[0], ends[1], t);
-      const int64_t e = reader.graph.indptr[rows[u]] + t - starts[u];
+      const int64_t e = row_first[u] + t - starts[u];
       row[t] = static_cast<uint32_t>(u);
       column[t] = reader.item(e);
     }
@@ -115,22 +122,22 @@ __global__ void list_edges(RowReader reader, const uint32_t* rows, Count unique,
 }
 
 template <class A>
-__global__ void list_weights(GraphView graph, const uint32_t* rows, const uint32_t* starts,
+__global__ void list_weights(GraphView graph, const int64_t* row_first, const uint32_t* starts,
                              const uint32_t* row, Count edges, Edge<A>* out) {
   const int64_t n = edges.get();
   for (int64_t t = first_thread(); t < n; t += all_threads()) {
     const uint32_t u = row[t];
-    out[t] = {u, graph.weight<A>(graph.indptr[rows[u]] + t - starts[u])};
+    out[t] = {u, graph.weight<A>(row_first[u] + t - starts[u])};
   }
 }
 
 template <class A>
-__global__ void list_weights_alone(GraphView graph, const uint32_t* rows, const uint32_t* starts,
+__global__ void list_weights_alone(GraphView graph, const int64_t* row_first, const uint32_t* starts,
                                    const uint32_t* row, Count edges, A* out) {
   const int64_t n = edges.get();
   for (int64_t t = first_thread(); t < n; t += all_threads()) {
     const uint32_t u = row[t];
-    out[t] = graph.weight<A>(graph.indptr[rows[u]] + t - starts[u]);
+    out[t] = graph.weight<A>(row_first[u] + t - starts[u]);
   }
 }
 
@@ -202,21 +209,23 @@ Groups make_groups(const Context& c, const Lookup& x, const Plan& plan) {
 
 TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& groups) {
   const int64_t most = x.most_edges();
-  const TouchedEdges edges{c.memory->take<uint32_t>(x.most_rows() + 1), c.memory->take<uint32_t>(1),
+  const TouchedEdges edges{c.memory->take<int64_t>(x.most_rows()),
+                           c.memory->take<uint32_t>(x.most_rows() + 1), c.memory->take<uint32_t>(1),
                            c.memory->take<uint32_t>(most), c.memory->take<uint32_t>(most)};
   const Count unique{groups.unique, x.most_rows()};
   const RowReader reader(c, x);
-  exclusive_scan(c, RowLengths{reader, groups.rows, unique, edges.starts}, unique, edges.count);
+  launch(c, blocks_for(c, x.most_rows(), kThreads), &read_rows, reader,
+         static_cast<const uint32_t*>(groups.rows), unique, edges.first, edges.starts);
+  exclusive_scan(c, RowStarts{edges.starts, unique}, unique, edges.count);
   if (most > 0) {
-    launch(c, blocks_for(c, most, kEach), &list_edges, reader, static_cast<const uint32_t*>(groups.rows),
+    launch(c, blocks_for(c, most, kEach), &list_edges, reader, static_cast<const int64_t*>(edges.first),
            unique, static_cast<const uint32_t*>(edges.starts), static_cast<const uint32_t*>(edges.count),
            most, edges.row, edges.column);
   }
   return edges;
 }
 
-Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const TouchedEdges& edges,
-                  bool with_weights) {
+Columns transpose(const Context& c, const Lookup& x, const TouchedEdges& edges, bool with_weights) {
   const int64_t most = x.most_edges();
   Columns columns{c.memory->take<uint32_t>(1), c.memory->take<uint32_t>(x.most_columns() + 1),
                   c.memory->take<uint32_t>(x.most_columns() + 1), c.memory->take<uint32_t>(most), nullptr};
@@ -230,9 +239,8 @@ Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const
   const Count count{edges.count, most};
   const auto list = [&]<class A>(A) {
     Edge<A>* out = c.memory->take<Edge<A>>(most);
-    launch(c, blocks_for(c, most, kEach), &list_weights<A>, x.graph,
-           static_cast<const uint32_t*>(groups.rows), static_cast<const uint32_t*>(edges.starts),
-           static_cast<const uint32_t*>(edges.row), count, out);
+    launch(c, blocks_for(c, most, kEach), &list_weights<A>, x.graph, static_cast<const int64_t*>(edges.first),
+           static_cast<const uint32_t*>(edges.starts), static_cast<const uint32_t*>(edges.row), count, out);
     columns.edges = out;
   };
   if (with_weights && x.acc() == DType::f64) {
@@ -249,14 +257,13 @@ Columns transpose(const Context& c, const Lookup& x, const Groups& groups, const
   return columns;
 }
 
-const void* touched_weights(const Context& c, const Lookup& x, const Groups& groups,
-                            const TouchedEdges& edges) {
+const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdges& edges) {
   const int64_t most = x.most_edges();
   const auto list = [&]<class A>(A) -> const void* {
     A* out = c.memory->take<A>(most);
     if (most > 0) {
       launch(c, blocks_for(c, most, kEach), &list_weights_alone<A>, x.graph,
-             static_cast<const uint32_t*>(groups.rows), static_cast<const uint32_t*>(edges.starts),
+             static_cast<const int64_t*>(edges.first), static_cast<const uint32_t*>(edges.starts),
              static_cast<const uint32_t*>(edges.row), Count{edges.count, most}, out);
     }
     return out;

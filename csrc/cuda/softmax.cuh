@@ -51,8 +51,8 @@ template <class A>
 struct Softmax {
   Count unique;
   const uint32_t *rows, *starts, *column;
-  const int64_t* indptr;
-  const A* logs;  // [T] log z
+  const int64_t* row_first;  // [U] the graph's number of the row's first edge
+  const A* logs;             // [T] log z
   int64_t num_items;
   Attention link;
   Fault* fault;
@@ -90,7 +90,7 @@ struct Softmax {
   template <class Team>
   __device__ void make_row(const Team& team, const EdgeDropout& dropout, int64_t u) const {
     const int64_t first = starts[u], past = starts[u + 1], heads = link.heads;
-    const int64_t edge = past > first ? indptr[rows[u]] : 0;
+    const int64_t edge = row_first[u];
     const bool good = usable(team, u, first, past, edge);
     for (int64_t h = 0; h < heads; ++h) {
       const A source = own[u * heads + h], b = static_cast<const A*>(link.b)[h];

@@ -242,7 +242,7 @@ TouchedEdges Backward::touched() const {
 
 Columns Backward::transposed(const TouchedEdges& edges) const {
   const StageClock clock(context(), Stage::transpose);
-  return transpose(context(), x(), groups, edges);
+  return transpose(context(), x(), edges);
 }
 
 void Backward::sum_rows(void* g) const {

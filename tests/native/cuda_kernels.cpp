@@ -78,7 +78,7 @@ void check_bad_graph(Problem& p, Random& random) {
   lookup_forward(call.context, in.lookup, groups, out.data());
   require(call.fault.state == 2 && call.fault.wrong == resemb::cuda::Wrong::graph,
           "a malformed row goes unseen");
-  transpose(call.context, in.lookup, groups, touched_edges(call.context, in.lookup, groups));
+  transpose(call.context, in.lookup, touched_edges(call.context, in.lookup, groups));
 }
 
 bool run_problems(uint64_t first, uint64_t past) {

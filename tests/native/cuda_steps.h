@@ -163,7 +163,7 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   r.residual_by_rows = rows.spread(numbers, p.dim, p.items * p.dim);
 
   const TouchedEdges edges = touched_edges(c, x, groups);
-  const Columns columns = transpose(c, x, groups, edges);
+  const Columns columns = transpose(c, x, edges);
   const int64_t touched = *columns.count;
   r.central = Array(p.table, p.items * p.dim, p.aligned);
   sum_columns(c, x, columns, g.data(), false, r.central.zero().data());
@@ -177,10 +177,10 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   const DType link = p.double_weights ? DType::f64 : DType::f32;
   const int64_t touched_edges = *edges.count;
   r.weights = Array(link, p.edges(), p.aligned);
-  link_weight_gradient(c, x, groups, edges, g.data(), true, nullptr, r.weights.zero().data());
+  link_weight_gradient(c, x, edges, g.data(), true, nullptr, r.weights.zero().data());
   Array edge_values(link, touched_edges, p.aligned);
   numbers.resize(touched_edges);
-  link_weight_gradient(c, x, groups, edges, g.data(), false, numbers.data(), edge_values.data());
+  link_weight_gradient(c, x, edges, g.data(), false, numbers.data(), edge_values.data());
   r.weights_by_rows = edge_values.spread(numbers, 1, p.edges());
   if (!p.samples.empty()) {
     r.samples = Array(p.acc(), p.positions, p.aligned);
