@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from resemb_ext import data
-from resemb_ext.study import radius, studies
+from resemb_ext.study import radius, radius_page, studies, sweep
 from resemb_ext.study.domains import permuted
-from resemb_ext.study.frame import Piece, run_pieces, simulated_source
-from resemb_ext.study.heldout import hold_out, row_losses
+from resemb_ext.study.frame import Source, run_pieces, simulated_source
+from resemb_ext.study.heldout import HELD_OUT, held_out_events, hold_out, row_losses
 from resemb_ext.study.squeeze import SqueezedEmbedding, after_each_step
 
 DOMAIN = np.array([-1, 0, 0, 0, 1, 1, 1, -1])
@@ -96,47 +96,107 @@ def test_random_domains_keep_sizes() -> None:
     np.testing.assert_array_equal(np.bincount(random[1:]), [5, 50, 10])
 
 
-def test_test_loss_at_a_training_loss() -> None:
+def test_loss_at_a_training_loss() -> None:
     curve = {"train": [0.7, 0.5, 0.3], "test": [0.7, 0.6, 0.8]}
-    assert radius.at_level(curve, 0.4) == pytest.approx(0.7)
-    assert radius.at_level(curve, 0.7) == 0.7
-    assert radius.at_level(curve, 0.2) is None
+    assert radius_page.at_level(curve, 0.4, "test") == pytest.approx(0.7)
+    assert radius_page.at_level(curve, 0.7, "test") == 0.7
+    with pytest.raises(ValueError, match="never falls"):
+        radius_page.at_level(curve, 0.2, "test")
 
 
 def test_contrast_by_hand() -> None:
+    """A gap that comes of a closer fit alone is no difference where training losses are equal."""
     results = {}
     for kind, extra in (("truth", -0.1), ("truth-random", 0.0)):
         for gamma in (0.5, 1.0):
             for seed in (0, 1):
-                gap = 0.3 + seed + (0.05 + extra if gamma == 0.5 else 0)
-                curve = {"train": [0.6, 0.4], "test": [0.7, 0.6 + gap]}
+                change = 0.05 + extra if gamma == 0.5 else 0.0
+                more = [0.1] if kind == "truth" else []  # fits further
+                train = [0.6, 0.4 + 0.01 * seed, *more]
+                held = [0.6, 0.7 + seed + change, *(9.0 for _ in more)]
                 results[f"{kind}{gamma}{seed}"] = {
-                    "domains": kind, "gamma": gamma, "seed": seed, "gap": gap, "curve": curve,
+                    "domains": kind, "gamma": gamma, "seed": seed, "gap": held[-1] - train[-1],
+                    "losses": {"heldout": held[0]},
+                    "curve": {"train": train, "heldout": held, "test": [x + 1 for x in held]},
                 }  # fmt: skip
-    found = radius.contrast(results, "truth", min)
-    assert found["gap"]["mean"] == pytest.approx(-0.1) and found["level"] == 0.4
-    assert found["matched"]["mean"] == pytest.approx(-0.1)
-    assert radius.contrast(results, "truth", max) is None
+    found = radius_page.contrast(results, "truth", min)
+    assert found["level"] == pytest.approx(0.405)
+    for name in ("matched_gap", "matched_test"):
+        assert found[name]["domains"]["mean"] == pytest.approx(-0.05)
+        assert found[name]["random"]["mean"] == pytest.approx(0.05)
+        assert found[name]["difference"]["mean"] == pytest.approx(-0.1)
+    assert found["gap"]["difference"]["mean"] == pytest.approx(-0.05)
+    assert found["heldout"]["difference"]["mean"] == 0
+    assert radius_page.contrast(results, "truth", max) is None
+
+
+def test_domains_of_each_kind_leave_held_out_events_alone() -> None:
+    source = simulated_source("tiny", users=600, items=120, domains=4, seed=0)
+    split = data.split(source.log)
+    truth = source.truth.domain
+    for kind in ("truth", "random", "communities", "item2vec"):
+        domain = radius.domains_of(source, kind, 0)
+        control = radius.domains_of(source, f"{kind}-random", 0)
+        assert (domain[split.item_counts == 0] < 0).all()
+        sizes = np.bincount(domain[domain >= 0])
+        np.testing.assert_array_equal(sizes, np.bincount(control[control >= 0]))
+        assert not np.array_equal(domain, control)
+        has = domain >= 0
+        table = np.zeros((domain.max() + 1, 4))
+        np.add.at(table, (domain[has], truth[has]), 1)
+        purity = table.max(axis=1).sum() / has.sum()
+        assert (
+            purity == 1 if kind == "truth" else purity < 0.5 if kind == "random" else purity > 0.9
+        )
+    samples = data.make_train_samples(split, negatives=1, seed=3)
+    out = held_out_events(samples, share=HELD_OUT, seed=3)
+    held = hold_out(samples, share=HELD_OUT, seed=3)[1]
+    np.testing.assert_array_equal(split.train.item[out], held.target[held.label == 1])
+    np.testing.assert_array_equal(split.train.user[out], held.user[held.label == 1])
+
+
+def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, float]]:
+    results = {}
+    for seed in range(seeds):
+        for k in (kind, f"{kind}-random"):
+            for gamma in (0.1, 1.0):
+                result = radius._train(source, k, gamma, (3e-3, 1e-2), 6, seed)
+                results[f"{k}{gamma}{seed}"] = {**result, "seed": seed}
+    found = radius_page.contrast(results, kind, min)
+    return {name: found[name]["difference"] for name in radius_page.OUTCOMES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("null", "kind"), [(True, "truth"), (False, "random"), (False, "truth")])
+def test_no_effect_on_the_null_log_and_of_random_domains(null: bool, kind: str) -> None:
+    """And one of true domains where the log has them, so that the test could fail."""
+    source = simulated_source("log", users=1500, items=600, domains=10, null=null, seed=2)
+    found = _contrast(source, kind, seeds=4)
+    print(found)
+    for name in ("matched_gap", "matched_test", "heldout"):
+        difference = found[name]
+        if null or kind == "random":
+            assert abs(difference["mean"]) < 0.01, name
+        else:
+            assert difference["high"] < -0.02, name
 
 
 def test_small_study_end_to_end(tmp_path: Path) -> None:
     source = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
     pieces = [
-        Piece(
-            f"{kind}-{gamma}",
-            lambda kind=kind, gamma=gamma: radius._train(source, kind, gamma, (5e-3,), 2, 0),
-            {"log": "tiny"},
-            [0],
-            source,
-        )
+        radius._piece(source, kind, gamma, (5e-3,), 2, 0)
         for kind in ("truth", "truth-random")
         for gamma in (0.25, 1.0)
-    ]
+    ] + sweep.pieces(source, 1, 2, quick=True)
     protocol = studies.PROTOCOLS["radius"]
     run_pieces("radius", pieces, tmp_path / "radius", protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["radius"])[0].read_text()
-    assert "tiny, truth: gamma 0.25 against 1" in page
+    assert "tiny, truth: gamma 0.25 against 1" in page and "residual_l2" in page
     results = studies.read_results(tmp_path / "radius").pieces
-    ratio = {key: piece["result"]["radius"]["ratio"] for key, piece in results.items()}
-    assert ratio["truth-0.25"] < 0.5 * ratio["truth-1.0"]
-    assert (tmp_path / "report" / "radius-tiny.svg").exists()
+    ratio = {p["config"]["gamma"]: p["result"]["radius"]["ratio"]
+             for key, p in results.items() if "-truth-gamma" in key}  # fmt: skip
+    assert ratio[0.25] < 0.5 * ratio[1.0]
+    scale = {p["config"]["value"]: p["result"]["residual_share"]
+             for key, p in results.items() if "residual_scale" in key}  # fmt: skip
+    assert scale[0.03] < scale[1.0]
+    assert (tmp_path / "report" / "radius-tiny-truth.svg").exists()

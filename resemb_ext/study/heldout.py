@@ -8,12 +8,29 @@ import numpy as np
 
 from resemb_ext.data import Samples
 
+HELD_OUT = 0.15  # share of the training events that a gap is measured on
+
 
 def take(samples: Samples, rows: np.ndarray) -> Samples:
     """The rows at ``rows`` (positions or a mask)."""
     names = ("user", "target", "label", "start", "end", "target_seen")
     fields = {name: getattr(samples, name)[rows] for name in names}
     return replace(samples, **fields)
+
+
+def held_out_events(samples: Samples, *, share: float, seed: int) -> np.ndarray:
+    """bool [events]: a random share of the training events, in the order of the samples.
+
+    Raises:
+        ValueError: a share that leaves either part empty.
+    """
+    events = len(samples) // (1 + samples.negatives)
+    count = round(share * events)
+    if not 0 < count < events:
+        raise ValueError(f"share must leave events on both sides, found {share} of {events}")
+    out = np.zeros(events, dtype=bool)
+    out[np.random.default_rng([25, seed]).permutation(events)[:count]] = True
+    return out
 
 
 def hold_out(samples: Samples, *, share: float, seed: int) -> tuple[Samples, Samples]:
@@ -24,14 +41,7 @@ def hold_out(samples: Samples, *, share: float, seed: int) -> tuple[Samples, Sam
     Raises:
         ValueError: a share that leaves either part empty.
     """
-    per_event = 1 + samples.negatives
-    events = len(samples) // per_event
-    count = round(share * events)
-    if not 0 < count < events:
-        raise ValueError(f"share must leave events on both sides, found {share} of {events}")
-    out = np.zeros(events, dtype=bool)
-    out[np.random.default_rng([25, seed]).permutation(events)[:count]] = True
-    mask = np.repeat(out, per_event)
+    mask = np.repeat(held_out_events(samples, share=share, seed=seed), 1 + samples.negatives)
     return take(samples, ~mask), take(samples, mask)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from resemb_ext.train.files import write_text
 
-from . import bound, compare, compare_page, delay, delay_page, radius
+from . import bound, compare, compare_page, delay, delay_page, radius, radius_page
 from .frame import Piece, Results, Source, file_source, read_results, run_pieces, simulated_source
 from .protocol import PROTOCOLS
 from .report import Page, write_page
@@ -34,7 +34,7 @@ STUDIES: dict[str, Study] = {
     ),
     "delay": Study(delay.pieces, delay_page.page, "does the interest delay model hold?"),
     "radius": Study(
-        radius.pieces, radius.page, "does a small radius in domains generalise better?"
+        radius.pieces, radius_page.page, "does a small radius in domains generalise better?"
     ),
     "bound": Study(
         bound.pieces,

@@ -1,0 +1,252 @@
+"""The page of study ``radius``, from its kept pieces alone, and the contrasts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from resemb_ext.train import paired_difference
+
+from . import sweep
+from .frame import Results
+from .heldout import HELD_OUT
+from .probe import PARTS
+from .radius import CIRCULAR, CONTROL
+from .report import Figure, Page, Table, interval, number
+
+#: Outcomes of a contrast; "gap" alone is confounded by how far a model fits.
+OUTCOMES = ("matched_gap", "matched_test", "gap", "heldout")
+
+
+def at_level(curve: dict[str, list[float]], level: float, part: str) -> float:
+    """Loss of ``part`` where the training loss first falls to ``level``, by straight lines.
+
+    Raises:
+        ValueError: it never does.
+    """
+    train, other = curve["train"], curve[part]
+    for i, loss in enumerate(train):
+        if loss <= level:
+            if i == 0 or train[i - 1] == loss:
+                return other[i]
+            share = (train[i - 1] - level) / (train[i - 1] - loss)
+            return other[i - 1] + share * (other[i] - other[i - 1])
+    raise ValueError(f"level: the training loss never falls to {level}, its lowest is {min(train)}")
+
+
+def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..., float]) -> Any:
+    """How much more a gamma changes an outcome with domains than with random ones, paired over seeds.
+
+    Args:
+        results: results of one log by key, each with ``seed``.
+        kind: of domains; the control is ``kind-random``.
+        extreme: ``min`` or ``max``: which gamma is set against 1.
+
+    Returns:
+        each of :data:`OUTCOMES` with ``domains`` and ``random`` (gamma minus 1) and ``difference`` of the
+        two, as :func:`paired_difference` gives them; ``gamma``; and ``level``, the mean over seeds of
+        the training loss at which they are matched, the lowest that all four runs of a seed reach. None
+        where pieces are missing.
+    """
+    kinds = (kind, kind + CONTROL)
+    cells = {(r["domains"], r["gamma"], r["seed"]): r for r in results.values()}
+    gammas = [g for k, g, _ in cells if k in kinds]
+    if not gammas:
+        return None
+    gamma = extreme(gammas)
+    seeds = sorted(
+        seed
+        for seed in {seed for _, _, seed in cells}
+        if all((k, g, seed) in cells for k in kinds for g in (gamma, 1.0))
+    )
+    if gamma == 1.0 or not seeds:
+        return None
+    levels = {
+        s: max(min(cells[k, g, s]["curve"]["train"]) for k in kinds for g in (gamma, 1.0))
+        for s in seeds
+    }
+    values: dict[str, Callable[[dict[str, Any], int], float]] = {
+        "matched_gap": lambda r, s: at_level(r["curve"], levels[s], "heldout") - levels[s],
+        "matched_test": lambda r, s: at_level(r["curve"], levels[s], "test"),
+        "gap": lambda r, s: r["gap"],
+        "heldout": lambda r, s: r["losses"]["heldout"],
+    }
+    found: dict[str, Any] = {"gamma": gamma, "level": float(np.mean(list(levels.values())))}
+    for name, value in values.items():
+        change = {
+            k: [value(cells[k, gamma, s], s) - value(cells[k, 1.0, s], s) for s in seeds]
+            for k in kinds
+        }
+        zero = [0.0] * len(seeds)
+        found[name] = {
+            "domains": paired_difference(zero, change[kinds[0]]),
+            "random": paired_difference(zero, change[kinds[1]]),
+            "difference": paired_difference(change[kinds[1]], change[kinds[0]]),
+        }
+    return found
+
+
+def page(results: Results) -> Page:
+    """The page of the study, from its kept pieces."""
+    swept = [p for p in results.pieces.values() if "sweep" in p["config"]]
+    kept: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, piece in results.pieces.items():
+        if "domains" in piece["config"]:
+            entry = {**piece["result"], "seed": piece["seeds"][0]}
+            kept.setdefault(piece["config"]["log"], {})[key] = entry
+    rows, contrasts, answers, figures = [], [], [], []
+    claims: list[str] = []
+    for log, entries in kept.items():
+        cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for r in entries.values():
+            cells.setdefault((r["domains"], r["gamma"]), []).append(r)
+        for (kind, gamma), group in cells.items():
+            rows.append(
+                (log, kind, f"{gamma:g}", str(len(group)),
+                 number(_mean(r["radius"]["ratio"] for r in group)),
+                 " ".join(f"{r['rate']:g}" for r in group),
+                 *(number(_mean(r["losses"][part] for r in group), 4) for part in PARTS),
+                 number(_mean(r["gap"] for r in group), 4))
+            )  # fmt: skip
+        for kind in dict.fromkeys(k for k, _ in cells if not k.endswith(CONTROL)):
+            for extreme in (min, max):
+                found = contrast(entries, kind, extreme)
+                if found is None:
+                    continue
+                for name in OUTCOMES:
+                    entry = found[name]
+                    contrasts.append(
+                        (log, _marked(kind), f"{found['gamma']:g}", str(entry["difference"]["n"]),
+                         _NAMES[name], number(found["level"]) if "matched" in name else "-",
+                         *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
+                    )  # fmt: skip
+                if extreme is min:
+                    answers.append(_answer(log, kind, found))
+                    if kind in ("truth", "category") and "null" not in log:
+                        claims.append(_verdict(found["matched_gap"]["difference"]))
+        figures += [
+            Figure(
+                f"{log}-{kind}",
+                f"{log}, {_marked(kind)}: held-out against training logloss all along the training, mean over "
+                "seeds (dashed: random domains; lower at the same place is better generalisation)",
+                partial(_plot, cells, kind),
+            )
+            for kind in dict.fromkeys(k.removesuffix(CONTROL) for k, _ in cells)
+        ]
+    return Page(
+        "The aggregation radius",
+        "Does a small radius inside interest domains, rather than shrinking as such, generalise better?",
+        (
+            "E_i = m_g + gamma (V_i - m_g) in a DNN; after each step V is scaled about its mean so that the "
+            "total variance of E is that of the start. Random domains of the same sizes get the same treatment: "
+            "what gamma does with domains minus what it does with random ones is the claim. "
+            f"{100 * HELD_OUT:.0f} % of training events are held out of training with their negatives; "
+            "all losses are over rows with one negative a positive, the training's own ratio. One learning "
+            "rate steps the whole model, the best of the grid on validation for each gamma, domains and seed.",
+            "**The gap by itself cannot tell.** Held-out minus training loss grows with the fit, and gamma decides "
+            "how far a model fits: drawn tight to random domains it can hardly tell items apart, learns little "
+            "and so has little gap, which says nothing of generalising. So the gap is taken where all four "
+            "runs of a contrast have come down to the same training loss (the lowest that all of them reach), "
+            "and beside it stand the test loss at that place and the held-out loss at each model's own best epoch: "
+            "whether it predicts better in the end. The gap at the best epoch is reported as secondary.",
+            "What it still cannot tell: gamma changes how fast an item's own part learns (Adam's step in V is "
+            "gamma times as long in E) as much as how far it may go, and the optimizer can undo part of gamma "
+            "through V: the ratio of mean radius to separation that came out is in the table. "
+            f"Circular kinds ({', '.join(CIRCULAR)}) are read off the rows that train the model (held-out events "
+            "left out); they are no evidence for the claim.",
+            "Learning rates at an end of the grid, and logs of one kind, are limits of this design.",
+        ),
+        [*_in_one_sentence(claims), *answers] or ["No contrast can be formed from the pieces done."],
+        [
+            t
+            for t in (
+                Table(
+                    "Gamma minus 1, with domains, with random domains, and the difference (logloss; 95 % t over "
+                    "seeds; below 0: the smaller or larger gamma generalises better)",
+                    ("log", "domains", "gamma", "seeds", "outcome", "at training loss", "domains",
+                     "random", "difference"),
+                    contrasts,
+                ),
+                Table(
+                    "Means over seeds, at the best validation loss",
+                    ("log", "domains", "gamma", "seeds", "radius / separation", "rates", *PARTS, "gap"),
+                    rows,
+                ),
+                sweep.table(swept),
+            )
+            if t.rows
+        ],
+        "A contrast of the other sign on logs with domains that were not read off the same events, or one "
+        "that vanishes when the radius that came out, not gamma, is held alike in both arms.",
+        figures,
+    )  # fmt: skip
+
+
+_NAMES = {
+    "matched_gap": "gap at equal training loss (primary)",
+    "matched_test": "test at equal training loss",
+    "gap": "gap at best epoch (confounded)",
+    "heldout": "held-out at best epoch",
+}
+
+
+def _marked(kind: str) -> str:
+    return f"{kind} (circular)" if kind in CIRCULAR else kind
+
+
+def _verdict(entry: dict[str, Any]) -> str:
+    low, high = entry["low"], entry["high"]
+    if low is None:
+        return "one seed says nothing of chance"
+    return (
+        "for the paper" if high < 0 else "against the paper" if low > 0 else "no difference shown"
+    )
+
+
+def _in_one_sentence(claims: list[str]) -> list[str]:
+    if not claims:
+        return []
+    counts = ", ".join(f"{claims.count(text)} {text}" for text in dict.fromkeys(claims))
+    return [
+        f"**A smaller radius in interest domains, against the same in random ones: of {len(claims)} logs with "
+        f"domains that were given, {counts} (gap at equal training loss).**"
+    ]
+
+
+def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
+    gap, heldout = found["matched_gap"]["difference"], found["heldout"]["difference"]
+    return (
+        f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss by "
+        f"{interval(gap, 4)} more than with random domains ({_verdict(gap)}), and the held-out loss at the best "
+        f"epoch by {interval(heldout, 4)} more ({_verdict(heldout)})."
+    )
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _plot(cells: dict[tuple[str, float], list[dict[str, Any]]], kind: str, axes: Any) -> None:
+    gammas = sorted({g for k, g in cells if k.removesuffix(CONTROL) == kind})
+    for number_, gamma in enumerate(gammas):
+        for name, style in ((kind, "-"), (kind + CONTROL, "--")):
+            group = cells.get((name, gamma))
+            if group:
+                length = min(len(r["curve"]["train"]) for r in group)
+                train, other = (
+                    np.mean([r["curve"][part][:length] for r in group], axis=0)
+                    for part in ("train", "heldout")
+                )
+                label = f"gamma {gamma:g}" if style == "-" else None
+                axes.plot(train, other, style, marker=".", color=f"C{number_}", label=label)
+    axes.invert_xaxis()
+    axes.set(xlabel="training logloss", ylabel="held-out logloss")
+    low = min(
+        min(r["curve"]["heldout"]) for (k, _), g in cells.items() if k.startswith(kind) for r in g
+    )
+    axes.set_ylim(low - 0.02, 0.85)
+    axes.legend()
