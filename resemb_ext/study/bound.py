@@ -26,7 +26,7 @@ from .report import Page, Table, number
 
 DELTA = 0.05
 CEILING = 5.0  # M, where the loss is cut off
-EPOCHS = 3
+EPOCHS = 10
 LENGTHS = (1, 2, 5, 10, 20, 50)
 
 
@@ -229,6 +229,13 @@ def page(results: Results) -> Page:
             f"The measured gaps are {min(gaps):.4f} to {max(gaps):.4f} nats; the radius term alone is above a "
             f"coin's loss, ln 2, in {radius_alone} of {len(kept)}, so that fewer cells would not save it there.",
         ]
+        said = [r for r in kept.values() if not r["vacuous"]]
+        if said:
+            answers.append(
+                f"Where it is not vacuous the history is cut to {max(r['longest_history'] for r in said)} event "
+                f"and the training loss is at least {min(r['train_loss'] for r in said):.3f} (a coin's is 0.693): "
+                "a model with little to say."
+            )
     return Page(
         "A bound in the radius",
         "Does a small radius inside domains imply that a model generalises?",
