@@ -22,7 +22,7 @@ from resemb_ext.train.prepare import Prepared, build_model, graph_of, item_vecto
 
 from .frame import Piece, Results, Source, simulated_source
 from .heldout import hold_out_users, mean_over_users, row_losses
-from .report import Page, Table, number
+from .report import Figure, Page, Table, number
 
 DELTA = 0.05
 CEILING = 5.0  # M, where the loss is cut off
@@ -245,7 +245,31 @@ def page(results: Results) -> Page:
         "A bound whose cells are counted by what the log occupies rather than by all multisets, with terms "
         "below the ceiling on data of this size, in which the plain and the Res-embedding differ as their "
         "measured gaps do.",
+        [
+            Figure(
+                "terms",
+                "Measured gap and both terms of the bound, a mark a trained model; dashed: a coin's loss and the "
+                "loss's ceiling",
+                partial(_plot, kept),
+            )
+        ]
+        if kept
+        else [],
     )
+
+
+def _plot(kept: dict[str, dict[str, Any]], axes: Any) -> None:
+    for arm, mark in (("plain", "o"), ("res", "x")):
+        of_arm = [r for r in kept.values() if r["arm"] == arm and r["gap"] > 0]
+        for name, color in (("radius_term", "C0"), ("cells_term", "C1")):
+            axes.plot(
+                [r["gap"] for r in of_arm], [r[name] for r in of_arm], mark, color=color,
+                label=f"{name.replace('_', ' ')}, {arm}",
+            )  # fmt: skip
+    for level in (np.log(2), CEILING):
+        axes.axhline(level, color="grey", linestyle="--")
+    axes.set(xscale="log", yscale="log", xlabel="measured gap [nats]", ylabel="term [nats]")
+    axes.legend()
 
 
 def _large(value: float | None) -> str:

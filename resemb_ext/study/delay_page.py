@@ -108,7 +108,7 @@ def page(results: Results) -> Page:
     )  # fmt: skip
     tails = Table(
         "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
-        "1 is geometric, below 1 heavier",
+        "1 is geometric, below 1 heavier; domains or users that differ in their stays give b below 1 too",
         ("log", "stays", "longest", "b [95 %]", "verdict"),
         [
             (key.removeprefix("log-"), str(t["stays"]), str(t["longest"]),
@@ -156,7 +156,7 @@ def _in_one_sentence(verdicts: list[dict[str, Any]]) -> list[str]:
     worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
     return [
         f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
-        f"better than independent draws in {beats('independent')}, but better than fixed interests of each user "
+        f"better than independent draws in {beats('independent')}, than fixed interests of each user "
         f"in {beats('mixture')} (worse in {loses('mixture')}) and than a Markov chain over domains in "
         f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
         f"these alone in {worth}.**"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -182,7 +184,20 @@ def page(results: Results) -> Page:
         "A contrast of the other sign on logs with domains that were not read off the same events, or one "
         "that vanishes when the radius that came out, not gamma, is held alike in both arms.",
         figures,
+        _left_out(results.missing),
     )  # fmt: skip
+
+
+def _left_out(missing: list[str]) -> str | None:
+    """Pieces that were not run, counted by log and domains or sweep; None where there are none."""
+    if not missing:
+        return None
+    groups = Counter(re.sub(r"-?(gamma|scale|l2)[^-]*-seed\d+$", "", key) for key in missing)
+    return (
+        "Not run, for time: "
+        + ", ".join(f"{name} ({n} pieces)" for name, n in groups.items())
+        + "."
+    )
 
 
 _NAMES = {

@@ -130,7 +130,10 @@ def _origins(results: Results) -> str:
     hours = sum(piece["seconds"] for piece in pieces) / 3600
     lines.append(f"- {len(results.pieces)} pieces, {hours:.2f} hours of wall clock in all")
     if seeds:
-        lines.append(f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own are in its JSON")
+        lines.append(
+            f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own, with its configuration and the hash of its "
+            f"data, are in `{results.plan['study']}/PIECE.json` of the results"
+        )
     versions = next(iter(pieces))["versions"] if results.pieces else {}
     lines.append("- " + ", ".join(f"{name} {value}" for name, value in versions.items()))
     return "\n".join(lines)

@@ -15,6 +15,10 @@ from .protocol import PROTOCOLS
 from .report import Page, write_page
 
 REPORT = "report"
+INTRODUCTION = (
+    "Experiments on the claims of Zhou et al. 2019 (arXiv 1906.10304), written from the kept results alone by "
+    "`resemb study report --out RESULTS --into PAGES`. Answers, each in a sentence:"
+)
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,13 @@ def write_report(
     chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
-    paths, lines = [], ["# Studies", ""]
+    paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
     for name in chosen:
         results = read_results(root / name)
         page = STUDIES[name].page(results)
         paths.append(write_page(page, results, folder, name))
-        lines.append(f"- [{page.title}]({name}.md): {page.question}")
+        answer = next(iter(page.answers)).replace("**", "")
+        lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
         text = "\n\n".join(table.text() for table in page.tables)
         write_text(root / name / "tables.txt", text + "\n")
     if names is None:
