@@ -11,11 +11,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.study import delay, studies
+from resemb_ext.study import delay, delay_page, studies
 from resemb_ext.study.frame import Desk, Piece, read_results, run_pieces, simulated_source
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
@@ -245,3 +246,20 @@ run_pieces("s", pieces, folder, protocol={{}}, quick=True, jobs=2, progress=Fals
     for file in tmp_path.glob("pid-*"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.name[4:]), 0)
+
+
+def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
+    def pair(independent: float, mixture: float, markov: float, stay: float) -> dict[str, Any]:
+        against = {"independent": independent, "mixture": mixture, "markov": markov}
+        models = {
+            name: {"against_delay": {"low": x - 0.1, "high": x + 0.1}}
+            for name, x in against.items()
+        }
+        return {"models": models, "stay_beyond_interests": {"low": stay, "high": stay + 1}}
+
+    said = delay_page._in_one_sentence([pair(1, -1, 0, 0.1), pair(1, 1, -1, -0.1)])[0]
+    assert (
+        "Of 2 pairs" in said
+        and "draws in 2, than fixed interests of each user in 1 (worse in 1)" in said
+    )
+    assert "over domains in 0 (worse in 1)" in said and "these alone in 1." in said

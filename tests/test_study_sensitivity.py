@@ -1,0 +1,30 @@
+"""Scores by how the graph is drawn: each option has an effect, the table compares with the base."""
+
+from __future__ import annotations
+
+import pytest
+
+from resemb_ext.study import sensitivity
+from resemb_ext.study.frame import simulated_source
+
+
+def test_each_way_to_draw_the_graph_is_trained_and_compared() -> None:
+    source = simulated_source("tiny", users=80, items=300, domains=4, seed=0)
+    plan = sensitivity.pieces([source], quick=True)
+    kept = {p.key: {"config": p.config, "result": p.work()} for p in plan}
+    base, window, crossed = (
+        kept[f"graph-tiny-{name}"]["result"] for name in ("base", "window1", "cross-fit5")
+    )
+    assert window["entries"] < base["entries"] == crossed["entries"]
+    assert len({r["auc"][0] for r in (base, window, crossed)}) == 3
+    table, answers = sensitivity.table(kept)
+    cells = {row[1]: row for row in table.rows}
+    change = float(cells["window 1"][5])
+    assert change == pytest.approx(window["auc"][0] - base["auc"][0], abs=6e-5)
+    assert cells["base"][5] == "-" and "over 3 ways to draw the graph" in answers[0]
+
+
+def test_long_logs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = simulated_source("tiny", users=80, items=300, domains=4, seed=0)
+    monkeypatch.setattr(sensitivity, "MOST_EVENTS", 10)
+    assert sensitivity.pieces([source], quick=True) == []
