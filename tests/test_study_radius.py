@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,15 @@ from resemb_ext.study.heldout import HELD_OUT, held_out_events, hold_out, row_lo
 from resemb_ext.study.squeeze import SqueezedEmbedding, after_each_step
 
 DOMAIN = np.array([-1, 0, 0, 0, 1, 1, 1, -1])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models: two threads take several times the CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0, 3.0])
@@ -171,12 +181,7 @@ def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, floa
 def test_no_effect_on_the_null_log_and_of_random_domains(null: bool, kind: str) -> None:
     """And one of true domains where the log has them, so that the test could fail."""
     source = simulated_source("log", users=1000, items=400, domains=8, null=null, seed=2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the model is small: two threads take four times the CPU
-    try:
-        found = _contrast(source, kind, seeds=3)
-    finally:
-        torch.set_num_threads(threads)
+    found = _contrast(source, kind, seeds=3)
     print(found)
     for name in ("matched_gap", "matched_test", "heldout"):
         difference = found[name]

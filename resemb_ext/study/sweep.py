@@ -43,9 +43,8 @@ def _train(source: Source, option: str, value: float, epochs: int, seed: int) ->
     log = source.log
     split = data.split(log)
     rows, parts = parts_of(split, seed)
-    config = RunConfig(
-        embedding="res", epochs=epochs, patience=epochs, metric="auc", **{option: value}
-    )
+    swept: dict[str, Any] = {option: value}
+    config = RunConfig(embedding="res", epochs=epochs, patience=epochs, metric="auc", **swept)
     # The graph must not know the events that the gap is measured on.
     samples = data.make_train_samples(split, negatives=1, seed=seed)
     kept = ~held_out_events(samples, share=HELD_OUT, seed=seed)
