@@ -125,6 +125,15 @@ def _origins(results: Results) -> str:
         f"{entry['items']} items, hash `{entry['hash'][:16]}`"
         for name, entry in data.items()
     ]
+    if len(lines) > 8:  # folded away on GitHub
+        lines = [
+            f"<details><summary>{len(lines)} logs and their hashes</summary>",
+            "",
+            *lines,
+            "",
+            "</details>",
+            "",
+        ]
     pieces = results.pieces.values()
     seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
     hours = sum(piece["seconds"] for piece in pieces) / 3600
