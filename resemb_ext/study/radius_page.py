@@ -127,8 +127,10 @@ def page(results: Results) -> Page:
                     )  # fmt: skip
                 if extreme is min:
                     answers.append(_answer(log, kind, found))
-                    if kind in ("truth", "category") and "null" not in log:
-                        claims.append(_verdict(found["matched_gap"]["difference"]))
+                    if kind in ("truth", "category"):
+                        own = " (drawn from the paper's own model)" if kind == "truth" else ""
+                        own = " (no domains: nothing to be seen)" if "null" in log else own
+                        claims.append(f"{log}{own}: {_verdict(found['matched_gap']['difference'])}")
         figures += [
             Figure(
                 f"{log}-{kind}",
@@ -151,8 +153,10 @@ def page(results: Results) -> Page:
             "**The gap by itself cannot tell.** Held-out minus training loss grows with the fit, and gamma decides "
             "how far a model fits: drawn tight to random domains it can hardly tell items apart, learns little "
             "and so has little gap, which says nothing of generalising. So the gap is taken where all four "
-            "runs of a contrast have come down to the same training loss (the lowest that all of them reach), "
-            "and beside it stand the test loss at that place and the held-out loss at each model's own best epoch: "
+            "runs of a contrast have come down to the same training loss (the lowest that all of them reach). "
+            "A level near a coin's loss, 0.693, sets models against each other that have hardly learned, and tells "
+            "nothing. "
+            "Beside it stand the test loss at that place and the held-out loss at each model's own best epoch: "
             "whether it predicts better in the end. The gap at the best epoch is reported as secondary.",
             "What it still cannot tell: gamma changes how fast an item's own part learns (Adam's step in V is "
             "gamma times as long in E) as much as how far it may go, and the optimizer can undo part of gamma "
@@ -224,10 +228,9 @@ def _verdict(entry: dict[str, Any]) -> str:
 def _in_one_sentence(claims: list[str]) -> list[str]:
     if not claims:
         return []
-    counts = ", ".join(f"{claims.count(text)} {text}" for text in dict.fromkeys(claims))
     return [
-        f"**A smaller radius in interest domains, against the same in random ones: of {len(claims)} logs with "
-        f"domains that were given, {counts} (gap at equal training loss).**"
+        "**Does a smaller radius in interest domains, more than the same in random ones, narrow the gap at equal "
+        f"training loss? {'; '.join(claims)}.**"
     ]
 
 
