@@ -96,6 +96,20 @@ def test_any_number_and_spelling_of_users(tmp_path, users, step):
         assert graph.hash == whole.hash
 
 
+def test_reading_numbers_imports_no_pandas(tmp_path):
+    pq.write_table(pa.Table.from_pandas(events(100, 9)), tmp_path / "log.parquet")
+    code = """
+        import sys
+        from resemb_ext import InterestGraph
+        assert "pandas" not in sys.modules
+        InterestGraph.from_parquet(sys.argv[1])
+        print("pandas" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "log.parquet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("column", ["user_id", "timestamp"])
 @pytest.mark.parametrize("large", [1 << 31, 1 << 32, 1 << 40, -(1 << 31), -(1 << 33)])
 def test_ids_and_times_that_outgrow_32_bits_on_the_way(tmp_path, column, large):

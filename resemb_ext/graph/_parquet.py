@@ -199,7 +199,7 @@ def _picked(
             raise ValueError(f"column {columns[field]!r}, row {row}: null, expected a {field}")
     user = _ids("user", columns["user"], values["user"], source.users)
     item = _ids("item", columns["item"], values["item"], source.items)
-    time = values["time"].to_numpy(zero_copy_only=False) if "time" in values else None
+    time = _numpy(values["time"]) if "time" in values else None
     use = None
     if "label" in values:
         use = values["label"].to_numpy(zero_copy_only=False) == 1
@@ -216,10 +216,22 @@ def _picked(
         raise type(error)(f"rows from {first} on: {error}") from None
 
 
+def _numpy(values: Any) -> np.ndarray:
+    """An Arrow array without nulls. Numbers come as they lie: to_numpy would import pandas first."""
+    import pyarrow as pa
+
+    if not len(values) or not (
+        pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    ):
+        return values.to_numpy(zero_copy_only=False)
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    return np.frombuffer(values.buffers()[1], dtype, len(values), values.offset * dtype.itemsize)
+
+
 def _ids(field: str, column: str, values: Any, known: Ids | None) -> np.ndarray:
     if known is not None:
         return known.encode(values, name=column)[0]
-    array = values.to_numpy(zero_copy_only=False)
+    array = _numpy(values)
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"column {column!r} is {values.type}, expected integers; map other ids with"
