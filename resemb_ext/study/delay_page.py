@@ -139,7 +139,8 @@ def _recovery(
     cells: dict[tuple[int, float | None, str], list[dict[str, Any]]] = {}
     for users, kind, true, entry in estimates:
         cells.setdefault((users, true, kind), []).append(entry)
-    rows, worst = [], {}
+    rows: list[tuple[str, ...]] = []
+    worst: dict[str, dict[int, float]] = {}
     for (users, true, kind), group in sorted(
         cells.items(), key=lambda cell: (cell[0][0], cell[0][1] or 0.0)
     ):
