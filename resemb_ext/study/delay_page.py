@@ -118,7 +118,11 @@ def page(results: Results) -> Page:
             "The simulated null log draws items without replacement, which puts its excess just below 0.",
         ),
         [
-            *_in_one_sentence(verdicts, [r["tail"]["verdict"] for r in of["log-"].values()]),
+            *_in_one_sentence(
+                verdicts,
+                [r["tail"]["verdict"] for r in of["log-"].values()],
+                [key.removeprefix("log-") for key in of["log-"]],
+            ),
             *answers,
             *moved,
         ]
@@ -171,8 +175,10 @@ def _recovery(
     return Table(title, header, rows), said
 
 
-def _in_one_sentence(verdicts: list[dict[str, Any]], tails: Sequence[str] = ()) -> list[str]:
-    """The answer over all logs and kinds of domains; ``tails`` are the verdicts on stays."""
+def _in_one_sentence(
+    verdicts: list[dict[str, Any]], tails: Sequence[str] = (), names: Sequence[str] = ()
+) -> list[str]:
+    """The answer over all logs and kinds of domains, called ``names``; ``tails``: verdicts on stays."""
     if not verdicts:
         return []
 
@@ -182,12 +188,18 @@ def _in_one_sentence(verdicts: list[dict[str, Any]], tails: Sequence[str] = ()) 
     def loses(name: str) -> int:
         return sum(v["models"][name]["against_delay"]["high"] < 0 for v in verdicts)
 
+    where = [
+        name
+        for name, v in zip(names, verdicts, strict=False)
+        if v["models"]["mixture"]["against_delay"]["low"] > 0
+    ]
+    named = f", namely {', '.join(where)}" if where else ""
     heavy = list(tails).count("heavier")
     worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
     return [
         f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
         f"better than independent draws in {beats('independent')}, than fixed interests of each user "
-        f"in {beats('mixture')} (worse in {loses('mixture')}) and than a Markov chain over domains in "
+        f"in {beats('mixture')}{named} (worse in {loses('mixture')}) and than a Markov chain over domains in "
         f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
         f"these alone in {worth}"
         + (f", and stays last longer than its geometric law allows in {heavy}" if heavy else "")
