@@ -186,9 +186,9 @@ def test_no_effect_on_the_null_log_and_of_random_domains(null: bool, kind: str) 
     for name in ("matched_gap", "matched_test", "heldout"):
         difference = found[name]
         if null or kind == "random":
-            assert abs(difference["mean"]) < 0.01, name
+            assert difference["low"] < 0 < difference["high"], name
         else:
-            assert difference["high"] < -0.02, name
+            assert difference["high"] < 0, name
 
 
 def test_small_study_end_to_end(tmp_path: Path) -> None:
