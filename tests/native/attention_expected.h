@@ -1,7 +1,10 @@
 // The attention link's lookup and gradients, in double by plain loops.
 #pragma once
 
-#include <numeric>
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
 
 #include "common/attention.h"
 #include "expected.h"
@@ -17,6 +20,9 @@ struct AttentionProblem {
   int64_t seed;
 
   int64_t width() const { return p.dim / heads; }
+  std::string text() const {
+    return p.text() + ", heads " + std::to_string(heads) + (dropout > 0 ? ", dropout" : "");
+  }
   resemb::Attention link() const {
     return {heads, a_src.data(), a_dst.data(), b.data(), dropout, dropout > 0 ? &seed : nullptr};
   }
@@ -60,96 +66,94 @@ inline AttentionProblem make_attention_problem(uint64_t seed) {
   return a;
 }
 
-class AttentionExpected {
+class ExpectedAttention : public Shared {
  public:
-  Sums out, central, residual, a_src, a_dst, b, samples;
+  Sums grad_a_src, grad_a_dst, grad_b;
 
-  explicit AttentionExpected(const AttentionProblem& problem)
-      : out(problem.p.out_rows() * problem.p.dim),
-        central(problem.p.items * problem.p.dim),
-        residual(problem.p.items * problem.p.dim),
-        a_src(problem.p.dim),
-        a_dst(problem.p.dim),
-        b(problem.heads),
-        samples(problem.p.samples.empty() ? 0 : problem.p.positions),
-        a(problem),
-        p(problem.p) {
-    for (int64_t i = 0; i < p.positions; ++i) {
-      if (p.ids[i] == p.padding) continue;
-      const auto [target, factor] = place(p, i);
-      for (int64_t d = 0; d < p.dim; ++d) {
-        const double g = factor * p.grad[target * p.dim + d];
-        residual.add(p.ids[i] * p.dim + d, g, std::fabs(g));
-      }
-    }
-    std::map<int64_t, Sums> rows;
-    for (int64_t i = 0; i < p.positions; ++i) {
-      if (p.ids[i] == p.padding) continue;
-      const auto [row, fresh] = rows.try_emplace(p.ids[i], p.dim);
-      if (fresh) {
-        for (int64_t h = 0; h < a.heads; ++h) attend(p.ids[i], h, row->second);
-      }
-      const auto [target, factor] = place(p, i);
-      for (int64_t d = 0; d < p.dim; ++d) {
-        const double g = p.grad[target * p.dim + d];
-        const Sums& e = row->second;
-        out.add(target * p.dim + d, factor * e.value[d], std::fabs(factor) * e.size[d]);
-        if (!p.samples.empty()) samples.add(i, g * e.value[d], std::fabs(g) * e.size[d]);
-      }
-    }
+  explicit ExpectedAttention(const AttentionProblem& a)
+      : Shared(a.p), grad_a_src(a.p.dim), grad_a_dst(a.p.dim), grad_b(a.heads) {
+    run(a.p, [&](int64_t id) { return embedding(a, id); }, [&](int64_t id) { add_edges(a, id); });
   }
 
  private:
-  const AttentionProblem& a;
-  const Problem& p;
+  struct Edge {
+    double slope, alpha, factor;  // of LeakyReLU; before dropout; dropout's
+  };
 
-  // E of a row and head; the gradients that its G gives.
-  void attend(int64_t id, int64_t h, Sums& row) {
-    const int64_t first = p.indptr[id], count = p.indptr[id + 1] - first, from = h * a.width();
+  static std::vector<Edge> edges_of(const AttentionProblem& a, int64_t id, int64_t h) {
+    const Problem& p = a.p;
+    const int64_t width = p.dim / a.heads;
     const resemb::EdgeDropout dropout(a.link());
-    std::vector<double> argument(count), alpha(count), kept(count, 1), dots(count), sizes(count);
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t v = p.neighbors[first + k];
-      for (int64_t d = from; d < from + a.width(); ++d) {
-        const double c = p.central[v * p.dim + d], g = residual.value[id * p.dim + d];
-        argument[k] += a.a_src[d] * p.central[id * p.dim + d] + a.a_dst[d] * c;
-        dots[k] += g * c;
-        sizes[k] += residual.size[id * p.dim + d] * std::fabs(c);
+    std::vector<Edge> edges;
+    std::vector<double> scores;
+    double top = -INFINITY, total = 0;
+    for (int64_t e = p.indptr[id]; e < p.indptr[id + 1]; ++e) {
+      double argument = 0;
+      for (int64_t d = h * width; d < (h + 1) * width; ++d) {
+        argument +=
+            a.a_src[d] * p.central[id * p.dim + d] + a.a_dst[d] * p.central[p.neighbors[e] * p.dim + d];
       }
-      const double score = argument[k] > 0 ? argument[k] : resemb::kLeak * argument[k];
-      alpha[k] = std::exp(score + a.b[h] * p.weights[first + k]);
-      if (dropout.on()) kept[k] = dropout.factor(id, first + k, h);
+      edges.push_back({argument > 0 ? 1 : resemb::kLeak, 0, dropout.on() ? dropout.factor(id, e, h) : 1});
+      scores.push_back(edges.back().slope * argument + a.b[h] * p.weights[e]);
+      top = std::max(top, scores.back());
     }
-    const double total = std::accumulate(alpha.begin(), alpha.end(), 0.0);
-    double mean = 0, mean_size = 0;
-    for (int64_t k = 0; k < count; ++k) {
-      alpha[k] /= total;
-      mean += alpha[k] * dots[k] * kept[k];
-      mean_size += alpha[k] * sizes[k] * kept[k];
+    for (size_t k = 0; k < edges.size(); ++k) total += edges[k].alpha = std::exp(scores[k] - top);
+    for (Edge& edge : edges) edge.alpha /= total;
+    return edges;
+  }
+
+  static Sums embedding(const AttentionProblem& a, int64_t id) {
+    const Problem& p = a.p;
+    const int64_t width = p.dim / a.heads;
+    Sums row(p.dim);
+    for (int64_t h = 0; h < a.heads; ++h) {
+      const std::vector<Edge> edges = edges_of(a, id, h);
+      for (int64_t d = h * width; d < (h + 1) * width; ++d) {
+        const auto add = [&](double x) { row.add(d, x, std::fabs(x)); };
+        for (size_t k = 0; k < edges.size(); ++k) {
+          add(edges[k].alpha * edges[k].factor * p.central[p.neighbors[p.indptr[id] + k] * p.dim + d]);
+        }
+        add(p.residual[id * p.dim + d]);
+      }
     }
-    for (int64_t d = from; d < from + a.width(); ++d) {
-      const double r = p.residual[id * p.dim + d];
-      row.add(d, r, std::fabs(r));
-    }
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t v = p.neighbors[first + k];
-      const double change = alpha[k] * (dots[k] * kept[k] - mean);
-      const double size = alpha[k] * (sizes[k] * kept[k] + mean_size);
-      const double leak = argument[k] > 0 ? 1 : resemb::kLeak, score = leak * change;
-      b.add(h, change * p.weights[first + k], size * std::fabs(p.weights[first + k]));
-      for (int64_t d = from; d < from + a.width(); ++d) {
-        const auto add = [&](Sums& to, int64_t at, double factor) {
-          to.add(at, score * factor, size * std::fabs(factor));
-        };
-        const double own = p.central[id * p.dim + d], c = p.central[v * p.dim + d];
-        const double share = alpha[k] * kept[k];
-        row.add(d, share * c, share * std::fabs(c));
-        add(a_src, d, own);
-        add(a_dst, d, c);
-        add(central, id * p.dim + d, a.a_src[d]);
-        add(central, v * p.dim + d, a.a_dst[d]);
-        central.add(v * p.dim + d, share * residual.value[id * p.dim + d],
-                    share * residual.size[id * p.dim + d]);
+    return row;
+  }
+
+  void add_edges(const AttentionProblem& a, int64_t id) {
+    const Problem& p = a.p;
+    const int64_t width = p.dim / a.heads, first = p.indptr[id];
+    for (int64_t h = 0; h < a.heads; ++h) {
+      const std::vector<Edge> edges = edges_of(a, id, h);
+      Sums dots(static_cast<int64_t>(edges.size()));
+      double mean = 0, mean_size = 0;
+      for (size_t k = 0; k < edges.size(); ++k) {
+        const int64_t neighbor = p.neighbors[first + k] * p.dim;
+        for (int64_t d = h * width; d < (h + 1) * width; ++d) {
+          const double c = p.central[neighbor + d] * edges[k].factor;
+          dots.add(k, grad_residual.value[id * p.dim + d] * c,
+                   grad_residual.size[id * p.dim + d] * std::fabs(c));
+        }
+        mean += edges[k].alpha * dots.value[k];
+        mean_size += edges[k].alpha * dots.size[k];
+      }
+      for (size_t k = 0; k < edges.size(); ++k) {
+        const int64_t neighbor = p.neighbors[first + k] * p.dim;
+        const double d_score = edges[k].alpha * (dots.value[k] - mean);
+        const double size = edges[k].alpha * (dots.size[k] + mean_size);
+        const double score = edges[k].slope * d_score, log = p.weights[first + k];
+        grad_b.add(h, d_score * log, size * std::fabs(log));
+        for (int64_t d = h * width; d < (h + 1) * width; ++d) {
+          const auto add = [&](Sums& to, int64_t at, double by) {
+            to.add(at, score * by, size * std::fabs(by));
+          };
+          add(grad_a_src, d, p.central[id * p.dim + d]);
+          add(grad_a_dst, d, p.central[neighbor + d]);
+          add(grad_central, neighbor + d, a.a_dst[d]);
+          add(grad_central, id * p.dim + d, a.a_src[d]);
+          const double alpha = edges[k].alpha * edges[k].factor;
+          grad_central.add(neighbor + d, alpha * grad_residual.value[id * p.dim + d],
+                           alpha * grad_residual.size[id * p.dim + d]);
+        }
       }
     }
   }

@@ -137,13 +137,13 @@ bool attempt(uint64_t seed, const F& body) {
     return true;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "seed %llu (%s): %s\n", static_cast<unsigned long long>(seed),
-                 Attended(seed).text().c_str(), e.what());
+                 make_attention_problem(seed).text().c_str(), e.what());
     return false;
   }
 }
 
 void check_attention(uint64_t seed) {
-  const Attended a(seed);
+  const AttentionProblem a = make_attention_problem(seed);
   const ExpectedAttention expected(a);
   for (const std::string& path : paths()) {
     resemb::select_isa(path.c_str());
@@ -152,7 +152,7 @@ void check_attention(uint64_t seed) {
     require(alone.same_bits(together),
             "the bits depend on the number of threads, or rows differ from the table");
     Random random(seed);
-    Attended bad(seed);
+    AttentionProblem bad = make_attention_problem(seed);
     check_bad_attention(bad, random);
   }
 }
