@@ -199,6 +199,7 @@ def run_tests(operators: Path, *arguments: str) -> None:
         *arguments,
     ]
     environment = {**os.environ, "RESEMB_EMULATED": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)  # -n would run them in processes without the library
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment
     )
