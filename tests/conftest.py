@@ -53,6 +53,15 @@ def fixed_seed() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For modules of small models, on which two threads take several times the CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=_loader.available_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction-set path that runs here."""

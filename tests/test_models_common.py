@@ -24,9 +24,7 @@ from resemb_ext.models import (
 ITEMS, CATEGORIES, USERS, CONTEXT, DENSE, DIM = 40, 6, 15, (4, 3), 2, 8
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain_table(rows: int = ITEMS) -> torch.nn.Module:

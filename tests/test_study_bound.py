@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,7 @@ from resemb_ext.study import bound, studies
 from resemb_ext.study.frame import Piece, run_pieces, simulated_source
 from resemb_ext.study.heldout import hold_out_users, mean_over_users
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models: two threads take several times the CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("domains", "length"), [(1, 1), (3, 2), (4, 5)])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from resemb_ext import data, metrics
 from resemb_ext.study import compare, compare_view, compare_work, studies
@@ -18,11 +17,7 @@ from resemb_ext.study.frame import Piece, Results, read_results, run_pieces, sim
 from resemb_ext.study.protocol import PROTOCOLS
 from resemb_ext.study.rows import Group, Row
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """The models are small, and forked processes take as many threads as this one."""
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

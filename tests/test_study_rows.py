@@ -25,10 +25,7 @@ START = {factor.name: factor.value(0) for factor in compare_work.factors_of("lap
 GROUP = Group("tiny", "dnn", False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """The models are small."""
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _model(table: str, seed: int = 0, **changes: object) -> tuple[nn.Module, object]:

@@ -14,9 +14,7 @@ from resemb_ext.train.checkpoint import load_checkpoint
 OPTIONS = {"epochs": 3, "batch_size": 256, "embedding_lr": 0.02, "lr": 0.01, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

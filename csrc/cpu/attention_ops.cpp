@@ -21,12 +21,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
   return run_forward(ids, in, padding_idx, out_dtype);
 }
 
-struct Needs {
-  bool central, residual, attention, sample_weights;
-
-  bool columns() const { return central || attention; }
-};
-
 // All gradients of one backward but the tables', which the operators place.
 struct AttentionBackward {
   Backward b;
@@ -84,27 +78,19 @@ struct AttentionBackward {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-    const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
-    const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
-    const OptionalTensor& sample_weights, bool mean, double dropout, bool need_central, bool need_residual,
-    bool need_attention, bool need_sample_weights) {
-  const AttentionBackward own(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
-                              b_in, seed, offsets, sample_weights, mean, dropout,
-                              {need_central, need_residual, need_attention, need_sample_weights});
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> whole_tables(const AttentionBackward& own) {
   const Backward& b = own.b;
   const Lookup& x = b.x();
   const auto table_gradient = [&](bool needed) {
     return needed ? torch::stable::new_zeros(b.grad, {x.num_items, x.dim}, scalar_type(x.table))
                   : torch::stable::new_empty(b.grad, {0}, scalar_type(x.table));
   };
-  Tensor grad_central = table_gradient(need_central), grad_residual = table_gradient(need_residual);
-  if (need_residual) {
+  Tensor grad_central = table_gradient(own.needs.central), grad_residual = table_gradient(own.needs.residual);
+  if (own.needs.residual) {
     write_rows(x, own.g.const_data_ptr(), b.unique(), b.plan.rows(), grad_residual.mutable_data_ptr(),
                b.parallel);
   }
-  if (need_central) {
+  if (own.needs.central) {
     own.with_columns([&](const Buffer<int32_t>& items, AttentionSegmentArgs args) {
       args.targets = items.data();
       args.out = grad_central.mutable_data_ptr();
@@ -115,27 +101,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   return {grad_central, grad_residual, own.a_src, own.a_dst, own.prior, own.samples};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows(
-    const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-    const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
-    const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
-    const OptionalTensor& sample_weights, bool mean, double dropout, bool need_central, bool need_residual,
-    bool need_attention, bool need_sample_weights) {
-  const AttentionBackward own(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
-                              b_in, seed, offsets, sample_weights, mean, dropout,
-                              {need_central, need_residual, need_attention, need_sample_weights});
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touched_rows(
+    const AttentionBackward& own) {
   const Backward& b = own.b;
   const Lookup& x = b.x();
-  Tensor rows = b.numbers(b.plan.rows(), need_residual ? b.unique() : 0), row_values = own.g;
+  Tensor rows = b.numbers(b.plan.rows(), own.needs.residual ? b.unique() : 0), row_values = own.g;
   // G is the residual's gradient where the tables' type is the accumulator's.
-  if (!need_residual) {
+  if (!own.needs.residual) {
     row_values = own.rows_of(0);
   } else if (x.table != x.acc()) {
     row_values = own.rows_of(b.unique());
     write_rows(x, own.g.const_data_ptr(), b.unique(), nullptr, row_values.mutable_data_ptr(), b.parallel);
   }
   Tensor columns = b.numbers<int32_t>(nullptr, 0), column_values = own.rows_of(0);
-  if (need_central) {
+  if (own.needs.central) {
     own.with_columns([&](const Buffer<int32_t>& items, AttentionSegmentArgs args) {
       columns = b.numbers(items.data(), items.size());
       column_values = own.rows_of(items.size());
@@ -146,11 +125,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   return {rows, row_values, columns, column_values, own.a_src, own.a_dst, own.prior, own.samples};
 }
 
+// place(AttentionBackward) puts the tables' gradients where they go.
+template <auto place>
+auto backward(const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
+              const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
+              const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed,
+              const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean, double dropout,
+              bool need_central, bool need_residual, bool need_attention, bool need_sample_weights) {
+  return place(AttentionBackward(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
+                                 b_in, seed, offsets, sample_weights, mean, dropout,
+                                 {need_central, need_residual, need_attention, need_sample_weights}));
+}
+
 }  // namespace
 }  // namespace resemb
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
   m.impl("attention_embedding", TORCH_BOX(&resemb::forward));
-  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::backward));
-  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::backward_rows));
+  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::backward<resemb::whole_tables>));
+  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::backward<resemb::touched_rows>));
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/profile.h"
+#include "cpu/attention_inputs.h"
 #include "cpu/lookup.h"
 #include "cpu/segments.h"
 #include "cpu/tensors.h"
@@ -18,7 +19,7 @@ namespace resemb {
 struct Inputs {
   Tensor indptr, neighbors, weights;
   OptionalTensor central, residual, offsets, sample_weights;
-  OptionalTensor a_src, a_dst, b, seed;  // of the attention link
+  AttentionInputs link;  // of the attention link
   Lookup lookup{};
 
   Inputs(const OptionalTensor& central_in, const OptionalTensor& residual_in, const Tensor& indptr_in,
@@ -62,34 +63,8 @@ struct Inputs {
   // Makes the link attention, with weights log z.
   void attend(const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in, double dropout,
               const OptionalTensor& seed_in) {
-    a_src = dense_cpu(a_src_in, "a_src");
-    a_dst = dense_cpu(a_dst_in, "a_dst");
-    b = dense_cpu(b_in, "b");
-    const std::string columns = "[" + std::to_string(lookup.dim) + "]";
-    check_shape(a_src->dim() == 1 && a_src->size(0) == lookup.dim, "a_src", *a_src, columns);
-    check_shape(a_dst->dim() == 1 && a_dst->size(0) == lookup.dim, "a_dst", *a_dst, columns);
-    check_shape(b->dim() == 1 && b->size(0) >= 1 && lookup.dim >= 1 && lookup.dim % b->size(0) == 0, "b", *b,
-                "[heads], heads a divisor of D = " + std::to_string(lookup.dim));
-    for (const auto& [tensor, name] : {std::pair{&a_src, "a_src"}, {&a_dst, "a_dst"}, {&b, "b"}}) {
-      if ((*tensor)->scalar_type() != acc_type()) {
-        fail_value(std::string(name) + ": expected dtype " + torch::headeronly::toString(acc_type()));
-      }
-    }
-    if (!(dropout >= 0 && dropout < 1)) {
-      fail_value("dropout: found " + std::to_string(dropout) + "; expected one in [0, 1)");
-    }
-    if (dropout > 0) {
-      if (!seed_in.has_value()) fail_value("seed: missing; dropout needs one");
-      seed = dense_cpu(*seed_in, "seed");
-      check_shape(seed->numel() == 1, "seed", *seed, "[1]");
-      if (seed->scalar_type() != ScalarType::Long) fail_value("seed: expected dtype int64");
-    }
-    lookup.attention = {b->size(0),
-                        a_src->const_data_ptr(),
-                        a_dst->const_data_ptr(),
-                        b->const_data_ptr(),
-                        dropout,
-                        seed.has_value() ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
+    lookup.attention =
+        link.take(dense_cpu, a_src_in, a_dst_in, b_in, dropout, seed_in, lookup.dim, acc_type());
   }
 
  private:

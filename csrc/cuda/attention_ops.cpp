@@ -22,13 +22,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
   return run_forward(call, ids, in, padding_idx, out_dtype);
 }
 
-struct Needs {
-  bool central, residual, attention, sample_weights;
-
-  bool columns() const { return central || attention; }
-  bool rows() const { return columns() || residual; }
-};
-
 // All gradients of one backward but the tables', which the operators place.
 struct AttentionBackward {
   Backward b;
@@ -68,26 +61,18 @@ struct AttentionBackward {
   Tensor rows_of(int64_t n) const { return b.call.empty({n, b.x().dim}, scalar_type(b.x().table)); }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-    const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
-    const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
-    const OptionalTensor& sample_weights, bool mean, double dropout, bool need_central, bool need_residual,
-    bool need_attention, bool need_sample_weights) {
-  const AttentionBackward own(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
-                              b_in, seed, offsets, sample_weights, mean, dropout,
-                              {need_central, need_residual, need_attention, need_sample_weights});
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> whole_tables(const AttentionBackward& own) {
   const Backward& b = own.b;
   const Lookup& x = b.x();
   const auto table_gradient = [&](bool needed) {
     const ScalarType type = scalar_type(x.table);
     return needed ? torch::stable::new_zeros(b.grad, {x.num_items, x.dim}, type) : b.call.empty({0}, type);
   };
-  Tensor grad_central = table_gradient(need_central), grad_residual = table_gradient(need_residual);
-  if (need_residual) {
+  Tensor grad_central = table_gradient(own.needs.central), grad_residual = table_gradient(own.needs.residual);
+  if (own.needs.residual) {
     write_rows(b.context(), x, b.groups, own.g, /*in_line=*/false, grad_residual.mutable_data_ptr());
   }
-  if (need_central) {
+  if (own.needs.central) {
     const StageClock clock(b.context(), Stage::columns);
     sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/false,
                          grad_central.mutable_data_ptr());
@@ -95,30 +80,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   return {grad_central, grad_residual, own.a_src, own.a_dst, own.prior, own.samples};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows(
-    const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-    const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
-    const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
-    const OptionalTensor& sample_weights, bool mean, double dropout, bool need_central, bool need_residual,
-    bool need_attention, bool need_sample_weights) {
-  const AttentionBackward own(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
-                              b_in, seed, offsets, sample_weights, mean, dropout,
-                              {need_central, need_residual, need_attention, need_sample_weights});
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touched_rows(
+    const AttentionBackward& own) {
   const Backward& b = own.b;
   const Lookup& x = b.x();
   const Columns& columns = own.gradient.columns;
   int64_t sizes[4];
-  read_numbers(
-      b.context(), b.call.device,
-      {need_residual ? b.groups.unique : nullptr, need_central ? columns.count : nullptr, nullptr, nullptr},
-      sizes);
+  read_numbers(b.context(), b.call.device,
+               {own.needs.residual ? b.groups.unique : nullptr, own.needs.central ? columns.count : nullptr,
+                nullptr, nullptr},
+               sizes);
   Tensor rows = b.call.empty({sizes[0]}, ScalarType::Long), row_values = own.rows_of(sizes[0]);
-  if (need_residual && sizes[0] > 0) {
+  if (own.needs.residual && sizes[0] > 0) {
     widen_numbers(b.context(), b.groups.rows, sizes[0], static_cast<int64_t*>(rows.mutable_data_ptr()));
     write_rows(b.context(), x, b.groups, own.g, /*in_line=*/true, row_values.mutable_data_ptr());
   }
   Tensor items = b.call.empty({sizes[1]}, ScalarType::Long), column_values = own.rows_of(sizes[1]);
-  if (need_central && sizes[1] > 0) {
+  if (own.needs.central && sizes[1] > 0) {
     widen_numbers(b.context(), columns.items, sizes[1], static_cast<int64_t*>(items.mutable_data_ptr()));
     const StageClock clock(b.context(), Stage::columns);
     sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/true,
@@ -127,11 +105,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
   return {rows, row_values, items, column_values, own.a_src, own.a_dst, own.prior, own.samples};
 }
 
+// place(AttentionBackward) puts the tables' gradients where they go.
+template <auto place>
+auto backward(const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
+              const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
+              const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed,
+              const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean, double dropout,
+              bool need_central, bool need_residual, bool need_attention, bool need_sample_weights) {
+  return place(AttentionBackward(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
+                                 b_in, seed, offsets, sample_weights, mean, dropout,
+                                 {need_central, need_residual, need_attention, need_sample_weights}));
+}
+
 }  // namespace
 }  // namespace resemb::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, RESEMB_DEVICE_KEY, m) {
   m.impl("attention_embedding", TORCH_BOX(&resemb::cuda::forward));
-  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::cuda::backward));
-  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::cuda::backward_rows));
+  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::cuda::backward<resemb::cuda::whole_tables>));
+  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::cuda::backward<resemb::cuda::touched_rows>));
 }

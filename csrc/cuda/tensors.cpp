@@ -141,35 +141,8 @@ Inputs::Inputs(Call& call, const OptionalTensor& central_in, const OptionalTenso
 
 void Inputs::attend(const Call& call, const Tensor& a_src_in, const Tensor& a_dst_in, const Tensor& b_in,
                     double dropout, const OptionalTensor& seed_in) {
-  Lookup& x = lookup;
-  a_src = call.dense(a_src_in, "a_src");
-  a_dst = call.dense(a_dst_in, "a_dst");
-  b = call.dense(b_in, "b");
-  const std::string columns = "[" + std::to_string(x.dim) + "]";
-  check_shape(a_src->dim() == 1 && a_src->size(0) == x.dim, "a_src", *a_src, columns);
-  check_shape(a_dst->dim() == 1 && a_dst->size(0) == x.dim, "a_dst", *a_dst, columns);
-  check_shape(b->dim() == 1 && b->size(0) >= 1 && x.dim >= 1 && x.dim % b->size(0) == 0, "b", *b,
-              "[heads], heads a divisor of D = " + std::to_string(x.dim));
-  for (const auto& [tensor, name] : {std::pair{&a_src, "a_src"}, {&a_dst, "a_dst"}, {&b, "b"}}) {
-    if ((*tensor)->scalar_type() != acc_type()) {
-      fail_value(std::string(name) + ": expected dtype " + torch::headeronly::toString(acc_type()));
-    }
-  }
-  if (!(dropout >= 0 && dropout < 1)) {
-    fail_value("dropout: found " + std::to_string(dropout) + "; expected one in [0, 1)");
-  }
-  if (dropout > 0) {
-    if (!seed_in.has_value()) fail_value("seed: missing; dropout needs one");
-    seed = call.dense(*seed_in, "seed");
-    check_shape(seed->numel() == 1, "seed", *seed, "[1]");
-    if (seed->scalar_type() != ScalarType::Long) fail_value("seed: expected dtype int64");
-  }
-  x.attention = {b->size(0),
-                 a_src->const_data_ptr(),
-                 a_dst->const_data_ptr(),
-                 b->const_data_ptr(),
-                 dropout,
-                 seed.has_value() ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
+  const auto dense = [&](const Tensor& t, const char* name) { return call.dense(t, name); };
+  lookup.attention = link.take(dense, a_src_in, a_dst_in, b_in, dropout, seed_in, lookup.dim, acc_type());
 }
 
 Tensor flat_ids(const Call& call, const Tensor& ids_in, const Tensor& central) {

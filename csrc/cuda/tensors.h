@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/attention_inputs.h"
 #include "cpu/tensors.h"
 #include "cuda/device.h"
 #include "cuda/lookup.h"
@@ -66,7 +67,7 @@ struct Call {
 struct Inputs {
   Tensor indptr, neighbors, weights;
   OptionalTensor central, residual, offsets, sample_weights;
-  OptionalTensor a_src, a_dst, b, seed;  // of the attention link
+  AttentionInputs link;  // of the attention link
   Lookup lookup{};
 
   Inputs(Call& call, const OptionalTensor& central_in, const OptionalTensor& residual_in,

@@ -1,6 +1,7 @@
 """The ways from events to an interest graph: what `InterestGraph` inherits."""
 
 import os
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -29,12 +30,13 @@ class EventLog(Protocol):
     def content_hash(self) -> str: ...
 
 
-class FromEvents:
+class FromEvents(ABC):
     """Graphs of events, and graphs with more events."""
 
     @classmethod
+    @abstractmethod
     def _of(cls, built: _events.Built) -> "Self":
-        raise NotImplementedError
+        """The graph that was built."""
 
     @classmethod
     def from_events(

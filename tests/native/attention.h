@@ -1,4 +1,4 @@
-// The steps of the attention link's CPU operators, and their comparison with plain loops in double.
+// The steps of the attention link's CPU operators.
 #pragma once
 
 #include <cmath>
@@ -9,17 +9,6 @@
 #include "steps.h"
 
 namespace driver {
-
-struct AttentionResults {
-  Array out, central, central_by_rows, residual, samples, a_src, a_dst, b;
-
-  bool same_bits(const AttentionResults& other) const {
-    return out.same_bits(other.out) && central.same_bits(other.central) &&
-           residual.same_bits(other.residual) && samples.same_bits(other.samples) &&
-           a_src.same_bits(other.a_src) && a_dst.same_bits(other.a_dst) && b.same_bits(other.b) &&
-           central.same_bits(central_by_rows);
-  }
-};
 
 inline AttentionResults run_attention(const AttentionProblem& a, const resemb::Parallel& parallel) {
   const Problem& p = a.p;
@@ -61,18 +50,6 @@ inline AttentionResults run_attention(const AttentionProblem& a, const resemb::P
     resemb::sample_weight_gradient(x, plan, p.grad.data(), r.samples.data(), parallel);
   }
   return r;
-}
-
-inline void compare_attention(const AttentionProblem& a, const AttentionResults& r,
-                              const ExpectedAttention& expected) {
-  const DType acc = a.p.acc();
-  require_close("attention's output", r.out, expected.out, acc, a.p.out_type);
-  require_close("gradient of central", r.central, expected.grad_central, acc, a.p.table);
-  require_close("gradient of residual", r.residual, expected.grad_residual, acc, a.p.table);
-  require_close("gradient of a_src", r.a_src, expected.grad_a_src, acc, acc);
-  require_close("gradient of a_dst", r.a_dst, expected.grad_a_dst, acc, acc);
-  require_close("gradient of b", r.b, expected.grad_b, acc, acc);
-  require_close("gradient of sample weights", r.samples, expected.grad_samples, acc, acc);
 }
 
 // A row without its own item, and one with a log weight that is not finite, are found before anything is

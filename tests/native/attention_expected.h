@@ -159,4 +159,32 @@ class ExpectedAttention : public Shared {
   }
 };
 
+struct AttentionResults {
+  Array out, central, central_by_rows, residual, a_src, a_dst, b, samples;
+
+  bool same_bits(const AttentionResults& other) const {
+    const auto all = [](const AttentionResults& r) {
+      return std::vector<const Array*>{&r.out,   &r.central, &r.central_by_rows, &r.residual, &r.a_src,
+                                       &r.a_dst, &r.b,       &r.samples};
+    };
+    for (size_t i = 0; i < all(*this).size(); ++i) {
+      if (!all(*this)[i]->same_bits(*all(other)[i])) return false;
+    }
+    return true;
+  }
+};
+
+inline void compare_attention(const AttentionProblem& a, const AttentionResults& r,
+                              const ExpectedAttention& expected) {
+  const DType acc = a.p.acc();
+  require_close("output", r.out, expected.out, acc, a.p.out_type);
+  require_close("gradient of central", r.central, expected.grad_central, acc, a.p.table);
+  require_close("gradient of residual", r.residual, expected.grad_residual, acc, a.p.table);
+  require_close("gradient of a_src", r.a_src, expected.grad_a_src, acc, acc);
+  require_close("gradient of a_dst", r.a_dst, expected.grad_a_dst, acc, acc);
+  require_close("gradient of b", r.b, expected.grad_b, acc, acc);
+  require_close("gradient of sample weights", r.samples, expected.grad_samples, acc, acc);
+  require(r.central.same_bits(r.central_by_rows), "rows differ from the whole table");
+}
+
 }  // namespace driver
