@@ -120,6 +120,39 @@ def test_null_log_and_random_domains_show_no_effect() -> None:
     assert circular["excess"]["value"] > 0.01, "domains of the same events explain themselves"
 
 
+def test_domains_are_counted_without_numbers_that_none_has() -> None:
+    """Categories are numbered from 1: a domain 0 that does not exist would be paid for in the BIC."""
+    log, truth = data.simulate(users=60, items=120, domains=4, seed=1)
+    numbers = np.where(truth.domain < 0, -1, 10 * truth.domain + 1)
+    found, plain = sequences(log, numbers), sequences(log, truth.domain)
+    np.testing.assert_array_equal(found.domain, plain.domain)
+    assert found.domains == plain.domains == 4
+    parameters = {name: fit(name, found).parameters for name in MODELS}
+    assert parameters == {
+        "independent": 3, "delay": 4, "markov": 15, "mixture": 4, "delay+mixture": 5}  # fmt: skip
+
+
+@pytest.mark.parametrize(("power", "error"), [(0.0, 1e-3), (1.2, 0.012)])
+def test_chance_by_lag_of_the_delay_model_is_that_of_its_chain(power: float, error: float) -> None:
+    """Exact for domains of one size; near by for sizes of which the largest is 30 times the smallest."""
+    shares = np.arange(1.0, 19.0) ** -power
+    shares /= shares.sum()
+    step = np.tile(shares, (18, 1))
+    np.fill_diagonal(step, 0)
+    step *= 0.4 / step.sum(axis=1, keepdims=True)
+    np.fill_diagonal(step, 0.6)
+    # Events by the law of the chain, as many of each pair as it says.
+    lasting = np.linalg.matrix_power(step, 500)[0]
+    count = np.rint(lasting[:, None] * step * 200_000).astype(int).ravel()
+    pairs = np.repeat(np.arange(18 * 18), count)
+    domain = np.stack([pairs // 18, pairs % 18], axis=1).ravel()
+    model = fit("delay", Sequences(np.repeat(np.arange(len(pairs)), 2), domain, 18))
+    lags = np.array([1, 2, 3, 5, 10, 20])
+    expected = [lasting @ np.diag(np.linalg.matrix_power(step, k)) for k in lags]
+    np.testing.assert_allclose(model.share(lags), expected, atol=error)
+    assert np.abs(model.share(lags)[0] - expected[0]) < 1e-3
+
+
 def test_pairs_by_lag_by_hand() -> None:
     events = Sequences(np.array([0, 0, 0, 1, 1]), np.array([1, -1, 1, 0, 0]), 2)
     pairs, same = pairs_by_lag([events], 2)

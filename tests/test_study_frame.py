@@ -17,7 +17,7 @@ import pytest
 
 from resemb_ext.cli import main
 from resemb_ext.study import delay, delay_page, studies
-from resemb_ext.study.frame import Desk, Piece, read_results, run_pieces, simulated_source
+from resemb_ext.study.frame import Desk, Piece, Results, read_results, run_pieces, simulated_source
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
 
@@ -83,6 +83,16 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     studies.write_report(tmp_path, into=tmp_path / "docs")
     assert figure.read_bytes() == before
     assert "tiny-communities" in text and "delay+mixture" in text
+    kept = json.loads((folder / "log-tiny-communities.json").read_text())["result"]
+    assert (
+        f"dwell by stays | by decay |\n| --- | --- | --- | --- | --- | --- | --- |\n| tiny-communities | 100 % | {kept['estimate']['share'][0]:.3f} "
+        in text
+    )
+    assert "of its events have a domain" not in text
+    kept["estimate"]["with_domain"] *= 0.5
+    page = delay_page.page(Results({"pieces": [], "data": {}, "quick": True}, {
+        "log-tiny-communities": {"config": config, "result": kept}}, []))  # fmt: skip
+    assert "; only 50 % of its events have a domain." in page.answers[-1]
 
 
 def test_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class Fitted:
         values: the parameters that have names, for reports.
         loglik: log-likelihood of the training events, in nats, at its highest.
         score: log p of each event of other sequences (without -1), float64 [n].
-        share: chance that events k steps apart share a domain, for k [m]; None where not known.
+        share: chance that events k steps apart share a domain, for k [m]; None where not known. The delay
+            model's is exact for k = 1 and for domains of one size, else near by.
     """
 
     name: str

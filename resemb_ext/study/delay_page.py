@@ -12,13 +12,17 @@ from .frame import Results
 from .report import Figure, Page, Table, interval, number
 
 TIED = 0.1  # a larger share of neighbouring events at one second makes their order doubtful
+LAGS = (1, 2, 5, 10, 20)  # shown in the table
+COVERED = 0.9  # where fewer events have a domain it is said
 #: What must be known about public logs to read their results, by file name.
 CAVEATS = {
     "ml-1m": "users rated lists of films in one sitting, 30 % of the times are reconstructed, and "
     "first genres are few and broad: what looks like a stay is largely the order of the page.",
     "amazon-beauty": "reviews of goods, a few a user, in order but without times.",
     "amazon-toys": "reviews of goods, a few a user, in order but without times.",
-    "taobao-userbehavior-815u": "clicks of nine days; a quarter of the events go back to an item met before.",
+    "taobao-userbehavior-815u": "clicks of nine days; a quarter of the events go back to an item met before, "
+    "none to that of the event before, so that under communities, which returns were not left out of, events two "
+    "apart share a domain more often than neighbours do.",
 }
 
 
@@ -60,6 +64,7 @@ def page(results: Results) -> Page:
         models = r["models"]
         verdicts.append(models)
         tied = r["tied"] is not None and r["tied"] > TIED
+        covered = _covered(r["estimate"])
         answers.append(
             f"{name}: {models['chosen']} has the lowest BIC of the four, {models['chosen_of_all']} of "
             f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
@@ -68,6 +73,7 @@ def page(results: Results) -> Page:
             f"{r['tail']['verdict']} (median history {r['median_history']:.0f} events)"
             + (f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
                "source's rather than the user's" if tied else "")
+            + (f"; only {100 * covered:.0f} % of its events have a domain" if covered < COVERED else "")
             + "."
         )  # fmt: skip
         figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r)))
@@ -109,6 +115,10 @@ def page(results: Results) -> Page:
             "(networkx) on the interest graph of users who are not scored. Events whose item has no "
             "domain are left out of the models and of pairs; lags count them. The Markov chain's BIC pays for every "
             "pair of domains; its held-out score is that of rows drawn toward the shares at large, which is fair.",
+            "The delay model's chance by lag is B + (1 - B) r^k with B that of two events at large: exact next door "
+            "and for domains of one size, near by where their sizes differ. Dwell *by stays* and *by decay* agree "
+            "where jumps go by the shares at large, as on simulated logs. Where they do not, users come "
+            "back to domains of their own: the decay is that of interests, not the length of a stay.",
             "Events of one item again are left out once more where a log has any (first meetings): a return "
             "to an item is a return to its domain whatever the interest does. Category domains are given "
             "with the log; communities come from behaviour itself, though that of other users.",
@@ -127,12 +137,37 @@ def page(results: Results) -> Page:
             *moved,
         ]
         or ["No piece is done."],
-        [t for t in (recovery, chosen, fits, gaps, tails, graphs) if t.rows],
+        [t for t in (recovery, chosen, fits, _dwells(of["log-"]), gaps, tails, graphs) if t.rows],
         "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users "
         "differ in how long they stay: then a mixture over users would beat delay+mixture. Times of real "
         "clocks in more logs would tell the first.",
         figures,
     )
+
+
+def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
+    """Shares by lag beside the delay model's, and both dwells, of each log."""
+    rows = []
+    for key, r in logs.items():
+        estimate = r["estimate"]
+        at = [estimate["lags"].index(lag) for lag in LAGS]
+        rows.append(
+            (key.removeprefix("log-"), f"{100 * _covered(estimate):.0f} %",
+             *(" ".join(number(curve[i]) for i in at)
+               for curve in (estimate["share"], r["curves"]["delay"])),
+             number(estimate["chance"]), interval(estimate["by_stays"], 2), interval(estimate["by_decay"], 1))
+        )  # fmt: skip
+    lags = f"{', '.join(map(str, LAGS[:-1]))} and {LAGS[-1]}"
+    return Table(
+        f"Chance that two events {lags} apart share a domain, and dwell in events [95 % over users]",
+        ("log", "events with a domain", "share", "delay model", "at large", "dwell by stays", "by decay"),
+        rows,
+    )  # fmt: skip
+
+
+def _covered(estimate: dict[str, Any]) -> float:
+    """Share of events with a domain."""
+    return float(estimate["with_domain"] / estimate["events"])
 
 
 def _recovery(

@@ -99,12 +99,16 @@ def clusters(vectors: np.ndarray, number: int, *, seed: int = 0) -> np.ndarray:
 
 
 def sequences(log: Log, domain: np.ndarray, *, with_time: bool = False) -> Sequences:
-    """Domains of a log's interactions; ``domain`` int64 [H], negative where an item has none."""
+    """Domains of a log's interactions, numbered anew without gaps.
+
+    Args:
+        log: the events.
+        domain: int64 [H], of any numbers, negative where an item has none. What it numbers is what
+            counts as a domain, so that two logs with one ``domain`` have the same ones.
+        with_time: keep the times.
+    """
     events = log.interactions
-    size = int(domain.max(initial=-1)) + 1
-    return Sequences(
-        events.user,
-        np.maximum(domain[events.item], -1),
-        size,
-        events.time if with_time else None,
-    )
+    known = domain >= 0
+    code = np.full(len(domain), -1, dtype=np.int64)
+    names, code[known] = np.unique(domain[known], return_inverse=True)
+    return Sequences(events.user, code[events.item], len(names), events.time if with_time else None)
