@@ -103,6 +103,11 @@ def test_loss_at_a_training_loss() -> None:
     curve = {"train": [0.7, 0.5, 0.3], "test": [0.7, 0.6, 0.8]}
     assert radius_page.at_level(curve, 0.4, "test") == pytest.approx(0.7)
     assert radius_page.at_level(curve, 0.7, "test") == 0.7
+    # Before the first probe: from a coin's loss on every part, not the probe's own.
+    early = {"train": [0.5, 0.4], "test": [0.62, 0.6]}
+    coin = np.log(2)
+    assert radius_page.at_level(early, (coin + 0.5) / 2, "test") == pytest.approx((coin + 0.62) / 2)
+    assert radius_page.at_level(early, 0.5, "test") == pytest.approx(0.62)
     with pytest.raises(ValueError, match="never falls"):
         radius_page.at_level(curve, 0.2, "test")
 

@@ -19,6 +19,7 @@ from .probe import PARTS
 from .radius import CIRCULAR, CONTROL
 from .report import Figure, Page, Table, interval, number
 
+COIN = float(np.log(2))
 #: Outcomes of a contrast; "gap" alone is confounded by how far a model fits.
 OUTCOMES = ("matched_gap", "matched_test", "gap", "heldout")
 
@@ -26,13 +27,16 @@ OUTCOMES = ("matched_gap", "matched_test", "gap", "heldout")
 def at_level(curve: dict[str, list[float]], level: float, part: str) -> float:
     """Loss of ``part`` where the training loss first falls to ``level``, by straight lines.
 
+    The first line begins at a coin's loss, which is about that of a model before its first step on
+    every part.
+
     Raises:
         ValueError: it never does.
     """
-    train, other = curve["train"], curve[part]
-    for i, loss in enumerate(train):
+    train, other = [COIN, *curve["train"]], [COIN, *curve[part]]
+    for i, loss in enumerate(train[1:], 1):
         if loss <= level:
-            if i == 0 or train[i - 1] == loss:
+            if train[i - 1] <= level:  # a level above a coin's loss
                 return other[i]
             share = (train[i - 1] - level) / (train[i - 1] - loss)
             return other[i - 1] + share * (other[i] - other[i - 1])
@@ -149,7 +153,9 @@ def page(results: Results) -> Page:
             "what gamma does with domains minus what it does with random ones is the claim. "
             f"{100 * HELD_OUT:.0f} % of training events are held out of training with their negatives; "
             "all losses are over rows with one negative a positive, the training's own ratio. One learning "
-            "rate steps the whole model, the best of the grid on validation for each gamma, domains and seed.",
+            "rate steps the whole model, the best of the grid on validation for each gamma, domains and seed. "
+            "At gamma 1 domains do not enter, so both arms' runs of a seed are the same there and the difference "
+            "is that of the other gamma alone.",
             "**The gap by itself cannot tell.** Held-out minus training loss grows with the fit, and gamma decides "
             "how far a model fits: drawn tight to random domains it can hardly tell items apart, learns little "
             "and so has little gap, which says nothing of generalising. So the gap is taken where all four "
@@ -239,8 +245,8 @@ def _in_one_sentence(claims: list[str]) -> list[str]:
 def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
     gap, heldout = found["matched_gap"]["difference"], found["heldout"]["difference"]
     return (
-        f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss by "
-        f"{interval(gap, 4)} more than with random domains ({_verdict(gap)}), and the held-out loss at the best "
+        f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss "
+        f"({number(found['level'])}) by {interval(gap, 4)} more than with random domains ({_verdict(gap)}), and the held-out loss at the best "
         f"epoch by {interval(heldout, 4)} more ({_verdict(heldout)})."
     )
 
