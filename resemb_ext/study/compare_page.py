@@ -44,7 +44,9 @@ PROTOCOL = (
     "The interval of a difference is a bootstrap over users, then over the paired seeds. With five "
     "seeds the seeds' part comes out about a tenth too narrow; *over seeds* is the t interval over them. "
     "Under leave-last-out other users' later events are in training and in the graph. The graph holds "
-    "the edge from a training target to the last item of its own history too (no cross-fitting).",
+    "the edge from a training target to the last item of its own history too (no cross-fitting). "
+    "*training, s* is wall clock on one thread beside whatever else the machine did, other rows among it: "
+    "indicative only.",
 )
 
 
