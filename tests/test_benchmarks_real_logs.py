@@ -50,14 +50,17 @@ def finished(data_dir, tmp_path_factory):
 
 def test_cells_cover_what_the_page_promises():
     cells = all_cells()
-    assert len(cells) == len(set(cells)) == 12
+    assert len(cells) == len(set(cells)) == 17
     for log, split in (
         ("amazon-beauty", "leave-last-out"),
         ("ml-1m", "leave-last-out"),
         ("ml-1m", "time"),
     ):
         found = {(c.model, c.category) for c in cells if (c.log, c.split) == (log, split)}
-        assert found == {("dnn", False), ("dnn", True), ("din", False), ("din", True)}
+        main = {("dnn", False), ("dnn", True), ("din", False), ("din", True)}
+        once = {(model, True) for model in rx.models.MODELS if model not in ("dnn", "din")}
+        assert found == main | (once if log == "amazon-beauty" else set())
+    assert config_of(Cell("amazon-beauty", "leave-last-out", "fm", True), Path()).seed == (0,)
 
 
 def test_changes_name_every_option_that_differs():
@@ -119,6 +122,39 @@ def test_other_defaults_need_a_new_file(finished, tmp_path):
     with pytest.raises(ValueError, match=r"other defaults of resemb train \(lr\)"):
         store.put(other, content["cells"][0])
     assert store.read(other) == content  # reading it for the page is fine
+
+
+def test_cells_join_a_file_that_is_older_than_an_option(finished, tmp_path):
+    content = json.loads(finished.read_text())
+    usual = content["defaults"].pop("heads")
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(content))
+    store.put(older, content["cells"][0])
+    assert store.read(older)["defaults"] == {**content["defaults"], "heads": usual}
+    content["defaults"]["gone"] = 1
+    older.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"other defaults of resemb train \(gone\)"):
+        store.load(older)
+
+
+def test_cells_join_the_committed_file():
+    content = store.load(command.RESULTS)
+    held = [cell for cell in all_cells() if store.held(content, cell)]
+    assert held and all(store.is_done(content, cell) for cell in held)
+
+
+def test_models_that_are_run_once_and_cells_that_are_not_there(finished, data_dir, tmp_path):
+    copy = tmp_path / "real.json"
+    copy.write_text(finished.read_text())
+    once = ["--models", "fm", "dien", "--epochs", "1"]
+    assert command.main(["--data-dir", str(data_dir), "--out", str(copy), *once]) == 0
+    text = command.page_text(copy, None)
+    assert "| amazon-beauty | leave-last-out | FM | yes | res |" in text
+    assert "seeds 0, 1. FM and DIEN: once, with category, seed 0." in text
+    assert (
+        "Not run yet: amazon-beauty (leave-last-out): DNN with category, DIN, DIN with category, "
+        "Wide&Deep with category, DeepFM with category and PNN with category; ml-1m (" in text
+    )
 
 
 def test_a_cell_is_replaced_and_the_order_kept(finished, tmp_path):

@@ -9,7 +9,10 @@ from typing import Any
 
 from resemb_ext.train import RunConfig
 
-MODELS = ("dnn", "din")
+#: Models of every log and split, and those that are run once: on one log, with category, one seed.
+MAIN = ("dnn", "din")
+ONCE = ("fm", "wide_deep", "deepfm", "pnn", "dien")
+MODELS = (*MAIN, *ONCE)
 # Where a run reads and writes, and how many threads it takes, are no part of the protocol; a
 # path would also tie the committed file to one machine.
 _PLACE = ("data", "out", "overwrite", "threads")
@@ -24,17 +27,19 @@ class Protocol:
         options: of all cells.
         by_model: options of one model's cells.
         seeds: of training.
+        once: whether the models that are run once are run on it.
     """
 
     splits: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
+    once: bool = False
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     # Only the order of events is known, so there is no time split.
-    "amazon-beauty": Protocol(splits={"leave-last-out": {}}),
+    "amazon-beauty": Protocol(splits={"leave-last-out": {}}, once=True),
     # A million events: one seed, shorter histories and fewer epochs keep its eight cells within
     # three quarters of an hour on two cores. The time split holds out 16 times as many events as
     # leave-last-out, so 4 negatives each still make more candidates; the expectation of AUC does
@@ -84,15 +89,17 @@ def all_cells() -> list[Cell]:
         Cell(log, split, model, category)
         for log, protocol in PROTOCOLS.items()
         for split in protocol.splits
-        for model in MODELS
-        for category in (False, True)
+        for model in (MODELS if protocol.once else MAIN)
+        for category in ((True,) if model in ONCE else (False, True))
     ]
 
 
 def longest_first(cells: list[Cell]) -> list[Cell]:
     """By falling cost, so that workers side by side end at about the same time."""
     return sorted(
-        cells, key=lambda c: (c.log == "ml-1m", c.model == "din", c.category), reverse=True
+        cells,
+        key=lambda c: (c.log == "ml-1m", c.model in ("din", "dien"), c.category),
+        reverse=True,
     )
 
 
@@ -128,7 +135,7 @@ def config_of(
             "model": cell.model,
             "category": cell.category,
             "embedding": "both",
-            "seed": seeds or protocol.seeds,
+            "seed": seeds or (protocol.seeds[:1] if cell.model in ONCE else protocol.seeds),
             "threads": threads,
         }
     )
@@ -141,5 +148,6 @@ def defaults() -> dict[str, Any]:
 
 def changes(options: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from :func:`defaults` in ``RunConfig.to_dict()``."""
-    found = {k: options.get(k, usual) for k, usual in defaults().items()}  # newer ones are as usual
-    return {k: v for k, v in found.items() if v != defaults()[k]}
+    usual = defaults()
+    found = {k: options.get(k, value) for k, value in usual.items()}  # newer ones are as usual
+    return {k: v for k, v in found.items() if v != usual[k]}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .cells import ONCE, Cell, all_cells
+
 _NAMES = {"auc": "AUC", "gauc": "gAUC", "logloss": "logloss"}
+_MODELS = {"wide_deep": "Wide&Deep", "deepfm": "DeepFM"}
 _LINKS = {
     "amazon-beauty": "Amazon reviews of beauty products, every user and item with at least 5 events",
     "ml-1m": "MovieLens 1M (Harper & Konstan 2015)",
@@ -45,6 +48,7 @@ def render(content: dict[str, Any], tuned: Sequence[str] = ()) -> str:
         "against random domains of the same sizes (1: the categories say nothing about the "
         "vectors). *epochs*: passes made, and in brackets the one that was kept. *samples/s* of "
         f"training, {_side_by_side(cells)}: indicative only.",
+        *_not_run(cells),
         "### Differences",
         _table(*_differences(cells)),
         "Test, res minus plain. *over seeds*: the t interval says how much training varies. *over "
@@ -135,7 +139,28 @@ def _differences(cells: list[dict[str, Any]]) -> tuple[list[str], int, list[list
 
 
 def _where(cell: dict[str, Any]) -> list[str]:
-    return [cell["log"], cell["split"], cell["model"].upper(), "yes" if cell["category"] else "no"]
+    return [cell["log"], cell["split"], _model(cell), "yes" if cell["category"] else "no"]
+
+
+def _model(cell: dict[str, Any]) -> str:
+    return _MODELS.get(cell["model"], cell["model"].upper())
+
+
+def _not_run(cells: list[dict[str, Any]]) -> list[str]:
+    """One paragraph that names cells which are not there; none where all are."""
+    have = {Cell(*(cell[name] for name in ("log", "split", "model", "category"))) for cell in cells}
+    missing: dict[str, list[str]] = {}
+    for cell in all_cells():
+        if cell not in have:
+            where = missing.setdefault(f"{cell.log} ({cell.split})", [])
+            where.append(_cell_name(cell.key))
+    if not missing:
+        return []
+    return [
+        "Not run yet: "
+        + "; ".join(f"{where}: {_list(names)}" for where, names in missing.items())
+        + "."
+    ]
 
 
 def _spread(value: dict[str, Any]) -> str:
@@ -190,7 +215,7 @@ def _verdict(cells: list[dict[str, Any]]) -> str:
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
-    return cell["model"].upper() + (" with category" if cell["category"] else "")
+    return _model(cell) + (" with category" if cell["category"] else "")
 
 
 def _list(texts: list[str]) -> str:
@@ -304,11 +329,19 @@ def _split_text(split: str, cells: list[dict[str, Any]], usual: dict[str, Any]) 
             return next(iter(values.values()))
         return " and ".join(f"{value} ({model.upper()})" for model, value in values.items())
 
-    seeds = sorted({seed for cell in cells for seed in option(cell, "seed")})
+    main = [cell for cell in cells if cell["model"] not in ONCE]
+    once = [cell for cell in cells if cell["model"] in ONCE]
+    seeds = sorted({seed for cell in main or cells for seed in option(cell, "seed")})
+    alone = (
+        f" {_list([_model(cell) for cell in once])}: once, with category, seed "
+        f"{', '.join(map(str, option(once[0], 'seed')))}."
+        if main and once
+        else ""
+    )
     return text + (
         f"At most {shared('max_history')} events of history, {shared('epochs')} epochs, patience "
         f"{shared('patience')}; {'seeds' if len(seeds) > 1 else 'seed'} "
-        f"{', '.join(map(str, seeds))}."
+        f"{', '.join(map(str, seeds))}.{alone}"
     )
 
 

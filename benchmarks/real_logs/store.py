@@ -108,6 +108,8 @@ def read(path: Path) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     """:func:`read` for adding cells; without a file, a new content without cells.
 
+    An option that came after the file was at its default in all its cells.
+
     Raises:
         ValueError: as :func:`read`, or the file was made with other defaults, so that its cells
             and new ones would not belong together.
@@ -116,13 +118,14 @@ def load(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": FORMAT, "defaults": usual, "cells": []}
     content = read(path)
-    if content["defaults"] != usual:
-        both = {**content["defaults"], **usual}
-        differ = sorted(k for k in both if content["defaults"].get(k) != usual.get(k))
+    then = content["defaults"]
+    differ = sorted(k for k in then if k not in usual or then[k] != usual[k])
+    if differ:
         raise ValueError(
             f"{path} was made with other defaults of resemb train ({', '.join(differ)}); "
             "start a new file"
         )
+    content["defaults"] = usual
     return content
 
 
