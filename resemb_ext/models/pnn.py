@@ -20,7 +20,7 @@ class PNN(FieldModel):
 
     The MLP's input is all field vectors side by side, then their products:
 
-    - "inner" (IPNN): <f_i, f_j> for i < j;
+    - "inner" (IPNN): <f_i, f_j> for i < j, as in DeepCTR; the paper's sum has the squares i = j too;
     - "outer" (OPNN): the matrix s s^T of s = sum_i f_i, the paper's superposition of all outer
       products, as D^2 features;
     - "kernel": f_i^T K_ij f_j for i < j with a learned matrix a pair, the outer products seen
