@@ -183,6 +183,16 @@ def test_a_bad_id_reads_as_padding_and_is_raised() -> None:
     module.check()
 
 
+def test_tensors_on_the_host_are_refused_by_name() -> None:
+    module = embedding()
+    with pytest.raises(ValueError, match="ids: is not on a CUDA device"):
+        module(torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="central: is not on the device of the other tensors"):
+        functional.res_embedding(
+            torch.tensor([1, 2], device="cuda"), module.central.detach().cpu(), module.residual,
+            module._indptr, module._neighbors, module._link_weights)  # fmt: skip
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 def test_another_device() -> None:
     problem = make_problem(num_items=60, dim=8, positions=200, neighbors=6)
