@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import checks, din, speed, targets
 from benchmarks.gpu.cells import draw_graph
 from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP
+from resemb_ext import _loader
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,6 +66,38 @@ def test_cells_that_do_not_fit_are_named() -> None:
     assert "skipped: no time left" in speed.table(late)
 
 
+def test_a_cell_that_fails_keeps_what_it_has_and_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a device that has failed every call raises, between the variants too."""
+
+    def run_cell(cell: dict[str, Any], *_: Any) -> None:
+        if cell["P"] == 100:
+            cell["variants"] = {"a": {"ms": 1.5}}
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(speed, "run_cell", run_cell)
+    cells = speed.speed([3_000], [100, 200], [4], 3, device="cpu")
+    assert cells[0]["failed"].startswith("RuntimeError: CUDA error") and "failed" not in cells[1]
+    text = speed.table(cells)
+    assert "failed: RuntimeError" in text and "1.5" in text
+
+    found: dict[str, Any] = {}
+    with speed.recorded(found, "a variant"):
+        raise IndexError("ids: id 7 at position 3 is out of range")
+    assert found["a variant"]["failed"].startswith("IndexError: ids")
+
+
+def test_a_runtime_newer_than_the_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = {"runtime": 13000, "driver": 12040, "devices": [], "error": "driver is insufficient"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_loader, "build_info", lambda: {"cuda": True, "cuda_runtime": runtime})
+    why = gpu.refusal()
+    assert why is not None and "13000" in why and "driver is insufficient" in why
+    runtime["devices"] = [{"name": "H100"}]  # type: ignore[assignment]
+    assert gpu.refusal() is None
+
+
 def test_graph_rows_are_distinct_and_hold_their_own_item() -> None:
     graph = draw_graph(500, 20, "cpu")
     assert bool((graph[:, 1:] > graph[:, :-1]).all())
@@ -76,6 +110,7 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
         "variants": {GATHER_SUM: {"ms": 1.5}, STEP: {"ms": 5.0}, SPARSE_ADAM: {"ms": 10.0},
                      "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
                      "step: plain, c": {"failed": "x"}},
+        "memory": {"failed": "OutOfMemoryError: x"},
     }  # fmt: skip
     found = {aim["what"]: aim for aim in targets.targets(cell)}
     kernel = found["gather-sum over the same list / lookup kernel"]
