@@ -126,6 +126,8 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
 
 # --- checks ----------------------------------------------------------------------------------------
 
+GOOD = {"exit_code": 0, "passed": 2}
+
 
 def fake_sanitizer(folder: Path, body: str) -> None:
     program = folder / "compute-sanitizer"
@@ -157,15 +159,31 @@ def test_runs_are_counted(small: Path) -> None:
     assert not checks.passed({"tests": found})
 
 
-def test_a_sanitizer_that_refuses_is_recorded(small: Path) -> None:
+def test_a_sanitizers_own_child_is_stopped_with_it(small: Path) -> None:
+    fake_sanitizer(small, "sleep 600 & echo $! > child; wait")
+    found = checks.sanitize("racecheck", 3)
+    assert "stopped after 3 s" in found["refused"]
+    child = int((small / "child").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().split(") ")[1][0] == "Z"
+
+
+def test_sanitizers_see_every_tensors_end(small: Path) -> None:
+    fake_sanitizer(small, "echo caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING >&2; exit 3")
+    assert checks.sanitize("memcheck", 60) == {"refused": "caching off: 1\n"}
+
+
+def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sanitizer(small, "echo device not supported >&2; exit 3")
     assert checks.sanitize("memcheck", 60) == {"refused": "device not supported\n"}
     fake_sanitizer(small, 'while [[ "$1" == --* ]]; do last=$1; shift; done; shift; exec "$@"')
     assert checks.sanitize("memcheck", 60)["passed"] == 2
+    monkeypatch.setattr(checks, "SANITIZED", (*checks.SANITIZED, "-k", "none_of_them"))
+    found = checks.sanitize("memcheck", 60)
+    assert found["exit_code"] == 5 and not checks.passed({"tests": GOOD, "memcheck": found})
     fake_sanitizer(small, "exit 99")
     found = checks.sanitize("racecheck", 60)
     assert found["exit_code"] == 99
-    good = {"exit_code": 0, "passed": 2}
-    assert checks.passed({"tests": good, "memcheck": {"refused": "x"}})
-    assert not checks.passed({"tests": good, "racecheck": found})
+    assert checks.passed({"tests": GOOD, "memcheck": {"refused": "x"}})
+    assert not checks.passed({"tests": GOOD, "racecheck": found})
     assert not checks.passed({"tests": {"refused": "x"}})

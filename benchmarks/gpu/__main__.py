@@ -55,7 +55,9 @@ def refusal() -> str | None:
         return "resemb_ext was built without CUDA"
     runtime = build["cuda_runtime"]
     if not runtime["devices"]:  # its CUDA runtime is not torch's, and may be newer than the driver
-        return f"resemb_ext, built with CUDA {runtime['runtime']}, sees no device: {runtime['error']}"
+        return (
+            f"resemb_ext, built with CUDA {runtime['runtime']}, sees no device: {runtime['error']}"
+        )
     return None
 
 

@@ -253,7 +253,9 @@ def table(cells: list[dict[str, Any]]) -> str:
         lines.append(" ".join(f"{k}={cell[k]:,}" for k in ("H", "D", "K", "P", "U", "V") if k in cell))  # fmt: skip
         lines += [f"  {why}: {cell[why]}" for why in ("skipped", "failed") if why in cell]
         if "stages" in cell:
-            lines.append(f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s")
+            lines.append(
+                f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s"
+            )
             lines.append(f"  ours by stage, ms: {cell['stages']}")
         for part in (cell, cell.get("din", {})):
             for name, found in part.get("variants", {}).items():
