@@ -40,7 +40,7 @@ def _(grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, s
     return (
         grad.new_empty(table if need_central else (0,), dtype=table_dtype),
         grad.new_empty(table if need_residual else (0,), dtype=table_dtype),
-        torch.empty_like(weights) if need_weights else weights.new_empty((0,)),
+        grad.new_empty(weights.shape if need_weights else (0,), dtype=weights.dtype),
         grad.new_empty(
             (ids.shape[0] if need_sample_weights else 0,), dtype=accumulator(table_dtype)
         ),
@@ -62,7 +62,7 @@ def _(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample
         grad.new_empty((columns,), dtype=torch.int64),
         grad.new_empty((columns, dim), dtype=table_dtype),
         grad.new_empty((edges,), dtype=torch.int64),
-        weights.new_empty((edges,)),
+        grad.new_empty((edges,), dtype=weights.dtype),
         grad.new_empty((positions if need_sample_weights else 0,), dtype=accumulator(table_dtype)),
     )
 

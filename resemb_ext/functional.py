@@ -351,9 +351,21 @@ def _divide_by_bag_sum(samples: Tensor, ids: Tensor, bounds: Tensor, padding: in
     positions = torch.arange(ids.shape[0], device=ids.device)
     bag = torch.searchsorted(bounds, positions, right=True) - 1
     counted = samples.masked_fill(ids == padding, 0)
-    sums = samples.new_zeros(bounds.shape[0]).index_add(0, bag, counted)
+    if samples.is_cuda:  # where index_add adds in the order of chance
+        sums = _bag_sums(counted, bounds)
+    else:
+        sums = samples.new_zeros(bounds.shape[0]).index_add(0, bag, counted)
     # Padding's quotient is never read, but 0/0 there would reach the gradient as NaN.
     return counted / sums[bag].masked_fill(ids == padding, 1)
+
+
+def _bag_sums(samples: Tensor, bounds: Tensor) -> Tensor:
+    """Sums by bag, and a 0 for positions behind the last: bags of one item whose embedding is 1."""
+    ids, table = bounds.new_zeros(samples.shape), samples.new_zeros(1, 1)
+    sums, _ = _ops.res_embedding(
+        ids, table, table + 1, bounds.new_zeros(2), bounds.new_zeros(0, dtype=torch.int32),
+        samples.new_zeros(0), bounds, samples, -1, False, None, False)  # fmt: skip
+    return torch.cat([sums.reshape(-1), samples.new_zeros(1)])
 
 
 def _check_ids(ids: Tensor) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import checks, din, speed, targets
 from benchmarks.gpu.cells import draw_graph
 from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP
+from resemb_ext import _loader
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,6 +66,38 @@ def test_cells_that_do_not_fit_are_named() -> None:
     assert "skipped: no time left" in speed.table(late)
 
 
+def test_a_cell_that_fails_keeps_what_it_has_and_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a device that has failed every call raises, between the variants too."""
+
+    def run_cell(cell: dict[str, Any], *_: Any) -> None:
+        if cell["P"] == 100:
+            cell["variants"] = {"a": {"ms": 1.5}}
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(speed, "run_cell", run_cell)
+    cells = speed.speed([3_000], [100, 200], [4], 3, device="cpu")
+    assert cells[0]["failed"].startswith("RuntimeError: CUDA error") and "failed" not in cells[1]
+    text = speed.table(cells)
+    assert "failed: RuntimeError" in text and "1.5" in text
+
+    found: dict[str, Any] = {}
+    with speed.recorded(found, "a variant"):
+        raise IndexError("ids: id 7 at position 3 is out of range")
+    assert found["a variant"]["failed"].startswith("IndexError: ids")
+
+
+def test_a_runtime_newer_than_the_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = {"runtime": 13000, "driver": 12040, "devices": [], "error": "driver is insufficient"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_loader, "build_info", lambda: {"cuda": True, "cuda_runtime": runtime})
+    why = gpu.refusal()
+    assert why is not None and "13000" in why and "driver is insufficient" in why
+    runtime["devices"] = [{"name": "H100"}]  # type: ignore[assignment]
+    assert gpu.refusal() is None
+
+
 def test_graph_rows_are_distinct_and_hold_their_own_item() -> None:
     graph = draw_graph(500, 20, "cpu")
     assert bool((graph[:, 1:] > graph[:, :-1]).all())
@@ -76,6 +110,7 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
         "variants": {GATHER_SUM: {"ms": 1.5}, STEP: {"ms": 5.0}, SPARSE_ADAM: {"ms": 10.0},
                      "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
                      "step: plain, c": {"failed": "x"}},
+        "memory": {"failed": "OutOfMemoryError: x"},
     }  # fmt: skip
     found = {aim["what"]: aim for aim in targets.targets(cell)}
     kernel = found["gather-sum over the same list / lookup kernel"]
@@ -90,6 +125,8 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
 
 
 # --- checks ----------------------------------------------------------------------------------------
+
+GOOD = {"exit_code": 0, "passed": 2}
 
 
 def fake_sanitizer(folder: Path, body: str) -> None:
@@ -122,15 +159,31 @@ def test_runs_are_counted(small: Path) -> None:
     assert not checks.passed({"tests": found})
 
 
-def test_a_sanitizer_that_refuses_is_recorded(small: Path) -> None:
+def test_a_sanitizers_own_child_is_stopped_with_it(small: Path) -> None:
+    fake_sanitizer(small, "sleep 600 & echo $! > child; wait")
+    found = checks.sanitize("racecheck", 3)
+    assert "stopped after 3 s" in found["refused"]
+    child = int((small / "child").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().split(") ")[1][0] == "Z"
+
+
+def test_sanitizers_see_every_tensors_end(small: Path) -> None:
+    fake_sanitizer(small, "echo caching off: $PYTORCH_NO_CUDA_MEMORY_CACHING >&2; exit 3")
+    assert checks.sanitize("memcheck", 60) == {"refused": "caching off: 1\n"}
+
+
+def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sanitizer(small, "echo device not supported >&2; exit 3")
     assert checks.sanitize("memcheck", 60) == {"refused": "device not supported\n"}
     fake_sanitizer(small, 'while [[ "$1" == --* ]]; do last=$1; shift; done; shift; exec "$@"')
     assert checks.sanitize("memcheck", 60)["passed"] == 2
+    monkeypatch.setattr(checks, "SANITIZED", (*checks.SANITIZED, "-k", "none_of_them"))
+    found = checks.sanitize("memcheck", 60)
+    assert found["exit_code"] == 5 and not checks.passed({"tests": GOOD, "memcheck": found})
     fake_sanitizer(small, "exit 99")
     found = checks.sanitize("racecheck", 60)
     assert found["exit_code"] == 99
-    good = {"exit_code": 0, "passed": 2}
-    assert checks.passed({"tests": good, "memcheck": {"refused": "x"}})
-    assert not checks.passed({"tests": good, "racecheck": found})
+    assert checks.passed({"tests": GOOD, "memcheck": {"refused": "x"}})
+    assert not checks.passed({"tests": GOOD, "racecheck": found})
     assert not checks.passed({"tests": {"refused": "x"}})

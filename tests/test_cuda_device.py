@@ -109,6 +109,21 @@ def test_optimizer_agrees_with_the_cpu_and_repeats(name: str, in_backward: bool)
         torch.testing.assert_close(a, c, rtol=2e-3, atol=2e-4)
 
 
+def test_weighted_means_repeat() -> None:
+    problem = make_problem(
+        num_items=500, dim=16, positions=100_000, neighbors=5, bags=7, mode="mean",
+        sample_weights=True, device="cuda")  # fmt: skip
+    results = []
+    for _ in range(3):
+        samples = problem.per_sample_weights.clone().requires_grad_()
+        out = problem.with_tensors(per_sample_weights=samples).call(functional)
+        out.square().sum().backward()
+        results.append([out.detach(), samples.grad])
+    for again in results[1:]:
+        for a, b in zip(results[0], again, strict=True):
+            assert torch.equal(a, b)
+
+
 def test_low_precision_in_backward_is_the_step_apart() -> None:
     apart, together = (train("adam", torch.bfloat16, how, "cuda") for how in (False, True))
     for a, b in zip(apart, together, strict=True):
@@ -181,6 +196,16 @@ def test_a_bad_id_reads_as_padding_and_is_raised() -> None:
     with pytest.raises(IndexError, match="id 5000 at position 1"):
         module.check()
     module.check()
+
+
+def test_tensors_on_the_host_are_refused_by_name() -> None:
+    module = embedding()
+    with pytest.raises(ValueError, match="ids: is not on a CUDA device"):
+        module(torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="central: is not on the device of the other tensors"):
+        functional.res_embedding(
+            torch.tensor([1, 2], device="cuda"), module.central.detach().cpu(), module.residual,
+            module._indptr, module._neighbors, module._link_weights)  # fmt: skip
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")

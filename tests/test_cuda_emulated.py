@@ -118,6 +118,11 @@ MORE_MUTANTS = {
     "long sums without the barrier between halves": (
         "segments.cuh", "        __syncthreads();\n        if (group >= half) continue;",
         "        if (group >= half) continue;", "lookup", ("problems", "3", "4"), "seed 3"),
+    "counts cleared by one block of the kernel that counts": (
+        "segments.cuh", "  for (int64_t s = first_group(lane_count); s < count;",
+        "  if (first_thread() == 0) longs.counts[0] = longs.counts[1] = 0;\n"
+        "  __syncthreads();\n  for (int64_t s = first_group(lane_count); s < count;",
+        "lookup", ("problems", "3", "4"), "seed 3"),
     "columns one past the row": (
         "segments.cuh", "if (active && col < dim) finish.store", "if (active && col <= dim) finish.store",
         "lookup", ("problems", "0", "8"), "heap-buffer-overflow"),

@@ -70,6 +70,21 @@ def test_twin_gradcheck(case) -> None:
     assert gradcheck(run, leaves)
 
 
+def test_sums_by_bag_as_cuda_makes_them() -> None:
+    """Those of a weighted mean, there made by a lookup: values, both derivatives, positions behind the bags."""
+    samples = torch.randn(9, dtype=torch.float64, requires_grad=True)
+    bounds = torch.tensor([0, 4, 4, 9])
+    expected = torch.stack([samples[:4].sum(), samples[:0].sum(), samples[4:].sum()])
+    torch.testing.assert_close(functional._bag_sums(samples, bounds)[:3], expected)
+    assert functional._bag_sums(samples, bounds).shape == (4,)
+    assert functional._bag_sums(samples[:0], torch.tensor([0])).shape == (1,)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return functional._bag_sums(x.square(), bounds)
+
+    assert gradcheck(function, samples) and gradgradcheck(function, samples)
+
+
 def test_double_backward_of_sparse_gradients_is_refused() -> None:
     run, leaves = as_function(problem(None), sparse=True)
     (gradient,) = torch.autograd.grad(run(*leaves).pow(2).sum(), leaves[0], create_graph=True)

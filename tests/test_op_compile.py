@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from resemb_ext import InterestGraph, ResEmbedding, _loader, functional
 from resemb_ext.testing import Problem, make_problem
@@ -178,3 +180,21 @@ def test_outputs_keep_their_memory_while_alive() -> None:
         other = make_problem(num_items=500, dim=64, positions=2000, neighbors=4, seed=seed + 1)
         assert other.call(functional).data_ptr() != first.data_ptr()
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["res_embedding_backward", "res_embedding_backward_rows"])
+def test_gradients_are_traced_on_the_device_of_the_ids(name: str, place: str) -> None:
+    """A graph in pinned host memory beside tables on a device; torch's fakes need no device."""
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        ids, plan = torch.empty(6, dtype=torch.int64, device=place), torch.empty(13, device=place)
+        central, grad = torch.empty(5, 4, device=place), torch.empty(6, 4, device=place)
+        graph = (torch.empty(6, dtype=torch.int64), torch.empty(9, dtype=torch.int32),
+                 torch.empty(18, dtype=torch.float64)[::2])  # fmt: skip
+        before = (grad, ids, plan) if name == "res_embedding_backward" else (grad, plan)
+        padding = (-1,) if name == "res_embedding_backward" else ()
+        for needs in ([True] * 4, [False] * 4):
+            found = getattr(torch.ops.resemb_ext, name)(
+                *before, central, central, *graph, None, None, *padding, False, torch.float32, *needs)  # fmt: skip
+            assert all(t.device.type == place and t.is_contiguous() for t in found)
+            assert found[2 if padding else 5].dtype == torch.float64

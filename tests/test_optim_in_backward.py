@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -165,6 +166,34 @@ def test_plain_embeddings_step_through_the_hook(kind: str) -> None:
         after.step()
         after.zero_grad()
     check_same(module, twin, inside, after)
+
+
+@pytest.mark.parametrize("kind", ["lookup", "attention", "plain"])
+def test_the_module_keeps_the_optimizer_and_nothing_keeps_both(kind: str) -> None:
+    """Tables and moments are freed with their module, before the garbage collector runs."""
+    if kind == "plain":
+        module: nn.Module = nn.Embedding(H, D, sparse=True)
+    else:
+        graph = InterestGraph.from_csr(*make_graph(np.random.default_rng(0), H, 9))
+        link = "attention" if kind == "attention" else "given"
+        module = ResEmbedding(graph, D, link=link, sparse=True)
+    optim.Adam(module.parameters(), lr=0.1).step_in_backward(module)
+    table = next(module.parameters())
+    before = table.detach().clone()
+    module(ids_of(0)).sum().backward()
+    assert not torch.equal(table, before)
+    kept = weakref.ref(table)
+    del table, module
+    assert kept() is None
+
+
+def test_a_table_that_outlives_its_module_is_not_stepped() -> None:
+    module = nn.Embedding(H, D, sparse=True)
+    optim.Adam(module.parameters(), lr=0.1).step_in_backward(module)
+    table = module.weight
+    del module
+    with pytest.raises(RuntimeError, match="embedding and optimizer are gone"):
+        nn.functional.embedding(ids_of(0), table, sparse=True).sum().backward()
 
 
 def test_other_parameters_are_left_to_step() -> None:

@@ -50,8 +50,14 @@ def refusal() -> str | None:
     """Why nothing can run on a device here."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    if not _loader.build_info()["cuda"]:
+    build = _loader.build_info()
+    if not build["cuda"]:
         return "resemb_ext was built without CUDA"
+    runtime = build["cuda_runtime"]
+    if not runtime["devices"]:  # its CUDA runtime is not torch's, and may be newer than the driver
+        return (
+            f"resemb_ext, built with CUDA {runtime['runtime']}, sees no device: {runtime['error']}"
+        )
     return None
 
 
@@ -89,6 +95,7 @@ def main() -> int:
             result["cells"] = speed.speed(**DRY, device="cpu")
         else:
             result["cells"] = speed.speed(args.items, args.positions, args.dims, args.rounds)
+        failed = any("failed" in cell for cell in result["cells"])
         print(speed.table(result["cells"]))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out, json.dumps(result, indent=1) + "\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,32 +18,47 @@ _ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 450  # of all parts together
 _TESTS_S = 300  # of the tests alone
 SANITIZED = ("tests/test_cuda_device.py", "tests/test_cuda_attention.py",
-             "-k", "every_width and float32 and (-8 or -18 or 18-3)")  # fmt: skip
+             "-k", "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None")  # fmt: skip
+# torch's allocator puts many tensors into one block, in which no reading past an end would be seen.
+_SANITIZED_ENV = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+_TORCH_KERNELS = "kns=_ZN2at"  # the filter takes a part of the mangled name
 
 
-def run_pytest(prefix: list[str], *selection: str, timeout: float) -> dict[str, Any]:
+def _run(command: list[str], env: dict[str, str], timeout: float) -> tuple[int, str]:
+    """Exit code and output; -1 past the timeout. Nothing that the command started goes on."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **env})  # fmt: skip
+        try:
+            code, stopped = process.wait(timeout), ""
+        except subprocess.TimeoutExpired:
+            code, stopped = -1, f"stopped after {timeout:.0f} s\n"
+        finally:
+            # The group: what a sanitizer runs is its child, and would keep the device busy.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return code, stopped + output.read()
+
+
+def run_pytest(
+    prefix: list[str], *selection: str, timeout: float, env: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Counts of a run of the device tests, and the names of those that failed.
 
     Args:
         prefix: command that the interpreter's is given to.
         selection: arguments of pytest.
         timeout: seconds; past them the run counts as failed.
+        env: variables beside those of this process.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *selection]  # fmt: skip
         start = time.perf_counter()
-        try:
-            done = subprocess.run(
-                command, cwd=_ROOT, capture_output=True, text=True, timeout=timeout,
-                env={**os.environ, "RESEMB_REQUIRE_CUDA": "1"})  # fmt: skip
-            code, output = done.returncode, done.stdout + done.stderr
-        except subprocess.TimeoutExpired as stopped:
-            parts = (stopped.stdout, stopped.stderr)
-            code = -1
-            output = f"stopped after {timeout:.0f} s\n" + "".join(
-                p.decode(errors="replace") if isinstance(p, bytes) else p or "" for p in parts
-            )
+        code, output = _run(command, {"RESEMB_REQUIRE_CUDA": "1", **(env or {})}, timeout)
         result: dict[str, Any] = {
             "exit_code": code,
             "seconds": round(time.perf_counter() - start, 1),
@@ -67,9 +84,15 @@ def sanitize(tool: str, timeout: float) -> dict[str, Any]:
     program = shutil.which("compute-sanitizer")
     if program is None:
         return {"refused": "compute-sanitizer is not on PATH"}
-    prefix = [program, f"--tool={tool}", "--error-exitcode=99", "--kernel-name-exclude", "kns=at::"]
-    found = run_pytest(prefix, *SANITIZED, timeout=timeout)
-    if found["exit_code"] not in (0, 1, 99):
+    prefix = [
+        program,
+        f"--tool={tool}",
+        "--error-exitcode=99",
+        "--kernel-name-exclude",
+        _TORCH_KERNELS,
+    ]
+    found = run_pytest(prefix, *SANITIZED, timeout=timeout, env=_SANITIZED_ENV)
+    if "skipped" not in found and found["exit_code"] not in (0, 1, 99):  # pytest gave no report
         return {"refused": found.get("output", "")[-500:]}
     return found
 

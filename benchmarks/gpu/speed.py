@@ -82,9 +82,11 @@ def stages(case: Case, step: Callable[[int], Any], turns: int = 5) -> dict[str, 
     step(0)
     _wait(case.central.device.type)
     _loader.take_profile(True)
-    for turn in range(turns):
-        step(turn)
-    spent = _loader.take_profile(False)
+    try:
+        for turn in range(turns):
+            step(turn)
+    finally:  # left on, the host would wait in what is timed next
+        spent = _loader.take_profile(False)
     return {name: round(ms / turns, 4) for name, ms in spent.items() if ms > 0}
 
 
@@ -138,8 +140,20 @@ def recorded(place: dict[str, Any], name: str) -> Iterator[None]:
         yield
     except Refused as why:
         place[name] = {"refused": str(why)}
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        place[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+    except Exception as error:  # whatever it is, the others' figures are worth having
+        place[name] = {"failed": words_of(error)}
+
+
+def words_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def free(case: Case) -> None:
+    """Leaves a case as it was made: no gradient of what failed halfway, no memory held back."""
+    for table in (case.central, case.residual, case.plain):
+        table.grad = None
+    if case.central.is_cuda:
+        torch.cuda.empty_cache()
 
 
 def run_cell(
@@ -163,11 +177,6 @@ def run_cell(
     cell.update(U=unique, V=touched, copy_gb_s=round(rate / 1e9, 1))
     cell["compulsory_ms"] = {name: round(1e3 * n / rate, 4) for name, n in must.items()}
     cell["variants"] = {}
-
-    def free() -> None:
-        if device == "cuda":
-            torch.cuda.empty_cache()
-
     with recorded(cell, "stages"):
         cell["stages"] = stages_of_step(case)
     with recorded(cell, "stages_of_unique_ids"):
@@ -175,14 +184,14 @@ def run_cell(
     if device == "cuda":
         with recorded(cell, "memory"):
             cell["memory"] = scratch(case)
-    free()
+    free(case)
     for name, make in variants(case, first and device == "cuda").items():
         if clock.late:
             cell["variants"][name] = {"skipped": "no time left"}
             continue
         with recorded(cell["variants"], name):
             cell["variants"][name] = time_ms(make(), rounds, device)
-        free()
+        free(case)
     if first and not clock.late:
         run_din(cell, case, rounds, device)
     cell["targets"] = targets(cell)
@@ -198,15 +207,17 @@ def run_din(cell: dict[str, Any], case: Case, rounds: int, device: str) -> None:
         with recorded(timed, name):
             found = time_ms(din.step_of(make(), batches), rounds, device)
             timed[name] = {**found, "samples_per_s": round(samples / (1e-3 * found["ms"]))}
-        if device == "cuda":
-            torch.cuda.empty_cache()
+        free(case)
 
 
 def speed(
     items: list[int], positions: list[int], dims: list[int], rounds: int, device: str = "cuda",
     limit: float = LIMIT_S,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """All cells, the small ones first; those that do not fit the device or the time are named as skipped."""
+    """All cells, the small ones first; those that do not fit the device or the time are named as skipped.
+
+    A cell that fails as a whole, as all do on a device that has failed, keeps what it had found.
+    """
     clock = Clock(limit)
     memory = 1 << 62
     if device == "cuda":
@@ -222,12 +233,16 @@ def speed(
                 # Three tables, their moments, a variant's own tables and moments, the graph.
                 if 4 * num_items * (dim * 15 + NEIGHBORS * 5) > memory:
                     cell["skipped"] = "does not fit the device's memory"
-                elif clock.late:
+                    continue
+                if clock.late:
                     cell["skipped"] = "no time left"
-                else:
+                    continue
+                try:
                     if graph is None:
                         graph = draw_graph(num_items, NEIGHBORS, device)
                     run_cell(cell, graph, rate, rounds, device, len(cells) == 1, clock)
+                except Exception as error:
+                    cell["failed"] = words_of(error)
     return cells
 
 
@@ -236,16 +251,17 @@ def table(cells: list[dict[str, Any]]) -> str:
     lines = []
     for cell in cells:
         lines.append(" ".join(f"{k}={cell[k]:,}" for k in ("H", "D", "K", "P", "U", "V") if k in cell))  # fmt: skip
-        if "skipped" in cell:
-            lines.append(f"  skipped: {cell['skipped']}")
-            continue
-        lines.append(f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s")
-        lines.append(f"  ours by stage, ms: {cell['stages']}")
-        for part in (cell, cell.get("din", {"variants": {}})):
-            for name, found in part["variants"].items():
+        lines += [f"  {why}: {cell[why]}" for why in ("skipped", "failed") if why in cell]
+        if "stages" in cell:
+            lines.append(
+                f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s"
+            )
+            lines.append(f"  ours by stage, ms: {cell['stages']}")
+        for part in (cell, cell.get("din", {})):
+            for name, found in part.get("variants", {}).items():
                 text = found.get("ms") or next(f"{k}: {v}" for k, v in found.items())
                 lines.append(f"  {name:72} {text}")
-        for aim in cell["targets"]:
+        for aim in cell.get("targets", []):
             met = {True: "met", False: "NOT MET", None: ""}[aim["met"]]
             lines.append(f"  {aim['what']:60} {aim['found']} (wanted {aim['wanted']}) {met}")
     return "\n".join(lines)

@@ -90,5 +90,8 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
             per_s[din.OWN] / max(others) if din.OWN in per_s and others else None,
             low=3.0)  # fmt: skip
     if "memory" in cell:
-        aim("scratch of a step, integers of 4 bytes / (P + min(P, H) K)", cell["memory"]["share"])
+        aim(
+            "scratch of a step, integers of 4 bytes / (P + min(P, H) K)",
+            cell["memory"].get("share"),
+        )
     return result

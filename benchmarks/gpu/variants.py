@@ -35,11 +35,16 @@ class Refused(RuntimeError):
     """A variant that cannot run here, and why."""
 
 
+@functools.lru_cache(1)
+def _without_edges(items: int) -> rx.InterestGraph:
+    """Of millions of items it takes seconds."""
+    empty = np.zeros(items + 1, dtype=np.int64)
+    return rx.InterestGraph.from_csr(empty, empty[:0], np.zeros(0, dtype=np.float32))
+
+
 def embedding(case: Case, **options: Any) -> rx.ResEmbedding:
     """A module over the case's graph, which is not copied through the host, with tables of its own."""
-    empty = np.zeros(case.cell.items + 1, dtype=np.int64)
-    graph = rx.InterestGraph.from_csr(empty, empty[:0], np.zeros(0, dtype=np.float32))
-    device = case.central.device
+    graph, device = _without_edges(case.cell.items), case.central.device
     link = options.pop("link", "given")
     module = rx.ResEmbedding(graph, case.cell.dim, link=link, device=device, **options)
     weights = case.link_weights.log() if link == "attention" else case.link_weights

@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
                                    const OptionalTensor& seed, const OptionalTensor& offsets,
                                    const OptionalTensor& sample_weights, int64_t padding_idx, bool mean,
                                    double dropout, std::optional<ScalarType> out_dtype, bool) {
-  Call call(ids_in);
+  Call call(ids_in, "ids");
   const Tensor ids = flat_ids(call, ids_in, central);
   Inputs in(call, central, residual, indptr, neighbors, log_weights, offsets, sample_weights,
             central.scalar_type(), central.size(1), ids.size(0), mean);

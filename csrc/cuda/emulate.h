@@ -1,6 +1,6 @@
 // Runs the kernels on the host, for tests without a GPU: each CUDA thread is a fiber. Blocks run one after
-// another; the fibers of a block take turns in a shuffled order and give up theirs at barriers and warp
-// operations only. x86-64 alone, for the switch of stacks.
+// another, in a shuffled order; the fibers of a block take turns in one too, and give up theirs at barriers
+// and warp operations only. x86-64 alone, for the switch of stacks.
 #pragma once
 
 #include <cmath>
@@ -188,7 +188,10 @@ void launch(unsigned blocks, unsigned size, const F& kernel) {
   body = [](void* f) { (*static_cast<const F*>(f))(); };
   context = const_cast<F*>(&kernel);
   grid_size = {blocks, 1, 1}, block_size = {size, 1, 1};
-  for (unsigned b = 0; b < blocks; ++b) {
+  std::vector<unsigned> order(blocks);
+  for (unsigned b = 0; b < blocks; ++b) order[b] = b;
+  for (unsigned b = blocks; b > 1; --b) std::swap(order[b - 1], order[random() % b]);
+  for (const unsigned b : order) {
     block_index = {b, 0, 0};
     run_block(size);
   }

@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, 
                                    const OptionalTensor& offsets, const OptionalTensor& sample_weights,
                                    int64_t padding_idx, bool mean, std::optional<ScalarType> out_dtype,
                                    bool) {
-  Call call(ids_in);
+  Call call(ids_in, "ids");
   const Tensor ids = flat_ids(call, ids_in, central);
   Inputs in(call, central, residual, indptr, neighbors, weights, offsets, sample_weights,
             central.scalar_type(), central.size(1), ids.size(0), mean);
@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
 }
 
 // Throws what the device has reported.
-void raise_faults(const Tensor& like) { Call call(like); }
+void raise_faults(const Tensor& like) { Call call(like, "like"); }
 
 }  // namespace
 }  // namespace resemb::cuda

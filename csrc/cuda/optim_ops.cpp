@@ -30,7 +30,7 @@ UpdateArgs step_of(const Call& call, const Tensor& table, const OptionalTensor& 
 }
 
 bool rows_ascend(const Tensor& rows_in, int64_t num_items) {
-  Call call(rows_in);
+  Call call(rows_in, "rows");
   const Tensor rows = row_numbers(call, rows_in, -1);
   if (rows.size(0) == 0) return true;
   uint32_t* bad = call.memory.take<uint32_t>(1);
@@ -72,7 +72,7 @@ struct Distinct {
 };
 
 std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& values_in, int64_t num_items) {
-  Call call(rows_in);
+  Call call(rows_in, "rows");
   check_shape(values_in.dim() == 2, "values", values_in, "[N, D]");
   const Tensor rows = row_numbers(call, rows_in, values_in.size(0));
   const Tensor values = call.dense(values_in, "values");
@@ -93,13 +93,13 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
 }
 
 Tensor distinct_items(const Tensor& items, int64_t num_items) {
-  Call call(items);
+  Call call(items, "ids");
   const Tensor ids = call.dense(items, "ids");
   return Distinct(call, ids, num_items, "ids").rows(call);
 }
 
 Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const Tensor& neighbors_in) {
-  Call call(rows_in);
+  Call call(rows_in, "rows");
   const Tensor rows = row_numbers(call, rows_in, -1);
   const Tensor indptr = call.dense_or_pinned(indptr_in, "indptr");
   const Tensor neighbors = call.dense_or_pinned(neighbors_in, "neighbors");
@@ -132,7 +132,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
 void update_rows_op(const Tensor& table, const OptionalTensor& first, const OptionalTensor& second,
                     const OptionalTensor& row_steps, const OptionalTensor& decayed, const Tensor& rows_in,
                     const Tensor& values_in, std::vector<double> reals, std::vector<int64_t> integers) {
-  Call call(table);
+  Call call(table, "table");
   UpdateArgs a = step_of(call, table, first, second, row_steps, decayed, reals, integers);
   check_shape(values_in.dim() == 2 && values_in.size(1) == a.dim, "values", values_in,
               "[N, " + std::to_string(a.dim) + "]");
@@ -149,7 +149,7 @@ void update_rows_op(const Tensor& table, const OptionalTensor& first, const Opti
 // p <- p exp(now - decayed[r]) for the given rows, or for all of them.
 void decay_rows(const Tensor& table, const Tensor& decayed, const OptionalTensor& rows_in, double now,
                 bool random_rounding, int64_t seed, int64_t step) {
-  Call call(table);
+  Call call(table, "table");
   call.dense(table, "table");
   call.dense(decayed, "decayed");
   check_shape(table.dim() == 2 && table.is_contiguous(), "table", table, "[H, D], contiguous");
@@ -178,7 +178,7 @@ void decay_rows(const Tensor& table, const Tensor& decayed, const OptionalTensor
 
 // Counts a table's step where it lies; what the kernels then read there.
 Tensor advance(const Tensor& step, const OptionalTensor& lr, double lr_value, double lr_decay, double decay) {
-  Call call(step);
+  Call call(step, "step");
   check_shape(step.numel() == 1 && step.is_contiguous(), "step", step, "[] or [1]");
   if (step.scalar_type() != ScalarType::Float) fail_value("step: expected dtype float32");
   Tensor live = call.empty({3}, ScalarType::Double);

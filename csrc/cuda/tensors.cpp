@@ -29,13 +29,16 @@ bool is_here(const Tensor& t, [[maybe_unused]] int device) {
 #endif
 }
 
-int device_of(const Tensor& t) { return is_here(t, t.get_device()) ? t.get_device() : -1; }
+int device_of(const Tensor& t, const char* name) {
+  if (is_here(t, t.get_device())) return t.get_device();
+  fail_value(std::string(name) + ": is not on a CUDA device, while other tensors are");
+}
 
 }  // namespace
 
-Call::Call(const Tensor& like_in)
+Call::Call(const Tensor& like_in, const char* name)
     : like(like_in),
-      device(device_of(like_in)),
+      device(device_of(like_in, name)),
 #ifndef RESEMB_EMULATE
       guard(device),
 #endif
@@ -178,7 +181,7 @@ Backward::Backward(const Tensor& grad_in, const Tensor& plan_in, const OptionalT
                    const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors,
                    const Tensor& weights, const OptionalTensor& offsets, const OptionalTensor& sample_weights,
                    bool mean, ScalarType table)
-    : call(plan_in),
+    : call(plan_in, "plan"),
       grad(call.dense(grad_in, "grad")),
       plan_tensor(call.dense(plan_in, "plan")),
       positions((plan_tensor.numel() - 1) / 2),

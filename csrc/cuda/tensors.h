@@ -50,7 +50,7 @@ struct Call {
   TensorMemory memory;
   Context context;
 
-  explicit Call(const Tensor& like_in);
+  Call(const Tensor& like_in, const char* name);
   Call(const Call&) = delete;
 
   // A contiguous tensor on this device; kept alive by the caller.

@@ -8,6 +8,7 @@ their gradients, autograd sums them, and a hook behind the sum makes the step.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,15 +49,26 @@ def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
             )
     for table in tables:
         setattr(table, _OWNER, weakref.ref(optimizer))
-        table.register_post_accumulate_grad_hook(lambda p: _step_summed(optimizer, p))
+        # Without the optimizer, which holds the table: Python frees no cycle through the hook of a tensor.
+        table.register_post_accumulate_grad_hook(_step_summed)
     for part in embeddings:
         own = [p for p in part.parameters(recurse=False) if p.requires_grad]
         if getattr(part, "attention", None) is not None:
-            part.lookup_operator = _attend  # type: ignore[assignment]
+            part.lookup_operator = _keeping(optimizer, _attend)  # type: ignore[assignment]
         elif hasattr(part, "lookup_operator") and len(own) == 2:
             part.lookup_operator = _Lookups(optimizer).look_up  # type: ignore[assignment]
         elif own:
-            part.register_forward_hook(_guard_output)
+            part.register_forward_hook(_keeping(optimizer, _guard_output))
+
+
+def _keeping(optimizer: RowSparseOptimizer, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; its module keeps the optimizer alive by it, as the hooks of the tables do not."""
+
+    def kept(*args: Any) -> Any:
+        return function(*args)
+
+    kept.optimizer = optimizer  # type: ignore[attr-defined]
+    return kept
 
 
 def _refuse_ranks() -> None:
@@ -84,11 +96,16 @@ def _refuse_backward(done: bool) -> None:
     _refuse_ranks()
 
 
-def _step_summed(optimizer: RowSparseOptimizer, table: Tensor) -> None:
+def _step_summed(table: Tensor) -> None:
     gradient = table.grad
     if gradient is None:  # the lookup's backward has made the step
         return
     _refuse_backward(done=False)
+    optimizer = owner_of(table)
+    if optimizer is None:
+        raise RuntimeError(
+            "steps in backward: the table's embedding and optimizer are gone; keep one of them"
+        )
     if not gradient.is_sparse:
         raise RuntimeError(
             "steps in backward: the table's gradient is dense; something beside lookups used it (a "
