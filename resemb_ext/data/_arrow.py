@@ -61,6 +61,7 @@ class BadEntry(ValueError):
 
     @property
     def what(self) -> str:
+        """Column and fault without the row, for messages that name the place otherwise."""
         return f"column {self.column!r}: {self.fault}"
 
     def at(self, row: int) -> BadEntry:
