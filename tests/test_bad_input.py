@@ -108,9 +108,9 @@ def test_one_event(refused, tmp_path, split):
 
 
 def test_one_user(refused, tmp_path):
-    log = saved(good(users=1), tmp_path, "csv")
+    log = saved(good(users=1).assign(user_id=17), tmp_path, "csv")
     line = refused("train", "--data", log, *FAST, "--out", tmp_path / "run")
-    assert "knows every item" in line and "too few items" in line
+    assert "user 17 knows every item" in line and "too few items" in line
 
 
 def test_one_item(refused, tmp_path):
@@ -191,6 +191,39 @@ def test_labels_that_are_none(commands, tmp_path, kind):
     line = commands(saved(good().assign(label=[0, 1, 3] * 14), tmp_path, kind))
     assert "label must be 0 or 1 (3), as in 13 more rows" in line
     assert ("row 2" if kind == "parquet" else "line 4") in line
+
+
+@pytest.mark.parametrize("bad", ["x", "2.5.1", "yes"])
+def test_a_bad_label_in_the_middle(commands, tmp_path, bad):
+    path = saved(good().assign(label=[0, 1] * 21), tmp_path, "csv")
+    lines = path.read_text().splitlines()
+    lines[25] = f"3,4,15000000,{bad}"
+    path.write_text("\n".join(lines))
+    assert f"line 26, column 'label': label must be 0 or 1 ('{bad}')" in commands(path)
+    every = good().assign(label="no")
+    assert "has type string; labels must be 0/1" in commands(saved(every, tmp_path, "csv"))
+
+
+def test_labels_of_one_event_a_user(refused, tmp_path, capsys):
+    """Leave-last-out holds out one event a user: its default metric is refused before training."""
+    log = saved(good().assign(label=[0, 1] * 21), tmp_path, "csv")
+    line = refused("train", "--data", log, *FAST, "--out", tmp_path / "run")
+    assert "gauc is undefined" in line and "metric auc or split time" in line
+    assert main(["data", "validate", str(log)]) == 1
+    assert "gAUC: leave-last-out holds out one event of a user" in capsys.readouterr().out
+
+
+def test_columns_left_out(tmp_path, capsys):
+    """ "-" leaves out a category column as well, in every command that reads a log."""
+    log = str(saved(good().assign(category=["a", "b"] * 21), tmp_path, "csv"))
+    out, graph = tmp_path / "run", tmp_path / "g.npz"
+    none = ["--category-column", "-"]
+    assert main(["train", "--data", log, *FAST, *none, "--out", str(out)]) == 0
+    assert json.loads((out / "result.json").read_text())["data"]["categories"] is None
+    assert main(["graph", "build", "--data", log, *none, "--out", str(graph)]) == 0
+    assert main(["data", "convert", log, *none, "--out", str(tmp_path / "c.parquet")]) == 0
+    assert "category" not in pd.read_parquet(tmp_path / "c.parquet")
+    capsys.readouterr()
 
 
 def test_a_bad_row_in_the_middle(commands, tmp_path):

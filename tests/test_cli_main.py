@@ -13,7 +13,10 @@ from resemb_ext.cli.doctor import device, lines
 from resemb_ext.train import TrainingDiverged
 from resemb_ext.train import prepare as prepare_module
 
-COMMANDS = ("train", "tune", "predict", "graph", "doctor", "selftest")
+COMMANDS = (
+    *("data", "train", "tune", "predict", "export", "graph", "study", "bench", "doctor"),
+    "selftest",
+)
 FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
 
 
@@ -210,6 +213,13 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("resemb_ext.cli.train.run", fail)
     with pytest.raises(ZeroDivisionError):
         main(["train"])
+
+
+def test_bench_is_the_benchmarks_of_the_source_tree(capfd, monkeypatch, tmp_path):
+    assert main(["bench", "--full", "--only", "no such cell"]) == 1
+    assert "no cell 'no such cell'; expected one of 'base, H=1M'" in capfd.readouterr().err
+    monkeypatch.setattr(rx, "__file__", str(tmp_path / "resemb_ext" / "__init__.py"))
+    assert "the benchmarks are not in the installed package" in refused(capfd, "bench", "--full")
 
 
 def test_selftest_is_wired(capsys, monkeypatch):

@@ -273,6 +273,47 @@ def test_stream_equals_whole(command, tmp_path, text_users):
         command("build", "--data", tmp_path / "log.csv", "--out", out, "--stream")
     with pytest.raises(SystemExit):
         command(*common, "--memory", "much")
+    with pytest.raises(ValueError, match="leave it out with --stream"):
+        command(*common, "--category-column", "item_id")
+
+
+def test_stream_takes_seconds_where_times_are_dates(command, tmp_path):
+    """As `read_log` does, which makes Unix seconds of dates."""
+    table = frame(3_000)
+    table["timestamp"] = pd.to_datetime(table["timestamp"] + 1_500_000_000, unit="s")
+    table["label"] = 1
+    table.to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "g.npz"
+    common = ("build", "--data", tmp_path / "log.parquet", "--out", out)
+    options = {"max_gap": 90.0, "session_gap": 60.5}
+    flags = [text for name, v in options.items() for text in (f"--{name.replace('_', '-')}", v)]
+    log = read_log(tmp_path / "log.parquet")
+    whole = rx.InterestGraph.from_log(log, **options)
+    assert whole.hash != rx.InterestGraph.from_log(log).hash
+    for stream in ((), ("--stream",)):
+        assert command(*common, *stream, *flags) == 0
+        assert rx.InterestGraph.load(out).hash == whole.hash
+    assert command(*common, "--stream", "--before", 1_500_001_000) == 0
+    part = log.subset(log.time < 1_500_001_000)
+    assert 0 < len(part) < len(log)
+    assert rx.InterestGraph.load(out).hash == rx.InterestGraph.from_log(part).hash
+    with pytest.raises(ValueError, match="--before: found nan, expected seconds"):
+        command(*common, "--stream", "--before", "nan")
+
+
+def test_category_edges_of_a_named_column(command, log_file, tmp_path):
+    out = tmp_path / "g.npz"
+    table = pd.read_parquet(log_file)
+    table["kind"] = table["item_id"].str[-1]
+    table.to_parquet(tmp_path / "kinds.parquet")
+    build = ("build", "--data", tmp_path / "kinds.parquet", "--out", out, "--category-edges", 2)
+    assert command(*build, "--category-column", "kind") == 0
+    log = read_log(tmp_path / "kinds.parquet", category="kind")
+    assert rx.InterestGraph.load(out).hash == rx.InterestGraph.from_log(log, category_edges=2).hash
+    with pytest.raises(ValueError, match="the log has no category column; name one"):
+        command(*build)
+    with pytest.raises(ValueError, match="--category-weight needs --category-edges"):
+        command(*build[:-2], "--category-weight", 2)
 
 
 def test_bad_input(command, log_file, tmp_path, capsys):

@@ -149,6 +149,26 @@ def test_several_files_columns_filters_and_maps(tmp_path):
     assert graph.meta["event_digest"] == same.meta["event_digest"]
 
 
+@pytest.mark.parametrize("kind", ["timestamp", "date32", "date64"])
+def test_dates(tmp_path, kind):
+    days = np.arange("2020-01-01", "2020-01-21", dtype="M8[D]")
+    user, item = np.repeat([0, 1], 10), np.arange(20) % 7
+    types = {"timestamp": pa.timestamp("us"), "date32": pa.date32(), "date64": pa.date64()}
+    times = pa.array(days).cast(pa.timestamp("us")).cast(types[kind])
+    pq.write_table(pa.table({"user_id": user, "item_id": item, "timestamp": times}),
+                   tmp_path / "log.parquet")  # fmt: skip
+    found = InterestGraph.from_parquet(
+        tmp_path / "log.parquet", max_gap=np.timedelta64(36, "h"), before="2020-01-15", num_items=7
+    )
+    use = days < np.datetime64("2020-01-15")
+    expected = InterestGraph.from_events(
+        user[use], item[use], days[use], max_gap=np.timedelta64(36, "h"), num_items=7
+    )
+    assert found.hash == expected.hash
+    assert found.hash != InterestGraph.from_events(user, item, days, num_items=7).hash
+    assert found.meta["time_unit"] is not None
+
+
 def test_from_dataframe():
     frame = events(3_000, 80)
     same = of_arrays(frame, window=2, top_k=4)
@@ -175,6 +195,9 @@ def test_progress_reaches_its_total(tmp_path):
     assert done == sorted(done) and calls[-1] == (60_000, 60_000) and calls[0] == (3_000, 60_000)
 
 
+DATES = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[s]")
+
+
 def table(**changes):
     columns = {"user_id": [0, 0, 1], "item_id": [1, 2, 3], "timestamp": [1, 2, 3]}
     return pa.table({**columns, **changes})
@@ -195,6 +218,13 @@ def table(**changes):
         (table(), {"memory": 0}, ValueError, "memory is 0, expected an integer >= 1"),
         (table(), {"batch_rows": 0}, ValueError, "batch_rows is 0"),
         (table(), {"time": None, "before": 3}, ValueError, "before is 3 but time is None"),
+        (table(), {"before": float("nan")}, ValueError, "before is nan, expected a finite number"),
+        (table(), {"before": "2020"}, TypeError, "before is '2020', expected a number"),
+        (table(timestamp=DATES), {"before": 5}, TypeError, "before is 5, expected a date"),
+        (table(timestamp=DATES), {"before": "noon"}, ValueError, "before is 'noon', expected a d"),
+        (table(timestamp=DATES), {"before": np.datetime64("NaT")}, ValueError, "expected a date"),
+        (table(c=[0, 1, 3]), {"label": "c"}, ValueError, "'c', row 2: label is 3, expected 0 or 1"),
+        (table(c=["0", "1", "1"]), {"label": "c"}, TypeError, "'c' is string, expected labels"),
         (table(), {"spill_dir": "/no/where"}, FileNotFoundError, "spill_dir: folder /no/where"),
         (b"PAR1 but not really", {}, ValueError, "cannot read"),
         (b"", {}, ValueError, "cannot read"),

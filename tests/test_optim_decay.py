@@ -28,11 +28,11 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def res_embedding(seed: int = 0) -> ResEmbedding:
+def res_embedding(seed: int = 0, link: str = "given") -> ResEmbedding:
     torch.manual_seed(seed)
     indptr, columns, weights = make_graph(np.random.default_rng(seed), H, 4, vary=True)
     graph = InterestGraph.from_csr(indptr, columns, weights)
-    return ResEmbedding(graph, D, link="given", residual_scale=1.0, sparse=True)
+    return ResEmbedding(graph, D, link=link, residual_scale=1.0, sparse=True)
 
 
 def plain(seed: int = 0) -> nn.Embedding:
@@ -112,14 +112,27 @@ def test_rows_idle_for_a_thousand_steps() -> None:
     assert 0.05 < factor < 0.1
 
 
+@pytest.mark.parametrize("link", ["given", "attention"])
 @pytest.mark.parametrize(
     "read", ["lookup", "bag", "materialize", "weight", "to_embedding", "state"]
 )
-def test_every_way_to_read_a_table_sees_decayed_rows(read: str) -> None:
-    module = res_embedding()
-    table = module.materialize().detach().clone()
-    optimizer = optim.SGD(module.parameters(), lr=1e-30, weight_decay=1e29, decay="global")
+def test_every_way_to_read_a_table_sees_decayed_rows(read: str, link: str) -> None:
+    module = res_embedding(link=link)
+    tables = [module.central, module.residual]
+    optimizer = optim.SGD(tables, lr=1e-30, weight_decay=1e29, decay="global")
     optimizer.attach(module)  # the step itself is nothing, the decay 0.9
+    decayed = copy.deepcopy(module)
+    decayed._read_hooks = []
+    with torch.no_grad():
+        if link == "attention":  # scores that follow C, so that its neighbours are read decayed too
+            for part in (module, decayed):
+                part.attention.a_src.copy_(torch.linspace(-1, 1, D))
+                part.attention.a_dst.copy_(torch.linspace(1, -2, D))
+        before = module.materialize()
+        for part in (decayed.central, decayed.residual):
+            part.mul_(0.9)
+        table = decayed.materialize()
+    assert not torch.allclose(table, before, atol=1e-2)
     module(torch.tensor([3])).sum().backward()
     optimizer.step()
     ids = torch.arange(H)
@@ -130,13 +143,13 @@ def test_every_way_to_read_a_table_sees_decayed_rows(read: str) -> None:
             "materialize": module.materialize,
             "weight": lambda: module.weight,
             "to_embedding": lambda: module.to_embedding().weight,
-            "state": lambda: _materialized(module.state_dict()),
+            "state": lambda: _materialized(module.state_dict(), link),
         }[read]()
-    torch.testing.assert_close(found, table * 0.9, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, table, rtol=1e-5, atol=1e-6)
 
 
-def _materialized(state: dict[str, Any]) -> Tensor:
-    other = res_embedding()
+def _materialized(state: dict[str, Any], link: str) -> Tensor:
+    other = res_embedding(link=link)
     other.load_state_dict(state)
     return other.materialize().detach()
 

@@ -93,6 +93,7 @@ def test_training_part():
             "model_options: pooling is given twice",
         ),
         ({"user_column": "u"}, ValueError, "user_column is for log files"),
+        ({"session_column": "s"}, ValueError, "session_column is for log files"),
     ],
 )
 def test_bad_values_are_named(options, error, words):

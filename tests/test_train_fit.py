@@ -188,8 +188,19 @@ def test_undefined_metric_and_missing_samples(parts):
         **{f: getattr(valid, f) for f in valid.__dataclass_fields__},
         "label": np.ones_like(valid.label),
     })  # fmt: skip
-    with pytest.raises(ValueError, match="gauc is undefined on the validation samples"):
-        fit(make_model(parts), parts["train"], positives, **OPTIONS)
+    for metric in ("gauc", "auc"):
+        model = make_model(parts)
+        before = {k: v.clone() for k, v in model.named_parameters()}
+        with pytest.raises(ValueError, match=f"^{metric} is undefined on the validation samples"):
+            fit(model, parts["train"], positives, **{**OPTIONS, "metric": metric})
+        # It is said before an epoch is trained.
+        assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
+    one = rx.data.Samples(**{
+        **{f: getattr(valid, f) for f in valid.__dataclass_fields__},
+        "user": np.arange(len(valid)),
+    })  # fmt: skip
+    with pytest.raises(ValueError, match="no user has both classes"):
+        fit(make_model(parts), parts["train"], one, **OPTIONS)
     none = rx.data.Samples(**{
         f: v[:0] if f in ("user", "target", "label", "start", "end", "target_seen") else v
         for f in valid.__dataclass_fields__ for v in [getattr(valid, f)]

@@ -308,3 +308,17 @@ def test_a_models_own_options_reach_it():
     assert build_model(RunConfig(dim=8), prepared, "plain", 0).pooling == "mean"
     config = RunConfig(dim=8, model_options=("pooling=sum",))
     assert build_model(config, prepared, "plain", 0).pooling == "sum"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hops": 2}, 'only "gcn" has hops'),
+        ({"heads": 2}, 'they are of link="attention"'),
+        ({"link": "attention", "heads": 3}, "a divisor of embedding_dim"),
+    ],
+)
+def test_what_the_second_arm_refuses_is_said_before_the_first_is_trained(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        run(out=str(tmp_path / "run"), **SMALL, **options)
+    assert not (tmp_path / "run").exists()

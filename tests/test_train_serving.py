@@ -117,9 +117,39 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
     # As text, what spells no integer is unknown as well.
     if kind == "integers":
         path = tmp_path / "rows.csv"
-        path.write_text(f'history,target\n"{known[0]}^x^007",{known[1]}\n,1.5\n,{10**30}\n')
+        path.write_text(f'history,target\n"{known[0]}^x^007",{known[1]}\n,1x\n,{10**30}\n')
         counts = score_file(saved, path, tmp_path / "out.csv")
         assert (counts.history.unknown, counts.target.unknown) == (2, 2)
+
+
+def test_text_ids_that_went_through_floats(runs, tmp_path):
+    """As in logs: "12.0" is 12, a fraction is an error that names its row."""
+    saved = SavedModel.load(runs["integers"].folder, "res", 0)
+    a, b = saved.items.values[:2].tolist()
+    path = tmp_path / "rows.csv"
+    for spelled in ((a, b), (f"{a}.0", f"{b}.")):
+        path.write_text("history,target\n{}^{},{}\n".format(*spelled, spelled[1]))
+        counts = score_file(saved, path, tmp_path / f"{spelled[0]}.csv")
+        assert (counts.history.unknown, counts.target.unknown) == (0, 0)
+    logits = [pd.read_csv(tmp_path / f"{x}.csv").logit[0] for x in (a, f"{a}.0")]
+    assert logits[0] == logits[1]
+    path.write_text(f"history,target\n,{a}\n{a}^{b},1.5\n")
+    with pytest.raises(ValueError, match=r"column 'target', row 1: fractional id \('1.5'\)"):
+        score_file(saved, path, tmp_path / "o.csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_bad_id_of_a_history_names_the_row(runs, tmp_path, kind):
+    saved = SavedModel.load(runs["integers"].folder, "res", 0)
+    path = tmp_path / f"rows.{kind}"
+    histories = [[1.0, 2.0, 3.0], [], [4.0, 5.5]]
+    if kind == "csv":
+        text = ["^".join(map(str, row)) for row in histories]
+        path.write_text("history,target\n" + "".join(f"{row},1\n" for row in text))
+    else:
+        pq.write_table(pa.table({"history": histories, "target": [1, 1, 1]}), path)
+    with pytest.raises(ValueError, match="column 'history', row 2: fractional id"):
+        score_file(saved, path, tmp_path / "o.csv")
 
 
 def test_the_best_on_validation_is_the_default(runs):

@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from . import data, doctor, export, graph, predict, selftest, study, train, tune
+    from . import bench, data, doctor, export, graph, predict, selftest, study, train, tune
 
     root = Parser(
         prog="resemb",
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (data, train, tune, predict, export, graph, study, doctor, selftest):
+    for module in (data, train, tune, predict, export, graph, study, bench, doctor, selftest):
         module.add_parser(commands)
     return root
 
@@ -55,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # --debug may stand before or after the command.
     debug = "--debug" in arguments
-    args = parser().parse_args([a for a in arguments if a != "--debug"])
+    root = parser()
+    args, rest = root.parse_known_args([a for a in arguments if a != "--debug"])
+    if rest and args.command != "bench":  # which passes on what it does not know
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resemb_ext.graph import InterestGraph
 from resemb_ext.train.files import write_json
 
@@ -27,6 +29,8 @@ def run_build(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
     if args.out.is_dir():
         raise ValueError(f"--out: {args.out} is a folder, expected a file name")
+    if args.category_weight != 1 and not args.category_edges:
+        raise ValueError("--category-weight needs --category-edges, whose weight it is")
     beside = args.out.with_name(args.out.name + ".json")
     began = time.perf_counter()
     options = {name: getattr(args, name) for name in OPTIONS}
@@ -82,11 +86,15 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
         raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
     wanted = columns_of(args)
+    if wanted["category"]:
+        raise ValueError("--category-column is for --category-edges; leave it out with --stream")
+    wanted["category"] = False
     try:
         with pq.ParquetFile(args.data) as file:
             schema = file.schema_arrow
             found = resolve_columns(schema.names, wanted, args.data.name).by_field
             columns = {field: found[field] for field in wanted if field in found}
+            options, before = _of_times(schema.field(columns["time"]).type, options, args.before)
             if "session" in columns:
                 raise ValueError(
                     f"--stream joins the events of a user whatever their sessions, and"
@@ -111,11 +119,33 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
         args.data,
         **named,
         **maps,
-        before=args.before,
+        before=before,
         memory=args.memory,
         padding_idx=0,
         **options,
     )
+
+
+def _of_times(
+    kind: Any, options: dict[str, Any], before: float | None
+) -> tuple[dict[str, Any], Any]:
+    """Gaps and `--before` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
+    import pyarrow as pa
+
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return options, before
+
+    def microseconds(name: str) -> np.timedelta64 | None:
+        seconds = before if name == "before" else options[name]
+        if seconds is None:
+            return None
+        if not abs(seconds) < 2**43:  # beyond the years that a date can hold
+            raise ValueError(f"--{name.replace('_', '-')}: found {seconds}, expected seconds")
+        return np.timedelta64(round(seconds * 10**6), "us")
+
+    gaps = {name: microseconds(name) for name in ("max_gap", "session_gap")}
+    start = microseconds("before")
+    return {**options, **gaps}, None if start is None else np.datetime64(0, "us") + start
 
 
 def _lines() -> Callable[[int, int], None]:
@@ -226,7 +256,10 @@ def add_build(commands: Any) -> None:
         help="with --stream: spill beyond it, for example 4G",
     )
     build.add_argument(
-        "--before", type=float, metavar="T", help="with --stream: use events before this time only"
+        "--before",
+        type=float,
+        metavar="T",
+        help="with --stream: use events before this time only (of dates: Unix seconds)",
     )
     build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
     build.set_defaults(run=run_build)

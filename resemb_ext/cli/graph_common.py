@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("user", "item", "time", "label", "session")
-OPTIONAL = ("label", "session")
+COLUMNS = ("user", "item", "time", "category", "label", "session")
+OPTIONAL = ("category", "label", "session")
 
 
 def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:

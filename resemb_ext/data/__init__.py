@@ -1,5 +1,6 @@
 """Behaviour logs: reading, splitting, samples, and a simulator with a known truth."""
 
+from ._arrow import BadEntry
 from .idmap import IdMap
 from .log import Log
 from .read import read_log
@@ -10,6 +11,7 @@ from .splits import Split, split
 from .validation import LogReport, validate
 
 __all__ = [
+    "BadEntry",
     "Batch",
     "IdMap",
     "Log",

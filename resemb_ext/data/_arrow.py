@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 _INT64_MAX = int(np.iinfo(np.int64).max)
 # Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
 _EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
+_LABEL_TEXT = r"^([+-]?\d+(\.\d*)?|true|false)$"
 
 
 def as_arrow(values: Any, column: str) -> pa.Array:
@@ -60,6 +61,7 @@ class BadEntry(ValueError):
 
     @property
     def what(self) -> str:
+        """Column and fault without the row, for messages that name the place otherwise."""
         return f"column {self.column!r}: {self.fault}"
 
     def at(self, row: int) -> BadEntry:
@@ -243,6 +245,11 @@ def canonical_labels(values: Any, column: str) -> np.ndarray:
     kind = array.type
     if pa.types.is_boolean(kind):
         return array.cast(pa.int8()).to_numpy()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        # One bad entry turns a text file's whole column into text.
+        spelled = pc.match_substring_regex(array, _LABEL_TEXT, ignore_case=True)
+        if _any(spelled) and not pc.all(spelled).as_py():
+            raise_at(pc.invert(spelled), column, "label must be 0 or 1", array)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError(f"column {column!r} has type {kind}; labels must be 0/1 or booleans")
     numbers = array.to_numpy(zero_copy_only=False)

@@ -70,7 +70,7 @@ def resolve_columns(
             guessed.append(field)
         elif field in required:
             raise ValueError(
-                f"cannot guess the {field} column: pass {field}=<column name> "
+                f"cannot guess the {field} column: pass {field}=<column name>, or --{field}-column "
                 f"(known names: {', '.join(GUESSES[field])}); {listing}{hint}"
             )
     if len(set(chosen.values())) < len(chosen):

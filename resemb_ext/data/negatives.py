@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .idmap import IdMap
+
 # Rejection almost always ends within a few rounds; users who know nearly all the popular items
 # are finished exactly instead.
 _ROUNDS = 24
@@ -45,6 +47,7 @@ def draw_negatives(
     law: np.ndarray,
     known: np.ndarray,
     rng: np.random.Generator,
+    raw_ids: IdMap,
 ) -> np.ndarray:
     """One negative per entry of ``users``, independently: the law restricted to unknown items.
 
@@ -53,6 +56,7 @@ def draw_negatives(
         law: float64 [H], see :func:`negative_law`.
         known: sorted keys of what each user knows, see :func:`known_keys`.
         rng: source of randomness; the result is a function of its state and the arguments.
+        raw_ids: of the users, for messages.
 
     Raises:
         ValueError: a user knows every item that could be drawn.
@@ -77,8 +81,8 @@ def draw_negatives(
         total = rest.sum()
         if not total:
             raise ValueError(
-                f"user number {user} knows every item with training events, so no negative can be "
-                "drawn; the log has too few items for sampled negatives"
+                f"user {raw_ids.decode([user])[0]} knows every item with training events, so no "
+                "negative can be drawn; the log has too few items for sampled negatives"
             )
         drawn[rows] = rng.choice(len(law), size=len(rows), p=rest / total)
     return drawn

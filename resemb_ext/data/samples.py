@@ -264,7 +264,7 @@ def _make(
         rng = np.random.default_rng([_STREAM[which], seed])
         grid = np.empty((len(events), per_event), dtype=np.int64)
         grid[:, 0] = log.item[events]
-        grid[:, 1:] = draw_negatives(np.repeat(user, negatives), law, keys, rng).reshape(
+        grid[:, 1:] = draw_negatives(np.repeat(user, negatives), law, keys, rng, log.users).reshape(
             len(events), negatives
         )
         target = grid.reshape(-1)

@@ -214,6 +214,10 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
                 "train": len(parts.train_index), "valid": len(parts.valid), "test": len(parts.test),
             }  # fmt: skip
     figures["splits"] = sizes
+    if sizes[HOWS[0]] is not None and log.label is not None:
+        found.append(Finding(WARNING, "gAUC", f"{HOWS[0]} holds out one event of a user, whose label is"
+                             " one class", "gAUC is undefined: training needs --metric auc or --split"
+                             " time"))  # fmt: skip
     for how, reason in why.items():
         default = how == HOWS[0]
         level = ERROR if len(why) == len(HOWS) else WARNING if default else NOTE

@@ -158,6 +158,11 @@ class FromEvents(ABC):
         within = bool(sessions) and getattr(log, "session", None) is not None
         if options.get("category_edges") and options.get("category") is None:
             options["category"] = getattr(log, "category_domain", None)
+            if options["category"] is None:
+                raise ValueError(
+                    f"category_edges is {options['category_edges']} but the log has no category column;"
+                    " name one when reading it (category=, --category-column)"
+                )
         return cls._of(
             _events.build(
                 *_update.log_events(log, within),
@@ -241,7 +246,8 @@ class FromEvents(ABC):
             path: a file, or several, whose rows follow each other.
             user, item, time: names of columns; time None means that rows are in time order.
             label: column of 0/1; only rows with 1 count.
-            before: only events of a time below it count, so that a graph sees training events only.
+            before: only events of a time below it count, so that a graph sees training events only; a
+                number, or where times are dates a datetime64, datetime or ISO text.
             users, items: maps from raw ids to numbers, as `rx.data.IdMap` (their `encode` is called);
                 None: the columns hold integers, items in [0, num_items).
             num_items: H; None means items.size or the largest id + 1.
@@ -253,8 +259,11 @@ class FromEvents(ABC):
         Raises:
             FileNotFoundError: no such file or folder.
             OSError: the disk is full.
-            ValueError: a column is missing, a file is damaged, a null (its row is named), and as
-                `from_events`, where positions count the events that count.
+            ValueError: a column is missing, a file is damaged, a null or a label other than 0 and 1 (its
+                row is named), a `before` that is no number or date, and as `from_events`, where
+                positions count the events that count.
+            TypeError: labels that are not numbers, `before` of another kind than the times, and as
+                `from_events`.
         """
         if before is not None and time is None:
             raise ValueError(f"before is {before!r} but time is None; name the column of times")

@@ -1,5 +1,6 @@
 """Graphs of Parquet files read in batches: what `InterestGraph.from_parquet` does."""
 
+import math
 import os
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -77,6 +78,7 @@ def build(
     workers = _events.thread_count(threads)
     rows, unit = _survey(source)
     chosen = Options.of(options, unit, source.time is not None)
+    source = source._replace(before=_cut(source.before, unit))
     store = _events.event_store(rows, folder, limit)
     totals, times = _events.Totals(), None
     with _events.progress_call(progress) as report:
@@ -119,6 +121,28 @@ def _memory(memory: int | None) -> int:
     return _checks.whole_number("memory", memory, 1)
 
 
+def _cut(before: Any, unit: str | None) -> Any:
+    """`before` as times are compared with it: a number, or datetime64 where times are dates."""
+    if before is None:
+        return None
+    number = isinstance(before, (int, float, np.number)) and not isinstance(before, bool)
+    if unit is None:
+        if not number:
+            raise TypeError(f"before is {before!r}, expected a number as times are numbers")
+        if not math.isfinite(before):
+            raise ValueError(f"before is {before}, expected a finite number")
+        return before
+    if number:
+        raise TypeError(f"before is {before!r}, expected a date as times are dates")
+    try:
+        date = np.datetime64(before)
+    except (TypeError, ValueError):
+        date = np.datetime64("NaT")
+    if np.isnat(date):
+        raise ValueError(f"before is {before!r}, expected a date")
+    return date
+
+
 def _columns(source: Source) -> dict[str, str]:
     named = {"user": source.user, "item": source.item, "time": source.time, "label": source.label}
     return {field: name for field, name in named.items() if name is not None}
@@ -150,6 +174,8 @@ def _survey(source: Source) -> tuple[int, str | None]:
     for kind in kinds:
         if pa.types.is_timestamp(kind):
             return rows, f"<M8[{kind.unit}]"
+        if pa.types.is_date(kind):
+            return rows, "<M8[D]" if pa.types.is_date32(kind) else "<M8[ms]"
     return rows, None
 
 
@@ -202,10 +228,9 @@ def _picked(
     time = _numpy(values["time"]) if "time" in values else None
     use = None
     if "label" in values:
-        use = values["label"].to_numpy(zero_copy_only=False) == 1
+        use = _clicks(columns["label"], values["label"], first)
     if source.before is not None and time is not None:
-        dates = time.dtype.kind == "M"
-        early = time < (np.datetime64(source.before) if dates else source.before)
+        early = time < source.before
         use = early if use is None else use & early
     if use is not None:
         user, item = user[use], item[use]
@@ -214,6 +239,20 @@ def _picked(
         return _events.events_of(user, item, time)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rows from {first} on: {error}") from None
+
+
+def _clicks(column: str, values: Any, first: int) -> np.ndarray:
+    """bool [n]: which of the labels, 0/1 or booleans without nulls, are 1."""
+    labels = values.to_numpy(zero_copy_only=False)
+    if labels.dtype.kind not in "biuf":
+        raise TypeError(f"column {column!r} is {values.type}, expected labels of 0/1 or booleans")
+    bad = (labels != 0) & (labels != 1)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise ValueError(
+            f"column {column!r}, row {first + at}: label is {labels[at]}, expected 0 or 1"
+        )
+    return labels == 1
 
 
 def _numpy(values: Any) -> np.ndarray:

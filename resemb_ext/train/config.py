@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
@@ -134,7 +134,9 @@ class RunConfig(FitConfig):
     user_column: str | None = option(None, "user column of the log file (default: guessed)")
     item_column: str | None = option(None, "item column of the log file (default: guessed)")
     time_column: str | None = option(None, "time column of the log file (default: guessed)")
-    category_column: str | None = option(None, "category column of the log file (default: guessed)")
+    category_column: str | None = option(
+        None, 'category column of the log file, "-" for none (default: guessed)'
+    )
     label_column: str | None = option(
         None, '0/1 label column of the log file, "-" for none (default: guessed)'
     )
@@ -244,7 +246,7 @@ class RunConfig(FitConfig):
                 "in_backward"
             )
         if self.simulated:
-            for name in ("user", "item", "time", "category", "label"):
+            for name in ("user", "item", "time", "category", "label", "session"):
                 if getattr(self, f"{name}_column") is not None:
                     raise ValueError(f"{name}_column is for log files; data is {self.data}")
 
@@ -252,6 +254,11 @@ class RunConfig(FitConfig):
     def own_model_options(self) -> dict[str, Any]:
         """``model_options`` by name."""
         return parse_own_options(self.model, self.model_options)
+
+    def column(self, field: str) -> str | Literal[False] | None:
+        """The column named for a field of the log: False where "-" leaves it out, None to guess."""
+        name = getattr(self, f"{field}_column")
+        return False if name == "-" else name
 
     @property
     def simulated(self) -> bool:

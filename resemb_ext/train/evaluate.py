@@ -83,6 +83,27 @@ def _measure(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> Metri
     }
 
 
+def check_metric(samples: Samples, metric: str) -> None:
+    """Refuses validation samples on which the metric that stops training is undefined.
+
+    Args:
+        samples: at least one.
+        metric: "auc" needs both classes, "gauc" a user with both.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    positive = samples.label == 1
+    if metric == "gauc":
+        if not np.isin(samples.user[positive], samples.user[~positive]).any():
+            raise ValueError(
+                "gauc is undefined on the validation samples: no user has both classes, as where a "
+                "labelled log is split by leave-last-out; take metric auc or split time"
+            )
+    elif positive.all() or not positive.any():
+        raise ValueError(f"{metric} is undefined on the validation samples: they have one class")
+
+
 def evaluate(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> Metrics:
     """:func:`measure` of :func:`predict`."""
     return measure(samples, predict(model, samples, batch_size=batch_size))

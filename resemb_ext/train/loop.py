@@ -23,7 +23,7 @@ from .clock import Laps
 from .config import FitConfig
 from .crossfit import FoldTables
 from .diagnose import likely_cause
-from .evaluate import Metrics, device_of, evaluate, measure, predict
+from .evaluate import Metrics, check_metric, device_of, evaluate, measure, predict
 from .interrupt import Interrupts, TrainingInterrupted
 from .optimizer import build_optimizer
 from .progress import Progress
@@ -120,6 +120,7 @@ def fit(
         raise ValueError(
             f"training needs samples: found {len(train)} for training, {len(valid)} for validation"
         )
+    check_metric(valid, config.metric)
     if resume and folder is None:
         raise ValueError("resume: needs the folder that holds the last checkpoint")
     show = progress if isinstance(progress, Progress) else Progress(progress)
@@ -293,8 +294,6 @@ class _Training:
         metrics = evaluate(self.model, self.valid, batch_size=config.eval_batch_size)
         clock.lap("evaluation")
         value = metrics[config.metric]
-        if math.isnan(value):
-            raise ValueError(_undefined(config.metric))
         loss = self.loss_sum / len(self.train)
         result.epochs += 1
         entry = {"epoch": result.epochs, "loss": loss, "train_s": seconds}
@@ -348,14 +347,6 @@ def training_loss(model: nn.Module, batch: TorchBatch) -> tuple[Tensor, float]:
             value = math.nan
         loss = loss + extra
     return loss, value
-
-
-def _undefined(metric: str) -> str:
-    who = "user has" if metric == "gauc" else "sample of one class is there; it has"
-    return (
-        f"{metric} is undefined on the validation samples: no {who} both classes; choose another "
-        "metric or a split with both"
-    )
 
 
 def _copy(value: Any) -> Any:

@@ -17,6 +17,7 @@ from resemb_ext.nn import ResEmbedding
 from .building import make_model
 from .config import RunConfig
 from .crossfit import CrossFit, FoldTables
+from .evaluate import check_metric
 from .ready import read_split
 
 
@@ -58,8 +59,9 @@ def prepare(config: RunConfig) -> Prepared:
 
     Raises:
         FileNotFoundError: the log or the graph file is missing.
-        ValueError: the log lacks what the options ask for, or the graph was built from other
-            events than this split's training events.
+        ValueError: the log lacks what the options ask for, the metric that stops training is undefined
+            on the validation samples, or the graph was built from other events than this split's
+            training events.
     """
     truth = None
     ready = read_split(config)
@@ -75,9 +77,9 @@ def prepare(config: RunConfig) -> Prepared:
             user=config.user_column,
             item=config.item_column,
             time=config.time_column,
-            category=config.category_column,
-            label=False if config.label_column == "-" else config.label_column,
-            session=False if config.session_column == "-" else config.session_column,
+            category=config.column("category"),
+            label=config.column("label"),
+            session=config.column("session"),
         )
         domain, source = log.category_domain, "category"
     if config.category and log.num_categories == 0:
@@ -99,6 +101,7 @@ def prepare(config: RunConfig) -> Prepared:
         )
         for which in ("valid", "test")
     )
+    check_metric(valid, config.metric)
     with_graph = "res" in config.arms
     graph = make_graph(config, split) if with_graph else None
     folds = None
@@ -178,6 +181,16 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> n
         num_categories=prepared.log.num_categories,
         graph=prepared.graph,
     )
+
+
+def check_models(config: RunConfig, prepared: Prepared) -> None:
+    """Builds every arm's model once, so that what one refuses is said before another is trained.
+
+    Raises:
+        ValueError, TypeError: as the models and their tables.
+    """
+    for arm in config.arms:
+        build_model(config, prepared, arm, config.seed[0])
 
 
 def build_folds(

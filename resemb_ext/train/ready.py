@@ -42,7 +42,7 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
         config.data,
         user=config.user_column,
         item=config.item_column,
-        category=config.category_column,
+        category=config.column("category"),
         label=config.label_column,
         max_history=config.max_history,
         seed=config.eval_seed,

@@ -43,7 +43,15 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .memory import PeakMemory
-from .prepare import Prepared, build_folds, build_model, item_vectors, prepare, train_samples
+from .prepare import (
+    Prepared,
+    build_folds,
+    build_model,
+    check_models,
+    item_vectors,
+    prepare,
+    train_samples,
+)
 from .progress import Progress
 from .statistics import summarise
 from .threads import faster_threads, training_step
@@ -105,6 +113,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(_with_own_graph(config) if resume else config)
         progress.say(describe(prepared))
+        check_models(config, prepared)
         if prepared.clean_graph is False:
             progress.say(
                 f"warning: {config.graph} was built from other events than this split's training "

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from resemb_ext.data import IdMap
+from resemb_ext.data import BadEntry, IdMap
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import TorchBatch
 
@@ -27,7 +28,9 @@ from .progress import Progress
 from .rows import find_columns, histories_of, is_text, read_batches, targets_of, without_lists
 
 ADDED = ("logit", "probability")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+# Integers that went through floats, say of a column with gaps, have a decimal point.
+_INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(?:\.0*)?")
+_FRACTION = re.compile(r"-?[0-9]*\.[0-9]*[1-9][0-9]*")
 
 
 @dataclass
@@ -138,7 +141,7 @@ class SavedModel:
         Args:
             ids: no nulls.
             column: name for messages.
-            text: the ids come from text, where integers are spelled out.
+            text: the ids come from text, where integers are spelled out; "12.0" is 12, as in a log.
 
         Raises:
             ValueError, TypeError: as ``IdMap.encode``.
@@ -148,10 +151,14 @@ class SavedModel:
         # Text that spells no integer of the map's width can be no known id.
         low, high = (0, 2**64) if self.items.kind == "uint64" else (-(2**63), 2**63)
         spelled = ids.dictionary_encode()
-        numbers = [
-            int(word) if _INTEGER.fullmatch(word) and low <= int(word) < high else None
-            for word in spelled.dictionary.to_pylist()
-        ]
+        numbers: list[int | None] = []
+        for place, word in enumerate(spelled.dictionary.to_pylist()):
+            if _FRACTION.fullmatch(word):
+                row = pc.index(spelled.indices, place).as_py()
+                raise BadEntry(row, column, f"fractional id ({word!r})")
+            whole = _INTEGER.fullmatch(word)
+            number = None if whole is None else int(whole[1])
+            numbers.append(number if number is not None and low <= number < high else None)
         known = np.full(len(numbers), self.items.oov, dtype=np.int64)
         places = [place for place, number in enumerate(numbers) if number is not None]
         kind = pa.uint64() if self.items.kind == "uint64" else pa.int64()
@@ -248,7 +255,10 @@ def _score_batch(
     history, target = columns
     ids, lengths = histories_of(batch.column(history), history + since, separator)
     spelled = text or is_text(batch.column(history).type)
-    items, unseen = saved.encode(ids, history + since, text=spelled)
+    try:
+        items, unseen = saved.encode(ids, history + since, text=spelled)
+    except BadEntry as bad:  # its row is that of the id among those of all histories
+        raise bad.at(int(np.searchsorted(np.cumsum(lengths), bad.row, side="right"))) from None
     wanted = targets_of(batch.column(target), target + since)
     targets, unseen_targets = saved.encode(wanted, target + since, text=text)
     done.target.add(len(targets), unseen_targets)

@@ -21,7 +21,7 @@ from .files import locked, plain, remove_temporaries, write_json, write_text
 from .folder import CONFIG, INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
-from .prepare import Prepared, build_folds, build_model, prepare, train_samples
+from .prepare import Prepared, build_folds, build_model, check_models, prepare, train_samples
 from .progress import Progress
 from .runner import describe, hashes, measured_threads
 
@@ -163,6 +163,7 @@ class _Search:
                 torch.set_num_threads(self.config.threads)
             prepared = prepare(self.config)
             self.show.say(describe(prepared))
+            check_models(self.config, prepared)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with locked(folder):
