@@ -38,8 +38,8 @@ def _load() -> Any:
         )
     if not any(_FOLDER.glob("_C*.so")) and not any(_FOLDER.glob("_C*.pyd")):
         raise ImportError(
-            f"resemb_ext has no compiled operators in {_FOLDER}: this is a source tree that was not "
-            "built. Remedy: 'pip install -e .' in it, or leave that folder so that the installed "
+            f"resemb_ext, for torch{needed}, has no compiled operators in {_FOLDER}: this is a source tree "
+            f"that was not built (torch {torch.__version__} is running). Remedy: 'pip install -e .' in it, or leave that folder so that the installed "
             "package is imported."
         )
     try:

@@ -159,7 +159,8 @@ def import_error(folder: Path, prelude: str = "pass") -> str:
 
 def test_import_of_an_unbuilt_source_tree(tmp_path: Path) -> None:
     message = import_error(copy_package(tmp_path, operators=False))
-    assert message.startswith("ImportError: resemb_ext has no compiled operators")
+    assert message.startswith("ImportError: resemb_ext, for torch>=2.11, has no compiled operators")
+    assert f"torch {torch.__version__} is running" in message
     assert "pip install -e ." in message
 
 
