@@ -247,7 +247,8 @@ def add_build(commands: Any) -> None:
     build.add_argument(
         "--stream",
         action="store_true",
-        help="read a .parquet log in batches: it may be larger than memory",
+        help="read a .parquet log in batches: it may be larger than memory; training cannot tell such a "
+        "graph's events and takes it with --allow-future-edges only",
     )
     build.add_argument(
         "--memory",
