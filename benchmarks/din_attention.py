@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.report import din_attention_table
 from benchmarks.timing import interleave, summary
 from resemb_ext.models.batch import TorchBatch
 from resemb_ext.models.din import LocalActivation
@@ -122,24 +123,6 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
     return result
 
 
-def table(cells: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| histories | D | hidden | pairs | form | forward, ms | forward+backward, ms | ratio [quartiles] | peak, MiB | kept for backward, MiB |",
-        "|---|---:|---|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    for one in cells:
-        for name in VARIANTS:
-            step = one["forward+backward"][name]
-            lines.append(
-                f"| {one['form']} | {one['features']} | {one['hidden']} | {one['pairs']:,} | {name} | "
-                f"{one['forward'][name]['median_ms']:.1f} | {step['median_ms']:.1f} | "
-                f"{step['ratio']:.2f} [{step['ratio_q1']:.2f}, {step['ratio_q3']:.2f}] | "
-                f"{one['memory'][name]['peak_mb']:.0f} | {one['memory'][name]['saved_mb']:.0f} |"
-            )
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
@@ -148,14 +131,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
     cells = [cell(**one, rounds=args.rounds) for one in CELLS]  # type: ignore[arg-type]
-    print(table(cells))
-    about = machine()
-    print(f"\n{about['cpu']}, {about['threads']} threads, torch {about['torch']}; B = {BATCH}, "
-          f"L = {LONGEST}; ratio: to split, in the same round")  # fmt: skip
+    result = {
+        "machine": machine(), "batch": BATCH, "longest": LONGEST, "rounds": args.rounds, "cells": cells,
+    }  # fmt: skip
+    print(din_attention_table(result))
     if args.json:
-        write_json(
-            args.json, {"machine": about, "batch": BATCH, "longest": LONGEST, "cells": cells}
-        )
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

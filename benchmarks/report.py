@@ -123,6 +123,39 @@ def attention_table(result: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def above_twice_average(result: dict[str, Any]) -> list[str]:
+    """Rows of :func:`attention_table` whose forward + backward takes over twice the average link's time."""
+    return [
+        f"{name} at H = {cell['items']:,} ({v['ratio']:.2f})"
+        for cell in result["cells"]
+        for name, v in cell["forward+backward"].items()
+        if v["ratio"] > 2
+    ]
+
+
+def din_attention_table(result: dict[str, Any]) -> str:
+    """Markdown: DIN's attention unit with its first layer split, and as a concatenation."""
+    about = result["machine"]
+    lines = [
+        f"B = {result['batch']:,} histories of at most {result['longest']} events; {about['cpu']}, "
+        f"{about['threads']} threads, torch {about['torch']}, {result['rounds']} interleaved rounds; ratio: to "
+        "split, in the same round. Kept: what autograd holds for backward.",
+        "",
+        "| histories | D | hidden | pairs | form | forward, ms | forward+backward, ms | ratio [quartiles] | peak, MiB | kept, MiB |",
+        "|---|---:|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for one in result["cells"]:
+        for name, memory in one["memory"].items():
+            step = one["forward+backward"][name]
+            lines.append(
+                f"| {one['form']} | {one['features']} | {one['hidden']} | {one['pairs']:,} | {name} | "
+                f"{one['forward'][name]['median_ms']:.1f} | {step['median_ms']:.1f} | "
+                f"{step['ratio']:.2f} [{step['ratio_q1']:.2f}, {step['ratio_q3']:.2f}] | "
+                f"{memory['peak_mb']:.0f} | {memory['saved_mb']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
 def lazy_table(result: dict[str, Any]) -> str:
     """Markdown: test AUC of dense and lazy Adam, and the paired difference."""
     lines = [

@@ -3,6 +3,7 @@
 import torch
 
 from benchmarks import din_attention
+from benchmarks.report import din_attention_table
 
 
 def test_a_cell_checks_and_times_both_forms(monkeypatch):
@@ -14,8 +15,11 @@ def test_a_cell_checks_and_times_both_forms(monkeypatch):
         assert set(one["forward"]) == {"split", "concatenated"}
         kept = {name: one["memory"][name]["saved_mb"] for name in one["memory"]}
         assert set(kept) == {"split", "concatenated"}
-    text = din_attention.table(cells)
-    assert text.count("\n") == 5 and "padded" in text
+    about = {"cpu": "a CPU", "threads": 1, "torch": "2"}
+    text = din_attention_table(
+        {"machine": about, "batch": 8, "longest": 5, "rounds": 1, "cells": cells}
+    )
+    assert text.count("\n| ") == 5 and "| padded | 4 | [3] | 40 | concatenated |" in text
 
 
 def test_saved_bytes_counts_a_storage_once():

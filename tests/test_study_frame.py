@@ -231,9 +231,11 @@ def test_circles_and_no_jobs_are_refused(tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_ends_the_processes(tmp_path: Path) -> None:
     script = f"""
-import os, time
+import os, signal, time
 from pathlib import Path
 from resemb_ext.study.frame import Piece, run_pieces
+# A parent that runs in the background hands down an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path({str(tmp_path)!r})
 def slow():
     (folder / f"pid-{{os.getpid()}}").touch()
