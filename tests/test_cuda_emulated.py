@@ -99,7 +99,7 @@ def test_attention_on_more_problems(tmp_path: Path, objects: dict[str, Path]) ->
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-3000:]
 
 
-# A name; the file; what is replaced there; by what; the kernels; what the driver then runs; what it says.
+# A name; the file; what is replaced there; by what; the kernels; what the driver then runs; what it says (a regex).
 MUTANTS = {
     "sort without the barrier before the digits are added up": (
         "sort.cu", "    __syncthreads();\n    uint32_t start =", "    uint32_t start =",
@@ -114,7 +114,7 @@ MUTANTS = {
 MORE_MUTANTS = {
     "scan without the barrier before the warps' sums are read": (
         "scan.cuh", "of_warp[warp] = sum;\n  __syncthreads();", "of_warp[warp] = sum;",
-        "sort", ("primitives", "40"), "primitives"),
+        "sort", ("primitives", "40"), "primitives|SEGV"),  # wrong, or so wrong that keys go astray
     "long sums without the barrier between halves": (
         "segments.cuh", "        __syncthreads();\n        if (group >= half) continue;",
         "        if (group >= half) continue;", "lookup", ("problems", "3", "4"), "seed 3"),
@@ -155,7 +155,9 @@ def test_mutant_is_caught(name: str, tmp_path: Path, objects: dict[str, Path]) -
     driver = "cuda_attention" if unit == "attention" else "cuda_kernels"
     rest = [target for target in for_driver(driver, objects) if target != objects[unit]]
     done = run(link(tmp_path / "driver", [mutated, *rest], SANITIZED), *arguments)
-    assert done.returncode != 0 and message in done.stderr, f"not caught: {done.stderr[-2000:]}"
+    assert done.returncode != 0 and re.search(message, done.stderr), (
+        f"not caught: {done.stderr[-2000:]}"
+    )
 
 
 @pytest.fixture(scope="module")
