@@ -56,4 +56,22 @@ struct AttentionInputs {
   }
 };
 
+template <class Result, class Own>
+Own taken_by(Result (*)(const Own&));
+
+// The operators of backward, with the schema's arguments: `place` takes a device's AttentionBackward, which
+// they make, and puts the tables' gradients where they go.
+template <auto place>
+auto attention_backward(const Tensor& grad, const Tensor& plan, const Tensor& central,
+                        const OptionalTensor& residual, const Tensor& indptr, const Tensor& neighbors,
+                        const Tensor& log_weights, const Tensor& a_src, const Tensor& a_dst,
+                        const Tensor& b_in, const OptionalTensor& seed, const OptionalTensor& offsets,
+                        const OptionalTensor& sample_weights, bool mean, double dropout, bool need_central,
+                        bool need_residual, bool need_attention, bool need_sample_weights) {
+  using Own = decltype(taken_by(place));
+  return place(Own(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b_in, seed,
+                   offsets, sample_weights, mean, dropout,
+                   {need_central, need_residual, need_attention, need_sample_weights}));
+}
+
 }  // namespace resemb

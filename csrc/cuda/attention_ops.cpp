@@ -105,23 +105,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touch
   return {rows, row_values, items, column_values, own.a_src, own.a_dst, own.prior, own.samples};
 }
 
-// place(AttentionBackward) puts the tables' gradients where they go.
-template <auto place>
-auto backward(const Tensor& grad, const Tensor& plan, const Tensor& central, const OptionalTensor& residual,
-              const Tensor& indptr, const Tensor& neighbors, const Tensor& log_weights, const Tensor& a_src,
-              const Tensor& a_dst, const Tensor& b_in, const OptionalTensor& seed,
-              const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean, double dropout,
-              bool need_central, bool need_residual, bool need_attention, bool need_sample_weights) {
-  return place(AttentionBackward(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst,
-                                 b_in, seed, offsets, sample_weights, mean, dropout,
-                                 {need_central, need_residual, need_attention, need_sample_weights}));
-}
-
 }  // namespace
 }  // namespace resemb::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, RESEMB_DEVICE_KEY, m) {
   m.impl("attention_embedding", TORCH_BOX(&resemb::cuda::forward));
-  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::cuda::backward<resemb::cuda::whole_tables>));
-  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::cuda::backward<resemb::cuda::touched_rows>));
+  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::attention_backward<resemb::cuda::whole_tables>));
+  m.impl("attention_embedding_backward_rows",
+         TORCH_BOX(&resemb::attention_backward<resemb::cuda::touched_rows>));
 }
