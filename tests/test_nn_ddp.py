@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,19 +89,27 @@ def work(rank: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    share = B // WORLD
-    for case in CASES:
-        model = make_model(*case)
-        names = [name for name, _ in model.named_parameters()]
-        if rank == 1:
-            with torch.no_grad():
-                model.item.central.zero_()  # DDP starts every process from rank 0's parameters
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        seen = train(wrapped, slice(rank * share, (rank + 1) * share), names)
-        forms = {p.grad.is_sparse for p in (model.item.central, model.item.residual)}
-        found = {"seen": seen, "state": wrapped.state_dict(), "sparse": forms}
-        torch.save(found, Path(folder) / f"{rank}-{CASES.index(case)}.pt")
+    for number, case in enumerate(CASES):
+        torch.save(train_part(rank, case), Path(folder) / f"{rank}-{number}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    # Gloo's threads outlive the group, and one that meets the end of Python may abort the process
+    # (pytorch pull request 179291).
+    os._exit(0)
+
+
+def train_part(rank: int, case: tuple) -> dict[str, Any]:
+    """What one process sees of a case."""
+    share = B // WORLD
+    model = make_model(*case)
+    names = [name for name, _ in model.named_parameters()]
+    if rank == 1:
+        with torch.no_grad():
+            model.item.central.zero_()  # DDP starts every process from rank 0's parameters
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    seen = train(wrapped, slice(rank * share, (rank + 1) * share), names)
+    forms = {p.grad.is_sparse for p in (model.item.central, model.item.residual)}
+    return {"seen": seen, "state": wrapped.state_dict(), "sparse": forms}
 
 
 @pytest.fixture(scope="module")
