@@ -86,6 +86,8 @@ struct AttendedColumns {
     int64_t column;
     uint32_t own;
   };
+  using Common = typename StoreRows<A>::Common;
+  __device__ __forceinline__ Common common() const { return rows.common(); }
   __device__ __forceinline__ bool needs_squares() const { return false; }
   template <int N>
   __device__ A squares(const Row&, int64_t, const A (&)[N]) const {
@@ -93,8 +95,8 @@ struct AttendedColumns {
   }
   __device__ void take_squares(Row&, A, const Lanes&) const {}
 
-  __device__ __forceinline__ Row begin(int64_t v, const Lanes& lanes) const {
-    return {rows.begin(v, lanes), v, own[v]};
+  __device__ __forceinline__ Row begin(int64_t v, const Lanes& lanes, const Common& all) const {
+    return {rows.begin(v, lanes, all), v, own[v]};
   }
   template <int N>
   __device__ __forceinline__ void store(const Row& row, int64_t col, A (&sum)[N]) const {

@@ -104,11 +104,12 @@ struct LongSums {
 // Hands the columns of row s to `finish`, where `active`; sum_at(col, sum) makes them. A finish that needs
 // the row's sum of squares first gets the sums twice.
 template <class S, int N, class Finish, class SumAt>
-__device__ __forceinline__ void finish_row(const Finish& finish, int64_t s, int64_t dim, const Lanes& lanes,
-                                           bool active, const SumAt& sum_at) {
+__device__ __forceinline__ void finish_row(const Finish& finish, const typename Finish::Common& all,
+                                           int64_t s, int64_t dim, const Lanes& lanes, bool active,
+                                           const SumAt& sum_at) {
   using A = Acc<S>;
   typename Finish::Row row{};
-  if (active) row = finish.begin(s, lanes);
+  if (active) row = finish.begin(s, lanes, all);
   if (finish.needs_squares()) {
     A squares = 0;
     for (int64_t base = 0; base < dim; base += lanes.size * N) {
@@ -132,13 +133,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sum_short(Terms terms, const S* source, int64_t dim, int lane_count, Finish finish, LongSums longs) {
   const Lanes lanes(lane_count);
   const int64_t count = terms.count.get();
+  const auto all = finish.common();
   for (int64_t s = first_group(lane_count); s < count; s += all_groups(lane_count)) {
     const Range range = terms.range(s);
     if (range.past - range.first > kChunk) {
       if (lanes.lane == 0) longs.add(s, range.past - range.first);
       continue;
     }
-    finish_row<S, N>(finish, s, dim, lanes, true, [&](int64_t col, Acc<S>(&sum)[N]) {
+    finish_row<S, N>(finish, all, s, dim, lanes, true, [&](int64_t col, Acc<S>(&sum)[N]) {
       if (col < dim) add_terms<S, N>(terms, source, dim, col, range.first, range.past, sum);
     });
   }
@@ -173,9 +175,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const int group = static_cast<int>(threadIdx.x) / lane_count, groups = kThreads / lane_count;
   const int64_t count = Count{&longs.counts[0], longs.most_segments}.get();
   const A* partial = static_cast<const A*>(longs.partial);
+  const auto all = finish.common();
   for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     const LongSegment segment = longs.segments[i];
-    finish_row<S, N>(finish, segment.segment, dim, lanes, group == 0, [&](int64_t col, A(&sum)[N]) {
+    finish_row<S, N>(finish, all, segment.segment, dim, lanes, group == 0, [&](int64_t col, A(&sum)[N]) {
       if (col < dim) {
         for (uint32_t k = group; k < segment.chunks; k += groups) {
           A row[N];
@@ -257,6 +260,8 @@ struct StoreRows {
   struct Row {
     int64_t out, residual;
   };
+  struct Common {};
+  __device__ __forceinline__ Common common() const { return {}; }
   __device__ __forceinline__ bool needs_squares() const { return false; }
   template <class A, int N>
   __device__ A squares(const Row&, int64_t, const A (&)[N]) const {
@@ -265,7 +270,7 @@ struct StoreRows {
   template <class A>
   __device__ void take_squares(Row&, A, const Lanes&) const {}
 
-  __device__ __forceinline__ Row begin(int64_t s, const Lanes&) const {
+  __device__ __forceinline__ Row begin(int64_t s, const Lanes&, const Common&) const {
     int64_t target = s;
     if (first_targets != nullptr) target = first_targets[s];
     if (targets != nullptr) target = targets[target];

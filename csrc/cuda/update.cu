@@ -31,10 +31,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const Lanes lanes(lane_count);
   const UpdateArgs& a = step.a;
   const int64_t n = count.get();
+  const auto all = step.common();
   for (int64_t i = first_group(lane_count); i < n; i += all_groups(lane_count)) {
     const int64_t number = step.items != nullptr ? step.items[i] : a.rows != nullptr ? a.rows[i] : i;
     if (static_cast<uint64_t>(number) >= static_cast<uint64_t>(num_items)) continue;  // check_rows tells
-    typename StepRows<T>::Row row = step.begin_row(number, lanes);
+    typename StepRows<T>::Row row = step.begin_row(number, lanes, all);
     if (a.rule == Rule::decay) {
       if (row.scale == 1) continue;
       for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {

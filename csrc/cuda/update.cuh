@@ -45,18 +45,35 @@ struct StepRows {
     A scale, rate, widen, row_second;
   };
 
-  __device__ __forceinline__ Row begin(int64_t s, const Lanes& lanes) const {
-    return begin_row(items != nullptr ? items[s] : s, lanes);
+  // What the rows have in common. Two powers of double cost as much as a row's loads: taken once a thread.
+  struct Common {
+    A shrink, rate, widen;
+  };
+  __device__ __forceinline__ Common common() const {
+    Common all{static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), static_cast<A>(-rate_of_learning()),
+               0};
+    if (a.rule == Rule::adam && a.row_steps == nullptr) correct_bias(step_number(), all.rate, all.widen);
+    return all;
+  }
+
+  __device__ __forceinline__ Row begin(int64_t s, const Lanes& lanes, const Common& all) const {
+    return begin_row(items != nullptr ? items[s] : s, lanes, all);
   }
 
   __device__ __forceinline__ int64_t step_number() const {
     return a.live != nullptr ? static_cast<int64_t>(a.live[2]) : a.step;
   }
 
-  __device__ __forceinline__ Row begin_row(int64_t number, const Lanes& lanes) const {
-    const double lr = a.live != nullptr ? a.live[0] : a.lr;
-    Row row{number, static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), 0, 0, 0};
-    int64_t t = step_number();
+  __device__ __forceinline__ double rate_of_learning() const { return a.live != nullptr ? a.live[0] : a.lr; }
+
+  __device__ __forceinline__ void correct_bias(int64_t t, A& rate, A& widen) const {
+    rate = static_cast<A>(-rate_of_learning() / (1 - pow(a.beta1, static_cast<double>(t))));
+    widen = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
+  }
+
+  __device__ __forceinline__ Row begin_row(int64_t number, const Lanes& lanes, const Common& all) const {
+    Row row{number, all.shrink, all.rate, all.widen, 0};
+    int64_t t = 0;
     double decayed = 0;
     if (a.row_steps != nullptr) t = a.row_steps[number] + int64_t{1};
     if (a.decayed != nullptr) decayed = a.decayed[number];
@@ -66,11 +83,7 @@ struct StepRows {
       if (a.decayed != nullptr) a.decayed[number] = a.decay_now;
     }
     if (a.decayed != nullptr) row.scale *= static_cast<A>(exp(a.decay_now - decayed));
-    row.rate = static_cast<A>(-lr);
-    if (a.rule == Rule::adam) {
-      row.rate = static_cast<A>(-lr / (1 - pow(a.beta1, static_cast<double>(t))));
-      row.widen = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
-    }
+    if (a.rule == Rule::adam && a.row_steps != nullptr) correct_bias(t, row.rate, row.widen);
     return row;
   }
 
