@@ -11,7 +11,7 @@ import torch
 from resemb_ext import data
 from resemb_ext.study import radius, radius_page, studies, sweep
 from resemb_ext.study.domains import permuted
-from resemb_ext.study.frame import Source, run_pieces, simulated_source
+from resemb_ext.study.frame import Desk, Source, run_pieces, simulated_source
 from resemb_ext.study.heldout import HELD_OUT, held_out_events, hold_out, row_losses
 from resemb_ext.study.squeeze import SqueezedEmbedding, after_each_step
 
@@ -43,8 +43,11 @@ def test_variance_is_restored_after_each_step_of_its_own_optimizer_only() -> Non
     held = float(table.variance)
     calls = []
 
+    def variance() -> float:
+        return float(table.table().detach()[DOMAIN >= 0].var(0, correction=0).sum())
+
     def act() -> None:
-        calls.append(table._variance().item())
+        calls.append(variance())
         table.restore()
 
     other = torch.nn.Parameter(torch.ones(2))
@@ -54,7 +57,7 @@ def test_variance_is_restored_after_each_step_of_its_own_optimizer_only() -> Non
             (table(torch.arange(8)).pow(2).sum() + other.sum()).backward()
             optimizer.step()
     assert len(calls) == 1 and abs(calls[0] / held - 1) > 0.01
-    assert table._variance().item() == pytest.approx(held, rel=1e-5)
+    assert variance() == pytest.approx(held, rel=1e-5)
     torch.optim.SGD([table.weight], lr=1.0).step()
     assert len(calls) == 1
 
@@ -74,6 +77,8 @@ def test_bad_tables_are_refused() -> None:
         SqueezedEmbedding(torch.randn(7, 5), DOMAIN, 1)
     with pytest.raises(ValueError, match="two items"):
         SqueezedEmbedding(torch.randn(3, 5), np.array([-1, 0, 1]), 1)
+    with pytest.raises(ValueError, match="nothing to restore"):
+        SqueezedEmbedding(torch.randn(8, 5), np.array([-1, 1, 1, 1, 1, 1, 1, 1]), 0)
 
 
 def test_held_out_rows_keep_events_whole_and_the_training_ratio() -> None:
@@ -161,6 +166,17 @@ def test_domains_of_each_kind_leave_held_out_events_alone() -> None:
     held = hold_out(samples, share=HELD_OUT, seed=3)[1]
     np.testing.assert_array_equal(split.train.item[out], held.target[held.label == 1])
     np.testing.assert_array_equal(split.train.user[out], held.user[held.label == 1])
+
+
+def test_control_at_gamma_1_is_the_same_training() -> None:
+    source = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
+    kind, control = "truth", "truth-random"
+    own, other = (radius._train(source, k, 1.0, (5e-3,), 2, 0) for k in (kind, control))
+    piece = radius._piece(source, control, 1.0, (5e-3,), 2, 0)
+    assert piece.needs == ["tiny-truth-gamma1-seed0"]
+    desk = Desk(Path(), {piece.needs[0]: own}, "")
+    del other["control_radius"]
+    assert piece.work(desk) == other
 
 
 def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, float]]:

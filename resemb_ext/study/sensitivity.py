@@ -7,13 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from resemb_ext import data
 from resemb_ext.train import RunConfig, fit, paired_difference
 from resemb_ext.train.crossfit import CrossFit
-from resemb_ext.train.prepare import Prepared, build_folds, build_model, graph_of, train_samples
+from resemb_ext.train.prepare import Prepared, build_folds, build_model, graph_of
 
+from . import compare
+from .bench import Setting
+from .compare_work import FACTORS, row_options, run_options
 from .frame import Piece, Source
 from .report import Table, interval, number
+from .rows import Group, Row
 
 BASE = "base"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,6 +32,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 QUICK = (BASE, "window 1", "cross-fit 5")
 #: Longer logs are left out: a single fit would take minutes.
 MOST_EVENTS = 300_000
+#: What a kept piece tells of its options.
+TOLD = (
+    "window", "top_k", "weighting", "cross_fit", "epochs", "patience", "batch_size", "lr",
+    "embedding_lr", "embedding_l2", "residual_l2", "init_std", "table_optimizer",
+)  # fmt: skip
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
@@ -39,22 +47,28 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
         if len(source.log) > MOST_EVENTS:
             continue
         for name in QUICK if quick else VARIANTS:
-            config = RunConfig(embedding="res", epochs=2 if quick else 20, **VARIANTS[name])
-            kept = {
-                "log": source.name, "variant": name, "window": config.window, "top_k": config.top_k,
-                "weighting": config.weighting, "cross_fit": config.cross_fit, "epochs": config.epochs,
-            }  # fmt: skip
+            config = replace(_base(source, quick=quick), **VARIANTS[name])
+            kept = {"log": source.name, "variant": name}
+            kept |= {option: getattr(config, option) for option in TOLD}
             key = f"graph-{source.name}-{name.replace(' ', '')}"
             plan.append(Piece(key, partial(_train, source, config, seeds), kept, seeds, source))
     return plan
 
 
+def _base(source: Source, *, quick: bool) -> RunConfig:
+    """The common start of the comparison's search for a DNN with Res-embedding, no category."""
+    row = Row(Group(source.name, "dnn", category=False), "res")
+    bench = compare.bench_of(source, Setting())
+    config = row_options(row, bench.config, compare.QUICK if quick else compare.FULL)
+    start = {factor.name: factor.start for factor in FACTORS}
+    return replace(run_options(config, start), embedding="res")
+
+
 def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
     """Test AUC and gAUC of a DNN with Res-embedding, the epoch picked on validation."""
-    split = data.split(source.log)
-    valid, test = (data.make_eval_samples(split, which) for which in ("valid", "test"))
-    graph = graph_of(config, split.train)
-    prepared = Prepared(source.log, split, valid, test, graph, None, None, "")
+    bench = replace(compare.bench_of(source, Setting()), config=config)
+    split, valid, test = bench.split, bench.valid, bench.test
+    prepared = Prepared(source.log, split, valid, test, bench.graph, None, None, "")
     if config.cross_fit:
         build = partial(graph_of, config)
         prepared = replace(prepared, cross_fit=CrossFit.of(split, config.cross_fit, build))
@@ -62,13 +76,13 @@ def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str,
     for seed in seeds:
         model = build_model(config, prepared, "res", seed)
         result = fit(
-            model, train_samples(config, split, seed), valid, test, config=config.fit_config(),
-            seed=seed, folds=build_folds(config, prepared, model, "res", seed), progress=False,
+            model, bench.train(seed), valid, test, config=config.fit_config(), seed=seed,
+            folds=build_folds(config, prepared, model, "res", seed), progress=False,
         )  # fmt: skip
         assert result.test is not None
         for metric, values in found.items():
             values.append(result.test[metric])
-    return {**found, "entries": graph.num_edges}
+    return {**found, "entries": bench.graph.num_edges}
 
 
 def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
@@ -99,7 +113,8 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
             )
     title = (
         "Res-embedding by how its graph is drawn: test scores of a DNN (20 negatives; base: window 3, "
-        "top_k 10, counts, no cross-fit; options of training not tuned anew; change with 95 % t over seeds)"
+        "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search; "
+        "change with 95 % t over seeds)"
     )
     header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change")
     return Table(title, header, rows), answers

@@ -50,8 +50,8 @@ class SqueezedEmbedding(nn.Module):
         self.register_buffer("rows", torch.from_numpy(rows))
         self.register_buffer("code", torch.from_numpy(code))
         self.register_buffer("size", torch.from_numpy(size).to(weight.dtype)[:, None])
-        self.register_buffer("variance", self._variance().detach())
-        self.get_buffer("variance").fill_(float(self.weight.detach()[rows].var(0, False).sum()))
+        start = self.weight.detach()[rows].var(0, correction=0).sum()
+        self.register_buffer("variance", start)
         self.restore()
 
     def _squeezed(self) -> Tensor:
@@ -62,11 +62,10 @@ class SqueezedEmbedding(nn.Module):
         centre = (total / self.get_buffer("size")).index_select(0, code)
         return torch.lerp(centre, values, self.gamma)
 
-    def _variance(self) -> Tensor:
-        return self._squeezed().var(0, correction=0).sum()
-
     def table(self) -> Tensor:
         """E, [H, D]."""
+        if self.gamma == 1:
+            return self.weight
         return self.weight.index_copy(0, self.get_buffer("rows"), self._squeezed())
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -84,14 +83,28 @@ class SqueezedEmbedding(nn.Module):
         Raises:
             ValueError: E has no variance that could be scaled.
         """
-        found = float(self._variance())
+        rows = self.get_buffer("rows")
+        values = self.weight.index_select(0, rows)
+        mean = values.mean(0)
+        values -= mean
+        found = self._total_variance(values)
         if not found > 0:
             raise ValueError(f"the table's total variance is {found}: nothing to restore")
-        rows = self.get_buffer("rows")
-        values = self.weight[rows]
-        mean = values.mean(0)
         scale = (float(self.get_buffer("variance")) / found) ** 0.5
-        self.weight[rows] = mean + scale * (values - mean)
+        self.weight.index_copy_(0, rows, torch.add(mean, values, alpha=scale))
+
+    def _total_variance(self, values: Tensor) -> float:
+        """That of E where V is ``values`` about their mean: between domains, and gamma^2 times that inside."""
+        total = float(torch.linalg.vector_norm(values)) ** 2
+        total /= len(values)
+        if self.gamma == 1:
+            return total
+        sums = values.new_zeros((self.groups, values.shape[1]))
+        sums.index_add_(0, self.get_buffer("code"), values)
+        between = float((sums.square_() / self.get_buffer("size")).sum()) / len(values)
+        if between < 1e-12 * total:  # rounding alone
+            between = 0.0
+        return between + self.gamma**2 * (total - between)
 
 
 @contextmanager
