@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import checks, din, speed, targets
 from benchmarks.gpu.cells import draw_graph
-from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP
+from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP, UNIQUE
 from resemb_ext import _loader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +109,8 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
         "P": 205_000, "compulsory_ms": {"step": 1.0}, "stages_of_unique_ids": {"forward": 2.0},
         "variants": {GATHER_SUM: {"ms": 1.5}, STEP: {"ms": 5.0}, SPARSE_ADAM: {"ms": 10.0},
                      "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
-                     "step: plain, c": {"failed": "x"}},
+                     "step: plain, c": {"failed": "x"}, UNIQUE: {"ms": 0.6}},
+        "stages": {"dedupe": 0.2},
         "memory": {"failed": "OutOfMemoryError: x"},
     }  # fmt: skip
     found = {aim["what"]: aim for aim in targets.targets(cell)}
@@ -120,6 +121,7 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
     assert (best["found"], best["met"], best["against"]) == (4.0, False, "step: res, a")
     assert found["ours / plain with SparseAdam"] == {
         "what": "ours / plain with SparseAdam", "wanted": "<= 0.7", "found": 0.5, "met": True}  # fmt: skip
+    assert found[f"{UNIQUE} / stage dedupe of ours"]["found"] == 3.0
     assert found["float32 / bfloat16 step"]["found"] is None
     assert found["float32 / bfloat16 step"]["met"] is None
 

@@ -8,12 +8,14 @@ from benchmarks.gpu import din
 from benchmarks.gpu.variants import (
     ATTENTION,
     AVERAGE,
+    EDGE_SORT,
     GATHER_SUM,
     LOOKUP,
     LOOKUP_BF16,
     SPARSE_ADAM,
     STEP,
     STEP_BF16,
+    UNIQUE,
 )
 
 SMALL_P = 500_000  # below it the step may take more than the bytes' time
@@ -74,6 +76,10 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
         else:
             value = best[1] / ms[STEP] if start == "step: res" else ms[STEP] / best[1]
             aim(what, value, low, high, best[0])
+    own = cell.get("stages", {})
+    for peer, stage in ((UNIQUE, "dedupe"), (EDGE_SORT, "transpose")):
+        if peer in ms and own.get(stage):
+            aim(f"{peer} / stage {stage} of ours", ms[peer] / own[stage])
     aim("ours / plain with SparseAdam", ratio(STEP, SPARSE_ADAM), high=0.7)
     aim("float32 / bfloat16 lookup", ratio(LOOKUP, LOOKUP_BF16), low=1.5)
     aim("float32 / bfloat16 step", ratio(STEP, STEP_BF16), low=1.2)

@@ -25,6 +25,8 @@ STEP_BF16 = "step: resemb_ext, Adam in backward, bfloat16 tables"
 CAPTURED = "step: resemb_ext, Adam in backward, replayed from a CUDA graph"
 SPARSE_ADAM = "step: plain, SparseAdam"
 AVERAGE = "forward + backward: resemb_ext, dense gradients"
+UNIQUE = "dedupe: torch.unique with inverse and counts (CUB)"
+EDGE_SORT = "transpose: torch.sort of the touched edges, stable (CUB)"
 ATTENTION = "forward + backward: resemb_ext, attention link, dense gradients"
 
 Run = Callable[[int], Any]  # one turn
@@ -184,6 +186,14 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         look_up = gather_sum(case)
         return lambda turn: look_up(unique[turn % len(unique)])
 
+    def deduped() -> Run:
+        ids = [ids.int() for ids in case.batches]
+        return lambda turn: ids[turn % len(ids)].unique(return_inverse=True, return_counts=True)
+
+    def sorted_edges() -> Run:
+        edges = [case.neighbors32.view(case.cell.items, -1)[rows].reshape(-1) for rows in unique]
+        return lambda turn: edges[turn % len(edges)].sort(stable=True)
+
     def plain(make: Callable[[list[Tensor]], torch.optim.Optimizer], sparse: bool) -> Maker:
         return whole(lambda: plain_with(case, make, sparse))
 
@@ -195,6 +205,8 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         LOOKUP: forward(lambda c: embedding(c)),
         LOOKUP_BF16: forward(lambda c: embedding(c, dtype=torch.bfloat16)),
         GATHER_SUM: gathered,
+        UNIQUE: deduped,
+        EDGE_SORT: sorted_edges,
         "forward: gather": forward(peers.gather),
         "forward: unique + embedding_bag": forward(peers.bag_over_unique),
         "forward: FBGEMM TBE over unique rows": forward(lambda c: fbgemm_tables(c).look_up),
