@@ -195,13 +195,28 @@ def test_lost_file_aside_is_made_again_only_where_it_is_needed(tmp_path: Path) -
     assert (tmp_path / "a.json").read_bytes() == kept  # the same but for its seconds
 
 
-def test_results_made_from_another_result_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_made_from_another_result_are_made_again(
+    tmp_path: Path, jobs: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
     kept = json.loads((tmp_path / "a.json").read_text())
     kept["result"]["value"] = 5.0
     (tmp_path / "a.json").write_text(json.dumps(kept))
-    with pytest.raises(ValueError, match=r"b\.json was made from another a; remove that file"):
-        run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
+    (tmp_path / "d.json").unlink()
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS, jobs=jobs, only="d")
+    assert _notes(tmp_path)[4:] == ["d"]  # of what is not asked for nothing is done
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS | {"progress": None}, jobs=jobs)
+    assert sorted(_notes(tmp_path)[5:]) == ["b", "c"]
+    assert "b was made from another result" in capfd.readouterr().err
+    assert read_results(tmp_path).pieces["b"]["result"] == {"value": 6.0}
+    # On another machine the file aside is made again, and the result with it.
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "c.json").unlink()
+    run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS, jobs=jobs)
+    assert sorted(_notes(tmp_path)[7:]) == ["a", "b", "c"]
+    for key in ("b", "c"):
+        assert read_results(tmp_path).pieces[key]["result"] == {"value": 3.0}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -141,6 +141,9 @@ def run_pieces(
 ) -> list[Path]:
     """Works off the pieces that ``folder`` does not hold yet.
 
+    A piece that was made from another result of one that it needs, as after that one was done again
+    on another machine, is done again too.
+
     Args:
         study: name.
         pieces: all of them, the most important first.
@@ -155,8 +158,8 @@ def run_pieces(
         the files of all pieces, in order.
 
     Raises:
-        ValueError: a kept piece has other data, options or protocol, or was made from another result
-            of one that it needs; no key fits ``only``; or another process works there.
+        ValueError: a kept piece has other data, options or protocol; no key fits ``only``; or another
+            process works there.
     """
     show = Progress(progress)
     keys = [piece.key for piece in pieces]
@@ -180,26 +183,35 @@ def run_pieces(
         }
         for piece in pieces:
             if paths[piece.key].exists():
-                _check(paths[piece.key], piece.identity(study, protocol), paths)
-        todo = _todo([piece for piece in pieces if piece.key in wanted], folder, paths)
+                _check(paths[piece.key], piece.identity(study, protocol))
         write_json(folder / PLAN, plan)
-        done = len(wanted) - len(todo)
-        if done:
-            show.say(f"{study}  {done} of {len(wanted)} pieces are done")
-        place = {piece.key: number for number, piece in enumerate(todo)}
-        needs = [[place[key] for key in piece.needs if key in place] for piece in todo]
+        asked = [piece for piece in pieces if piece.key in wanted]
+        told = False
+        while True:
+            stale = _stale(asked, paths)
+            todo = _todo(asked, folder, paths, stale)
+            done = len(asked) - len(todo)
+            if done and not told:
+                show.say(f"{study}  {done} of {len(asked)} pieces are done")
+            told = True
+            for key in stale:
+                show.say(f"{study}  {key} was made from another result: it is done again")
+            if not todo:
+                break
+            place = {piece.key: number for number, piece in enumerate(todo)}
+            needs = [[place[key] for key in piece.needs if key in place] for piece in todo]
 
-        def work(number: int) -> float:
-            return _do(study, todo[number], protocol, folder, paths)
+            def work(number: int, todo: Sequence[Piece] = todo) -> float:
+                return _do(study, todo[number], protocol, folder, paths)
 
-        bar = tqdm(
-            total=len(wanted), initial=done, desc=study, unit="piece", file=show.stream,
-            disable=not show.terminal,
-        )  # fmt: skip
-        with bar:
-            for number, seconds in in_turn(needs, work, jobs):
-                show.say(f"{study}  {todo[number].key}  {seconds:.1f} s")
-                bar.update()
+            bar = tqdm(
+                total=len(asked), initial=done, desc=study, unit="piece", file=show.stream,
+                disable=not show.terminal,
+            )  # fmt: skip
+            with bar:
+                for number, seconds in in_turn(needs, work, jobs):
+                    show.say(f"{study}  {todo[number].key}  {seconds:.1f} s")
+                    bar.update()
     return [paths[key] for key in keys]
 
 
@@ -220,9 +232,28 @@ def _wanted(study: str, pieces: Sequence[Piece], only: str | None) -> set[str]:
     return wanted
 
 
-def _todo(pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path]) -> list[Piece]:
-    """Those without a result, and those whose files aside are gone though one of these needs them."""
-    missing = {piece.key for piece in pieces if not paths[piece.key].exists()}
+def _stale(pieces: Sequence[Piece], paths: Mapping[str, Path]) -> list[str]:
+    """Keys of those that were made from another result of one that they need."""
+    found = []
+    digests: dict[str, str] = {}
+    for piece in pieces:
+        made_from = (
+            read_json(paths[piece.key]).get("made_from", {}) if paths[piece.key].exists() else {}
+        )
+        for key, digest in made_from.items():
+            if key not in digests and paths[key].exists():
+                digests[key] = _digest(read_json(paths[key])["result"])
+            if digests.get(key, digest) != digest:
+                found.append(piece.key)
+                break
+    return found
+
+
+def _todo(
+    pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path], stale: Sequence[str]
+) -> list[Piece]:
+    """Those without a valid result, and those whose files aside are gone though one of these needs them."""
+    missing = {piece.key for piece in pieces if not paths[piece.key].exists()}.union(stale)
     needed = {key for piece in pieces if piece.key in missing for key in piece.needs}
     return [
         piece
@@ -249,11 +280,13 @@ def _do(
     result = plain(dict(piece.work(*desk)))
     seconds = time.perf_counter() - began
     path = paths[piece.key]
-    if path.exists() and _digest(read_json(path)["result"]) == _digest(result):
+    made_from = {key: _digest(value) for key, value in needed.items()}
+    old = read_json(path) if path.exists() else {}
+    if old.get("made_from", {}) == made_from and _digest(old.get("result", {})) == _digest(result):
         return seconds  # done again for its files aside
     kept: dict[str, Any] = {**identity, "seconds": seconds}
     if piece.needs:
-        kept["made_from"] = {key: _digest(value) for key, value in needed.items()}
+        kept["made_from"] = made_from
     write_json(path, {**kept, "versions": _versions(), "result": result})
     if piece.draft is not None:
         (folder / piece.draft).unlink(missing_ok=True)
@@ -283,7 +316,7 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _check(path: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
+def _check(path: Path, identity: Mapping[str, Any]) -> None:
     kept = read_json(path)
     wrong = [name for name, value in identity.items() if kept.get(name) != value]
     if wrong:
@@ -291,9 +324,6 @@ def _check(path: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -
             f"out: {path} was made with another {' and '.join(wrong)}; choose another folder or "
             "remove that file"
         )
-    for key, digest in kept.get("made_from", {}).items():
-        if paths[key].exists() and _digest(read_json(paths[key])["result"]) != digest:
-            raise ValueError(f"out: {path} was made from another {key}; remove that file")
 
 
 def read_json(path: Path) -> dict[str, Any]:
