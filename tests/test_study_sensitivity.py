@@ -26,6 +26,18 @@ def test_each_way_to_draw_the_graph_is_trained_and_compared() -> None:
     assert cells["base"][5] == "-" and "over 3 ways to draw the graph" in answers[0]
 
 
+def test_rarely_met_rows_are_not_pulled_to_zero() -> None:
+    """L2 of the whole table where items are met often, of touched rows where they are not."""
+    often, rarely = (
+        simulated_source("tiny", users=80, items=items, domains=4, seed=0) for items in (100, 2000)
+    )
+    for source, optimizer in ((often, "dense"), (rarely, "lazy")):
+        per_item = len(source.log) / source.log.num_items
+        assert (per_item >= sensitivity.RARE) == (source is often)
+        plan = sensitivity.pieces([source], quick=True)
+        assert {piece.config["table_optimizer"] for piece in plan} == {optimizer}
+
+
 def test_long_logs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     source = simulated_source("tiny", users=80, items=300, domains=4, seed=0)
     monkeypatch.setattr(sensitivity, "MOST_EVENTS", 10)
