@@ -25,9 +25,9 @@ STEP_BF16 = "step: resemb_ext, Adam in backward, bfloat16 tables"
 CAPTURED = "step: resemb_ext, Adam in backward, replayed from a CUDA graph"
 SPARSE_ADAM = "step: plain, SparseAdam"
 AVERAGE = "forward + backward: resemb_ext, dense gradients"
+ATTENTION = "forward + backward: resemb_ext, attention link, dense gradients"
 UNIQUE = "dedupe: torch.unique with inverse and counts (CUB)"
 EDGE_SORT = "transpose: torch.sort of the touched edges, stable (CUB)"
-ATTENTION = "forward + backward: resemb_ext, attention link, dense gradients"
 
 Run = Callable[[int], Any]  # one turn
 Maker = Callable[[], Run]

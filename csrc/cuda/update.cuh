@@ -50,8 +50,7 @@ struct StepRows {
     A shrink, rate, widen;
   };
   __device__ __forceinline__ Common common() const {
-    Common all{static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), static_cast<A>(-rate_of_learning()),
-               0};
+    Common all{static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), static_cast<A>(-learning_rate()), 0};
     if (a.rule == Rule::adam && a.row_steps == nullptr) correct_bias(step_number(), all.rate, all.widen);
     return all;
   }
@@ -64,10 +63,10 @@ struct StepRows {
     return a.live != nullptr ? static_cast<int64_t>(a.live[2]) : a.step;
   }
 
-  __device__ __forceinline__ double rate_of_learning() const { return a.live != nullptr ? a.live[0] : a.lr; }
+  __device__ __forceinline__ double learning_rate() const { return a.live != nullptr ? a.live[0] : a.lr; }
 
   __device__ __forceinline__ void correct_bias(int64_t t, A& rate, A& widen) const {
-    rate = static_cast<A>(-rate_of_learning() / (1 - pow(a.beta1, static_cast<double>(t))));
+    rate = static_cast<A>(-learning_rate() / (1 - pow(a.beta1, static_cast<double>(t))));
     widen = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
   }
 

@@ -121,8 +121,8 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
             )
     title = (
         "Res-embedding by how its graph is drawn: test scores of a DNN (20 negatives; base: window 3, "
-        "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search, with L2 of touched rows alone on "
-        f"logs of under {RARE:g} events an item; "
+        "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search, "
+        f"with L2 of touched rows alone on logs of under {RARE:g} events an item; "
         "change with 95 % t over seeds)"
     )
     header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change")
