@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import torch
 from resemb_ext import data
 from resemb_ext.study import radius, radius_page, studies, sweep
 from resemb_ext.study.domains import permuted
-from resemb_ext.study.frame import Desk, Source, run_pieces, simulated_source
+from resemb_ext.study.frame import Desk, Results, Source, run_pieces, simulated_source
 from resemb_ext.study.heldout import HELD_OUT, held_out_events, hold_out, row_losses
+from resemb_ext.study.probe import PARTS
 from resemb_ext.study.squeeze import SqueezedEmbedding, after_each_step
 
 DOMAIN = np.array([-1, 0, 0, 0, 1, 1, 1, -1])
@@ -117,21 +120,27 @@ def test_loss_at_a_training_loss() -> None:
         radius_page.at_level(curve, 0.2, "test")
 
 
-def test_contrast_by_hand() -> None:
-    """A gap that comes of a closer fit alone is no difference where training losses are equal."""
+def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Results of two seeds: gamma 0.5 moves each kind's gap at equal training loss by so much."""
     results = {}
-    for kind, extra in (("truth", -0.1), ("truth-random", 0.0)):
+    for kind, change in kinds.items():
         for gamma in (0.5, 1.0):
             for seed in (0, 1):
-                change = 0.05 + extra if gamma == 0.5 else 0.0
-                more = [0.1] if kind == "truth" else []  # fits further
+                moved = change if gamma == 0.5 else 0.0
+                more = [] if kind.endswith(radius.CONTROL) else [0.1]  # fits further
                 train = [0.6, 0.4 + 0.01 * seed, *more]
-                held = [0.6, 0.7 + seed + change, *(9.0 for _ in more)]
+                held = [0.6, 0.7 + seed + moved, *(9.0 for _ in more)]
                 results[f"{kind}{gamma}{seed}"] = {
                     "domains": kind, "gamma": gamma, "seed": seed, "gap": held[-1] - train[-1],
-                    "losses": {"heldout": held[0]},
+                    "rate": 0.01, "radius": {"ratio": gamma}, "losses": dict.fromkeys(PARTS, 0.6),
                     "curve": {"train": train, "heldout": held, "test": [x + 1 for x in held]},
                 }  # fmt: skip
+    return results
+
+
+def test_contrast_by_hand() -> None:
+    """A gap that comes of a closer fit alone is no difference where training losses are equal."""
+    results = _made({"truth": -0.05, "truth-random": 0.05})
     found = radius_page.contrast(results, "truth", min)
     assert found["level"] == pytest.approx(0.405)
     for name in ("matched_gap", "matched_test"):
@@ -141,6 +150,22 @@ def test_contrast_by_hand() -> None:
     assert found["gap"]["difference"]["mean"] == pytest.approx(-0.05)
     assert found["heldout"]["difference"]["mean"] == 0
     assert radius_page.contrast(results, "truth", max) is None
+
+
+def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
+    kinds = ("truth", "random", "communities")
+    made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
+    pieces = {
+        key: {"config": {"log": "made", "domains": r["domains"]}, "seeds": [r["seed"]], "result": r}
+        for key, r in made.items()
+    }
+    summary, *answers, alarms = radius_page.page(Results({}, pieces, [])).answers
+    assert "made (drawn from the paper's own model): for the paper." in summary
+    # Two seeds alike to rounding: an interval of hardly any width, off 0.
+    words = ("(for the paper)", "(a false alarm)", "(lower)")
+    for kind, word, answer in zip(kinds, words, answers, strict=True):
+        assert kind in answer and "-0.1000" in answer and word in answer
+    assert "0 is outside 3 of 4 intervals" in alarms
 
 
 def test_domains_of_each_kind_leave_held_out_events_alone() -> None:

@@ -105,6 +105,7 @@ def page(results: Results) -> Page:
             kept.setdefault(piece["config"]["log"], {})[key] = entry
     rows, contrasts, answers, figures = [], [], [], []
     claims: list[str] = []
+    alarms: list[bool] = []
     for log, entries in kept.items():
         cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for r in entries.values():
@@ -129,12 +130,15 @@ def page(results: Results) -> Page:
                          _NAMES[name], number(found["level"]) if "matched" in name else "-",
                          *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
                     )  # fmt: skip
+                    if _empty(log, kind) and entry["difference"]["low"] is not None:
+                        alarms.append(_verdict(log, kind, entry["difference"]) == "a false alarm")
                 if extreme is min:
+                    gap = found["matched_gap"]["difference"]
                     answers.append(_answer(log, kind, found))
                     if kind in ("truth", "category"):
                         own = " (drawn from the paper's own model)" if kind == "truth" else ""
                         own = " (no domains: nothing to be seen)" if "null" in log else own
-                        claims.append(f"{log}{own}: {_verdict(found['matched_gap']['difference'])}")
+                        claims.append(f"{log}{own}: {_verdict(log, kind, gap)}")
         figures += [
             Figure(
                 f"{log}-{kind}",
@@ -173,7 +177,7 @@ def page(results: Results) -> Page:
             "left out); they are no evidence for the claim.",
             "Learning rates at an end of the grid, and logs of one kind, are limits of this design.",
         ),
-        [*_in_one_sentence(claims), *answers] or ["No contrast can be formed from the pieces done."],
+        [*_in_one_sentence(claims), *answers, *_false_alarms(alarms)] or ["No contrast can be formed from the pieces done."],
         [
             t
             for t in (
@@ -224,13 +228,31 @@ def _marked(kind: str) -> str:
     return f"{kind} (circular)" if kind in CIRCULAR else kind
 
 
-def _verdict(entry: dict[str, Any]) -> str:
+def _empty(log: str, kind: str) -> bool:
+    """Whether there are no true domains, so that no effect can be but by chance."""
+    return kind == "random" or "null" in log
+
+
+def _verdict(log: str, kind: str, entry: dict[str, Any]) -> str:
     low, high = entry["low"], entry["high"]
     if low is None:
         return "one seed says nothing of chance"
-    return (
-        "for the paper" if high < 0 else "against the paper" if low > 0 else "no difference shown"
-    )
+    if low <= 0 <= high:
+        return "no difference shown"
+    if _empty(log, kind):
+        return "a false alarm"
+    if kind in CIRCULAR:
+        return "lower" if high < 0 else "higher"
+    return "for the paper" if high < 0 else "against the paper"
+
+
+def _false_alarms(alarms: list[bool]) -> list[str]:
+    if not alarms:
+        return []
+    return [
+        f"Where nothing can be seen (random domains against other random ones, the null log), 0 is outside {sum(alarms)} of "
+        f"{len(alarms)} intervals of differences; chance alone puts it outside 1 in 20."
+    ]
 
 
 def _in_one_sentence(claims: list[str]) -> list[str]:
@@ -246,8 +268,9 @@ def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
     gap, heldout = found["matched_gap"]["difference"], found["heldout"]["difference"]
     return (
         f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss "
-        f"({number(found['level'])}) by {interval(gap, 4)} more than with random domains ({_verdict(gap)}), and the held-out loss at the best "
-        f"epoch by {interval(heldout, 4)} more ({_verdict(heldout)})."
+        f"({number(found['level'])}) by {interval(gap, 4)} more than with random domains "
+        f"({_verdict(log, kind, gap)}), and the held-out loss at the best epoch by {interval(heldout, 4)} more "
+        f"({_verdict(log, kind, heldout)})."
     )
 
 
