@@ -12,15 +12,7 @@ import numpy as np
 import torch
 
 from resemb_ext import _loader
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+from resemb_ext.train.environment import cpu_name
 
 
 def _commit() -> str:
@@ -46,7 +38,7 @@ def machine() -> dict[str, Any]:
     """Processor, memory, versions, threads and instruction-set path, as JSON-able values."""
     huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else "unknown",

@@ -236,6 +236,63 @@ def test_sentence_says_where_res_is_above_below_or_neither() -> None:
     assert "worse than plain on b" in text and "not told apart from plain on c" in text
 
 
+def test_what_was_scored_twice_is_told() -> None:
+    group = Group("a", "dnn", True)
+    rows = [Row(group, table) for table in ("res", "plain", "centre", "gcn-1")]
+    plain = rows[1]
+
+    def minus(value: float, half: float) -> dict:
+        entry = {"value": value, "low": value - half, "high": value + half, "p": 0.5}
+        return {"result": {"gauc": entry}}
+
+    found = {  # value first and last, half of the interval
+        "res": (0.010, 0.012, 0.004),  # much the same
+        "centre": (0.010, 0.003, 0.004),  # elsewhere, and no longer told from none
+        "gcn-1": (0.010, 0.018, 0.004),  # elsewhere
+    }
+    first, last = (
+        {
+            compare.contrast_key(Row(group, table), plain): minus(values[place], values[2])
+            for table, values in found.items()
+        }
+        for place in (0, 1)
+    )
+    plan = {"pieces": [f"tune-{row.key}" for row in rows], "data": {"a": {}}}
+    twice = compare_view.twice(Results(plan, last, [], first))
+    assert [(t.one.table, t.left, t.turned) for t in twice] == [
+        ("centre", True, True), ("res", False, False), ("gcn-1", True, False),
+    ]  # fmt: skip
+    text = compare_view.said_twice(twice)
+    assert text is not None and "Of 3 differences" in text and "at most 0.0080" in text
+    assert "interval in 2 of them (a, DNN with category: centre only minus plain" in text
+    assert "the verdict is another in 1 of them" in text
+    assert compare_view.said_twice(compare_view.twice(Results(plan, last, []))) is None
+
+
+def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
+    def runs(*gauc: float, stopped: str = "patience") -> dict:
+        test = [{"gauc": value, "auc": value, "logloss": value} for value in gauc]
+        return {"runs": [{"test": entry, "stopped": stopped} for entry in test]}
+
+    group = Group("a", "dnn", False)
+    closed, left = {"closed": True}, {"closed": False}
+    rows = [
+        compare_view.Seen(Row(group, "plain"), left, runs(0.5, 0.6, stopped="epochs")),
+        compare_view.Seen(Row(group, "centre"), closed, runs(0.60, 0.61)),
+        compare_view.Seen(Row(group, "res"), closed, runs(0.62, 0.63)),
+    ]
+    ((of, change),) = compare_view.by_residual(rows)
+    assert of == group and change["gauc"]["mean"] == pytest.approx(0.02)
+    assert "a, DNN +0.0200" in compare_view.said_by_residual(rows)
+    assert compare_view.said_by_residual(rows[:2]) is None
+    searches = compare_view.open_searches(rows)
+    assert searches.startswith("Of 3 searches 2 closed")
+    assert searches.endswith("among them plain on a, DNN.")
+    assert compare_view.open_searches(rows[1:]).endswith("better the others.")
+    assert "a, DNN, plain (2 of 2 seeds)." in compare_view.at_the_cap(rows)
+    assert compare_view.at_the_cap(rows[1:]) is None
+
+
 def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
     pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
     assert pages[0].read_bytes() == pages[1].read_bytes()

@@ -209,14 +209,21 @@ def test_results_made_from_another_result_are_made_again(
     run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS | {"progress": None}, jobs=jobs)
     assert sorted(_notes(tmp_path)[5:]) == ["b", "c"]
     assert "b was made from another result" in capfd.readouterr().err
-    assert read_results(tmp_path).pieces["b"]["result"] == {"value": 6.0}
+    results = read_results(tmp_path)
+    assert results.pieces["b"]["result"] == {"value": 6.0}
+    assert [results.earlier[key]["result"] for key in sorted(results.earlier)] == [
+        {"value": 3.0}
+    ] * 2
     # On another machine the file aside is made again, and the result with it.
     (tmp_path / "a.txt").unlink()
     (tmp_path / "c.json").unlink()
     run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS, jobs=jobs)
     assert sorted(_notes(tmp_path)[7:]) == ["a", "b", "c"]
+    results = read_results(tmp_path)
     for key in ("b", "c"):
-        assert read_results(tmp_path).pieces[key]["result"] == {"value": 3.0}
+        assert results.pieces[key]["result"] == {"value": 3.0}
+    assert results.earlier["a"]["result"]["value"] == 5.0
+    assert results.earlier["b"]["result"] == {"value": 3.0}  # the first stays
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

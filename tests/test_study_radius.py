@@ -132,7 +132,7 @@ def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
                 held = [0.6, 0.7 + seed + moved, *(9.0 for _ in more)]
                 results[f"{kind}{gamma}{seed}"] = {
                     "domains": kind, "gamma": gamma, "seed": seed, "gap": held[-1] - train[-1],
-                    "rate": 0.01, "radius": {"ratio": gamma}, "losses": dict.fromkeys(PARTS, 0.6),
+                    "rate": 0.01, "rate_at_limit": True, "radius": {"ratio": gamma}, "losses": dict.fromkeys(PARTS, 0.6),
                     "curve": {"train": train, "heldout": held, "test": [x + 1 for x in held]},
                 }  # fmt: skip
     return results
@@ -156,16 +156,32 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
     kinds = ("truth", "random", "communities")
     made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
     pieces = {
-        key: {"config": {"log": "made", "domains": r["domains"]}, "seeds": [r["seed"]], "result": r}
+        key: {
+            "config": {
+                "log": "made",
+                "rates": [0.01, 0.1],
+                **{k: r[k] for k in ("domains", "gamma")},
+            },
+            "seeds": [r["seed"]],
+            "result": r,
+        }
         for key, r in made.items()
     }
-    summary, *answers, alarms = radius_page.page(Results({}, pieces, [])).answers
-    assert "made (drawn from the paper's own model): for the paper." in summary
+    summary, *answers, alarms, limits = radius_page.page(Results({}, pieces, [])).answers
+    assert "(the smallest gamma) narrows it on made (drawn from the paper's own model)." in summary
+    assert limits.endswith("gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 12 at the "
+                           "lowest and 0 at the highest of 12.")  # fmt: skip
     # Two seeds alike to rounding: an interval of hardly any width, off 0.
     words = ("(for the paper)", "(a false alarm)", "(lower)")
     for kind, word, answer in zip(kinds, words, answers, strict=True):
         assert kind in answer and "-0.1000" in answer and word in answer
     assert "0 is outside 3 of 4 intervals" in alarms
+
+
+def test_a_large_radius_speaks_for_the_paper_where_the_gap_widens() -> None:
+    entry = {"low": 0.01, "high": 0.02}
+    said = [radius_page._verdict("made", "truth", gamma, entry) for gamma in (0.1, 3.0)]
+    assert said == ["against the paper", "for the paper"]
 
 
 def test_domains_of_each_kind_leave_held_out_events_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from resemb_ext.study import sensitivity
@@ -26,6 +28,33 @@ def test_each_way_to_draw_the_graph_is_trained_and_compared() -> None:
     assert cells["base"][5] == "-" and "over 3 ways to draw the graph" in answers[0]
 
 
+def _kept(gauc: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"config": {"log": "made", "variant": name}, "result": {"auc": v, "gauc": v, "entries": 9}}
+        for name, v in gauc.items()
+    }  # fmt: skip
+
+
+def test_the_answer_names_what_is_told_from_none_and_what_did_not_train() -> None:
+    made = {
+        "base": [0.70, 0.71, 0.72],
+        "window 1": [0.69, 0.70, 0.711],  # lower in each seed
+        "top_k 5": [0.71, 0.70, 0.73],  # either way
+        "weighting ppmi": [0.70, 0.51, 0.72],
+        "cross-fit 5": [0.70, 0.70, 0.73],
+    }
+    _, (answer,) = sensitivity.table(_kept(made))
+    told, crossed, failed = answer.split("; ")
+    assert "default's 0.7100" in told and told.count("[") == 1 and "window 1 (-0.0097 [" in told
+    assert crossed.startswith("cross-fit 5") and "by 0.0000 [" in crossed
+    assert failed.startswith("seeds that hardly trained") and "weighting ppmi (1 of 3)." in failed
+    made["cross-fit 5"] = [0.60, 0.61, 0.621]
+    _, (answer,) = sensitivity.table(_kept(made))
+    assert "cross-fit 5 (-0.0997 [" in answer and "moves it by" not in answer
+    _, (answer,) = sensitivity.table(_kept({"base": [0.7, 0.7], "top_k 5": [0.71, 0.69]}))
+    assert answer.endswith("is told from none by no other way.")
+
+
 def test_rarely_met_rows_are_not_pulled_to_zero() -> None:
     """L2 of the whole table where items are met often, of touched rows where they are not."""
     often, rarely = (
@@ -42,3 +71,6 @@ def test_long_logs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     source = simulated_source("tiny", users=80, items=300, domains=4, seed=0)
     monkeypatch.setattr(sensitivity, "MOST_EVENTS", 10)
     assert sensitivity.pieces([source], quick=True) == []
+    told = sensitivity.left_out({"tiny": source.log.summary()})
+    assert told is not None and "of over 10 events: tiny." in told
+    assert sensitivity.left_out({"short": {"events": 10}}) is None

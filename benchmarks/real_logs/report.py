@@ -72,8 +72,8 @@ def _tuned(paragraphs: Sequence[str]) -> list[str]:
         return []
     return [
         "## Tuned",
-        "Every row tuned on validation by the same search and number of trials, then trained with 5 seeds, test "
-        "scored once; mean ± standard deviation over seeds, and the difference of gAUC to the plain "
+        "Every row tuned on validation by the same search and number of trials, then trained with 5 seeds, "
+        "scored at the epoch that validation picks; mean ± standard deviation over seeds, and the difference of gAUC to the plain "
         "embedding of the same model and features with a 95 % interval over users and seeds. The headline is "
         "res against plain, both with category. Protocol, controls (random graphs, tables of equal "
         "size, item2vec, a graph penalty), options found and registered comparisons: "

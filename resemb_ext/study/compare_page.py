@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .compare_view import (
     Registered,
     Seen,
+    Twice,
+    at_the_cap,
     best_against_res,
     main_rows,
     minus_plain,
     not_run,
+    open_searches,
     registered,
+    said_by_residual,
+    said_twice,
     seen_rows,
+    side,
     signed,
+    twice,
     verdict,
 )
 from .compare_work import BUCKETS
 from .frame import Results
-from .report import Page, Table
+from .report import Figure, Page, Table
 from .rows import PENALTY, TABLES
 
 PROTOCOL = (
@@ -56,12 +64,15 @@ def page(results: Results) -> Page:
     tests = registered(results)
     tables = [_registered_table(tests)] if tests else []
     tables += [_metrics_table(results, part) for part in _by_group(rows)]
+    again = twice(results)
+    tables.append(_twice_table(again))
     tables += [_frequency_table(log, rows) for log in results.plan["data"]]
     tables.append(_tuning_table(rows))
-    answers = [
-        verdict(results, rows),
-        *filter(None, (_tested(tests), best_against_res(results, rows))),
-    ]
+    notes = (
+        _tested(tests), best_against_res(results, rows), said_by_residual(rows), open_searches(rows), at_the_cap(rows),
+        said_twice(again),
+    )  # fmt: skip
+    answers = [verdict(results, rows), *filter(None, notes)]
     return Page(
         "Res-embedding against plain tables and controls",
         "Is a Res-embedding better than plain tables and controls, all tuned alike?",
@@ -70,6 +81,7 @@ def page(results: Results) -> Page:
         [table for table in tables if table.rows],
         "The registered differences with the other sign on further logs; or a longer search that moves a "
         "row past another: searches that are not closed may have stopped short.",
+        list(filter(None, (_forest(results, part, log) for log, part in _by_log(rows).items()))),
         missing=not_run(rows),
     )
 
@@ -77,6 +89,42 @@ def page(results: Results) -> Page:
 def _by_group(rows: Sequence[Seen]) -> list[list[Seen]]:
     groups = dict.fromkeys(seen.row.group for seen in rows)
     return [[seen for seen in rows if seen.row.group == group] for group in groups]
+
+
+def _by_log(rows: Sequence[Seen]) -> dict[str, list[Seen]]:
+    logs = dict.fromkeys(seen.row.group.log for seen in rows)
+    return {log: [seen for seen in rows if seen.row.group.log == log] for log in logs}
+
+
+def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
+    """Differences to plain of a log with their intervals, one below the other."""
+    lines = []
+    for seen in rows:
+        found = minus_plain(results, seen.row)
+        if found is not None:
+            group = seen.row.group
+            where = group.model.upper() + (" with category" if group.category else "")
+            lines.append((f"{where}: {TABLES[seen.row.table].title}", found["gauc"]))
+    if not lines:
+        return None
+
+    def draw(axes: Any) -> None:
+        for place, (_, entry) in enumerate(lines):
+            color = {"above": "C0", "below": "C3", "undecided": "grey"}[side(entry)]
+            axes.plot([entry["low"], entry["high"]], [place, place], color=color)
+            axes.plot(entry["value"], place, "o", color=color, markersize=4)
+        axes.axvline(0, color="grey", linestyle="--")
+        axes.set_yticks(range(len(lines)), [title for title, _ in lines])
+        axes.invert_yaxis()
+        axes.set(xlabel="test gAUC minus plain's, 95 % interval")
+
+    return Figure(
+        log,
+        f"{log}: test gAUC of each table minus that of plain with the same model and features (blue: above, red: "
+        "below, grey: not told apart)",
+        draw,
+        (8.0, 0.9 + 0.22 * len(lines)),
+    )
 
 
 def _tested(tests: Sequence[Registered]) -> str | None:
@@ -111,6 +159,14 @@ def _registered_table(tests: Sequence[Registered]) -> Table:
             )
             for test in tests
         ],
+    )
+
+
+def _twice_table(found: Sequence[Twice]) -> Table:
+    return Table(
+        "Differences of test gAUC taken twice, on two kinds of processor",
+        ("comparison", "first", "last, as shown", "last within the first's interval"),
+        [(t.title, signed(t.first), signed(t.last), "no" if t.left else "yes") for t in found],
     )
 
 
@@ -236,5 +292,11 @@ def tuned_section(results: Results) -> list[str]:
     head = ("log", "model", "category", "embedding", "AUC", "gAUC", "logloss", "minus plain, gAUC",
             "parameters", "search closed")  # fmt: skip
     parts = [Table("", head, lines).markdown(), verdict(results, rows)]
-    parts += filter(None, (best_against_res(results, rows), not_run(rows)))
+    notes = (
+        best_against_res(results, rows),
+        open_searches(rows),
+        said_twice(twice(results)),
+        not_run(rows),
+    )
+    parts += filter(None, notes)
     return parts

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from resemb_ext.train import paired_difference
+
+from .bench import SETTINGS
 from .compare import contrast_key
 from .frame import Results
 from .inference import holm
+from .report import listed
 from .rows import MAIN, TABLES, Group, Row
 
 #: The comparisons of the protocol, in its order: log, with category or not, table minus table.
@@ -148,13 +152,64 @@ def registered(results: Results) -> list[Registered]:
     ]
 
 
+@dataclass(frozen=True)
+class Twice:
+    """A difference that was taken twice: of which rows, and what was found first and last."""
+
+    one: Row
+    other: Row
+    first: dict[str, Any]
+    last: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.one.group.title}: {_short(self.one)} minus {_short(self.other)}"
+
+    @property
+    def left(self) -> bool:
+        """Whether the last value is outside the first interval."""
+        return not self.first["low"] <= self.last["value"] <= self.first["high"]
+
+    @property
+    def turned(self) -> bool:
+        """Whether the intervals lie otherwise with regard to 0."""
+        return side(self.first) != side(self.last)
+
+
+def twice(results: Results) -> list[Twice]:
+    """Differences of rows that were trained and scored again, as on another processor."""
+    rows = [seen.row for seen in seen_rows(results)]
+    found = []
+    for one in rows:
+        for other in rows:
+            key = contrast_key(one, other)
+            if one.group == other.group and key in results.earlier and key in results.pieces:
+                kept = (results.earlier[key], results.pieces[key])
+                found.append(Twice(one, other, *(piece["result"]["gauc"] for piece in kept)))
+    return found
+
+
+def said_twice(found: Sequence[Twice]) -> str | None:
+    """One sentence on them, for a protocol that promised one score; None where there are none."""
+    if not found:
+        return None
+
+    def named(chosen: Sequence[Twice]) -> str:
+        texts = [f"{t.title}, {signed(t.first)} and then {signed(t.last)}" for t in chosen]
+        return f"{len(chosen)} of them ({'; '.join(texts)})" if texts else "none"
+
+    moved = max(abs(t.last["value"] - t.first["value"]) for t in found)
+    return (
+        "Not once, as the protocol says: some rows were trained and scored again on another kind of processor, "
+        "where the same seeds give other bits. The later scores are shown, whatever they say. "
+        f"Of {len(found)} differences of test gAUC that were taken twice, which moved by at most {moved:.4f}, the "
+        f"second is outside the first's interval in {named([t for t in found if t.left])}; the verdict is another in "
+        f"{named([t for t in found if t.turned])}."
+    )
+
+
 def _short(row: Row) -> str:
     return "res" if row.table == "res" else TABLES[row.table].title
-
-
-def listed(texts: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
 
 
 def not_run(rows: Sequence[Seen]) -> str | None:
@@ -180,7 +235,9 @@ def verdict(results: Results, rows: Sequence[Seen]) -> str:
     for group in groups:
         found = minus_plain(results, Row(group, "res"))
         if found is not None:
-            where = f"{group.title} ({signed(found['gauc'])})"
+            sample = SETTINGS[group.log].train_rows if group.log in SETTINGS else None
+            rows_ = "" if sample is None else f" from {sample:,} training rows"
+            where = f"{group.title}{rows_} ({signed(found['gauc'])})"
             sides.setdefault(side(found["gauc"]), []).append(where)
     if not sides:
         return "No pair of a Res-embedding and a plain embedding is done yet."
@@ -218,6 +275,61 @@ def best_against_res(results: Results, rows: Sequence[Seen]) -> str | None:
         + "; on ".join(texts)
         + "."
     )
+
+
+def by_residual(rows: Sequence[Seen]) -> list[tuple[Group, dict[str, dict[str, Any]]]]:
+    """Res-embedding (average) minus the same with R held at 0, each metric paired over seeds, by group."""
+    seen = {one.row: one for one in rows if one.seeds is not None}
+    found = []
+    for group in dict.fromkeys(row.group for row in seen):
+        res, centre = (seen.get(Row(group, table)) for table in ("res", "centre"))
+        if res is not None and centre is not None:
+            pairs = {m: (centre.values(m), res.values(m)) for m in METRICS}
+            found.append((group, {m: paired_difference(*pair) for m, pair in pairs.items()}))
+    return found
+
+
+def said_by_residual(rows: Sequence[Seen]) -> str | None:
+    """One sentence on them; None where there are none."""
+    texts = [f"{group.title} {signed(change['gauc'])}" for group, change in by_residual(rows)]
+    if not texts:
+        return None
+    return (
+        "What the residual adds, res (average) minus centre only in test gAUC, over seeds (exploratory, each tuned): "
+        + "; ".join(texts)
+        + "."
+    )
+
+
+def open_searches(rows: Sequence[Seen]) -> str | None:
+    """One sentence on searches whose trials ended before all neighbours of the best were tried."""
+    closed = {seen.row: bool(seen.tune["closed"]) for seen in rows if seen.tune is not None}
+    if not closed:
+        return None
+    texts = []
+    for table in ("plain", "res"):
+        left = [row.group.title for row, done in closed.items() if row.table == table and not done]
+        if left:
+            texts.append(f"{table} on {' and on '.join(left)}")
+    return (
+        f"Of {len(closed)} searches {sum(closed.values())} closed, all neighbours of their best point tried; more "
+        "trials might still better the others"
+        + (f", among them {'; '.join(texts)}." if texts else ".")
+    )
+
+
+def at_the_cap(rows: Sequence[Seen]) -> str | None:
+    """One sentence on runs that the limit of epochs ended, not patience; None where there are none."""
+    texts = []
+    for seen in rows:
+        runs = [] if seen.seeds is None else seen.seeds["runs"]
+        cut = sum(run["stopped"] == "epochs" for run in runs)
+        if cut:
+            title = TABLES[seen.row.table].title
+            texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
+    if not texts:
+        return None
+    return "Still getting better when the last epoch ended: " + "; ".join(texts) + "."
 
 
 def main_rows(rows: Sequence[Seen]) -> list[Seen]:

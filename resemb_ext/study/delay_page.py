@@ -135,6 +135,7 @@ def page(results: Results) -> Page:
             ),
             *answers,
             *moved,
+            *filter(None, [sensitivity.left_out(results.plan["data"]) if moved else None]),
         ]
         or ["No piece is done."],
         [t for t in (recovery, chosen, fits, _dwells(of["log-"]), gaps, tails, graphs) if t.rows],
@@ -237,7 +238,12 @@ def _in_one_sentence(
         f"in {beats('mixture')}{named} (worse in {loses('mixture')}) and than a Markov chain over domains in "
         f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
         f"these alone in {worth}"
-        + (f", and stays last longer than its geometric law allows in {heavy}" if heavy else "")
+        + (
+            f", and stays have a heavier tail than its geometric law in {heavy} (or users or domains differ in "
+            "their stays: the two cannot be told apart here)"
+            if heavy
+            else ""
+        )
         + ".**"
     ]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from resemb_ext import data
+from resemb_ext.train.environment import cpu_name
 from resemb_ext.train.files import locked, plain, remove_temporaries, write_json
 from resemb_ext.train.progress import Progress
 
@@ -142,7 +143,8 @@ def run_pieces(
     """Works off the pieces that ``folder`` does not hold yet.
 
     A piece that was made from another result of one that it needs, as after that one was done again
-    on another machine, is done again too.
+    on another machine, is done again too. The first result of a piece that came out another the second
+    time stays beside it as ``KEY.earlier.json``.
 
     Args:
         study: name.
@@ -287,10 +289,19 @@ def _do(
     kept: dict[str, Any] = {**identity, "seconds": seconds}
     if piece.needs:
         kept["made_from"] = made_from
+    if old:
+        first = _earlier(folder, piece.key)
+        if not first.exists():
+            write_json(first, old)
     write_json(path, {**kept, "versions": _versions(), "result": result})
     if piece.draft is not None:
         (folder / piece.draft).unlink(missing_ok=True)
     return seconds
+
+
+def _earlier(folder: Path, key: str) -> Path:
+    """Where the first result of a piece stays that was done again and came out another."""
+    return folder / f"{key}.earlier.json"
 
 
 def _digest(result: Mapping[str, Any]) -> str:
@@ -313,6 +324,7 @@ def _versions() -> dict[str, Any]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "threads": torch.get_num_threads(),
+        "processor": cpu_name(),
     }
 
 
@@ -349,11 +361,13 @@ class Results:
         plan: the plan of the newest run.
         pieces: kept pieces by key, those of the plan only.
         missing: keys of the plan without a result.
+        earlier: what pieces held that were done again and came out another, by key.
     """
 
     plan: dict[str, Any]
     pieces: dict[str, dict[str, Any]]
     missing: list[str]
+    earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_results(folder: Path) -> Results:
@@ -365,11 +379,13 @@ def read_results(folder: Path) -> Results:
     if not (folder / PLAN).is_file():
         raise FileNotFoundError(f"out: {folder} holds no study (no {PLAN}); run it first")
     plan = read_json(folder / PLAN)
-    pieces, missing = {}, []
+    pieces, missing, earlier = {}, [], {}
     for key in plan["pieces"]:
-        path = folder / f"{key}.json"
+        path, first = folder / f"{key}.json", _earlier(folder, key)
         if path.is_file():
             pieces[key] = read_json(path)
         else:
             missing.append(key)
-    return Results(plan, pieces, missing)
+        if first.is_file():
+            earlier[key] = read_json(first)
+    return Results(plan, pieces, missing, earlier)

@@ -17,7 +17,7 @@ from .frame import Results
 from .heldout import HELD_OUT
 from .probe import PARTS
 from .radius import CIRCULAR, CONTROL
-from .report import Figure, Page, Table, interval, number
+from .report import Figure, Page, Table, interval, listed, number
 
 COIN = float(np.log(2))
 #: Outcomes of a contrast; "gap" alone is confounded by how far a model fits.
@@ -104,7 +104,7 @@ def page(results: Results) -> Page:
             entry = {**piece["result"], "seed": piece["seeds"][0]}
             kept.setdefault(piece["config"]["log"], {})[key] = entry
     rows, contrasts, answers, figures = [], [], [], []
-    claims: list[str] = []
+    claims: dict[str, dict[str, list[str]]] = {}
     alarms: list[bool] = []
     for log, entries in kept.items():
         cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
@@ -131,14 +131,14 @@ def page(results: Results) -> Page:
                          *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
                     )  # fmt: skip
                     if _empty(log, kind) and entry["difference"]["low"] is not None:
-                        alarms.append(_verdict(log, kind, entry["difference"]) == "a false alarm")
-                if extreme is min:
-                    gap = found["matched_gap"]["difference"]
-                    answers.append(_answer(log, kind, found))
-                    if kind in ("truth", "category"):
-                        own = " (drawn from the paper's own model)" if kind == "truth" else ""
-                        own = " (no domains: nothing to be seen)" if "null" in log else own
-                        claims.append(f"{log}{own}: {_verdict(log, kind, gap)}")
+                        alarms.append(_side(entry["difference"]) != "undecided")
+                answers.append(_answer(log, kind, found))
+                if kind in ("truth", "category"):
+                    own = " (drawn from the paper's own model)" if kind == "truth" else ""
+                    own = " (no domains: nothing to be seen)" if "null" in log else own
+                    way = "smaller" if extreme is min else "larger"
+                    said = _side(found["matched_gap"]["difference"])
+                    claims.setdefault(way, {}).setdefault(said, []).append(log + own)
         figures += [
             Figure(
                 f"{log}-{kind}",
@@ -177,7 +177,11 @@ def page(results: Results) -> Page:
             "left out); they are no evidence for the claim.",
             "Learning rates at an end of the grid, and logs of one kind, are limits of this design.",
         ),
-        [*_in_one_sentence(claims), *answers, *_false_alarms(alarms)] or ["No contrast can be formed from the pieces done."],
+        [
+            *_in_one_sentence(claims), *answers, *_false_alarms(alarms),
+            *_at_limits(results), *sweep.answers(swept),
+        ]
+        or ["No contrast can be formed from the pieces done."],
         [
             t
             for t in (
@@ -233,17 +237,25 @@ def _empty(log: str, kind: str) -> bool:
     return kind == "random" or "null" in log
 
 
-def _verdict(log: str, kind: str, entry: dict[str, Any]) -> str:
-    low, high = entry["low"], entry["high"]
-    if low is None:
+def _side(entry: dict[str, Any]) -> str:
+    """ "below", "above", "undecided" or "one seed": where an interval lies with regard to 0."""
+    if entry["low"] is None:
+        return "one seed"
+    return "below" if entry["high"] < 0 else "above" if entry["low"] > 0 else "undecided"
+
+
+def _verdict(log: str, kind: str, gamma: float, entry: dict[str, Any]) -> str:
+    """What an interval says; for the paper: a small radius is better, a large one worse."""
+    found = _side(entry)
+    if found == "one seed":
         return "one seed says nothing of chance"
-    if low <= 0 <= high:
+    if found == "undecided":
         return "no difference shown"
     if _empty(log, kind):
         return "a false alarm"
     if kind in CIRCULAR:
-        return "lower" if high < 0 else "higher"
-    return "for the paper" if high < 0 else "against the paper"
+        return "lower" if found == "below" else "higher"
+    return "for the paper" if (found == "below") == (gamma < 1) else "against the paper"
 
 
 def _false_alarms(alarms: list[bool]) -> list[str]:
@@ -255,23 +267,65 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
     ]
 
 
-def _in_one_sentence(claims: list[str]) -> list[str]:
+#: What a radius does to the gap, by the side of 0 that its interval lies on.
+_EFFECTS = {
+    "below": "narrows it on", "above": "widens it on", "undecided": "makes no difference that shows on",
+    "one seed": "was tried with one seed on",
+}  # fmt: skip
+
+
+def _in_one_sentence(claims: dict[str, dict[str, list[str]]]) -> list[str]:
+    """The primary contrast over all logs: ``claims`` has logs by way and side of 0."""
     if not claims:
         return []
+    ways = {"smaller": "a smaller radius (the smallest gamma)", "larger": "a larger one (gamma 3)"}
+    texts = [
+        f"{ways[way]} "
+        + "; ".join(f"{_EFFECTS[found]} {listed(logs)}" for found, logs in sides.items())
+        for way, sides in claims.items()
+    ]
     return [
-        "**Does a smaller radius in interest domains, more than the same in random ones, narrow the gap at equal "
-        f"training loss? {'; '.join(claims)}.**"
+        "**The gap at equal training loss, in interest domains against the same in random ones: "
+        f"{'. And '.join(texts)}. The paper would have the first narrow and the second widen it.**"
     ]
 
 
 def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
-    gap, heldout = found["matched_gap"]["difference"], found["heldout"]["difference"]
+    gap, heldout = found["matched_gap"], found["heldout"]["difference"]
+
+    def said(entry: dict[str, Any]) -> str:
+        return f"{interval(entry, 4)} more ({_verdict(log, kind, found['gamma'], entry)})"
+
     return (
         f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss "
-        f"({number(found['level'])}) by {interval(gap, 4)} more than with random domains "
-        f"({_verdict(log, kind, gap)}), and the held-out loss at the best epoch by {interval(heldout, 4)} more "
-        f"({_verdict(log, kind, heldout)})."
+        f"({number(found['level'])}) by {interval(gap['domains'], 4)}, with random domains by "
+        f"{interval(gap['random'], 4)}: by {said(gap['difference'])}; and the held-out loss at the best epoch by "
+        f"{said(heldout)}."
     )
+
+
+def _at_limits(results: Results) -> list[str]:
+    """One sentence on trainings whose learning rate is at an end of its grid."""
+    ends: dict[float, Counter[str]] = {}
+    for piece in results.pieces.values():
+        config, result = piece["config"], piece["result"]
+        if "domains" not in config or "made_from" in piece:
+            continue  # sweeps, and copies of a training
+        rates = config["rates"]
+        place = "lowest" if result["rate"] == min(rates) else "highest"
+        of_gamma = ends.setdefault(config["gamma"], Counter())
+        of_gamma[place if result["rate_at_limit"] else "inner"] += 1
+    if not ends:
+        return []
+    texts = [
+        f"gamma {gamma:g}: {n['lowest']} at the lowest and {n['highest']} at the highest of {n.total()}"
+        for gamma, n in sorted(ends.items())
+    ]
+    return [
+        "Learning rates found at an end of the grid, where a further one might have been better still: "
+        + "; ".join(texts)
+        + "."
+    ]
 
 
 def _mean(values: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from resemb_ext.train.files import write_atomic, write_text
 
 from .frame import Results
+from .protocol import CHANGES
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot: ``draw`` gets matplotlib axes."""
+    """A plot: ``draw`` gets matplotlib axes; ``size`` in inches."""
 
     name: str
     caption: str
     draw: Callable[[Any], None]
+    size: tuple[float, float] = (6.4, 4.0)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Page:
     change: str
     figures: Sequence[Figure] = field(default_factory=tuple)
     missing: str | None = None
+
+
+def listed(texts: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -100,12 +108,17 @@ def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
         parts.append("*Not run: " + ", ".join(f"`{key}`" for key in results.missing) + ".*")
     parts += ["## Protocol", *page.protocol]
     protocol = results.plan["protocol"]
-    parts.append("Set down before any test score was looked at:")
+    changed = CHANGES.get(name)
+    parts.append(
+        "Set down before any test score was looked at:"
+        if changed is None
+        else f"Set down beforehand, then changed. {changed}"
+    )
     parts.append("\n".join(f"- {key}: {_flat(value)}" for key, value in protocol.items()))
     parts += ["## Results", *(table.markdown() for table in page.tables)]
     for figure in page.figures:
         file = f"{name}-{figure.name}.svg"
-        _draw(figure, folder / file)
+        _draw(figure, folder / file, _made_of(results))
         parts.append(f"![{figure.caption}]({file})\n\n{figure.caption}")
     parts += ["## What would change our mind", page.change]
     parts += ["## Where the figures come from", _origins(results)]
@@ -143,19 +156,45 @@ def _origins(results: Results) -> str:
             f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own, with its configuration and the hash of its "
             f"data, are in `{results.plan['study']}/PIECE.json` of the results"
         )
-    versions = next(iter(pieces))["versions"] if results.pieces else {}
-    lines.append("- " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    versions: dict[str, dict[str, None]] = {}
+    for piece in pieces:
+        for name, value in {"processor": "not kept", **piece["versions"]}.items():
+            versions.setdefault(name, {})[str(value)] = None
+    texts = [f"{name} {' or '.join(values)}" for name, values in versions.items()]
+    lines.append("- " + ", ".join(texts))
     return "\n".join(lines)
 
 
-def _draw(figure: Figure, path: Path) -> None:
+def _made_of(results: Results) -> str:
+    """For a figure's metadata: study, seeds, data and the options that all pieces share."""
+    pieces = list(results.pieces.values())
+    configs = [piece["config"] for piece in pieces]
+    shared = {
+        key: value
+        for key, value in (configs[0] if configs else {}).items()
+        if all(key in config and config[key] == value for config in configs)
+    }
+    data = {name: entry["hash"] for name, entry in results.plan["data"].items()}
+    told = {
+        "study": results.plan["study"],
+        "protocol": results.plan["protocol"]["version"],
+        "quick": results.plan["quick"],
+        "seeds": sorted({seed for piece in pieces for seed in piece["seeds"]}),
+        "data": data,
+        "config": shared,
+    }
+    return json.dumps(told)
+
+
+def _draw(figure: Figure, path: Path, description: str) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
+    metadata = {"Date": None, "Description": description}
     # No dates and fixed ids: the same JSON gives the same file.
     with rc_context({"svg.hashsalt": figure.name}):
-        canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
+        canvas = Canvas(figsize=figure.size, layout="constrained")
         FigureCanvasSVG(canvas)
         figure.draw(canvas.subplots())
-        write_atomic(path, lambda p: canvas.savefig(p, format="svg", metadata={"Date": None}))
+        write_atomic(path, lambda p: canvas.savefig(p, format="svg", metadata=metadata))

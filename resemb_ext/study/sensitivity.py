@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ MOST_EVENTS = 300_000
 #: Events an item, below which L2 is that of touched rows: dense Adam with L2 of the whole table would pull
 #: rows that are hardly ever met to zero, and with them all of the model.
 RARE = 5.0
+#: gAUC under which a model counts as hardly trained; 0.5 is chance.
+UNTRAINED = 0.56
 #: What a kept piece tells of its options.
 TOLD = (
     "window", "top_k", "weighting", "cross_fit", "epochs", "patience", "batch_size", "lr",
@@ -113,12 +115,7 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
                  number(_mean(result["gauc"]), 4), interval(change["gauc"], 4))
             )  # fmt: skip
         if base is not None and len(variants) > 1:
-            spread = {n: _mean(r["gauc"]) - _mean(base["gauc"]) for n, r in variants.items()}
-            worst, best = min(spread, key=spread.__getitem__), max(spread, key=spread.__getitem__)
-            answers.append(
-                f"{log}: over {len(variants)} ways to draw the graph, test gAUC moves by "
-                f"{spread[worst]:+.4f} ({worst}) to {spread[best]:+.4f} ({best}) from the default's."
-            )
+            answers.append(_answer(log, base, variants))
     title = (
         "Res-embedding by how its graph is drawn: test scores of a DNN (20 negatives; base: window 3, "
         "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search, "
@@ -127,6 +124,52 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
     )
     header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change")
     return Table(title, header, rows), answers
+
+
+def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]]) -> str:
+    """Changes of test gAUC that are told from none; cross-fitting always; seeds that did not train."""
+    changes = {
+        name: paired_difference(base["gauc"], result["gauc"])
+        for name, result in variants.items()
+        if name != BASE
+    }
+    told = [
+        name
+        for name, change in changes.items()
+        if change["low"] is None or not change["low"] <= 0 <= change["high"]
+    ]
+    text = (
+        f"{log}: over {len(variants)} ways to draw the graph, the change of test gAUC from the default's "
+        f"{_mean(base['gauc']):.4f} is told from none by "
+        + ("; ".join(f"{n} ({interval(changes[n], 4)})" for n in told) or "no other way")
+    )
+    text += "".join(
+        f"; {name}, which keeps an example's own event out of its graph, moves it by {interval(change, 4)}"
+        for name, change in changes.items()
+        if "cross_fit" in VARIANTS[name] and name not in told
+    )
+    failed = {
+        name: sum(value < UNTRAINED for value in result["gauc"])
+        for name, result in variants.items()
+    }
+    texts = [f"{name} ({n} of {len(variants[name]['gauc'])})" for name, n in failed.items() if n]
+    if texts:
+        text += (
+            f"; seeds that hardly trained (gAUC under {UNTRAINED:g}), which says more of the training than of "
+            f"the graph: {', '.join(texts)}"
+        )
+    return text + "."
+
+
+def left_out(logs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """One sentence on logs that are too long to take part; ``logs`` as in a plan's ``data``."""
+    names = [name for name, entry in logs.items() if entry["events"] > MOST_EVENTS]
+    if not names:
+        return None
+    return (
+        f"Left out of this for time, as of over {MOST_EVENTS:,} events: {', '.join(names)}. How scores hang on "
+        "the graph is not known there."
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

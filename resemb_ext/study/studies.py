@@ -15,9 +15,11 @@ from .protocol import PROTOCOLS
 from .report import Page, write_page
 
 REPORT = "report"
+#: What all studies in full should take at most, in core-hours.
+HOURS = 10
 INTRODUCTION = (
     "Experiments on the claims of Zhou et al. 2019 (arXiv 1906.10304), written from the kept results alone by "
-    "`resemb study report --out RESULTS --into PAGES`. Answers, each in a sentence:"
+    "`resemb study report --out docs/study/results --into docs/study`. Answers, each in a sentence:"
 )
 
 
@@ -126,6 +128,7 @@ def write_report(
     chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
+    hours = 0.0
     paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
     for name in chosen:
         results = read_results(root / name)
@@ -135,7 +138,11 @@ def write_report(
         lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
         text = "\n\n".join(table.text() for table in page.tables)
         write_text(root / name / "tables.txt", text + "\n")
+        hours += sum(piece["seconds"] for piece in results.pieces.values()) / 3600
     if names is None:
+        over = f", over the {HOURS} core-hours that they should take" if hours > HOURS else ""
+        lines += ["", f"The pieces of all studies took {hours:.1f} hours of wall clock{over}: "
+                  "one thread each, other work of the machine beside them."]  # fmt: skip
         index = folder / "README.md"
         write_text(index, "\n".join(lines) + "\n")
         paths.append(index)
