@@ -17,11 +17,14 @@ from resemb_ext.train.environment import cpu_name
 
 def _commit() -> str:
     folder = Path(__file__).parent
-    result = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-    )
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:  # no git here
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 

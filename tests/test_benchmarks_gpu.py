@@ -111,7 +111,7 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
                      "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
                      "step: plain, c": {"failed": "x"}, UNIQUE: {"ms": 0.6}},
         "stages": {"dedupe": 0.2},
-        "memory": {"failed": "OutOfMemoryError: x"},
+        "memory": {"share": 12.5},
     }  # fmt: skip
     found = {aim["what"]: aim for aim in targets.targets(cell)}
     kernel = found["gather-sum over the same list / lookup kernel"]
@@ -124,6 +124,10 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
     assert found[f"{UNIQUE} / stage dedupe of ours"]["found"] == 3.0
     assert found["float32 / bfloat16 step"]["found"] is None
     assert found["float32 / bfloat16 step"]["met"] is None
+    memory = "scratch of a step, integers of 4 bytes / (P + min(P, H) K)"
+    assert found[memory]["met"] is True
+    cell["memory"] = {"failed": "OutOfMemoryError: x"}
+    assert {aim["what"]: aim for aim in targets.targets(cell)}[memory]["met"] is None
 
 
 # --- checks ----------------------------------------------------------------------------------------
@@ -164,7 +168,8 @@ def test_runs_are_counted(small: Path) -> None:
 def test_a_sanitizers_own_child_is_stopped_with_it(small: Path) -> None:
     fake_sanitizer(small, "sleep 600 & echo $! > child; wait")
     found = checks.sanitize("racecheck", 3)
-    assert "stopped after 3 s" in found["refused"]
+    assert found["exit_code"] == -1 and "stopped after 3 s" in found["output"]
+    assert not checks.passed({"tests": GOOD, "memcheck": found})
     child = int((small / "child").read_text())
     status = Path(f"/proc/{child}/stat")
     assert not status.exists() or status.read_text().split(") ")[1][0] == "Z"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import resemb_ext as rx
 from resemb_ext import functional
@@ -109,6 +111,33 @@ def test_optimizer_agrees_with_the_cpu_and_repeats(name: str, in_backward: bool)
         torch.testing.assert_close(a, c, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loaded_optimizer_goes_on(fused: bool) -> None:
+    """Tables with sparse gradients beside layers whose steps are torch's own."""
+
+    def made() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+        table, layer = embedding(sparse=True), nn.Linear(64, 1, device="cuda")
+        optimizer = rx.optim.Adam([*table.parameters(), *layer.parameters()], fused=fused)
+        return table, layer, optimizer
+
+    def step(table: nn.Module, layer: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        layer(table(ids)).square().sum().backward()
+        optimizer.step()
+
+    (ids,) = batches(1)
+    whole = made()
+    step(*whole)
+    again = made()
+    for module, saved in zip(again, whole, strict=True):
+        module.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for run in (whole, again):
+        step(*run)
+    for a, b in zip(whole[:2], again[:2], strict=True):
+        for one, other in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_weighted_means_repeat() -> None:
     problem = make_problem(
         num_items=500, dim=16, positions=100_000, neighbors=5, bags=7, mode="mean",
@@ -143,6 +172,7 @@ def test_forward_and_dense_backward_do_not_wait_and_replay() -> None:
         return out
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
@@ -181,12 +211,46 @@ def test_side_stream() -> None:
     module = embedding()
     (ids,) = batches(1)
     expected = module(ids)
+    late = torch.zeros_like(ids)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        out = module(ids)
+        torch.cuda._sleep(100_000_000)  # clocks; kernels on another stream would read the zeros
+        late.copy_(ids)
+        out = module(late)
     stream.synchronize()
     assert torch.equal(out, expected)
+
+
+def test_tables_above_two_to_the_31_elements() -> None:
+    num_items, dim = 17_000_000, 128
+    if torch.cuda.mem_get_info()[0] < 12 * num_items * dim:
+        pytest.skip(f"needs {12 * num_items * dim / 2**30:.0f} GiB of free memory")
+    central, residual = (
+        torch.zeros(num_items, dim, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        for _ in range(2)
+    )
+    far, last = num_items - 9, num_items - 1  # both past element 2^31
+    with torch.no_grad():
+        for item in (0, far, last):
+            central[item] = residual[item] = float(item % 7 + 1)
+    indptr = torch.zeros(num_items + 1, dtype=torch.int64, device="cuda")
+    indptr[num_items:] = 1  # the last row points at far
+    neighbors = torch.tensor([far], dtype=torch.int32, device="cuda")
+    graph = (indptr, neighbors, torch.tensor([2.0], device="cuda"))
+    ids = torch.tensor([0, far, last], device="cuda")
+    optimizer = rx.optim.SGD([central, residual], lr=1.0)
+    out = functional.res_embedding(ids, central, residual, *graph, sparse=True)
+    own = [float(item % 7 + 1) for item in (0, far, last)]
+    expected = torch.tensor([own[0], own[1], own[2] + 2 * own[1]])
+    for column in (0, dim - 1):
+        torch.testing.assert_close(out[:, column].detach().float().cpu(), expected)
+    out.sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        torch.testing.assert_close(residual[ids, -1].float().cpu(), torch.tensor(own) - 1)
+        torch.testing.assert_close(
+            central[ids, -1].float().cpu(), torch.tensor(own) - torch.tensor([0.0, 2.0, 0.0]))  # fmt: skip
 
 
 def test_a_bad_id_reads_as_padding_and_is_raised() -> None:

@@ -110,8 +110,14 @@ MUTANTS = {
     "attention's long rows without the barrier before the warps' parts are read": (
         "softmax.cuh", "    __syncthreads();\n    value = of_warp[0];", "    value = of_warp[0];",
         "attention", ("3", "4"), "seed 3"),
+    "steps that take a row's last squares for their sum": (
+        "update.cu", "squares += step.squares(row, col, g);", "squares = step.squares(row, col, g);",
+        "update", ("problems", "0", "12"), "differs from that after them"),
 }  # fmt: skip
 MORE_MUTANTS = {
+    "bags that begin a position late": (
+        "bags.cuh", "if (offsets[middle] <= p) {", "if (offsets[middle] < p) {",
+        "lookup", ("problems", "0", "12"), "seed"),
     "scan without the barrier before the warps' sums are read": (
         "scan.cuh", "of_warp[warp] = sum;\n  __syncthreads();", "of_warp[warp] = sum;",
         "sort", ("primitives", "40"), "primitives|SEGV"),  # wrong, or so wrong that keys go astray
@@ -193,8 +199,8 @@ sys.exit(pytest.main(sys.argv[2:]))
 """
 
 
-def run_tests(operators: Path, *arguments: str) -> None:
-    """Tests of the CPU's operators, on the emulated ones instead."""
+def run_tests(operators: Path, *arguments: str, examples: int | None = None) -> None:
+    """Tests of the CPU's operators, on the emulated ones instead; ``examples`` caps hypothesis's."""
     command = [
         sys.executable,
         "-c",
@@ -206,6 +212,8 @@ def run_tests(operators: Path, *arguments: str) -> None:
         *arguments,
     ]
     environment = {**os.environ, "RESEMB_EMULATED": "1"}
+    if examples is not None:
+        environment["RESEMB_EXAMPLES"] = str(examples)
     environment.pop("PYTEST_ADDOPTS", None)  # -n would run them in processes without the library
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment
@@ -226,6 +234,16 @@ def test_operators_on_chosen_problems(operators: Path) -> None:
 def test_operators_on_any_problem(operators: Path) -> None:
     """hypothesis over shapes, dtypes, dense and sparse gradients; sums of several chunks; autograd."""
     run_tests(operators, "-k", "not avx2", "tests/test_op_parity.py", "tests/test_op_autograd.py")
+
+
+def test_operators_on_some_problems(operators: Path) -> None:
+    """The same and the optimizers' rules on a few examples each; steps in backward."""
+    for tests, chosen in (
+        (["tests/test_op_parity.py", "tests/test_op_attention.py"], "any_problem"),
+        (["tests/test_optim_rules.py"], "formulas or low_precision"),
+        (["tests/test_optim_in_backward.py"], "steps_in_the_kernel"),
+    ):
+        run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, examples=10)
 
 
 def test_captured_steps(operators: Path) -> None:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
@@ -19,13 +19,10 @@ from resemb_ext.testing.attention import check_attention as check
 from resemb_ext.testing.attention import make_attention as make
 from resemb_ext.testing.attention import solve_attention as solve
 from resemb_ext.testing.strategies import attention_problems as problems
-
-EXAMPLES = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+from resemb_ext.testing.strategies import examples
 
 
-@EXAMPLES
+@examples(80)
 @given(problems(), st.booleans(), st.integers(0, 2**31))
 def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> None:
     check(problem, seed, sparse=sparse)

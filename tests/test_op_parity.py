@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.testing import Problem, check_problem, make_problem
-from resemb_ext.testing.strategies import DIMS, DTYPES, problems
-
-EXAMPLES = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+from resemb_ext.testing.strategies import DIMS, DTYPES, examples, problems
 
 
-@EXAMPLES
+@examples(60)
 @given(problems(), st.booleans(), st.integers(0, 2**31))
 def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> None:
     check_problem(problem, sparse=sparse, seed=seed)

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from resemb_ext import _loader, optim
-from resemb_ext.testing.strategies import DIMS
+from resemb_ext.testing.strategies import DIMS, examples
 
-EXAMPLES = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}),
     "momentum": (optim.SGD, {"momentum": 0.9}),
@@ -87,7 +84,7 @@ class Twin:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@EXAMPLES
+@examples(40)
 @given(data=st.data())
 def test_formulas(isa: str, kind: str, data: st.DataObject) -> None:
     """Any width and dtype, rows in any order with repeats, decay of both kinds, several steps."""

@@ -121,6 +121,18 @@ def test_adam_continues_from_torchs_state_and_back() -> None:
     torch.testing.assert_close(table, twin, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("fused", "where"), [(True, "meta"), (False, "cpu")])
+def test_a_loaded_step_count_lies_where_torch_reads_it(fused: bool, where: str) -> None:
+    saved, loaded = nn.Parameter(torch.ones(3)), nn.Parameter(torch.empty(3, device="meta"))
+    optimizer = optim.Adam([saved], fused=fused)
+    saved.grad = torch.ones(3)
+    optimizer.step()
+    other = optim.Adam([loaded])
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[loaded]["step"].device.type == where
+    assert other.state[loaded]["exp_avg"].device.type == "meta"
+
+
 def test_schedulers_and_closures() -> None:
     module = nn.Embedding(H, D, sparse=True)
     twin = copy.deepcopy(module)

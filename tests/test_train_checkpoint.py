@@ -6,18 +6,17 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from resemb_ext.testing.strategies import examples
 from resemb_ext.train import checkpoint as checkpoint_module
 from resemb_ext.train import load_checkpoint, save_checkpoint
 from resemb_ext.train.files import check_space, locked, write_atomic
 from resemb_ext.train.folder import clean
 
-FUZZ = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = examples(80)
 STATE = {
     "model": {
         "table": torch.arange(40, dtype=torch.float32).reshape(8, 5),

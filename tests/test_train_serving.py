@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.testing.strategies import examples
 from resemb_ext.train import rows as rows_module
 from resemb_ext.train import run
 from resemb_ext.train.prepare import prepare
@@ -162,9 +163,7 @@ def test_the_best_on_validation_is_the_default(runs):
     assert SavedModel.load(done.folder, seed=1).arm == best["embedding"]
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(40)
 @given(data=st.data())
 def test_any_batch_of_histories_scores_as_single_rows(runs, data):
     saved = SavedModel.load(runs["integers"].folder, "res", 0)

@@ -18,6 +18,8 @@ from benchmarks.gpu.variants import (
     UNIQUE,
 )
 
+#: Most scratch, in integers a position or touched edge: O(P + min(P, H) K) with a constant that is a bound.
+MOST_INTEGERS = 16.0
 SMALL_P = 500_000  # below it the step may take more than the bytes' time
 
 
@@ -99,5 +101,5 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
         aim(
             "scratch of a step, integers of 4 bytes / (P + min(P, H) K)",
             cell["memory"].get("share"),
-        )
+            high=MOST_INTEGERS)  # fmt: skip
     return result

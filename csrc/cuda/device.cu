@@ -16,6 +16,8 @@ namespace resemb::cuda {
 namespace {
 
 std::mutex mutex;
+// Longest rows of graphs: by device, address, items and edges.
+std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> longest_rows;
 
 #ifndef RESEMB_EMULATE
 void check(cudaError_t error, const char* what) {
@@ -170,7 +172,10 @@ void raise_fault(const DeviceState& state) {
       throw std::invalid_argument("neighbors: the row of item " + value +
                                   " lacks the item itself; expected it in every row that is not empty" +
                                   when);
-    case Wrong::stale_graph:
+    case Wrong::stale_graph: {
+      const std::lock_guard<std::mutex> lock(mutex);
+      longest_rows.clear();  // looked for again by the next calls
+    }
       throw std::runtime_error(
           "indptr: the memory of an earlier graph now holds one with longer rows; results of earlier calls "
           "are incomplete" +
@@ -181,19 +186,18 @@ void raise_fault(const DeviceState& state) {
 int64_t longest_row_of(const Context& c, int device, const int64_t* indptr, int64_t num_items,
                        int64_t num_edges) {
   if (num_edges <= RESEMB_SMALL_GRAPH) return num_edges;
-  static std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> known;
   const std::tuple<int, const void*, int64_t, int64_t> key{device, indptr, num_items, num_edges};
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = known.find(key);
-    if (found != known.end()) return found->second;
+    const auto found = longest_rows.find(key);
+    if (found != longest_rows.end()) return found->second;
   }
   uint32_t* longest = c.memory->take<uint32_t>(1);
   longest_row(c, indptr, num_items, longest);
   int64_t numbers[4];
   read_numbers(c, device, {longest, nullptr, nullptr, nullptr}, numbers);
   const std::lock_guard<std::mutex> lock(mutex);
-  return known[key] = numbers[0];
+  return longest_rows[key] = numbers[0];
 }
 
 }  // namespace resemb::cuda

@@ -73,15 +73,17 @@ __global__ void read_rows(RowReader reader, const uint32_t* rows, Count count, i
   }
 }
 
-// Lengths become starts, where they lie.
+// Lengths become starts, where they lie: none beyond the lists, whose length rows that overlap, or are longer
+// than the graph's longest was, would leave.
 struct RowStarts {
   uint32_t* starts;
   Count count;
+  uint32_t most;
 
   __device__ uint32_t in(int64_t u) const { return starts[u]; }
   __device__ void out(int64_t u, uint32_t before, uint32_t length) const {
-    starts[u] = before;
-    if (u + 1 == count.get()) starts[u + 1] = before + length;
+    starts[u] = before < most ? before : most;
+    if (u + 1 == count.get()) starts[u + 1] = before + length < most ? before + length : most;
   }
 };
 
@@ -216,7 +218,7 @@ TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& grou
   const RowReader reader(c, x);
   launch(c, blocks_for(c, x.most_rows(), kThreads), &read_rows, reader,
          static_cast<const uint32_t*>(groups.rows), unique, edges.first, edges.starts);
-  exclusive_scan(c, RowStarts{edges.starts, unique}, unique, edges.count);
+  exclusive_scan(c, RowStarts{edges.starts, unique, static_cast<uint32_t>(most)}, unique, edges.count);
   if (most > 0) {
     launch(c, blocks_for(c, most, kEach), &list_edges, reader, static_cast<const int64_t*>(edges.first),
            unique, static_cast<const uint32_t*>(edges.starts), static_cast<const uint32_t*>(edges.count),

@@ -14,7 +14,7 @@ void* current_stream([[maybe_unused]] int device) {
   if (aoti_torch_get_current_cuda_stream == nullptr) {
     throw std::runtime_error("resemb_ext: this torch has no CUDA streams");
   }
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
 #endif
   return stream;
 }

@@ -49,7 +49,8 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         graph_device: where the graph lies: None beside the tables, wherever they go; "pinned" in pinned host
             memory, where a CUDA device reads it, for graphs larger than the device's memory. Every lookup and
             every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge; see
-            docs/gpu.md.
+            docs/gpu.md. Keep the module until what it has queued is done (``torch.cuda.synchronize()``):
+            the memory is free for others as soon as it is gone.
         save_graph: keep the graph in the state_dict, not only its hash; see `graph_from_state`.
         dtype, device: of the tables. Link weights stay float32 whatever the tables become.
 

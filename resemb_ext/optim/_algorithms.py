@@ -130,8 +130,7 @@ class Adagrad(RowSparseOptimizer):
     def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
         state = self.state[parameter]
         if "step" not in state:
-            place = parameter.device if group["capturable"] else "cpu"
-            state["step"] = torch.tensor(0.0, device=place)
+            state["step"] = torch.tensor(0.0)
         if "sum" not in state:
             state["sum"] = torch.full_like(parameter, self._initial(group))
 

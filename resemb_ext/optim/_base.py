@@ -304,8 +304,7 @@ class RowSparseOptimizer(Optimizer):
         place = table.device if group["capturable"] else torch.device("cpu")
         if "step" not in state:
             state["step"] = torch.tensor(0.0, device=place)
-        elif state["step"].device != place:
-            state["step"] = state["step"].to(place)
+        self._place_step(table, place)
         for key, shape in self._state_shapes(group, table).items():
             if state.get(key) is None:
                 value = empty_table(shape, dtype=state_dtype(table), device=table.device)
@@ -317,23 +316,33 @@ class RowSparseOptimizer(Optimizer):
         groups = []
         for group in self.param_groups:
             dense = [p for p in group["params"] if p.grad is not None and not p.grad.is_sparse]
-            if not dense:
-                continue
-            part = {**group, "params": dense}
-            for parameter in dense:
+            if dense:
+                groups.append({**group, "params": dense})
+        if not groups:
+            return
+        _capture.check_dense(self._dense, groups)
+        own_decay = "decoupled_weight_decay" in self._dense.defaults
+        for group in groups:
+            for parameter in group["params"]:
                 self._prepare_dense(group, parameter)
+                self._place_step(parameter, _step_of_torch(group, parameter))
                 self.catch_up(parameter)
-            own = "decoupled_weight_decay" in self._dense.defaults
-            if group["decoupled_weight_decay"] and not own and group["weight_decay"] != 0:
-                for parameter in dense:
-                    parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
-                part["weight_decay"] = 0.0
-            groups.append(part)
-        if groups:
-            _capture.check_dense(self._dense, groups)
-            self._dense.param_groups = groups
-            self._dense.state = self.state
-            self._dense.step()
+            if group["decoupled_weight_decay"] and not own_decay and group["weight_decay"] != 0:
+                lr = group["lr"]
+                if not isinstance(lr, Tensor) or lr.device.type == "cpu":
+                    lr = float(lr)  # one on a device is not waited for
+                for parameter in group["params"]:
+                    parameter.mul_(1 - lr * group["weight_decay"])
+                group["weight_decay"] = 0.0
+        self._dense.param_groups = groups
+        self._dense.state = self.state
+        self._dense.step()
+
+    def _place_step(self, parameter: Tensor, place: torch.device) -> None:
+        """Puts a step count that is there where those who step the parameter read it."""
+        step = self.state.get(parameter, {}).get("step")
+        if isinstance(step, Tensor) and step.device != place:
+            self.state[parameter]["step"] = step.to(place)
 
     def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
         """State that torch's optimizer expects to find."""
@@ -360,10 +369,18 @@ class RowSparseOptimizer(Optimizer):
             for key, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     place = parameter.device
-                    if key == "decay_log" or (key == "step" and not group["capturable"]):
+                    if key == "decay_log":
                         place = torch.device("cpu")
+                    elif key == "step":
+                        place = _step_of_torch(group, parameter)
                     own = empty_table(value.shape, dtype=value.dtype, device=place)
                     self.state[parameter][key] = own.copy_(value)
+
+
+def _step_of_torch(group: dict[str, Any], parameter: Tensor) -> torch.device:
+    """Where torch's own optimizers want a parameter's step count."""
+    there = group["capturable"] or group.get("fused")
+    return parameter.device if there else torch.device("cpu")
 
 
 def _pending(group: dict[str, Any]) -> bool:

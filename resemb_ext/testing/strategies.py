@@ -1,8 +1,11 @@
-"""Hypothesis strategies for lookup problems."""
+"""Hypothesis strategies for lookup problems, and settings."""
 
 from __future__ import annotations
 
+import os
+
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from resemb_ext.testing.attention import AttentionProblem, make_attention
@@ -11,6 +14,19 @@ from resemb_ext.testing.problems import Problem, make_problem
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Widths below, at, above and between vector sizes and register blocks.
 DIMS = (1, 2, 3, 4, 7, 8, 9, 16, 18, 31, 32, 33, 64, 65, 72, 100, 128, 130)
+
+
+def examples(count: int) -> settings:
+    """Settings of a test that may share fixtures among its examples.
+
+    Args:
+        count: of examples, or what the environment's ``RESEMB_EXAMPLES`` says where that is fewer.
+    """
+    return settings(
+        max_examples=min(count, int(os.environ.get("RESEMB_EXAMPLES", count))),
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 
 
 @st.composite
