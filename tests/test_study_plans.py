@@ -43,13 +43,22 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
         assert any(piece.source is not None and piece.source.name == "cats" for piece in plan)
 
 
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("bound", "Terms on simulated logs"),
+        ("delay", "Behaviour models on logs"),
+        ("radius", "Gamma minus 1, with domains"),
+    ],
+)
 def test_a_quick_study_by_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["study", "bound", "--quick", "--quiet", "--out", str(tmp_path)]) == 0
-    assert not read_results(tmp_path / "bound").missing
-    page = (tmp_path / "report" / "bound.md").read_text()
-    assert "A quick run" in page and "Terms on simulated logs" in capsys.readouterr().out
+    """The comparison's quick run is in test_study_compare.py."""
+    assert main(["study", name, "--quick", "--quiet", "--out", str(tmp_path)]) == 0
+    assert not read_results(tmp_path / name).missing
+    page = (tmp_path / "report" / f"{name}.md").read_text()
+    assert "A quick run" in page and table in capsys.readouterr().out
 
 
 @pytest.mark.slow
