@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resemb_ext import data
+from resemb_ext.study import delay_page
 from resemb_ext.study.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.delay import choices, tied_share
 from resemb_ext.study.domains import (
@@ -22,7 +23,7 @@ from resemb_ext.study.dwell import (
     pairs_by_lag,
     share_by_gap,
 )
-from resemb_ext.study.laws import draw
+from resemb_ext.study.laws import draw, draw_like
 
 SIZE = {"users": 3000, "items": 900, "domains": 12, "events_per_user": (10, 16)}
 
@@ -184,6 +185,32 @@ def test_tail_of_stays(heavy: bool) -> None:
     domain = (np.cumsum(moves, axis=1) % 50).ravel()
     found = dwell_tail(Sequences(np.repeat(np.arange(users), events), domain, 50))
     assert found["verdict"] == ("heavier" if heavy else "geometric")
+
+
+def test_logs_drawn_with_the_fitted_stays_and_interests_are_of_that_law() -> None:
+    like = draw("mixture", users=1500, events=30, domains=8, mass=3.0, seed=1)
+    drawn = draw_like(like, stay=0.4, mass=3.0, seed=5)
+    np.testing.assert_array_equal(drawn.user, like.user)
+    np.testing.assert_allclose(drawn.shares, like.shares, atol=0.02)
+    values = fit("delay+mixture", drawn).values
+    assert values["stay"] == pytest.approx(0.4, abs=0.02)
+    assert values["mass"] == pytest.approx(3.0, rel=0.1)
+    again = draw_like(like, stay=0.4, mass=3.0, seed=6)
+    assert not np.array_equal(drawn.domain, again.domain)
+
+
+def test_unlike_interests_alone_look_heavy_and_drawn_logs_show_it() -> None:
+    """Geometric stays of users with unlike interests give b below 1; so do the drawn logs beside them."""
+    events = draw_like(
+        draw("mixture", users=1500, events=30, domains=4, mass=0.7, seed=2), stay=0.3, mass=0.7, seed=0
+    )  # fmt: skip
+    tail, values = dwell_tail(events), fit("delay+mixture", events).values
+    shapes = [dwell_tail(draw_like(events, stay=values["stay"], mass=values["mass"], seed=seed))["shape"]
+              for seed in range(20)]  # fmt: skip
+    assert tail["verdict"] == "heavier"
+    assert delay_page._beyond(tail, {"shapes": shapes}) is False
+    assert delay_page._beyond({**tail, "shape": 0.3}, {"shapes": shapes}) is True
+    assert delay_page._beyond(tail, None) is None
 
 
 def test_short_histories_cannot_tell_the_tail() -> None:

@@ -16,9 +16,10 @@ from .behaviour import MODELS, Sequences, fit, fit_all
 from .domains import communities_of, first_meetings, halves, permuted, sequences
 from .dwell import dwell_tail, estimate_dwell, share_by_gap
 from .frame import Piece, Source, simulated_source
-from .laws import draw
+from .laws import draw, draw_like
 
 MAX_LAG = 20
+DRAWS = 20  # of logs with geometric stays
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
@@ -52,6 +53,10 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
                     f"log-{source.name}-{kind}", partial(_of_log, source, kind), config, [0], source
                 )
             )
+            config = {"log": source.name, "domains": kind, "draws": DRAWS}
+            work = partial(_tail, source, kind)
+            key = f"tail-{source.name}-{kind}"
+            plan.append(Piece(key, work, config, list(range(DRAWS)), source))
     return plan + sensitivity.pieces(sources, quick=quick)
 
 
@@ -115,8 +120,8 @@ def choices(law: str, seeds: Sequence[int], *, users: int = 300, **sizes: Any) -
     }
 
 
-def _of_log(source: Source, kind: str) -> dict[str, Any]:
-    """Everything about one log under one kind of domains."""
+def _split(source: Source, kind: str) -> tuple[list[Sequences], Sequences, Sequences]:
+    """A log under one kind of domains: its parts, and the users to fit on and to hold out."""
     log = source.log
     timed = not times_are_positions(log)
     if kind == "category-first-meetings":
@@ -136,6 +141,24 @@ def _of_log(source: Source, kind: str) -> dict[str, Any]:
         ]
         fit_part, held_part = halves(second, seed=1)
         train, heldout = sequences(fit_part, of_first), sequences(held_part, of_first)
+    return parts, train, heldout
+
+
+def _tail(source: Source, kind: str) -> dict[str, Any]:
+    """Shape of the stays of logs drawn with the fitted interests and geometric stays, as long as this one."""
+    parts, train, _ = _split(source, kind)
+    values = fit("delay+mixture", train).values
+    drawn = [
+        dwell_tail(draw_like(parts[0], stay=values["stay"], mass=values["mass"], seed=seed))
+        for seed in range(DRAWS)
+    ]
+    return {**values, "shapes": [found.get("shape") for found in drawn]}
+
+
+def _of_log(source: Source, kind: str) -> dict[str, Any]:
+    """Everything about one log under one kind of domains."""
+    parts, train, heldout = _split(source, kind)
+    timed = parts[0].time is not None
     lengths = np.bincount(np.cumsum(parts[0].first) - 1)
     lags = np.arange(1, MAX_LAG + 1)
     models = {name: fit(name, train) for name in MODELS}

@@ -30,7 +30,7 @@ def page(results: Results) -> Page:
     """The page of the study, from its kept pieces."""
     of = {
         prefix: {k: p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
-        for prefix in ("recover-", "choose-", "log-")
+        for prefix in ("recover-", "choose-", "log-", "tail-")
     }
     graphs, moved = sensitivity.table(
         {k: p for k, p in results.pieces.items() if k.startswith("graph-")}
@@ -95,18 +95,8 @@ def page(results: Results) -> Page:
                 r["gaps"]["expected"]["delay"], r["gaps"]["mean_lag"], strict=True)
         ],
     )  # fmt: skip
-    tails = Table(
-        "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
-        "1 is geometric, below 1 heavier; domains or users that differ in their stays give b below 1 too",
-        ("log", "stays", "longest", "b [95 %]", "verdict"),
-        [
-            (key.removeprefix("log-"), str(t["stays"]), str(t["longest"]),
-             interval({**t, "value": t["shape"]}) if "shape" in t else "-",
-             t["verdict"] + (f": {t['why']}" if "why" in t else ""))
-            for key, r in of["log-"].items()
-            for t in [r["tail"]]
-        ],
-    )  # fmt: skip
+    references = {key.removeprefix("tail-"): r for key, r in of["tail-"].items()}
+    tails = _tails(of["log-"], references)
     return Page(
         "The interest delay model",
         "Do users' interests stay put for a while, then jump, and better so than rival accounts?",
@@ -132,6 +122,10 @@ def page(results: Results) -> Page:
                 verdicts,
                 [r["tail"]["verdict"] for r in of["log-"].values()],
                 [key.removeprefix("log-") for key in of["log-"]],
+                [
+                    _beyond(r["tail"], references.get(key.removeprefix("log-")))
+                    for key, r in of["log-"].items()
+                ],
             ),
             *answers,
             *moved,
@@ -139,7 +133,7 @@ def page(results: Results) -> Page:
         ]
         or ["No piece is done."],
         [t for t in (recovery, chosen, fits, _dwells(of["log-"]), gaps, tails, graphs) if t.rows],
-        "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users "
+        "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users or domains "
         "differ in how long they stay: then a mixture over users would beat delay+mixture. Times of real "
         "clocks in more logs would tell the first.",
         figures,
@@ -211,10 +205,46 @@ def _recovery(
     return Table(title, header, rows), said
 
 
+def _beyond(tail: dict[str, Any], reference: dict[str, Any] | None) -> bool | None:
+    """Whether stays are longer than in every log drawn with geometric ones; None where not known."""
+    shapes = [] if reference is None else [s for s in reference["shapes"] if s is not None]
+    return tail["shape"] < min(shapes) if "shape" in tail and shapes else None
+
+
+def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]]) -> Table:
+    """Shapes of stays, beside those of logs with geometric stays and users of the fitted interests."""
+    rows = []
+    for key, r in logs.items():
+        tail = r["tail"]
+        reference = references.get(key.removeprefix("log-"))
+        shapes = [] if reference is None else [s for s in reference["shapes"] if s is not None]
+        beyond = _beyond(tail, reference)
+        rows.append(
+            (key.removeprefix("log-"), str(tail["stays"]), str(tail["longest"]),
+             interval({**tail, "value": tail["shape"]}) if "shape" in tail else "-",
+             tail["verdict"] + (f": {tail['why']}" if "why" in tail else ""),
+             f"{min(shapes):.3f} to {max(shapes):.3f}" if shapes else "-",
+             "-" if beyond is None else "yes" if beyond else "no")
+        )  # fmt: skip
+    return Table(
+        "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
+        "1 is geometric, below 1 heavier. Users who differ in their interests give b below 1 too: beside it b of "
+        "drawn logs of the same users and lengths, with geometric stays on top of the fitted interests (delay+mixture)",
+        ("log", "stays", "longest", "b [95 %]", "verdict", "b, geometric stays", "heavier than all of them"),
+        rows,
+    )  # fmt: skip
+
+
 def _in_one_sentence(
-    verdicts: list[dict[str, Any]], tails: Sequence[str] = (), names: Sequence[str] = ()
+    verdicts: list[dict[str, Any]],
+    tails: Sequence[str] = (),
+    names: Sequence[str] = (),
+    beyond: Sequence[bool | None] = (),
 ) -> list[str]:
-    """The answer over all logs and kinds of domains, called ``names``; ``tails``: verdicts on stays."""
+    """The answer over all logs and kinds of domains, called ``names``.
+
+    ``tails``: verdicts on stays; ``beyond``: whether they are heavier than fixed interests explain.
+    """
     if not verdicts:
         return []
 
@@ -239,8 +269,9 @@ def _in_one_sentence(
         f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
         f"these alone in {worth}"
         + (
-            f", and stays have a heavier tail than its geometric law in {heavy} (or users or domains differ in "
-            "their stays: the two cannot be told apart here)"
+            f", and stays have a heavier tail than its geometric law in {heavy}, which users of unlike interests "
+            f"give too: than geometric stays on top of the fitted interests in {list(beyond).count(True)} of "
+            f"{len(beyond) - list(beyond).count(None)}"
             if heavy
             else ""
         )

@@ -52,6 +52,36 @@ def draw(
     return Sequences(np.repeat(np.arange(users), events), domain.ravel(), domains)
 
 
+def draw_like(events: Sequences, *, stay: float, mass: float, seed: int) -> Sequences:
+    """Sequences of as many users and events by the law delay+mixture: geometric stays on top of interests.
+
+    With probability ``stay`` an event repeats the domain before it; else it is that of one of the user's
+    earlier events, or, with a weight of ``mass`` to their number, drawn from the shares at large.
+
+    Args:
+        events: gives the users, how many events each has, and the shares; those without a domain are
+            left out.
+        stay, mass: as fitted.
+        seed: of the draws.
+    """
+    events = events.known
+    rng = np.random.default_rng([23, seed])
+    starts = np.flatnonzero(events.first)
+    lengths = np.diff(np.append(starts, len(events)))
+    cdf = np.cumsum(events.shares)
+    domain = np.empty(len(events), dtype=np.int64)
+    for place in range(int(lengths.max())):
+        at = starts[lengths > place] + place
+        drawn = _pick(cdf[None], rng.random(len(at)))
+        if place:
+            taste = rng.random(len(at)) * (place + mass) < place
+            earlier = at - 1 - rng.integers(0, place, len(at))
+            drawn = np.where(taste, domain[earlier], drawn)
+            drawn = np.where(rng.random(len(at)) < stay, domain[at - 1], drawn)
+        domain[at] = drawn
+    return Sequences(events.user, domain, events.domains)
+
+
 def _pick(cdf: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The first entry of each distribution function [..., K] that is above ``uniform`` [...]."""
     return np.minimum((cdf <= uniform[..., None]).sum(axis=-1), cdf.shape[-1] - 1)
