@@ -111,7 +111,7 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
                      "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
                      "step: plain, c": {"failed": "x"}, UNIQUE: {"ms": 0.6}},
         "stages": {"dedupe": 0.2},
-        "memory": {"share": 12.5},
+        "memory": {"share": 8.0},
     }  # fmt: skip
     found = {aim["what"]: aim for aim in targets.targets(cell)}
     kernel = found["gather-sum over the same list / lookup kernel"]

@@ -19,7 +19,7 @@ from benchmarks.gpu.variants import (
 )
 
 #: Most scratch, in integers a position or touched edge: O(P + min(P, H) K) with a constant that is a bound.
-MOST_INTEGERS = 16.0
+MOST_INTEGERS = 9.0
 SMALL_P = 500_000  # below it the step may take more than the bytes' time
 
 
