@@ -140,7 +140,7 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(
 
 def test_slow_variants_sit_rounds_out() -> None:
     seconds = interleave(
-        {"own": lambda _: time.sleep(0.001), "slow": lambda _: time.sleep(0.1)},
+        {"own": lambda _: time.sleep(0.01), "slow": lambda _: time.sleep(0.15)},
         rounds=SLOW_ROUNDS + 3, warmup=1, label="test", slow=("own", 5.0))  # fmt: skip
     result = summary(seconds, "own")
     assert result["own"]["rounds"] == SLOW_ROUNDS + 3
