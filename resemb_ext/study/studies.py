@@ -128,7 +128,7 @@ def write_report(
     chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
-    hours = 0.0
+    hours: dict[str, float] = {}
     paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
     for name in chosen:
         results = read_results(root / name)
@@ -138,10 +138,12 @@ def write_report(
         lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
         text = "\n\n".join(table.text() for table in page.tables)
         write_text(root / name / "tables.txt", text + "\n")
-        hours += sum(piece["seconds"] for piece in results.pieces.values()) / 3600
+        hours[name] = sum(piece["seconds"] for piece in results.pieces.values()) / 3600
     if names is None:
-        over = f", over the {HOURS} core-hours that they should take" if hours > HOURS else ""
-        lines += ["", f"The pieces of all studies took {hours:.1f} hours of wall clock{over}: "
+        total = sum(hours.values())
+        over = f", over the {HOURS} core-hours that they should take" if total > HOURS else ""
+        each = ", ".join(f"{name} {spent:.1f}" for name, spent in hours.items())
+        lines += ["", f"The pieces of all studies took {total:.1f} hours of wall clock ({each}){over}: "
                   "one thread each, other work of the machine beside them."]  # fmt: skip
         index = folder / "README.md"
         write_text(index, "\n".join(lines) + "\n")
