@@ -299,5 +299,7 @@ def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
     assert "over domains in 0 (worse in 1)" in said and "these alone in 1." in said
     pairs = [pair(1, -1, 0, 0.1)] * 3
     said = delay_page._in_one_sentence(pairs, ["heavier"] * 3, "abc", [True, None, False])[0]
-    assert "a heavier tail than its geometric law in 3" in said
-    assert "on top of the fitted interests in 1 of 2." in said
+    assert "a heavier tail than geometric ones in 3; unlike" in said
+    assert "fitted interests and geometric stays in 1 of 2." in said
+    said = delay_page._in_one_sentence(pairs, ["heavier"] * 3, "abc", [None] * 3)[0]
+    assert said.endswith("a heavier tail than geometric ones in 3.**")

@@ -169,8 +169,8 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
     }
     summary, *answers, alarms, limits = radius_page.page(Results({}, pieces, [])).answers
     assert "(the smallest gamma) narrows it on made (drawn from the paper's own model)." in summary
-    assert limits.endswith("gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 12 at the "
-                           "lowest and 0 at the highest of 12.")  # fmt: skip
+    assert limits.endswith("gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 6 at the "
+                           "lowest and 0 at the highest of 6.")  # fmt: skip
     # Two seeds alike to rounding: an interval of hardly any width, off 0.
     words = ("(for the paper)", "(a false alarm)", "(lower)")
     for kind, word, answer in zip(kinds, words, answers, strict=True):
@@ -179,9 +179,16 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
 
 
 def test_a_large_radius_speaks_for_the_paper_where_the_gap_widens() -> None:
-    entry = {"low": 0.01, "high": 0.02}
-    said = [radius_page._verdict("made", "truth", gamma, entry) for gamma in (0.1, 3.0)]
+    said = [radius_page._verdict("made", "truth", gamma, "above") for gamma in (0.1, 3.0)]
     assert said == ["against the paper", "for the paper"]
+
+
+def test_a_gap_where_models_have_hardly_learned_tells_nothing() -> None:
+    found = {"matched_gap": {"difference": {"low": 0.01, "high": 0.02}}}
+    for level, side in ((0.5, "above"), (0.69, "hardly learned"), (0.71, "hardly learned")):
+        assert radius_page._side_of_gap({**found, "level": level}) == side
+    said = radius_page._in_one_sentence({"larger": {"hardly learned": ["a", "b"]}})[0]
+    assert "cannot be told, matched where models have hardly learned, on a and b" in said
 
 
 def test_domains_of_each_kind_leave_held_out_events_alone() -> None:

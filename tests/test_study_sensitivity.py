@@ -25,7 +25,7 @@ def test_each_way_to_draw_the_graph_is_trained_and_compared() -> None:
     cells = {row[1]: row for row in table.rows}
     change = float(cells["window 1"][5])
     assert change == pytest.approx(window["auc"][0] - base["auc"][0], abs=6e-5)
-    assert cells["base"][5] == "-" and "over 3 ways to draw the graph" in answers[0]
+    assert cells["base"][5] == "-" and "of 1 other ways to draw the graph" in answers[0]
 
 
 def _kept(gauc: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
@@ -44,15 +44,21 @@ def test_the_answer_names_what_is_told_from_none_and_what_did_not_train() -> Non
         "cross-fit 5": [0.70, 0.70, 0.73],
     }
     _, (answer,) = sensitivity.table(_kept(made))
-    told, crossed, failed = answer.split("; ")
-    assert "default's 0.7100" in told and told.count("[") == 1 and "window 1 (-0.0097 [" in told
-    assert crossed.startswith("cross-fit 5") and "by 0.0000 [" in crossed
-    assert failed.startswith("seeds that hardly trained") and "weighting ppmi (1 of 3)." in failed
+    assert "of 3 other ways to draw the graph, test gAUC (default 0.7100) differs with" in answer
+    told, crossed, failed = answer.split(". ")
+    assert told.count("[") == 1 and "window 1 (-0.0097 [" in told
+    assert crossed.startswith("Cross-fit 5") and "by 0.0000 [" in crossed
+    assert failed.startswith("Seeds that hardly trained") and "weighting ppmi (1 of 3)." in failed
     made["cross-fit 5"] = [0.60, 0.61, 0.621]
     _, (answer,) = sensitivity.table(_kept(made))
-    assert "cross-fit 5 (-0.0997 [" in answer and "moves it by" not in answer
+    assert (
+        "Cross-fit 5, which keeps an example's own event out of its graph, changes it by -0.0997 ["
+        in answer
+    )
     _, (answer,) = sensitivity.table(_kept({"base": [0.7, 0.7], "top_k 5": [0.71, 0.69]}))
-    assert answer.endswith("is told from none by no other way.")
+    assert answer.endswith("differs with none.")
+    _, (answer,) = sensitivity.table(_kept({"base": [0.7], "top_k 5": [0.8]}))
+    assert answer.endswith("differs with none (one seed says nothing of chance).")
 
 
 def test_rarely_met_rows_are_not_pulled_to_zero() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Named one by one: collecting all tests would take of the time, and one that cannot be would end the run.
+# Named one by one: to collect every test file takes time, and one that fails to import would end the run.
 TESTS = tuple(f"tests/test_cuda_{part}.py" for part in ("device", "attention", "capture", "pinned"))
 LIMIT_S = 450  # of all parts together
 _TESTS_S = 300  # of the tests alone

@@ -177,8 +177,8 @@ void raise_fault(const DeviceState& state) {
       longest_rows.clear();  // looked for again by the next calls
     }
       throw std::runtime_error(
-          "indptr: the memory of an earlier graph now holds one with longer rows; results of earlier calls "
-          "are incomplete" +
+          "indptr: a batch touches more edges than there can be: rows overlap, or the memory of an earlier "
+          "graph now holds one with longer rows; results of earlier calls are incomplete" +
           when);
   }
 }

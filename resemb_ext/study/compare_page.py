@@ -102,9 +102,9 @@ def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
     for seen in rows:
         found = minus_plain(results, seen.row)
         if found is not None:
-            group = seen.row.group
-            where = group.model.upper() + (" with category" if group.category else "")
-            lines.append((f"{where}: {TABLES[seen.row.table].title}", found["gauc"]))
+            lines.append(
+                (f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"])
+            )
     if not lines:
         return None
 
@@ -164,7 +164,7 @@ def _registered_table(tests: Sequence[Registered]) -> Table:
 
 def _twice_table(found: Sequence[Twice]) -> Table:
     return Table(
-        "Differences of test gAUC taken twice, on two kinds of processor",
+        "Differences of test gAUC taken twice",
         ("comparison", "first", "last, as shown", "last within the first's interval"),
         [(t.title, signed(t.first), signed(t.last), "no" if t.left else "yes") for t in found],
     )
@@ -210,9 +210,7 @@ def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
             "-" if not count else f"{np.mean([run[place]['auc'] for run in buckets]):.4f}"
             for place, count in enumerate(events)
         ]
-        group = seen.row.group
-        where = group.model.upper() + (" with category" if group.category else "")
-        lines.append((where, TABLES[seen.row.table].title, *means))
+        lines.append((seen.row.group.setting, TABLES[seen.row.table].title, *means))
     ends = [f" to {high - 1}" if high > low + 1 else "" for low, high in pairwise(BUCKETS)]
     names = [
         f"{low}{end} ({count:,})"

@@ -177,7 +177,7 @@ class Twice:
 
 
 def twice(results: Results) -> list[Twice]:
-    """Differences of rows that were trained and scored again, as on another processor."""
+    """Differences of rows that were trained and scored again."""
     rows = [seen.row for seen in seen_rows(results)]
     found = []
     for one in rows:
@@ -200,8 +200,8 @@ def said_twice(found: Sequence[Twice]) -> str | None:
 
     moved = max(abs(t.last["value"] - t.first["value"]) for t in found)
     return (
-        "Not once, as the protocol says: some rows were trained and scored again on another kind of processor, "
-        "where the same seeds give other bits. The later scores are shown, whatever they say. "
+        "The protocol says scored once, but some rows were trained and scored a second time: another processor "
+        "or version gives other bits from the same seeds. The later scores are shown, whatever they say. "
         f"Of {len(found)} differences of test gAUC that were taken twice, which moved by at most {moved:.4f}, the "
         f"second is outside the first's interval in {named([t for t in found if t.left])}; the verdict is another in "
         f"{named([t for t in found if t.turned])}."
@@ -236,8 +236,8 @@ def verdict(results: Results, rows: Sequence[Seen]) -> str:
         found = minus_plain(results, Row(group, "res"))
         if found is not None:
             sample = SETTINGS[group.log].train_rows if group.log in SETTINGS else None
-            rows_ = "" if sample is None else f" from {sample:,} training rows"
-            where = f"{group.title}{rows_} ({signed(found['gauc'])})"
+            sampled = "" if sample is None else f" from {sample:,} training rows"
+            where = f"{group.title}{sampled} ({signed(found['gauc'])})"
             sides.setdefault(side(found["gauc"]), []).append(where)
     if not sides:
         return "No pair of a Res-embedding and a plain embedding is done yet."
@@ -277,21 +277,15 @@ def best_against_res(results: Results, rows: Sequence[Seen]) -> str | None:
     )
 
 
-def by_residual(rows: Sequence[Seen]) -> list[tuple[Group, dict[str, dict[str, Any]]]]:
-    """Res-embedding (average) minus the same with R held at 0, each metric paired over seeds, by group."""
+def said_by_residual(rows: Sequence[Seen]) -> str | None:
+    """One sentence on res (average) minus the same with R held at 0; None where there is no pair."""
     seen = {one.row: one for one in rows if one.seeds is not None}
-    found = []
+    texts = []
     for group in dict.fromkeys(row.group for row in seen):
         res, centre = (seen.get(Row(group, table)) for table in ("res", "centre"))
         if res is not None and centre is not None:
-            pairs = {m: (centre.values(m), res.values(m)) for m in METRICS}
-            found.append((group, {m: paired_difference(*pair) for m, pair in pairs.items()}))
-    return found
-
-
-def said_by_residual(rows: Sequence[Seen]) -> str | None:
-    """One sentence on them; None where there are none."""
-    texts = [f"{group.title} {signed(change['gauc'])}" for group, change in by_residual(rows)]
+            change = paired_difference(centre.values("gauc"), res.values("gauc"))
+            texts.append(f"{group.title} {signed(change)}")
     if not texts:
         return None
     return (
@@ -310,11 +304,10 @@ def open_searches(rows: Sequence[Seen]) -> str | None:
     for table in ("plain", "res"):
         left = [row.group.title for row, done in closed.items() if row.table == table and not done]
         if left:
-            texts.append(f"{table} on {' and on '.join(left)}")
+            texts.append(f"{table} on {'; '.join(left)}")
     return (
-        f"Of {len(closed)} searches {sum(closed.values())} closed, all neighbours of their best point tried; more "
-        "trials might still better the others"
-        + (f", among them {'; '.join(texts)}." if texts else ".")
+        f"Of {len(closed)} searches {sum(closed.values())} closed, all neighbours of their best point tried. More "
+        "trials might improve the rest" + (f": {'. And '.join(texts)}." if texts else ".")
     )
 
 
@@ -329,7 +322,11 @@ def at_the_cap(rows: Sequence[Seen]) -> str | None:
             texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
     if not texts:
         return None
-    return "Still getting better when the last epoch ended: " + "; ".join(texts) + "."
+    return (
+        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: "
+        + "; ".join(texts)
+        + "."
+    )
 
 
 def main_rows(rows: Sequence[Seen]) -> list[Seen]:

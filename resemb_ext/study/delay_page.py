@@ -134,7 +134,8 @@ def page(results: Results) -> Page:
         or ["No piece is done."],
         [t for t in (recovery, chosen, fits, _dwells(of["log-"]), gaps, tails, graphs) if t.rows],
         "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users or domains "
-        "differ in how long they stay: then a mixture over users would beat delay+mixture. Times of real "
+        "differ in how long they stay: then a model with a stay of its own for each user or domain would beat "
+        "delay+mixture. Times of real "
         "clocks in more logs would tell the first.",
         figures,
     )
@@ -206,9 +207,13 @@ def _recovery(
 
 
 def _beyond(tail: dict[str, Any], reference: dict[str, Any] | None) -> bool | None:
-    """Whether stays are longer than in every log drawn with geometric ones; None where not known."""
-    shapes = [] if reference is None else [s for s in reference["shapes"] if s is not None]
+    """Whether the tail is heavier than in every log drawn with geometric stays; None where not known."""
+    shapes = _shapes(reference)
     return tail["shape"] < min(shapes) if "shape" in tail and shapes else None
+
+
+def _shapes(reference: dict[str, Any] | None) -> list[float]:
+    return [] if reference is None else [s for s in reference["shapes"] if s is not None]
 
 
 def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]]) -> Table:
@@ -217,7 +222,7 @@ def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]
     for key, r in logs.items():
         tail = r["tail"]
         reference = references.get(key.removeprefix("log-"))
-        shapes = [] if reference is None else [s for s in reference["shapes"] if s is not None]
+        shapes = _shapes(reference)
         beyond = _beyond(tail, reference)
         rows.append(
             (key.removeprefix("log-"), str(tail["stays"]), str(tail["longest"]),
@@ -261,6 +266,7 @@ def _in_one_sentence(
     ]
     named = f", namely {', '.join(where)}" if where else ""
     heavy = list(tails).count("heavier")
+    known = [found for found in beyond if found is not None]
     worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
     return [
         f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
@@ -268,11 +274,11 @@ def _in_one_sentence(
         f"in {beats('mixture')}{named} (worse in {loses('mixture')}) and than a Markov chain over domains in "
         f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
         f"these alone in {worth}"
+        + (f", and stays have a heavier tail than geometric ones in {heavy}" if heavy else "")
         + (
-            f", and stays have a heavier tail than its geometric law in {heavy}, which users of unlike interests "
-            f"give too: than geometric stays on top of the fitted interests in {list(beyond).count(True)} of "
-            f"{len(beyond) - list(beyond).count(None)}"
-            if heavy
+            "; unlike interests alone give that too, but the tail is also heavier than in logs drawn with the "
+            f"fitted interests and geometric stays in {known.count(True)} of {len(known)}"
+            if heavy and known
             else ""
         )
         + ".**"

@@ -289,7 +289,7 @@ def _do(
     kept: dict[str, Any] = {**identity, "seconds": seconds}
     if piece.needs:
         kept["made_from"] = made_from
-    if old:
+    if old and _digest(old["result"]) != _digest(result):
         first = _earlier(folder, piece.key)
         if not first.exists():
             write_json(first, old)

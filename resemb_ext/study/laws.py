@@ -63,6 +63,9 @@ def draw_like(events: Sequences, *, stay: float, mass: float, seed: int) -> Sequ
             left out.
         stay, mass: as fitted.
         seed: of the draws.
+
+    Returns:
+        sequences with the users of ``events`` and drawn domains, without times.
     """
     events = events.known
     rng = np.random.default_rng([23, seed])

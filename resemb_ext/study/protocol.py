@@ -87,5 +87,7 @@ CHANGES = {
     "instead of held-out events, takes one row a user, and adds the histories cut to the newest event and the "
     "comparison with a coin. The primary outcome is that of version 1, and was vacuous then too.",
     "delay": "Version 2 added first meetings of items and how scores hang on the graph, when no "
-    "result on a real log had been kept yet. Primary outcome and comparisons are those of version 1.",
+    "result on a real log had been kept yet. Primary outcome and comparisons are those of version 1. "
+    "Tails of stays, and the drawn logs beside them, are in neither: exploratory, the drawn logs added after results "
+    "on real logs.",
 }

@@ -20,6 +20,8 @@ from .radius import CIRCULAR, CONTROL
 from .report import Figure, Page, Table, interval, listed, number
 
 COIN = float(np.log(2))
+#: Training loss below a coin's from which on a gap at that level tells something.
+LEARNED = 0.02
 #: Outcomes of a contrast; "gap" alone is confounded by how far a model fits.
 OUTCOMES = ("matched_gap", "matched_test", "gap", "heldout")
 
@@ -137,8 +139,8 @@ def page(results: Results) -> Page:
                     own = " (drawn from the paper's own model)" if kind == "truth" else ""
                     own = " (no domains: nothing to be seen)" if "null" in log else own
                     way = "smaller" if extreme is min else "larger"
-                    said = _side(found["matched_gap"]["difference"])
-                    claims.setdefault(way, {}).setdefault(said, []).append(log + own)
+                    sides = claims.setdefault(way, {})
+                    sides.setdefault(_side_of_gap(found), []).append(log + own)
         figures += [
             Figure(
                 f"{log}-{kind}",
@@ -244,18 +246,29 @@ def _side(entry: dict[str, Any]) -> str:
     return "below" if entry["high"] < 0 else "above" if entry["low"] > 0 else "undecided"
 
 
-def _verdict(log: str, kind: str, gamma: float, entry: dict[str, Any]) -> str:
-    """What an interval says; for the paper: a small radius is better, a large one worse."""
-    found = _side(entry)
-    if found == "one seed":
-        return "one seed says nothing of chance"
-    if found == "undecided":
-        return "no difference shown"
+def _side_of_gap(found: dict[str, Any]) -> str:
+    """The same of the primary outcome, or "hardly learned" where its level is a coin's loss or near it."""
+    if COIN - found["level"] < LEARNED:
+        return "hardly learned"
+    return _side(found["matched_gap"]["difference"])
+
+
+def _verdict(log: str, kind: str, gamma: float, side: str) -> str:
+    """What an interval on that side of 0 says; for the paper: a small radius is better, a large one worse."""
+    if side in _SAYS_NOTHING:
+        return _SAYS_NOTHING[side]
     if _empty(log, kind):
         return "a false alarm"
     if kind in CIRCULAR:
-        return "lower" if found == "below" else "higher"
-    return "for the paper" if (found == "below") == (gamma < 1) else "against the paper"
+        return "lower" if side == "below" else "higher"
+    return "for the paper" if (side == "below") == (gamma < 1) else "against the paper"
+
+
+_SAYS_NOTHING = {
+    "one seed": "one seed says nothing of chance",
+    "undecided": "no difference shown",
+    "hardly learned": "tells nothing: matched where models have hardly learned",
+}
 
 
 def _false_alarms(alarms: list[bool]) -> list[str]:
@@ -271,6 +284,7 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
 _EFFECTS = {
     "below": "narrows it on", "above": "widens it on", "undecided": "makes no difference that shows on",
     "one seed": "was tried with one seed on",
+    "hardly learned": "cannot be told, matched where models have hardly learned, on",
 }  # fmt: skip
 
 
@@ -278,7 +292,10 @@ def _in_one_sentence(claims: dict[str, dict[str, list[str]]]) -> list[str]:
     """The primary contrast over all logs: ``claims`` has logs by way and side of 0."""
     if not claims:
         return []
-    ways = {"smaller": "a smaller radius (the smallest gamma)", "larger": "a larger one (gamma 3)"}
+    ways = {
+        "smaller": "a smaller radius (the smallest gamma)",
+        "larger": "a larger one (the largest)",
+    }
     texts = [
         f"{ways[way]} "
         + "; ".join(f"{_EFFECTS[found]} {listed(logs)}" for found, logs in sides.items())
@@ -291,16 +308,13 @@ def _in_one_sentence(claims: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
-    gap, heldout = found["matched_gap"], found["heldout"]["difference"]
-
-    def said(entry: dict[str, Any]) -> str:
-        return f"{interval(entry, 4)} more ({_verdict(log, kind, found['gamma'], entry)})"
-
+    gap, heldout, gamma = found["matched_gap"], found["heldout"]["difference"], found["gamma"]
     return (
-        f"{log}, {_marked(kind)}: gamma {found['gamma']:g} against 1 changes the gap at equal training loss "
+        f"{log}, {_marked(kind)}: gamma {gamma:g} against 1 changes the gap at equal training loss "
         f"({number(found['level'])}) by {interval(gap['domains'], 4)}, with random domains by "
-        f"{interval(gap['random'], 4)}: by {said(gap['difference'])}; and the held-out loss at the best epoch by "
-        f"{said(heldout)}."
+        f"{interval(gap['random'], 4)}: a difference of {interval(gap['difference'], 4)} "
+        f"({_verdict(log, kind, gamma, _side_of_gap(found))}). For the held-out loss at the best epoch the difference "
+        f"is {interval(heldout, 4)} ({_verdict(log, kind, gamma, _side(heldout))})."
     )
 
 
@@ -309,8 +323,10 @@ def _at_limits(results: Results) -> list[str]:
     ends: dict[float, Counter[str]] = {}
     for piece in results.pieces.values():
         config, result = piece["config"], piece["result"]
-        if "domains" not in config or "made_from" in piece:
-            continue  # sweeps, and copies of a training
+        if "domains" not in config or (
+            config["gamma"] == 1 and config["domains"].endswith(CONTROL)
+        ):
+            continue  # sweeps, and the same training as with domains
         rates = config["rates"]
         place = "lowest" if result["rate"] == min(rates) else "highest"
         of_gamma = ends.setdefault(config["gamma"], Counter())

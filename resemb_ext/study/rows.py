@@ -116,7 +116,12 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.log}, {self.model.upper()}" + (" with category" if self.category else "")
+        return f"{self.log}, {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Model and features, without the log."""
+        return self.model.upper() + (" with category" if self.category else "")
 
 
 @dataclass(frozen=True)

@@ -127,26 +127,29 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
 
 
 def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]]) -> str:
-    """Changes of test gAUC that are told from none; cross-fitting always; seeds that did not train."""
+    """Changes of the graph that change test gAUC; cross-fitting always; seeds that did not train."""
     changes = {
         name: paired_difference(base["gauc"], result["gauc"])
         for name, result in variants.items()
         if name != BASE
     }
+    crossed = [name for name in changes if "cross_fit" in VARIANTS[name]]
     told = [
-        name
+        f"{name} ({interval(change, 4)})"
         for name, change in changes.items()
-        if change["low"] is None or not change["low"] <= 0 <= change["high"]
+        if name not in crossed
+        and change["low"] is not None
+        and not change["low"] <= 0 <= change["high"]
     ]
+    one = " (one seed says nothing of chance)" if len(base["gauc"]) == 1 else ""
     text = (
-        f"{log}: over {len(variants)} ways to draw the graph, the change of test gAUC from the default's "
-        f"{_mean(base['gauc']):.4f} is told from none by "
-        + ("; ".join(f"{n} ({interval(changes[n], 4)})" for n in told) or "no other way")
+        f"{log}: of {len(changes) - len(crossed)} other ways to draw the graph, test gAUC (default "
+        f"{_mean(base['gauc']):.4f}) differs with {'; '.join(told) or 'none'}{one}"
     )
     text += "".join(
-        f"; {name}, which keeps an example's own event out of its graph, moves it by {interval(change, 4)}"
-        for name, change in changes.items()
-        if "cross_fit" in VARIANTS[name] and name not in told
+        f". {name[0].upper()}{name[1:]}, which keeps an example's own event out of its graph, changes it by "
+        f"{interval(changes[name], 4)}"
+        for name in crossed
     )
     failed = {
         name: sum(value < UNTRAINED for value in result["gauc"])
@@ -155,7 +158,7 @@ def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]])
     texts = [f"{name} ({n} of {len(variants[name]['gauc'])})" for name, n in failed.items() if n]
     if texts:
         text += (
-            f"; seeds that hardly trained (gAUC under {UNTRAINED:g}), which says more of the training than of "
+            f". Seeds that hardly trained (gAUC under {UNTRAINED:g}), which says more of the training than of "
             f"the graph: {', '.join(texts)}"
         )
     return text + "."

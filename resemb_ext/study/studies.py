@@ -19,7 +19,8 @@ REPORT = "report"
 HOURS = 10
 INTRODUCTION = (
     "Experiments on the claims of Zhou et al. 2019 (arXiv 1906.10304), written from the kept results alone by "
-    "`resemb study report --out docs/study/results --into docs/study`. Answers, each in a sentence:"
+    "`resemb study report --out RESULTS --into PAGES`, RESULTS the folder of the studies' JSON and PAGES this one. "
+    "Answers, each in a sentence:"
 )
 
 
@@ -138,7 +139,8 @@ def write_report(
         lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
         text = "\n\n".join(table.text() for table in page.tables)
         write_text(root / name / "tables.txt", text + "\n")
-        hours[name] = sum(piece["seconds"] for piece in results.pieces.values()) / 3600
+        done = [*results.pieces.values(), *results.earlier.values()]
+        hours[name] = sum(piece["seconds"] for piece in done) / 3600
     if names is None:
         total = sum(hours.values())
         over = f", over the {HOURS} core-hours that they should take" if total > HOURS else ""
