@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resemb_ext import data
-from resemb_ext.study import radius, radius_page, studies, sweep
+from resemb_ext.study import radius, radius_contrast, radius_page, studies, sweep
 from resemb_ext.study.domains import permuted
 from resemb_ext.study.frame import Desk, Results, Source, run_pieces, simulated_source
 from resemb_ext.study.heldout import HELD_OUT, held_out_events, hold_out, row_losses
@@ -109,15 +109,17 @@ def test_random_domains_keep_sizes() -> None:
 
 def test_loss_at_a_training_loss() -> None:
     curve = {"train": [0.7, 0.5, 0.3], "test": [0.7, 0.6, 0.8]}
-    assert radius_page.at_level(curve, 0.4, "test") == pytest.approx(0.7)
-    assert radius_page.at_level(curve, 0.7, "test") == 0.7
+    assert radius_contrast.at_level(curve, 0.4, "test") == pytest.approx(0.7)
+    assert radius_contrast.at_level(curve, 0.7, "test") == 0.7
     # Before the first probe: from a coin's loss on every part, not the probe's own.
     early = {"train": [0.5, 0.4], "test": [0.62, 0.6]}
     coin = np.log(2)
-    assert radius_page.at_level(early, (coin + 0.5) / 2, "test") == pytest.approx((coin + 0.62) / 2)
-    assert radius_page.at_level(early, 0.5, "test") == pytest.approx(0.62)
+    assert radius_contrast.at_level(early, (coin + 0.5) / 2, "test") == pytest.approx(
+        (coin + 0.62) / 2
+    )
+    assert radius_contrast.at_level(early, 0.5, "test") == pytest.approx(0.62)
     with pytest.raises(ValueError, match="never falls"):
-        radius_page.at_level(curve, 0.2, "test")
+        radius_contrast.at_level(curve, 0.2, "test")
 
 
 def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
@@ -141,7 +143,7 @@ def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
 def test_contrast_by_hand() -> None:
     """A gap that comes of a closer fit alone is no difference where training losses are equal."""
     results = _made({"truth": -0.05, "truth-random": 0.05})
-    found = radius_page.contrast(results, "truth", min)
+    found = radius_contrast.contrast(results, "truth", min)
     assert found["level"] == pytest.approx(0.405)
     for name in ("matched_gap", "matched_test"):
         assert found[name]["domains"]["mean"] == pytest.approx(-0.05)
@@ -149,7 +151,7 @@ def test_contrast_by_hand() -> None:
         assert found[name]["difference"]["mean"] == pytest.approx(-0.1)
     assert found["gap"]["difference"]["mean"] == pytest.approx(-0.05)
     assert found["heldout"]["difference"]["mean"] == 0
-    assert radius_page.contrast(results, "truth", max) is None
+    assert radius_contrast.contrast(results, "truth", max) is None
 
 
 def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
@@ -227,6 +229,54 @@ def test_control_at_gamma_1_is_the_same_training() -> None:
     assert piece.work(desk) == other
 
 
+@pytest.mark.parametrize(
+    ("best", "tried", "chosen", "at_limit"),
+    [
+        (3e-3, [], 3e-3, False),  # an inner rate of the grid: nothing is tried
+        (1e-3, [3e-4], 1e-3, False),  # the further one is worse
+        (3e-4, [3e-4, 1e-4], 3e-4, False),
+        (1e-4, [3e-4, 1e-4], 1e-4, True),  # better at every step, of which there are two
+        (3e-2, [3e-2, 1e-1], 3e-2, False),
+    ],
+)
+def test_rates_are_extended_while_the_end_is_the_best(
+    best: float, tried: list[float], chosen: float, at_limit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(
+        source: object, kind: str, gamma: float, rates: Sequence[float], epochs: int, seed: int
+    ) -> dict[str, Any]:
+        runs = [{"rate": r, "losses": {"valid": abs(np.log(r / best))}} for r in rates]
+        return {**min(runs, key=lambda run: run["losses"]["valid"]), "runs": runs}
+
+    monkeypatch.setattr(radius, "_train", trained)
+    base = trained(None, "truth", 3.0, (1e-3, 3e-3, 1e-2), 2, 0)
+    found = radius._train_further(None, "truth", 3.0, 2, 0, "key", Desk(Path(), {"key": base}, ""))
+    assert found["rate"] == chosen and found["rate_at_limit"] is at_limit
+    assert [run["rate"] for run in found["runs"]] == [1e-3, 3e-3, 1e-2, *tried]
+    assert len(base["runs"]) == 3
+
+
+def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
+    base = _made({"truth": -0.05, "truth-random": 0.05})
+    wider = _made({"truth": 0.05, "truth-random": 0.05})
+    pieces = {}
+    for name, results in (("", base), (radius.WIDER, wider)):
+        for key, r in results.items():
+            config = {
+                "log": "made",
+                "rates": [0.01, 0.1],
+                "domains": r["domains"],
+                "gamma": r["gamma"],
+            }
+            config |= {name: []} if name else {}
+            pieces[name + key] = {"config": config, "seeds": [r["seed"]], "result": r}
+    summary, answer, *_, further = radius_page.page(Results({}, pieces, [])).answers
+    assert "narrows it on made" in summary and "difference of -0.1000" in answer
+    assert further.startswith("made, truth, with further learning rates")
+    assert "8 of 8 are still at an end" in further
+    assert "gamma 0.5 0.0000 [" in further and "(no difference shown)." in further
+
+
 def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, float]]:
     results = {}
     for seed in range(seeds):
@@ -234,8 +284,8 @@ def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, floa
             for gamma in (0.1, 1.0):
                 result = radius._train(source, k, gamma, (1e-2,), 8, seed)
                 results[f"{k}{gamma}{seed}"] = {**result, "seed": seed}
-    found = radius_page.contrast(results, kind, min)
-    return {name: found[name]["difference"] for name in radius_page.OUTCOMES}
+    found = radius_contrast.contrast(results, kind, min)
+    return {name: found[name]["difference"] for name in radius_contrast.OUTCOMES}
 
 
 @pytest.mark.slow

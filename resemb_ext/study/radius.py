@@ -25,6 +25,11 @@ DIM, START = 32, 0.05
 #: Domains that are read off the training events themselves: an effect may explain itself.
 CIRCULAR = ("communities", "item2vec")
 CONTROL = "-random"
+#: Of trainings with further learning rates: in their configuration, and before their keys.
+WIDER = "wider"
+#: Rates that a grid is extended to, one after the other, where its end is the best, and how often.
+LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+STEPS = 2
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
@@ -42,6 +47,7 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     logs = [source for source in sources if source.truth is None]
     main: list[Piece] = []
     late: list[Piece] = []
+    last: list[Piece] = []
     for source in (*simulated, *logs):
         truth = source.truth
         if truth is None and source.log.category_domain is None:
@@ -63,6 +69,13 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
             ]
 
         main += plan(own, seeds)
+        if not quick:
+            last += [
+                _wider_piece(source, k, gamma, epochs, seed)
+                for seed in range(seeds)
+                for k in (own, own + CONTROL)
+                for gamma in gammas
+            ]
         if truth is not None and truth.null:
             continue
         main += sweep.pieces(source, 1 if quick else 3, epochs, quick=quick)
@@ -70,7 +83,7 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
             continue
         for kind in ("random", *CIRCULAR):  # no evidence: as few trainings as have an interval
             late += plan(kind, 3, gammas=(0.1, 1.0))
-    return main + late
+    return main + late + last
 
 
 def _piece(
@@ -81,15 +94,53 @@ def _piece(
         "epochs": epochs, "dim": DIM, "start": START, "held_out": HELD_OUT, "probed": PROBED,
     }  # fmt: skip
 
-    def key(kind: str) -> str:
-        return f"{source.name}-{kind}-gamma{gamma:g}-seed{seed}"
-
+    key = _key(source, kind, gamma, seed)
     if gamma == 1 and kind.endswith(CONTROL):
-        same = key(kind.removesuffix(CONTROL))
+        same = _key(source, kind.removesuffix(CONTROL), gamma, seed)
         copied = partial(_same_training, kind, same)
-        return Piece(key(kind), copied, config, [seed], source, needs=[same])
+        return Piece(key, copied, config, [seed], source, needs=[same])
     work = partial(_train, source, kind, gamma, rates, epochs, seed)
-    return Piece(key(kind), work, config, [seed], source)
+    return Piece(key, work, config, [seed], source)
+
+
+def _wider_piece(source: Source, kind: str, gamma: float, epochs: int, seed: int) -> Piece:
+    """The training with further rates; where the best rate of its grid is an inner one, the same."""
+    config = {
+        "log": source.name, "domains": kind, "gamma": gamma, "epochs": epochs, WIDER: list(LADDER), "steps": STEPS,
+    }  # fmt: skip
+    key = _key(source, kind, gamma, seed)
+    if gamma == 1 and kind.endswith(CONTROL):
+        same = f"{WIDER}-{_key(source, kind.removesuffix(CONTROL), gamma, seed)}"
+        copied = partial(_same_training, kind, same)
+        return Piece(f"{WIDER}-{key}", copied, config, [seed], source, needs=[same])
+    work = partial(_train_further, source, kind, gamma, epochs, seed, key)
+    return Piece(f"{WIDER}-{key}", work, config, [seed], source, needs=[key])
+
+
+def _key(source: Source, kind: str, gamma: float, seed: int) -> str:
+    return f"{source.name}-{kind}-gamma{gamma:g}-seed{seed}"
+
+
+def _train_further(
+    source: Source, kind: str, gamma: float, epochs: int, seed: int, key: str, desk: Desk
+) -> dict[str, Any]:
+    """Goes on from the kept training ``key``, a rate of the ladder at a time, while the end is the best."""
+    best = desk.results[key]
+    runs = list(best["runs"])
+    for _ in range(STEPS):
+        tried = [run["rate"] for run in runs]
+        if min(tried) < best["rate"] < max(tried):
+            break
+        place = LADDER.index(best["rate"]) + (-1 if best["rate"] == min(tried) else 1)
+        if not 0 <= place < len(LADDER):
+            break
+        further = _train(source, kind, gamma, LADDER[place : place + 1], epochs, seed)
+        runs += further["runs"]
+        if further["losses"]["valid"] < best["losses"]["valid"]:
+            best = further
+    tried = [run["rate"] for run in runs]
+    at_limit = best["rate"] in (min(tried), max(tried))
+    return {**best, "rate_at_limit": at_limit, "runs": runs}
 
 
 def _same_training(kind: str, same: str, desk: Desk) -> dict[str, Any]:
