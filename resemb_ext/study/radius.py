@@ -97,7 +97,7 @@ def _piece(
     key = _key(source, kind, gamma, seed)
     if gamma == 1 and kind.endswith(CONTROL):
         same = _key(source, kind.removesuffix(CONTROL), gamma, seed)
-        copied = partial(_same_training, kind, same)
+        copied = partial(_same_training, kind, same, None)
         return Piece(key, copied, config, [seed], source, needs=[same])
     work = partial(_train, source, kind, gamma, rates, epochs, seed)
     return Piece(key, work, config, [seed], source)
@@ -111,8 +111,8 @@ def _wider_piece(source: Source, kind: str, gamma: float, epochs: int, seed: int
     key = _key(source, kind, gamma, seed)
     if gamma == 1 and kind.endswith(CONTROL):
         same = f"{WIDER}-{_key(source, kind.removesuffix(CONTROL), gamma, seed)}"
-        copied = partial(_same_training, kind, same)
-        return Piece(f"{WIDER}-{key}", copied, config, [seed], source, needs=[same])
+        copied = partial(_same_training, kind, same, key)
+        return Piece(f"{WIDER}-{key}", copied, config, [seed], source, needs=[same, key])
     work = partial(_train_further, source, kind, gamma, epochs, seed, key)
     return Piece(f"{WIDER}-{key}", work, config, [seed], source, needs=[key])
 
@@ -143,10 +143,16 @@ def _train_further(
     return {**best, "rate_at_limit": at_limit, "runs": runs}
 
 
-def _same_training(kind: str, same: str, desk: Desk) -> dict[str, Any]:
-    """At gamma 1 no domain enters: the control's training is that of its kind."""
+def _same_training(kind: str, same: str, kept: str | None, desk: Desk) -> dict[str, Any]:
+    """At gamma 1 no domain enters: the control's training is that of its kind.
+
+    Args:
+        kept: key of a result that has the control's radius, for a training ``same`` without it.
+    """
     found = dict(desk.results[same])
-    radius = found.pop("control_radius")
+    radius = found.pop("control_radius", None)
+    if radius is None and kept is not None:
+        radius = desk.results[kept]["radius"]
     return {**found, "domains": kind, "radius": radius}
 
 
