@@ -246,11 +246,9 @@ def _at_limits(results: Results) -> list[str]:
     ends: dict[float, Counter[str]] = {}
     for piece in results.pieces.values():
         config, result = piece["config"], piece["result"]
-        if "domains" not in config or (
-            config["gamma"] == 1 and config["domains"].endswith(CONTROL)
-        ):
-            continue  # sweeps, and the same training as with domains
-        rates = config["rates"]
+        rates = config.get("rates")
+        if rates is None or (config["gamma"] == 1 and config["domains"].endswith(CONTROL)):
+            continue  # no fixed grid, or the same training as with domains
         place = "lowest" if result["rate"] == min(rates) else "highest"
         of_gamma = ends.setdefault(config["gamma"], Counter())
         of_gamma[place if result["rate_at_limit"] else "inner"] += 1
