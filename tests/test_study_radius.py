@@ -264,11 +264,10 @@ def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
         for key, r in results.items():
             config = {
                 "log": "made",
-                "rates": [0.01, 0.1],
                 "domains": r["domains"],
                 "gamma": r["gamma"],
             }
-            config |= {name: []} if name else {}
+            config |= {name: []} if name else {"rates": [0.01, 0.1]}
             pieces[name + key] = {"config": config, "seeds": [r["seed"]], "result": r}
     summary, answer, *_, further = radius_page.page(Results({}, pieces, [])).answers
     assert "narrows it on made" in summary and "difference of -0.1000" in answer
