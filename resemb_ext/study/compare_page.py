@@ -22,14 +22,13 @@ from .compare_view import (
     said_by_residual,
     said_twice,
     seen_rows,
-    side,
     signed,
     twice,
     verdict,
 )
 from .compare_work import BUCKETS
 from .frame import Results
-from .report import Figure, Page, Table
+from .report import Figure, Page, Table, side
 from .rows import PENALTY, TABLES
 
 PROTOCOL = (

@@ -14,7 +14,7 @@ from .bench import SETTINGS
 from .compare import contrast_key
 from .frame import Results
 from .inference import holm
-from .report import listed
+from .report import listed, side
 from .rows import MAIN, TABLES, Group, Row
 
 #: The comparisons of the protocol, in its order: log, with category or not, table minus table.
@@ -115,11 +115,6 @@ def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:
     if entry.get("low") is None:
         return f"{value:+.4f}"
     return f"{value:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]"
-
-
-def side(entry: dict[str, Any]) -> str:
-    """ "above", "below" or "undecided": where an interval lies with regard to 0."""
-    return "above" if entry["low"] > 0 else "below" if entry["high"] < 0 else "undecided"
 
 
 @dataclass(frozen=True)
@@ -224,7 +219,7 @@ def not_run(rows: Sequence[Seen]) -> str | None:
             whole = len(missing) == len(members)
             names = f"all {len(missing)} rows" if whole else ", ".join(f'"{n}"' for n in missing)
             texts.append(f"{group.title}: {names}")
-    return "Not run yet: " + "; ".join(texts) + "." if texts else None
+    return _sentence("Not run yet: ", "; ", texts)
 
 
 def verdict(results: Results, rows: Sequence[Seen]) -> str:
@@ -268,13 +263,16 @@ def best_against_res(results: Results, rows: Sequence[Seen]) -> str | None:
                       if t != "res" and v >= values["res"]]  # fmt: skip
             if higher:
                 texts.append(f"{group.title}: {listed(higher)} against {values['res']:.4f}")
-    if not texts:
-        return None
-    return (
-        "Where it does not favour res (average): tables with at least its mean test gAUC are, on "
-        + "; on ".join(texts)
-        + "."
+    return _sentence(
+        "Where it does not favour res (average): tables with at least its mean test gAUC are, on ",
+        "; on ",
+        texts,
     )
+
+
+def _sentence(start: str, between: str, texts: Sequence[str]) -> str | None:
+    """``start`` and the texts; None where there are none."""
+    return start + between.join(texts) + "." if texts else None
 
 
 def said_by_residual(rows: Sequence[Seen]) -> str | None:
@@ -286,12 +284,10 @@ def said_by_residual(rows: Sequence[Seen]) -> str | None:
         if res is not None and centre is not None:
             change = paired_difference(centre.values("gauc"), res.values("gauc"))
             texts.append(f"{group.title} {signed(change)}")
-    if not texts:
-        return None
-    return (
-        "What the residual adds, res (average) minus centre only in test gAUC, over seeds (exploratory, each tuned): "
-        + "; ".join(texts)
-        + "."
+    return _sentence(
+        "What the residual adds, res (average) minus centre only in test gAUC, over seeds (exploratory, each tuned): ",
+        "; ",
+        texts,
     )
 
 
@@ -320,12 +316,10 @@ def at_the_cap(rows: Sequence[Seen]) -> str | None:
         if cut:
             title = TABLES[seen.row.table].title
             texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
-    if not texts:
-        return None
-    return (
-        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: "
-        + "; ".join(texts)
-        + "."
+    return _sentence(
+        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: ",
+        "; ",
+        texts,
     )
 
 

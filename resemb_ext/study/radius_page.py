@@ -15,7 +15,7 @@ from .heldout import HELD_OUT
 from .probe import PARTS
 from .radius import CIRCULAR, CONTROL, WIDER
 from .radius_contrast import COIN, LEARNED, OUTCOMES, contrast
-from .report import Figure, Page, Table, interval, listed, number
+from .report import Figure, Page, Table, interval, listed, number, side
 
 
 def page(results: Results) -> Page:
@@ -56,7 +56,7 @@ def page(results: Results) -> Page:
                          *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
                     )  # fmt: skip
                     if _empty(log, kind) and entry["difference"]["low"] is not None:
-                        alarms.append(_side(entry["difference"]) != "undecided")
+                        alarms.append(side(entry["difference"]) != "undecided")
                 answers.append(_answer(log, kind, found))
                 if kind in ("truth", "category"):
                     own = " (drawn from the paper's own model)" if kind == "truth" else ""
@@ -162,29 +162,22 @@ def _empty(log: str, kind: str) -> bool:
     return kind == "random" or "null" in log
 
 
-def _side(entry: dict[str, Any]) -> str:
-    """ "below", "above", "undecided" or "one seed": where an interval lies with regard to 0."""
-    if entry["low"] is None:
-        return "one seed"
-    return "below" if entry["high"] < 0 else "above" if entry["low"] > 0 else "undecided"
-
-
 def _side_of_gap(found: dict[str, Any]) -> str:
     """The same of the primary outcome, or "hardly learned" where its level is a coin's loss or near it."""
     if COIN - found["level"] < LEARNED:
         return "hardly learned"
-    return _side(found["matched_gap"]["difference"])
+    return side(found["matched_gap"]["difference"])
 
 
-def _verdict(log: str, kind: str, gamma: float, side: str) -> str:
+def _verdict(log: str, kind: str, gamma: float, found: str) -> str:
     """What an interval on that side of 0 says; for the paper: a small radius is better, a large one worse."""
-    if side in _SAYS_NOTHING:
-        return _SAYS_NOTHING[side]
+    if found in _SAYS_NOTHING:
+        return _SAYS_NOTHING[found]
     if _empty(log, kind):
         return "a false alarm"
     if kind in CIRCULAR:
-        return "lower" if side == "below" else "higher"
-    return "for the paper" if (side == "below") == (gamma < 1) else "against the paper"
+        return "lower" if found == "below" else "higher"
+    return "for the paper" if (found == "below") == (gamma < 1) else "against the paper"
 
 
 _SAYS_NOTHING = {
@@ -237,7 +230,7 @@ def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
         f"({number(found['level'])}) by {interval(gap['domains'], 4)}, with random domains by "
         f"{interval(gap['random'], 4)}: a difference of {interval(gap['difference'], 4)} "
         f"({_verdict(log, kind, gamma, _side_of_gap(found))}). For the held-out loss at the best epoch the difference "
-        f"is {interval(heldout, 4)} ({_verdict(log, kind, gamma, _side(heldout))})."
+        f"is {interval(heldout, 4)} ({_verdict(log, kind, gamma, side(heldout))})."
     )
 
 

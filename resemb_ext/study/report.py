@@ -95,6 +95,13 @@ def interval(entry: dict[str, Any] | None, digits: int = 3) -> str:
     return f"{middle} [{number(entry['low'], digits)}, {number(entry['high'], digits)}]"
 
 
+def side(entry: dict[str, Any]) -> str:
+    """ "below", "above" or "undecided": where an interval lies with regard to 0; "one seed" without one."""
+    if entry["low"] is None:
+        return "one seed"
+    return "below" if entry["high"] < 0 else "above" if entry["low"] > 0 else "undecided"
+
+
 def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
     """Writes ``NAME.md`` and its figures into ``folder``; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from . import compare
 from .bench import Setting
 from .compare_work import FACTORS, L2_MODES, row_options, run_options
 from .frame import Piece, Source
-from .report import Table, interval, number
+from .report import Table, interval, number, side
 from .rows import Group, Row
 
 BASE = "base"
@@ -137,9 +137,7 @@ def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]])
     told = [
         f"{name} ({interval(change, 4)})"
         for name, change in changes.items()
-        if name not in crossed
-        and change["low"] is not None
-        and not change["low"] <= 0 <= change["high"]
+        if name not in crossed and side(change) in ("below", "above")
     ]
     one = " (one seed says nothing of chance)" if len(base["gauc"]) == 1 else ""
     text = (
