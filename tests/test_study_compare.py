@@ -291,6 +291,30 @@ def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
     assert compare_view.at_the_cap(rows[1:]) is None
 
 
+def test_hours_are_told_by_what_asks_for_a_row() -> None:
+    hours = {
+        ("dnn", "res"): 1.0,
+        ("dnn", "centre"): 1.0,
+        ("dnn", "gcn-1"): 4.0,
+        ("din", "res"): 2.0,
+    }
+    rows = [Row(Group("a", model, False), table) for model, table in hours]
+    done = {
+        f"{kind}-{row.key}": {"seconds": 1800 * hours[row.group.model, row.table]}
+        for row in rows
+        for kind in ("tune", "seeds")
+    }
+    done["tune-a-dnn-attention"] = {"seconds": 1e6}  # no seeds yet
+    rows.append(Row(Group("a", "dnn", False), "attention"))
+    seen = [compare_view.Seen(row, None, None) for row in rows]
+    kept = Results({}, done, [], {"seeds-a-dnn-res": {"seconds": 1800}})
+    text = compare_view.said_hours(kept, seen)
+    assert text is not None and "Of 8.5 hours, 2.0 went into rows of the question" in text
+    assert "6.0 into rows that only the tuned table" in text and "0.5 into scores" in text
+    assert "60 minutes with DNN and 120 minutes with DIN; 1 of 4 took over three" in text
+    assert compare_view.said_hours(Results({}, {}, []), seen) is None
+
+
 def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
     pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
     assert pages[0].read_bytes() == pages[1].read_bytes()

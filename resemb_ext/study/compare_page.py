@@ -20,6 +20,7 @@ from .compare_view import (
     open_searches,
     registered,
     said_by_residual,
+    said_hours,
     said_twice,
     seen_rows,
     signed,
@@ -75,7 +76,7 @@ def page(results: Results) -> Page:
     return Page(
         "Res-embedding against plain tables and controls",
         "Is a Res-embedding better than plain tables and controls, all tuned alike?",
-        PROTOCOL,
+        (*PROTOCOL, *filter(None, (said_hours(results, rows),))),
         answers,
         [table for table in tables if table.rows],
         "The registered differences with the other sign on further logs; or a longer search that moves a "

@@ -323,6 +323,32 @@ def at_the_cap(rows: Sequence[Seen]) -> str | None:
     )
 
 
+def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
+    """One paragraph on the wall clock of rows, searches and seeds together; None where no row is whole."""
+    spent: dict[Row, float] = {}
+    for seen in rows:
+        kept = [results.pieces.get(f"{kind}-{seen.row.key}") for kind in ("tune", "seeds")]
+        whole = [piece["seconds"] for piece in kept if piece is not None]
+        if len(whole) == len(kept):
+            spent[seen.row] = sum(whole) / 3600
+    if not spent:
+        return None
+    again = sum(piece["seconds"] for piece in results.earlier.values()) / 3600
+    extra = sum(hours for row, hours in spent.items() if row.for_table_alone)
+    texts, slow = [], 0
+    for model in dict.fromkeys(row.group.model for row in spent):
+        hours = [spent[row] for row in spent if row.group.model == model]
+        middle = float(np.median(hours))
+        slow += sum(value > 3 * middle for value in hours)
+        texts.append(f"{60 * middle:.0f} minutes with {model.upper()}")
+    return (
+        f"Of {sum(spent.values()) + again:.1f} hours, {sum(spent.values()) - extra:.1f} went into rows of the question "
+        f"above, {extra:.1f} into rows that only the tuned table of docs/results.md asks for (gcn, attention, DIN "
+        f"without category), and {again:.1f} into scores that were taken again. A row, its search and its seeds, takes "
+        f"by the median {listed(texts)}; {slow} of {len(spent)} took over three times that."
+    )
+
+
 def main_rows(rows: Sequence[Seen]) -> list[Seen]:
-    """Rows of the tuned table: the tables of the issue, on logs split by leave-last-out."""
+    """Rows of the tuned table of docs/results.md: :data:`~.rows.MAIN`, on logs split by leave-last-out."""
     return [s for s in rows if s.row.table in MAIN and s.row.group.log != "ml-1m"]

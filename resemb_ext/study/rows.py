@@ -135,6 +135,12 @@ class Row:
     def key(self) -> str:
         return f"{self.group.key}-{self.table}"
 
+    @property
+    def for_table_alone(self) -> bool:
+        """Whether the tuned table of docs/results.md asks for the row, and the study's question does not."""
+        plain_din = self.group.model == "din" and not self.group.category
+        return plain_din or self.table in ("gcn-1", "gcn-2", "attention")
+
     def build(self, bench: Bench, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
         """A new model, a function of the seed.
 
