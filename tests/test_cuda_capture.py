@@ -6,6 +6,7 @@ of a step is recorded and called again on the same tensors, which shows that no 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import resemb_ext as rx
+from resemb_ext import _C
 from resemb_ext.optim import _capture
 from resemb_ext.testing import make_problem
 
@@ -276,3 +278,27 @@ def test_sparse_gradients_are_refused_in_a_capture() -> None:
     ):
         module(ids).sum().backward()
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("link", "sparse", "expected"),
+    [("average", True, 1), ("average", False, 0), ("attention", True, 1), ("attention", False, 0)],
+)
+def test_a_backward_waits_once_with_sparse_gradients_and_else_never(
+    link: str, sparse: bool, expected: int
+) -> None:
+    (path,) = torch.ops.loaded_libraries if EMULATED else (_C.__file__,)
+    waits = ctypes.CDLL(path).resemb_cuda_waits
+    waits.restype = ctypes.c_int64
+    module = embedding(link=link, sparse=sparse)
+    upstream = upstream_of(torch.float32)
+    for ids in [*batches(3), torch.empty(0, dtype=torch.int64, device=DEVICE)]:
+        module.zero_grad()
+        out = module(ids)  # the first may look for the graph's longest row
+        before = waits()
+        out.backward(upstream[: ids.numel()])
+        assert waits() - before == expected
+        assert module.central.grad.is_sparse == sparse
+        before = waits()
+        module(ids)
+        assert waits() == before

@@ -1,5 +1,6 @@
 #include "cuda/device.h"
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -26,6 +27,8 @@ void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("resemb_ext: ") + what + ": " + cudaGetErrorString(error));
 }
 #endif
+
+std::atomic<int64_t> waits{0};
 
 struct Shared {
   Fault fault;
@@ -58,6 +61,9 @@ __global__ void put_numbers(const uint32_t* a, const uint32_t* b, const uint32_t
 }
 
 }  // namespace
+
+// How often the host has waited for numbers of a device: for tests, which load it by its name.
+extern "C" __attribute__((visibility("default"))) int64_t resemb_cuda_waits() { return waits.load(); }
 
 const DeviceState& device_state(int device) {
   static std::map<int, DeviceState> states;
@@ -107,6 +113,7 @@ void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4]
         "once before");
   }
 #endif
+  ++waits;
   uint32_t* numbers = device_state(device).numbers;
   launch(c, 1, &put_numbers, from[0], from[1], from[2], from[3], static_cast<volatile uint32_t*>(numbers));
 #ifndef RESEMB_EMULATE
