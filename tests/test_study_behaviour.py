@@ -44,7 +44,7 @@ def test_mixture_is_the_dirichlet_multinomial_law() -> None:
 
     events = draw("mixture", users=50, events=7, domains=3, seed=1)
     model = fit("mixture", events)
-    alpha = model.values["mass"] * events.shares
+    alpha = model.values["mass"] * model.shares
     counts = np.zeros((50, 3))
     np.add.at(counts, (events.user, events.domain), 1)
     expected = (
@@ -54,6 +54,40 @@ def test_mixture_is_the_dirichlet_multinomial_law() -> None:
     )
     found = np.bincount(events.user, model.score(events))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mixture", "delay+mixture"])
+def test_shares_of_interests_are_those_of_the_highest_likelihood(name: str) -> None:
+    """Against a search over all parameters at once; half an event for each share on both sides."""
+    from scipy import optimize, special
+
+    law = np.array([0.6, 0.3, 0.1])
+    like = draw("independent", users=150, events=9, domains=3, seed=4)
+    stay = 0.3 if name == "delay+mixture" else 0.0
+    events = draw_like(like, stay=stay, mass=0.8, shares=law, seed=1)
+
+    def lack(x: np.ndarray) -> float:
+        shares = special.softmax(np.append(x[2:], 0.0))
+        kept = special.expit(x[0]) if stay else 0.0
+        total = 0.0
+        for user in range(150):
+            seen, last = np.zeros(3), -1
+            for place, domain in enumerate(events.domain[events.user == user]):
+                p = (seen[domain] + np.exp(x[1]) * shares[domain]) / (place + np.exp(x[1]))
+                if place:
+                    p = kept * (domain == last) + (1 - kept) * p
+                total += np.log(p)
+                seen[domain] += 1
+                last = int(domain)
+        return -total - 0.5 * float(np.log(shares).sum())
+
+    best = optimize.minimize(lack, [-1.0, 0.0, 1.0, 0.5], method="BFGS")
+    model = fit(name, events)
+    np.testing.assert_allclose(model.shares, special.softmax(np.append(best.x[2:], 0)), atol=2e-3)
+    assert model.values["mass"] == pytest.approx(np.exp(best.x[1]), rel=0.01)
+    height = model.loglik + 0.5 * float(np.log(model.shares).sum())
+    assert height == pytest.approx(-best.fun, abs=0.01)
+    assert model.loglik == pytest.approx(model.score(events).sum())
 
 
 @pytest.mark.parametrize("law", MODELS[:4])
@@ -189,24 +223,25 @@ def test_tail_of_stays(heavy: bool) -> None:
 
 def test_logs_drawn_with_the_fitted_stays_and_interests_are_of_that_law() -> None:
     like = draw("mixture", users=1500, events=30, domains=8, mass=3.0, seed=1)
-    drawn = draw_like(like, stay=0.4, mass=3.0, seed=5)
+    drawn = draw_like(like, stay=0.4, mass=3.0, shares=like.shares, seed=5)
     np.testing.assert_array_equal(drawn.user, like.user)
     np.testing.assert_allclose(drawn.shares, like.shares, atol=0.02)
     values = fit("delay+mixture", drawn).values
     assert values["stay"] == pytest.approx(0.4, abs=0.02)
     assert values["mass"] == pytest.approx(3.0, rel=0.1)
-    again = draw_like(like, stay=0.4, mass=3.0, seed=6)
+    again = draw_like(like, stay=0.4, mass=3.0, shares=like.shares, seed=6)
     assert not np.array_equal(drawn.domain, again.domain)
 
 
 def test_unlike_interests_alone_look_heavy_and_drawn_logs_show_it() -> None:
     """Geometric stays of users with unlike interests give b below 1; so do the drawn logs beside them."""
-    events = draw_like(
-        draw("mixture", users=1500, events=30, domains=4, mass=0.7, seed=2), stay=0.3, mass=0.7, seed=0
-    )  # fmt: skip
-    tail, values = dwell_tail(events), fit("delay+mixture", events).values
-    shapes = [dwell_tail(draw_like(events, stay=values["stay"], mass=values["mass"], seed=seed))["shape"]
-              for seed in range(20)]  # fmt: skip
+    like = draw("mixture", users=1500, events=30, domains=4, mass=0.7, seed=2)
+    events = draw_like(like, stay=0.3, mass=0.7, shares=like.shares, seed=0)
+    tail, model = dwell_tail(events), fit("delay+mixture", events)
+    shapes = [
+        dwell_tail(draw_like(events, **model.values, shares=model.shares, seed=seed))["shape"]
+        for seed in range(20)
+    ]
     assert tail["verdict"] == "heavier"
     assert delay_page._beyond(tail, {"shapes": shapes}) is False
     assert delay_page._beyond({**tail, "shape": 0.3}, {"shapes": shapes}) is True

@@ -9,7 +9,9 @@ Notation: K domains, pi_c the share of domain c among all events, d_1, d_2, ... 
                    drawn from a Dirichlet law with mean pi and mass alpha, integrated out
     delay+mixture  s [c = d_{t-1}] + (1 - s) (n_c(past) + alpha pi_c) / (t - 1 + alpha)
 
-The first three draw d_1 from pi. The last holds dwell and fixed interests at once: it tells whether
+The first three draw d_1 from pi. Independent and markov take pi as the shares are; where the others jump or
+draw to is a law of its own, fitted too, since what users stay in or come back to is more common than that. The
+last holds dwell and fixed interests at once: it tells whether
 a stay is more than a taste. The delay model is that of Zhou et al. 2019 (arXiv 1906.10304) where the
 domain of an event is seen; a stay then lasts 1 / (1 - s) events on average.
 """
@@ -102,6 +104,7 @@ class Fitted:
         values: the parameters that have names, for reports.
         loglik: log-likelihood of the training events, in nats, at its highest.
         score: log p of each event of other sequences (without -1), float64 [n].
+        shares: pi as fitted, float64 [K].
         share: chance that events k steps apart share a domain, for k [m]; None where not known. The delay
             model's is exact for k = 1 and for domains of one size, else near by.
     """
@@ -110,12 +113,13 @@ class Fitted:
     parameters: int
     values: Mapping[str, float]
     loglik: float
+    shares: np.ndarray
     score: Callable[[Sequences], np.ndarray]
     share: Callable[[np.ndarray], np.ndarray] | None
 
 
 def fit(name: str, events: Sequences) -> Fitted:
-    """Fits a model by maximum likelihood (shares pi apart, which are those of the events).
+    """Fits a model by maximum likelihood, with half an event added to each domain's share.
 
     Args:
         name: one of :data:`MODELS`.
@@ -207,7 +211,13 @@ def _independent(events: Sequences) -> Fitted:
     base = float((shares**2).sum())
     loglik = float(score(events).sum())
     return Fitted(
-        "independent", events.domains - 1, {}, loglik, score, lambda k: np.full(len(k), base)
+        "independent",
+        events.domains - 1,
+        {},
+        loglik,
+        shares,
+        score,
+        lambda k: np.full(len(k), base),
     )
 
 
@@ -242,6 +252,7 @@ def _delay(events: Sequences) -> Fitted:
         events.domains,
         {"stay": float(stay), "dwell": float(1 / (1 - stay))},
         float(score(events).sum()),
+        shares,
         score,
         lambda k: base + (1 - base) * np.power(decay, k) if decay > 0 else np.full(len(k), base),
     )
@@ -289,62 +300,94 @@ def _markov(events: Sequences) -> Fitted:
         size * size - 1,
         {"smoothing": mass},
         loglik,
+        shares,
         score,
         share if size <= 500 else None,
     )
 
 
-def _taste(other: Sequences, shares: np.ndarray, mass: float) -> np.ndarray:
-    """p of each event by its user's earlier ones, under the Dirichlet law of fixed interests."""
-    return (other.met + mass * shares[other.domain]) / (other.place + mass)
+def _chances(
+    other: Sequences, shares: np.ndarray, stay: float, mass: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """p of each event under stays on top of fixed interests, and the part of it drawn anew from ``shares``."""
+    scale = np.where(other.first, 1.0, 1 - stay) / (other.place + mass)
+    fresh = scale * mass * shares[other.domain]
+    return stay * same_as_last(other) + scale * other.met + fresh, fresh
+
+
+def _fit_interests(
+    events: Sequences, fit_rest: Callable[[Callable[[float, float], float]], tuple[float, float]]
+) -> tuple[float, float, np.ndarray, float]:
+    """Stay, mass, shares and log-likelihood: shares by EM (an event is a stay, a return to an earlier
+    domain, or a new draw, which alone counts), the rest by ``fit_rest`` of the mean loss, in turn."""
+    shares, before = events.shares, -np.inf
+    for _ in range(100):
+
+        def lack(stay: float, mass: float, shares: np.ndarray = shares) -> float:
+            return -float(np.log(_chances(events, shares, stay, mass)[0]).mean())
+
+        stay, mass = fit_rest(lack)
+        found = stay, mass, shares, -lack(stay, mass) * len(events)
+        height = found[-1] + _PSEUDO * float(np.log(shares).sum())
+        if height - before < 1e-7 * len(events):
+            break
+        before = height
+        for _ in range(10):
+            p, fresh = _chances(events, shares, stay, mass)
+            drawn = np.bincount(events.domain, fresh / p, minlength=events.domains) + _PSEUDO
+            shares = drawn / drawn.sum()
+    return found
 
 
 def _mixture(events: Sequences) -> Fitted:
-    shares = events.shares
+    def fit_rest(lack: Callable[[float, float], float]) -> tuple[float, float]:
+        best = optimize.minimize_scalar(
+            lambda log_mass: lack(0.0, np.exp(log_mass)), bounds=(-6, 12), method="bounded"
+        )
+        return 0.0, float(np.exp(best.x))
 
-    def lack(log_mass: float) -> float:
-        return -float(np.log(_taste(events, shares, np.exp(log_mass))).sum())
-
-    mass = float(np.exp(optimize.minimize_scalar(lack, bounds=(-6, 12), method="bounded").x))
+    _, mass, shares, loglik = _fit_interests(events, fit_rest)
     base = float((shares * (1 + mass * shares)).sum() / (1 + mass))
     return Fitted(
         "mixture",
         events.domains,
         {"mass": mass},
-        -lack(np.log(mass)),
-        lambda other: np.log(_taste(other, shares, mass)),
+        loglik,
+        shares,
+        lambda other: np.log(_chances(other, shares, 0.0, mass)[0]),
         lambda k: np.full(len(k), base),
     )
 
 
 def _both(events: Sequences) -> Fitted:
-    shares = events.shares
+    starts = [np.array([-1.0, 1.0]), np.array([1.0, 6.0])]
 
-    def chance(other: Sequences, stay: float, mass: float) -> np.ndarray:
-        taste = _taste(other, shares, mass)
-        return np.where(other.first, taste, stay * same_as_last(other) + (1 - stay) * taste)
-
-    def lack(x: np.ndarray) -> float:
+    def natural(x: np.ndarray) -> tuple[float, float]:
         x = np.clip(x, (-12, -6), (12, 12))
-        return -float(np.log(chance(events, special.expit(x[0]), np.exp(x[1]))).mean())
+        return float(special.expit(x[0])), float(np.exp(x[1]))
 
-    best = min(
-        (
+    def fit_rest(lack: Callable[[float, float], float]) -> tuple[float, float]:
+        def of(x: np.ndarray) -> float:
+            return lack(*natural(x))
+
+        tried = [
             optimize.minimize(
-                lack, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-8}
+                of, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-9}
             )
-            for start in ((-1.0, 1.0), (1.0, 6.0))
-        ),
-        key=lambda found: found.fun,
-    )
-    x = np.clip(best.x, (-12, -6), (12, 12))
-    stay, mass = float(special.expit(x[0])), float(np.exp(x[1]))
+            for start in starts
+        ]
+        best = min(tried, key=lambda found: float(found.fun))
+        starts[:] = [best.x]  # later rounds go on from here
+        return natural(best.x)
+
+    stay, mass, shares, loglik = _fit_interests(events, fit_rest)
     return Fitted(
         "delay+mixture",
         events.domains + 1,
         {"stay": stay, "mass": mass},
-        -float(best.fun) * len(events),
-        lambda other: np.log(chance(other, stay, mass)),
+        loglik,
+        shares,
+        lambda other: np.log(_chances(other, shares, stay, mass)[0]),
         None,
     )
 

@@ -20,6 +20,7 @@ from .laws import draw, draw_like
 
 MAX_LAG = 20
 DRAWS = 20  # of logs with geometric stays
+INTERESTS = "fitted"  # how the mixtures' shares were found
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
@@ -42,18 +43,26 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
         plan.append(Piece(f"recover-{source.name}", work, config, [seed], source))
     count = 20 if quick else 100
     for law in MODELS[:4]:
-        config = {"law": law, "logs": count, "users": 300, "events": 12, "domains": 8}
+        config = {
+            "law": law,
+            "interests": INTERESTS,
+            "logs": count,
+            "users": 300,
+            "events": 12,
+            "domains": 8,
+        }
         seed_list = list(range(count))
         plan.append(Piece(f"choose-{law}", partial(choices, law, seed_list), config, seed_list))
     for source in sources:
         for kind in _kinds(source):
-            config = {"log": source.name, "domains": kind, "max_lag": MAX_LAG}
+            shared = {"log": source.name, "domains": kind, "interests": INTERESTS}
+            config = {**shared, "max_lag": MAX_LAG}
             plan.append(
                 Piece(
                     f"log-{source.name}-{kind}", partial(_of_log, source, kind), config, [0], source
                 )
             )
-            config = {"log": source.name, "domains": kind, "draws": DRAWS}
+            config = {**shared, "draws": DRAWS}
             work = partial(_tail, source, kind)
             key = f"tail-{source.name}-{kind}"
             plan.append(Piece(key, work, config, list(range(DRAWS)), source))
@@ -147,9 +156,10 @@ def _split(source: Source, kind: str) -> tuple[list[Sequences], Sequences, Seque
 def _tail(source: Source, kind: str) -> dict[str, Any]:
     """Shape of the stays of logs drawn with the fitted interests and geometric stays, as long as this one."""
     parts, train, _ = _split(source, kind)
-    values = fit("delay+mixture", train).values
+    model = fit("delay+mixture", train)
+    values = model.values
     drawn = [
-        dwell_tail(draw_like(parts[0], stay=values["stay"], mass=values["mass"], seed=seed))
+        dwell_tail(draw_like(parts[0], **values, shares=model.shares, seed=seed))
         for seed in range(DRAWS)
     ]
     return {**values, "shapes": [found.get("shape") for found in drawn]}

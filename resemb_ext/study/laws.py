@@ -52,16 +52,17 @@ def draw(
     return Sequences(np.repeat(np.arange(users), events), domain.ravel(), domains)
 
 
-def draw_like(events: Sequences, *, stay: float, mass: float, seed: int) -> Sequences:
+def draw_like(
+    events: Sequences, *, stay: float, mass: float, shares: np.ndarray, seed: int
+) -> Sequences:
     """Sequences of as many users and events by the law delay+mixture: geometric stays on top of interests.
 
     With probability ``stay`` an event repeats the domain before it; else it is that of one of the user's
-    earlier events, or, with a weight of ``mass`` to their number, drawn from the shares at large.
+    earlier events, or, with a weight of ``mass`` to their number, drawn from ``shares``.
 
     Args:
-        events: gives the users, how many events each has, and the shares; those without a domain are
-            left out.
-        stay, mass: as fitted.
+        events: gives the users and how many events each has; those without a domain are left out.
+        stay, mass, shares: as fitted; shares float64 [K].
         seed: of the draws.
 
     Returns:
@@ -71,7 +72,7 @@ def draw_like(events: Sequences, *, stay: float, mass: float, seed: int) -> Sequ
     rng = np.random.default_rng([23, seed])
     starts = np.flatnonzero(events.first)
     lengths = np.diff(np.append(starts, len(events)))
-    cdf = np.cumsum(events.shares)
+    cdf = np.cumsum(shares)
     domain = np.empty(len(events), dtype=np.int64)
     for place in range(int(lengths.max())):
         at = starts[lengths > place] + place
