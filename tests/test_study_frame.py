@@ -286,7 +286,7 @@ def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
     def pair(independent: float, mixture: float, markov: float, stay: float) -> dict[str, Any]:
         against = {"independent": independent, "mixture": mixture, "markov": markov}
         models = {
-            name: {"against_delay": {"low": x - 0.1, "high": x + 0.1}}
+            name: {"against_delay": {"low": x - 0.1, "high": x + 0.1}, "parameters": 3000 - int(x)}
             for name, x in against.items()
         }
         return {"models": models, "stay_beyond_interests": {"low": stay, "high": stay + 1}}
@@ -297,9 +297,19 @@ def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
         and "draws in 2, than fixed interests of each user in 1 (worse in 1)" in said
     )
     assert "over domains in 0 (worse in 1)" in said and "these alone in 1." in said
+    said = delay_page._in_one_sentence([pair(1, 1, -1, 0), pair(1, -1, 1, 0)], (), "ab")[0]
+    assert "of each user in 1, namely a (worse in 1)" in said
+    assert "domains in 1, namely b, where it has 2,999 parameters (worse in 1)" in said
     pairs = [pair(1, -1, 0, 0.1)] * 3
-    said = delay_page._in_one_sentence(pairs, ["heavier"] * 3, "abc", [True, None, False])[0]
-    assert "a heavier tail than geometric ones in 3; unlike" in said
+    tails = ["heavier", "cannot tell", "heavier"]
+    said = delay_page._in_one_sentence(pairs, tails, "abc", [True, None, False])[0]
+    assert "geometric ones in 2 of the 2 whose histories are long enough to tell; users" in said
     assert "fitted interests and geometric stays in 1 of 2." in said
     said = delay_page._in_one_sentence(pairs, ["heavier"] * 3, "abc", [None] * 3)[0]
-    assert said.endswith("a heavier tail than geometric ones in 3.**")
+    assert said.endswith("in 3 of the 3 whose histories are long enough to tell.**")
+    for history, verdict in ((19.5, "cannot tell"), (20.0, "lighter")):
+        result = {"median_history": history, "tail": {"verdict": "lighter"}}
+        assert delay_page._tail_verdict(result) == verdict
+        assert ("too short; over their few steps lighter" in delay_page._tail_said(result)) == (
+            verdict == "cannot tell"
+        )

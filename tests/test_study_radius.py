@@ -120,6 +120,9 @@ def test_loss_at_a_training_loss() -> None:
     assert radius_contrast.at_level(early, 0.5, "test") == pytest.approx(0.62)
     with pytest.raises(ValueError, match="never falls"):
         radius_contrast.at_level(curve, 0.2, "test")
+    # Two probes an epoch: half way from the second to the third.
+    assert radius_contrast.epochs_to(curve, 0.4) == pytest.approx(1.25)
+    assert radius_contrast.epochs_to(curve, 0.7) == pytest.approx(0.5)
 
 
 def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
@@ -135,6 +138,7 @@ def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
                 results[f"{kind}{gamma}{seed}"] = {
                     "domains": kind, "gamma": gamma, "seed": seed, "gap": held[-1] - train[-1],
                     "rate": 0.01, "rate_at_limit": True, "radius": {"ratio": gamma}, "losses": dict.fromkeys(PARTS, 0.6),
+                    "at": 0 if gamma == 0.5 and seed else len(train) - 1,
                     "curve": {"train": train, "heldout": held, "test": [x + 1 for x in held]},
                 }  # fmt: skip
     return results
@@ -145,6 +149,9 @@ def test_contrast_by_hand() -> None:
     results = _made({"truth": -0.05, "truth-random": 0.05})
     found = radius_contrast.contrast(results, "truth", min)
     assert found["level"] == pytest.approx(0.405)
+    # From 0.6 at the first probe, to 0.1 at the third with domains, to the level at the second with random ones.
+    assert found["epochs"]["random"] == pytest.approx(1.0)
+    assert found["epochs"]["domains"] == found["epochs"]["one"] == pytest.approx(1.0, abs=0.02)
     for name in ("matched_gap", "matched_test"):
         assert found[name]["domains"]["mean"] == pytest.approx(-0.05)
         assert found[name]["random"]["mean"] == pytest.approx(0.05)
@@ -169,10 +176,12 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
         }
         for key, r in made.items()
     }
-    summary, *answers, alarms, limits = radius_page.page(Results({}, pieces, [])).answers
+    summary, *answers, alarms, limits, ended = radius_page.page(Results({}, pieces, [])).answers
     assert "(the smallest gamma) narrows it on made (drawn from the paper's own model)." in summary
     assert limits.endswith("gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 6 at the "
                            "lowest and 0 at the highest of 6.")  # fmt: skip
+    # Of seed 1 at gamma 0.5, those with a second epoch were at their best in the first.
+    assert ended.endswith("gamma 0.5: 9 of 12; gamma 1: 6 of 6.")
     # Two seeds alike to rounding: an interval of hardly any width, off 0.
     words = ("(for the paper)", "(a false alarm)", "(lower)")
     for kind, word, answer in zip(kinds, words, answers, strict=True):
@@ -186,11 +195,33 @@ def test_a_large_radius_speaks_for_the_paper_where_the_gap_widens() -> None:
 
 
 def test_a_gap_where_models_have_hardly_learned_tells_nothing() -> None:
-    found = {"matched_gap": {"difference": {"low": 0.01, "high": 0.02}}}
+    above, none = ({"difference": {"low": low, "high": 0.02}} for low in (0.01, -0.01))
+    found = {"matched_gap": above, "heldout": above}
     for level, side in ((0.5, "above"), (0.69, "hardly learned"), (0.71, "hardly learned")):
         assert radius_page._side_of_gap({**found, "level": level}) == side
+        assert radius_page._side_of_heldout({**found, "level": level}) == side
+        assert radius_page._side_of_heldout({"heldout": none, "level": level}) == "undecided"
     said = radius_page._in_one_sentence({"larger": {"hardly learned": ["a", "b"]}})[0]
-    assert "cannot be told, matched where models have hardly learned, on a and b" in said
+    assert "an effect that cannot be told, as models had hardly learned, on a and b" in said
+
+
+def test_what_weakens_an_effect_is_told() -> None:
+    below = {"mean": -0.02, "low": -0.03, "high": -0.01}
+    none = {"mean": -0.01, "low": -0.03, "high": 0.01}
+    gap = {
+        "domains": none,
+        "random": {"mean": 0.04, "low": 0.02, "high": 0.06},
+        "difference": below,
+    }
+
+    def said(effect: str, epochs: float = 2.0, **changed: Any) -> str:
+        found = {"matched_gap": {**gap, **changed}, "epochs": {"domains": epochs}}
+        return radius_page._caveats(found, effect)
+
+    alone = " (there against random domains alone: by itself -0.0100 [-0.0300, 0.0100]"
+    assert said("below").startswith(alone)
+    assert said("below", domains=below) == said("undecided") == ""
+    assert said("below", epochs=0.8, domains=below).startswith(" (there matched in its first pass")
 
 
 def test_domains_of_each_kind_leave_held_out_events_alone() -> None:

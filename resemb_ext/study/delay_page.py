@@ -13,6 +13,9 @@ from .report import Figure, Page, Table, interval, number
 
 TIED = 0.1  # a larger share of neighbouring events at one second makes their order doubtful
 LAGS = (1, 2, 5, 10, 20)  # shown in the table
+#: Models whose chance that two events share a domain is known by lag.
+BY_LAG = ("independent", "delay", "markov", "mixture")
+LONG = 20  # events: with shorter histories at the median, the tail of stays cannot be told
 COVERED = 0.9  # where fewer events have a domain it is said
 #: What must be known about public logs to read their results, by file name.
 CAVEATS = {
@@ -21,8 +24,8 @@ CAVEATS = {
     "amazon-beauty": "reviews of goods, a few a user, in order but without times.",
     "amazon-toys": "reviews of goods, a few a user, in order but without times.",
     "taobao-userbehavior-815u": "clicks of nine days; a quarter of the events go back to an item met before, "
-    "none to that of the event before, so that under communities, which returns were not left out of, events two "
-    "apart share a domain more often than neighbours do.",
+    "none to that of the event before, so that with communities, where returns were kept, events two apart share a "
+    "domain more often than neighbours do.",
 }
 
 
@@ -70,7 +73,7 @@ def page(results: Results) -> Page:
             f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
             f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
             f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
-            f"{r['tail']['verdict']} (median history {r['median_history']:.0f} events)"
+            f"{_tail_said(r)} (median history {r['median_history']:.0f} events)"
             + (f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
                "source's rather than the user's" if tied else "")
             + (f"; only {100 * covered:.0f} % of its events have a domain" if covered < COVERED else "")
@@ -84,15 +87,16 @@ def page(results: Results) -> Page:
     )
     gaps = Table(
         "Chance that two events share a domain, by seconds between them",
-        ("log", "gap [s]", "pairs", "share", "delay model by lag", "mean lag"),
+        ("log", "gap [s]", "pairs", "mean lag", "share", *(f"{name}, by lag" for name in BY_LAG)),
         [
             (key.removeprefix("log-"), f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
-             str(pairs), number(share), number(expected), number(lag, 1))
+             str(pairs), number(lag, 1), number(share),
+             *(number(found[i]) if (found := r["gaps"]["expected"].get(name)) else "-" for name in BY_LAG))
             for key, r in of["log-"].items()
             if r["gaps"] is not None
-            for low, high, pairs, share, expected, lag in zip(
+            for i, (low, high, pairs, share, lag) in enumerate(zip(
                 r["gaps"]["low"], r["gaps"]["high"], r["gaps"]["pairs"], r["gaps"]["share"],
-                r["gaps"]["expected"]["delay"], r["gaps"]["mean_lag"], strict=True)
+                r["gaps"]["mean_lag"], strict=True))
         ],
     )  # fmt: skip
     references = {key.removeprefix("tail-"): r for key, r in of["tail-"].items()}
@@ -112,18 +116,21 @@ def page(results: Results) -> Page:
             "Events of one item again are left out once more where a log has any (first meetings): a return "
             "to an item is a return to its domain whatever the interest does. Category domains are given "
             "with the log; communities come from behaviour itself, though that of other users.",
-            "By seconds, pairs of events at most 20 apart count; what the delay model says of a gap is its "
-            "chance by lag, averaged over the pairs in that gap. "
+            "By seconds, pairs of events at most 20 apart count; what a model says of a gap is its chance by lag, "
+            "averaged over the pairs in that gap: none of them knows the time. A Markov chain over more than 500 domains "
+            "is left out there. "
             + " ".join(f"{name}: {text}" for name, text in CAVEATS.items() if name in logs_used),
             "The simulated null log draws items without replacement, which puts its excess just below 0.",
         ),
         [
             *_in_one_sentence(
                 verdicts,
-                [r["tail"]["verdict"] for r in of["log-"].values()],
+                [_tail_verdict(r) for r in of["log-"].values()],
                 [key.removeprefix("log-") for key in of["log-"]],
                 [
                     _beyond(r["tail"], references.get(key.removeprefix("log-")))
+                    if _long(r)
+                    else None
                     for key, r in of["log-"].items()
                 ],
             ),
@@ -206,6 +213,22 @@ def _recovery(
     return Table(title, header, rows), said
 
 
+def _long(result: dict[str, Any]) -> bool:
+    """Whether histories are long enough to see the tail of stays."""
+    return bool(result["median_history"] >= LONG)
+
+
+def _tail_verdict(result: dict[str, Any]) -> str:
+    """What is known of the tail of stays: "cannot tell" of short histories."""
+    return result["tail"]["verdict"] if _long(result) else "cannot tell"
+
+
+def _tail_said(result: dict[str, Any]) -> str:
+    said, first = _tail_verdict(result), result["tail"]["verdict"]
+    why = "" if said == first else f", histories being too short; over their few steps {first}"
+    return said + why
+
+
 def _beyond(tail: dict[str, Any], reference: dict[str, Any] | None) -> bool | None:
     """Whether the tail is heavier than in every log drawn with geometric stays; None where not known."""
     shapes = _shapes(reference)
@@ -227,13 +250,13 @@ def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]
         rows.append(
             (key.removeprefix("log-"), str(tail["stays"]), str(tail["longest"]),
              interval({**tail, "value": tail["shape"]}) if "shape" in tail else "-",
-             tail["verdict"] + (f": {tail['why']}" if "why" in tail else ""),
+             _tail_said(r) + (f": {tail['why']}" if "why" in tail else ""),
              f"{min(shapes):.3f} to {max(shapes):.3f}" if shapes else "-",
              "-" if beyond is None else "yes" if beyond else "no")
         )  # fmt: skip
     return Table(
         "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
-        "1 is geometric, below 1 heavier. Users who differ in their interests give b below 1 too: beside it b of "
+        f"1 is geometric, below 1 heavier; told where the median history has at least {LONG} events. Users who differ in their interests give b below 1 too: beside it b of "
         "drawn logs of the same users and lengths, with geometric stays on top of the fitted interests (delay+mixture)",
         ("log", "stays", "longest", "b [95 %]", "verdict", "b, geometric stays", "heavier than all of them"),
         rows,
@@ -248,7 +271,8 @@ def _in_one_sentence(
 ) -> list[str]:
     """The answer over all logs and kinds of domains, called ``names``.
 
-    ``tails``: verdicts on stays; ``beyond``: whether they are heavier than fixed interests explain.
+    ``tails``: verdicts on stays; ``beyond``: whether they are heavier than fixed interests explain, None
+    where that is not known.
     """
     if not verdicts:
         return []
@@ -259,25 +283,36 @@ def _in_one_sentence(
     def loses(name: str) -> int:
         return sum(v["models"][name]["against_delay"]["high"] < 0 for v in verdicts)
 
-    where = [
-        name
-        for name, v in zip(names, verdicts, strict=False)
-        if v["models"]["mixture"]["against_delay"]["low"] > 0
-    ]
-    named = f", namely {', '.join(where)}" if where else ""
+    def named(rival: str) -> str:
+        where = [name for name, v in zip(names, verdicts, strict=False)
+                 if v["models"][rival]["against_delay"]["low"] > 0]  # fmt: skip
+        return f", namely {', '.join(where)}" if where else ""
+
+    sizes = sorted({v["models"]["markov"]["parameters"] for v in verdicts
+                    if v["models"]["markov"]["against_delay"]["low"] > 0})  # fmt: skip
+    ends = (
+        " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
+    )
+    pays = f", where it has {ends} parameters" if sizes else ""
     heavy = list(tails).count("heavier")
+    told = len(tails) - list(tails).count("cannot tell")
     known = [found for found in beyond if found is not None]
     worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
     return [
         f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
         f"better than independent draws in {beats('independent')}, than fixed interests of each user "
-        f"in {beats('mixture')}{named} (worse in {loses('mixture')}) and than a Markov chain over domains in "
-        f"{beats('markov')} (worse in {loses('markov')}); a stay on top of fixed interests predicts better than "
-        f"these alone in {worth}"
-        + (f", and stays have a heavier tail than geometric ones in {heavy}" if heavy else "")
+        f"in {beats('mixture')}{named('mixture')} (worse in {loses('mixture')}) and than a Markov chain over domains in "
+        f"{beats('markov')}{named('markov')}{pays} (worse in {loses('markov')}); a stay on top of fixed interests "
+        f"predicts better than these alone in {worth}"
         + (
-            "; unlike interests alone give that too, but the tail is also heavier than in logs drawn with the "
-            f"fitted interests and geometric stays in {known.count(True)} of {len(known)}"
+            f"; stays have a heavier tail than geometric ones in {heavy} of the {told} whose histories are long enough "
+            "to tell"
+            if heavy
+            else ""
+        )
+        + (
+            "; users with different interests would give that too, but the tail is also heavier than in logs drawn with "
+            f"the fitted interests and geometric stays in {known.count(True)} of {len(known)}"
             if heavy and known
             else ""
         )

@@ -16,6 +16,7 @@ from .heldout import HELD_OUT, hold_out, row_losses, take
 from .squeeze import after_each_step
 
 PARTS = ("train", "heldout", "valid", "test")
+PER_EPOCH = 2  # looks at the losses
 PROBED = 20_000  # rows of each part whose loss is taken, whole events
 
 
@@ -100,7 +101,7 @@ def train_probed(
         read: gives the item vectors.
         before: called after every step, before the probe looks.
     """
-    probe = Probe(model, parts, max(1, rows.num_batches(config.batch_size) // 2), read)
+    probe = Probe(model, parts, max(1, rows.num_batches(config.batch_size) // PER_EPOCH), read)
 
     def after() -> None:
         if before is not None:

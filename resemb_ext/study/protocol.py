@@ -89,5 +89,8 @@ CHANGES = {
     "delay": "Version 2 added first meetings of items and how scores hang on the graph, when no "
     "result on a real log had been kept yet. Primary outcome and comparisons are those of version 1. "
     "Tails of stays, and the drawn logs beside them, are in neither: exploratory, the drawn logs added after results "
-    "on real logs.",
+    "on real logs. The shares of both models with fixed interests were at first those of the events, while the delay "
+    "model's were fitted; all are fitted since results on real logs had been seen. That helped the rival: delay minus "
+    "mixture had been -0.0023 [-0.0127, 0.0080] on amazon-beauty-communities and -0.0494 [-0.1116, 0.0127] on "
+    "taobao-userbehavior-815u-category-first-meetings, where delay had had the lowest BIC.",
 }

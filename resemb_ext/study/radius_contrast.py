@@ -9,6 +9,7 @@ import numpy as np
 
 from resemb_ext.train import paired_difference
 
+from .probe import PER_EPOCH
 from .radius import CONTROL
 
 COIN = float(np.log(2))
@@ -27,13 +28,25 @@ def at_level(curve: dict[str, list[float]], level: float, part: str) -> float:
     Raises:
         ValueError: it never does.
     """
-    train, other = [COIN, *curve["train"]], [COIN, *curve[part]]
+    place, share = _reached(curve["train"], level)
+    before, after = ([COIN, *curve[part]][i] for i in (place - 1, place))
+    return before + share * (after - before)
+
+
+def epochs_to(curve: dict[str, list[float]], level: float) -> float:
+    """Passes over the training rows until the training loss first falls to ``level``."""
+    place, share = _reached(curve["train"], level)
+    return (place - 1 + share) / PER_EPOCH
+
+
+def _reached(losses: list[float], level: float) -> tuple[int, float]:
+    """The line, counted from 1, on which the loss first falls to ``level``, and the share of it until then."""
+    train = [COIN, *losses]
     for i, loss in enumerate(train[1:], 1):
-        if loss <= level:
-            if train[i - 1] <= level:  # a level above a coin's loss
-                return other[i]
-            share = (train[i - 1] - level) / (train[i - 1] - loss)
-            return other[i - 1] + share * (other[i] - other[i - 1])
+        if loss <= level:  # a level above a coin's loss is met at the first probe
+            return i, 1.0 if train[i - 1] <= level else (train[i - 1] - level) / (
+                train[i - 1] - loss
+            )
     raise ValueError(f"level: the training loss never falls to {level}, its lowest is {min(train)}")
 
 
@@ -47,9 +60,10 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
 
     Returns:
         each of :data:`OUTCOMES` with ``domains`` and ``random`` (gamma minus 1) and ``difference`` of the
-        two, as :func:`paired_difference` gives them; ``gamma``; and ``level``, the mean over seeds of
-        the training loss at which they are matched, the lowest that all four runs of a seed reach. None
-        where pieces are missing.
+        two, as :func:`paired_difference` gives them; ``gamma``; ``level``, the mean over seeds of
+        the training loss at which they are matched, the lowest that all four runs of a seed reach; and
+        ``epochs`` until then, means over seeds of ``domains`` and ``random`` at this gamma and of ``one`` at
+        gamma 1. None where pieces are missing.
     """
     kinds = (kind, kind + CONTROL)
     cells = {(r["domains"], r["gamma"], r["seed"]): r for r in results.values()}
@@ -74,7 +88,15 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
         "gap": lambda r, s: r["gap"],
         "heldout": lambda r, s: r["losses"]["heldout"],
     }
-    found: dict[str, Any] = {"gamma": gamma, "level": float(np.mean(list(levels.values())))}
+    arms = {"domains": (kinds[0], gamma), "random": (kinds[1], gamma), "one": (kinds[0], 1.0)}
+    found: dict[str, Any] = {
+        "gamma": gamma,
+        "level": float(np.mean(list(levels.values()))),
+        "epochs": {
+            name: float(np.mean([epochs_to(cells[(*arm, s)]["curve"], levels[s]) for s in seeds]))
+            for name, arm in arms.items()
+        },
+    }
     for name, value in values.items():
         change = {
             k: [value(cells[k, gamma, s], s) - value(cells[k, 1.0, s], s) for s in seeds]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from . import sweep
 from .frame import Results
 from .heldout import HELD_OUT
-from .probe import PARTS
+from .probe import PARTS, PER_EPOCH
 from .radius import CIRCULAR, CONTROL, WIDER
 from .radius_contrast import COIN, LEARNED, OUTCOMES, contrast
 from .report import Figure, Page, Table, interval, listed, number, side
@@ -52,10 +53,12 @@ def page(results: Results) -> Page:
                     entry = found[name]
                     contrasts.append(
                         (log, _marked(kind), f"{found['gamma']:g}", str(entry["difference"]["n"]),
-                         _NAMES[name], number(found["level"]) if "matched" in name else "-",
+                         _NAMES[name],
+                         f"{found['level']:.3f} ({_passes(found)})" if "matched" in name else "-",
                          *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
                     )  # fmt: skip
-                    if _empty(log, kind) and entry["difference"]["low"] is not None:
+                    told = "matched" not in name or not _hardly_learned(found)
+                    if _empty(log, kind) and entry["difference"]["low"] is not None and told:
                         alarms.append(side(entry["difference"]) != "undecided")
                 answers.append(_answer(log, kind, found))
                 if kind in ("truth", "category"):
@@ -63,7 +66,8 @@ def page(results: Results) -> Page:
                     own = " (no domains: nothing to be seen)" if "null" in log else own
                     way = "smaller" if extreme is min else "larger"
                     sides = claims.setdefault(way, {})
-                    sides.setdefault(_side_of_gap(found), []).append(log + own)
+                    effect = _side_of_gap(found)
+                    sides.setdefault(effect, []).append(log + own + _caveats(found, effect))
         figures += [
             Figure(
                 f"{log}-{kind}",
@@ -81,7 +85,8 @@ def page(results: Results) -> Page:
             "total variance of E is that of the start. Random domains of the same sizes get the same treatment: "
             "what gamma does with domains minus what it does with random ones is the claim. "
             f"{100 * HELD_OUT:.0f} % of training events are held out of training with their negatives; "
-            "all losses are over rows with one negative a positive, the training's own ratio. One learning "
+            "all losses are over rows with one negative a positive, the training's own ratio. Events held out stay in the "
+            "histories of their users' later rows. One learning "
             "rate steps the whole model, the best of the grid on validation for each gamma, domains and seed. "
             "At gamma 1 domains do not enter, so both arms' runs of a seed are the same there and the difference "
             "is that of the other gamma alone.",
@@ -90,7 +95,9 @@ def page(results: Results) -> Page:
             "and so has little gap, which says nothing of generalising. So the gap is taken where all four "
             "runs of a contrast have come down to the same training loss (the lowest that all of them reach). "
             "A level near a coin's loss, 0.693, sets models against each other that have hardly learned, and tells "
-            "nothing. "
+            "nothing. Nor do the runs get to it after as many epochs: a model in its first pass has met no row twice and "
+            "can have next to no gap. Domains that let a model come down in fewer passes thus narrow the gap by that "
+            "too; the table has the passes. "
             "Beside it stand the test loss at that place and the held-out loss at each model's own best epoch: "
             "whether it predicts better in the end. The gap at the best epoch is reported as secondary.",
             "What it still cannot tell: items drawn to their domain's mean tell the model the domains, so that a small "
@@ -104,7 +111,7 @@ def page(results: Results) -> Page:
         ),
         [
             *_in_one_sentence(claims), *answers, *_false_alarms(alarms),
-            *_at_limits(results), *_with_more_rates(wider), *sweep.answers(swept),
+            *_at_limits(results), *_at_the_end(results), *_with_more_rates(wider), *sweep.answers(swept),
         ]
         or ["No contrast can be formed from the pieces done."],
         [
@@ -112,8 +119,9 @@ def page(results: Results) -> Page:
             for t in (
                 Table(
                     "Gamma minus 1, with domains, with random domains, and the difference (logloss; 95 % t over "
-                    "seeds; below 0: the smaller or larger gamma generalises better)",
-                    ("log", "domains", "gamma", "seeds", "outcome", "at training loss", "domains",
+                    "seeds; below 0: the smaller or larger gamma generalises better; epochs until the training loss was that: with "
+                    "domains / with random ones / at gamma 1)",
+                    ("log", "domains", "gamma", "seeds", "outcome", "at training loss (after epochs)", "domains",
                      "random", "difference"),
                     contrasts,
                 ),
@@ -162,11 +170,39 @@ def _empty(log: str, kind: str) -> bool:
     return kind == "random" or "null" in log
 
 
+def _hardly_learned(found: dict[str, Any]) -> bool:
+    """Whether one of the runs never came far below a coin's loss."""
+    return bool(COIN - found["level"] < LEARNED)
+
+
 def _side_of_gap(found: dict[str, Any]) -> str:
-    """The same of the primary outcome, or "hardly learned" where its level is a coin's loss or near it."""
-    if COIN - found["level"] < LEARNED:
-        return "hardly learned"
-    return side(found["matched_gap"]["difference"])
+    """Where the primary outcome lies with regard to 0, or "hardly learned"."""
+    return "hardly learned" if _hardly_learned(found) else side(found["matched_gap"]["difference"])
+
+
+def _side_of_heldout(found: dict[str, Any]) -> str:
+    """The same of the held-out loss, where none being shown needs no model that learned."""
+    seen = side(found["heldout"]["difference"])
+    return "hardly learned" if _hardly_learned(found) and seen in ("below", "above") else seen
+
+
+def _caveats(found: dict[str, Any], effect: str) -> str:
+    """What weakens an effect: the control alone makes it, or the level is reached before any row came twice."""
+    if effect not in ("below", "above"):
+        return ""
+    gap, texts = found["matched_gap"], []
+    if side(gap["domains"]) != effect:
+        texts.append(
+            f"there against random domains alone: by itself {interval(gap['domains'], 4)}, with random ones "
+            f"{interval(gap['random'], 4)}"
+        )
+    if found["epochs"]["domains"] < 1:
+        texts.append("there matched in its first pass, which leaves next to no gap in itself")
+    return f" ({'; '.join(texts)})" if texts else ""
+
+
+def _passes(found: dict[str, Any]) -> str:
+    return " / ".join(f"{found['epochs'][arm]:.1f}" for arm in ("domains", "random", "one"))
 
 
 def _verdict(log: str, kind: str, gamma: float, found: str) -> str:
@@ -183,7 +219,7 @@ def _verdict(log: str, kind: str, gamma: float, found: str) -> str:
 _SAYS_NOTHING = {
     "one seed": "one seed says nothing of chance",
     "undecided": "no difference shown",
-    "hardly learned": "tells nothing: matched where models have hardly learned",
+    "hardly learned": "tells nothing: models that have hardly learned are in it",
 }
 
 
@@ -192,7 +228,8 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
         return []
     return [
         f"Where nothing can be seen (random domains against other random ones, the null log), 0 is outside {sum(alarms)} of "
-        f"{len(alarms)} intervals of differences; chance alone puts it outside 1 in 20."
+        f"{len(alarms)} intervals of differences (four outcomes of a contrast rest on the same trainings, so they are not "
+        "independent; gaps matched where models have hardly learned are left out); chance alone puts it outside 1 in 20."
     ]
 
 
@@ -200,7 +237,7 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
 _EFFECTS = {
     "below": "narrows it on", "above": "widens it on", "undecided": "makes no difference that shows on",
     "one seed": "was tried with one seed on",
-    "hardly learned": "cannot be told, matched where models have hardly learned, on",
+    "hardly learned": "has an effect that cannot be told, as models had hardly learned, on",
 }  # fmt: skip
 
 
@@ -225,24 +262,31 @@ def _in_one_sentence(claims: dict[str, dict[str, list[str]]]) -> list[str]:
 
 def _answer(log: str, kind: str, found: dict[str, Any]) -> str:
     gap, heldout, gamma = found["matched_gap"], found["heldout"]["difference"], found["gamma"]
+    epochs = found["epochs"]
     return (
         f"{log}, {_marked(kind)}: gamma {gamma:g} against 1 changes the gap at equal training loss "
-        f"({number(found['level'])}) by {interval(gap['domains'], 4)}, with random domains by "
+        f"({found['level']:.3f}, reached after {epochs['domains']:.1f} epochs and {epochs['one']:.1f} at gamma 1) by "
+        f"{interval(gap['domains'], 4)}, with random domains ({epochs['random']:.1f} epochs) by "
         f"{interval(gap['random'], 4)}: a difference of {interval(gap['difference'], 4)} "
         f"({_verdict(log, kind, gamma, _side_of_gap(found))}). For the held-out loss at the best epoch the difference "
-        f"is {interval(heldout, 4)} ({_verdict(log, kind, gamma, side(heldout))})."
+        f"is {interval(heldout, 4)} ({_verdict(log, kind, gamma, _side_of_heldout(found))})."
     )
+
+
+def _trainings(results: Results) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Options and results of the trainings over a fixed grid of rates, each once."""
+    for piece in results.pieces.values():
+        config = piece["config"]
+        again = config.get("gamma") == 1 and config["domains"].endswith(CONTROL)  # as with domains
+        if "rates" in config and not again:
+            yield config, piece["result"]
 
 
 def _at_limits(results: Results) -> list[str]:
     """One sentence on trainings whose learning rate is at an end of its grid."""
     ends: dict[float, Counter[str]] = {}
-    for piece in results.pieces.values():
-        config, result = piece["config"], piece["result"]
-        rates = config.get("rates")
-        if rates is None or (config["gamma"] == 1 and config["domains"].endswith(CONTROL)):
-            continue  # no fixed grid, or the same training as with domains
-        place = "lowest" if result["rate"] == min(rates) else "highest"
+    for config, result in _trainings(results):
+        place = "lowest" if result["rate"] == min(config["rates"]) else "highest"
         of_gamma = ends.setdefault(config["gamma"], Counter())
         of_gamma[place if result["rate_at_limit"] else "inner"] += 1
     if not ends:
@@ -255,6 +299,23 @@ def _at_limits(results: Results) -> list[str]:
         "Learning rates found at an end of the grid, where a further one might have been better still: "
         + "; ".join(texts)
         + "."
+    ]
+
+
+def _at_the_end(results: Results) -> list[str]:
+    """One sentence on trainings that were at their best in the last epoch there was."""
+    ended: dict[float, list[bool]] = {}
+    for config, result in _trainings(results):
+        last = len(result["curve"]["train"]) - PER_EPOCH
+        ended.setdefault(config["gamma"], []).append(result["at"] >= last)
+    if not ended:
+        return []
+    texts = [
+        f"gamma {gamma:g}: {sum(found)} of {len(found)}" for gamma, found in sorted(ended.items())
+    ]
+    return [
+        "Best on validation in the last epoch there was, so that what is said of the best epoch also measures how "
+        f"fast they learn: {'; '.join(texts)}."
     ]
 
 
