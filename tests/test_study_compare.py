@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resemb_ext import data, metrics
-from resemb_ext.study import compare, compare_view, compare_work, studies
+from resemb_ext.study import compare, compare_said, compare_view, compare_work, studies
 from resemb_ext.study.bench import Setting
 from resemb_ext.study.compare_page import tuned_section
 from resemb_ext.study.draft import Draft
@@ -217,10 +217,10 @@ def test_a_comparison_that_was_not_run_counts_as_one_and_is_named() -> None:
         compare_view.Seen(Row(other, "plain"), None, {}),
         compare_view.Seen(Row(other, "gcn-2"), None, None),
     ]
-    assert compare_view.not_run(rows) == (
+    assert compare_said.not_run(rows) == (
         'Not run yet: a-log, DNN with category: all 2 rows; a-log, DIN: "res, gcn, 2 hops".'
     )
-    assert compare_view.not_run(rows[2:3]) is None
+    assert compare_said.not_run(rows[2:3]) is None
 
 
 def test_sentence_says_where_res_is_above_below_or_neither() -> None:
@@ -231,7 +231,7 @@ def test_sentence_says_where_res_is_above_below_or_neither() -> None:
         key = compare.contrast_key(one, Row(one.group, "plain"))
         pieces[key] = {"result": {"gauc": entry}}
         rows.append(compare_view.Seen(one, None, None))
-    text = compare_view.verdict(Results({"pieces": [], "data": {}}, pieces, []), rows)
+    text = compare_said.verdict(Results({"pieces": [], "data": {}}, pieces, []), rows)
     assert "better than plain on a, DNN with category (+0.0150 [+0.0100, +0.0200])" in text
     assert "worse than plain on b" in text and "not told apart from plain on c" in text
 
@@ -262,11 +262,11 @@ def test_what_was_scored_twice_is_told() -> None:
     assert [(t.one.table, t.left, t.turned) for t in twice] == [
         ("centre", True, True), ("res", False, False), ("gcn-1", True, False),
     ]  # fmt: skip
-    text = compare_view.said_twice(twice)
+    text = compare_said.said_twice(twice)
     assert text is not None and "Of 3 differences" in text and "at most 0.0080" in text
     assert "interval in 2 of them (a, DNN with category: centre only minus plain" in text
     assert "the verdict is another in 1 of them" in text
-    assert compare_view.said_twice(compare_view.twice(Results(plan, last, []))) is None
+    assert compare_said.said_twice(compare_view.twice(Results(plan, last, []))) is None
 
 
 def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
@@ -274,21 +274,72 @@ def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
         test = [{"gauc": value, "auc": value, "logloss": value} for value in gauc]
         return {"runs": [{"test": entry, "stopped": stopped} for entry in test]}
 
+    def tune(closed: bool, gain: float, l2_of: str = "whole table") -> dict:
+        trials = [{"options": {"l2_of": of}, "valid": {"gauc": 0.7}}
+                  for of in ("whole table", "touched rows")]  # fmt: skip
+        return {
+            "closed": closed,
+            "valid_gauc": 0.7 + gain,
+            "trials": trials,
+            "options": {"l2_of": l2_of},
+        }
+
     group = Group("a", "dnn", False)
-    closed, left = {"closed": True}, {"closed": False}
     rows = [
-        compare_view.Seen(Row(group, "plain"), left, runs(0.5, 0.6, stopped="epochs")),
-        compare_view.Seen(Row(group, "centre"), closed, runs(0.60, 0.61)),
-        compare_view.Seen(Row(group, "res"), closed, runs(0.62, 0.63)),
+        compare_view.Seen(Row(group, "plain"), tune(False, 0.02), runs(0.5, 0.6, stopped="epochs")),
+        compare_view.Seen(Row(group, "centre"), tune(True, 0.0), runs(0.60, 0.61)),
+        compare_view.Seen(Row(group, "res"), tune(True, 0.001, "touched rows"), runs(0.62, 0.63)),
+        compare_view.Seen(Row(group, "item2vec"), tune(False, 0.3), None),
     ]
-    assert "a, DNN +0.0200" in compare_view.said_by_residual(rows)
-    assert compare_view.said_by_residual(rows[:2]) is None
-    searches = compare_view.open_searches(rows)
-    assert searches.startswith("Of 3 searches 2 closed")
-    assert searches.endswith("improve the rest: plain on a, DNN.")
-    assert compare_view.open_searches(rows[1:]).endswith("improve the rest.")
-    assert "a, DNN, plain (2 of 2 seeds)." in compare_view.at_the_cap(rows)
-    assert compare_view.at_the_cap(rows[1:]) is None
+    assert "a, DNN +0.0200" in compare_said.said_by_residual(rows)
+    assert compare_said.said_by_residual(rows[:2]) is None
+    searches = compare_said.open_searches(rows)
+    assert searches.startswith("Of 4 searches 2 closed")
+    assert (
+        "improve the rest: plain on a, DNN. And plain, started by item2vec on a, DNN. From"
+        in searches
+    )
+    assert "rose by 0.0200 to 0.0200 for plain and by 0.0010 to 0.0010 for res" in searches
+    assert "tried 1 to 1 times a search" in searches and "was the best in 1:" in searches
+    assert "improve the rest. L2 of touched" in compare_said.open_searches(rows[1:3])
+    assert "a, DNN, plain (2 of 2 seeds)." in compare_said.at_the_cap(rows)
+    assert compare_said.at_the_cap(rows[1:]) is None
+
+
+def test_tables_not_above_plain_and_what_seeds_alone_say_are_told() -> None:
+    group = Group("a", "dnn", True)
+    rows = [Row(group, table) for table in ("plain", "gcn-1", "gcn-2", "item2vec")]
+
+    def minus(low: float, seeds: float) -> dict:
+        over = {"mean": 0.01, "low": seeds, "high": 0.02}
+        return {"gauc": {"value": 0.01, "low": low, "high": 0.02}, "over_seeds": {"gauc": over}}
+
+    values = {"gcn-1": (0.001, -0.001), "gcn-2": (-0.001, -0.002), "item2vec": (-0.001, -0.002)}
+    pieces = {
+        compare.contrast_key(Row(group, table), rows[0]): {"result": minus(*pair)}
+        for table, pair in values.items()
+    }
+    seen = [compare_view.Seen(row, None, None) for row in rows]
+    results = Results({}, pieces, [])
+    assert compare_said.not_above_plain(results, seen) == (
+        "Nor better than plain with that much certainty: a, DNN with category: res, gcn, 2 hops "
+        "(+0.0100 [-0.0010, +0.0200])."
+    )
+    text = compare_said.by_seeds(results, seen)
+    assert text is not None and text.endswith(
+        "lie otherwise: a, DNN with category: res, gcn, 1 hop, +0.0100 [+0.0010, +0.0200] but "
+        "+0.0100 [-0.0010, +0.0200] over seeds."
+    )
+    assert compare_said.by_seeds(results, seen[2:]) is None
+
+
+def test_p_of_draws_all_on_one_side_is_a_bound() -> None:
+    pair = Row(Group("a", "dnn", True), "res"), Row(Group("a", "dnn", True), "plain")
+    for p, said in ((2 / 10_001, "at most 0.0012"), (0.003, "0.0012")):
+        found = {"gauc": {"p": p, "draws": 10_000}}
+        test = compare_view.Registered(*pair, found, p, 0.0012)
+        assert test.shown(test.holm) == said
+    assert compare_view.Registered(*pair, None, 1.0, 1.0).shown(1.0) == "1"
 
 
 def test_hours_are_told_by_what_asks_for_a_row() -> None:
@@ -300,19 +351,21 @@ def test_hours_are_told_by_what_asks_for_a_row() -> None:
     }
     rows = [Row(Group("a", model, False), table) for model, table in hours]
     done = {
-        f"{kind}-{row.key}": {"seconds": 1800 * hours[row.group.model, row.table]}
+        f"{kind}-{row.key}": {"seconds": 1800 * hours[row.group.model, row.table], "result": {}}
         for row in rows
         for kind in ("tune", "seeds")
     }
-    done["tune-a-dnn-attention"] = {"seconds": 1e6}  # no seeds yet
+    done["tune-a-dnn-gcn-1"] |= {  # gone on with in a second session
+        "seconds": 100, "result": {"trials": [{"seconds": 3600}] * 2}}  # fmt: skip
+    done["tune-a-dnn-attention"] = {"seconds": 1e6, "result": {}}  # no seeds yet
     rows.append(Row(Group("a", "dnn", False), "attention"))
     seen = [compare_view.Seen(row, None, None) for row in rows]
-    kept = Results({}, done, [], {"seeds-a-dnn-res": {"seconds": 1800}})
-    text = compare_view.said_hours(kept, seen)
+    kept = Results({}, done, [], {"seeds-a-dnn-res": {"seconds": 1800, "result": {}}})
+    text = compare_said.said_hours(kept, seen)
     assert text is not None and "Of 8.5 hours, 2.0 went into rows of the question" in text
     assert "6.0 into rows that only the tuned table" in text and "0.5 into scores" in text
     assert "60 minutes with DNN and 120 minutes with DIN; 1 of 4 took over three" in text
-    assert compare_view.said_hours(Results({}, {}, []), seen) is None
+    assert compare_said.said_hours(Results({}, {}, []), seen) is None
 
 
 def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:

@@ -37,17 +37,19 @@ def test_draws_have_the_variance_that_users_and_seeds_give() -> None:
     assert found["high"] - found["low"] == pytest.approx(expected, rel=0.06)
 
 
-def test_no_difference_is_found_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(("seeds", "least"), [(0.005, 0.88), (0.05, 0.82)])
+def test_no_difference_is_found_about_as_often_as_it_says(seeds: float, least: float) -> None:
+    """Seeds that vary as much as users, 0.022 in the mean: intervals are too narrow, and only somewhat."""
     rng = np.random.default_rng(1)
     inside, rounds = 0, 200
     for number in range(rounds):
-        gain = rng.normal(0, 0.2, 80) + rng.normal(0, 0.005, (5, 80))
+        gain = rng.normal(0, 0.2, 80) + rng.normal(0, seeds, (5, 1)) + rng.normal(0, 0.005, (5, 80))
         found = bootstrap_difference(gain, np.full(80, 21), draws=400, seed=number)
         inside += found["low"] <= 0 <= found["high"]
         assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or (
             0.03 < found["p"] < 0.07
         )
-    assert 0.88 <= inside / rounds <= 0.99
+    assert least <= inside / rounds <= 0.99
 
 
 def test_shapes_are_checked() -> None:

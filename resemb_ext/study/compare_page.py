@@ -8,24 +8,28 @@ from typing import Any
 
 import numpy as np
 
+from .compare_said import (
+    at_the_cap,
+    best_against_res,
+    by_seeds,
+    not_above_plain,
+    not_run,
+    open_searches,
+    said_by_residual,
+    said_hours,
+    said_twice,
+    verdict,
+)
 from .compare_view import (
     Registered,
     Seen,
     Twice,
-    at_the_cap,
-    best_against_res,
     main_rows,
     minus_plain,
-    not_run,
-    open_searches,
     registered,
-    said_by_residual,
-    said_hours,
-    said_twice,
     seen_rows,
     signed,
     twice,
-    verdict,
 )
 from .compare_work import BUCKETS
 from .frame import Results
@@ -49,8 +53,9 @@ PROTOCOL = (
     "parameters and treatment without a graph. *permuted neighbour entries* keeps each row's number of "
     "neighbours and weights and how often each item is a neighbour; *permuted item labels* is the same graph "
     "on other items; both are drawn anew for each seed. *centre only* holds R at 0.",
-    "The interval of a difference is a bootstrap over users, then over the paired seeds. With five "
-    "seeds the seeds' part comes out about a tenth too narrow; *over seeds* is the t interval over them. "
+    "The interval of a difference is a bootstrap over users, then over the paired seeds. Five seeds drawn again from "
+    "themselves, and percentiles in place of t, make the seeds' part about a third too narrow; *over seeds* is the t "
+    "interval over them, which leaves out that of users. "
     "Under leave-last-out other users' later events are in training and in the graph. The graph holds "
     "the edge from a training target to the last item of its own history too (no cross-fitting). "
     "*training, s* is wall clock on one thread beside whatever else the machine did, other rows among it: "
@@ -69,8 +74,8 @@ def page(results: Results) -> Page:
     tables += [_frequency_table(log, rows) for log in results.plan["data"]]
     tables.append(_tuning_table(rows))
     notes = (
-        _tested(tests), best_against_res(results, rows), said_by_residual(rows), open_searches(rows), at_the_cap(rows),
-        said_twice(again),
+        _tested(tests), by_seeds(results, rows), best_against_res(rows), said_by_residual(rows),
+        open_searches(rows), at_the_cap(rows), said_twice(again),
     )  # fmt: skip
     answers = [verdict(results, rows), *filter(None, notes)]
     return Page(
@@ -132,7 +137,7 @@ def _tested(tests: Sequence[Registered]) -> str | None:
     if not done:
         return None
     texts = [
-        f"{test.title}: {signed(test.found['gauc'] if test.found else None)}, p = {test.holm:.2g}"
+        f"{test.title}: {signed(test.found['gauc'] if test.found else None)}, p {test.shown(test.holm)}"
         for test in done
     ]
     rest = len(tests) - len(done)
@@ -153,8 +158,8 @@ def _registered_table(tests: Sequence[Registered]) -> Table:
                 test.title,
                 signed(None if test.found is None else test.found["gauc"]),
                 signed(None if test.found is None else test.found["over_seeds"]["gauc"]),
-                f"{test.p:.2g}",
-                f"{test.holm:.2g}",
+                test.shown(test.p),
+                test.shown(test.holm),
                 signed(None if test.found is None else test.found["over_seeds"]["logloss"]),
             )
             for test in tests
@@ -291,7 +296,9 @@ def tuned_section(results: Results) -> list[str]:
             "parameters", "search closed")  # fmt: skip
     parts = [Table("", head, lines).markdown(), verdict(results, rows)]
     notes = (
-        best_against_res(results, rows),
+        best_against_res(rows),
+        not_above_plain(results, rows),
+        said_by_residual(rows),
         open_searches(rows),
         said_twice(twice(results)),
         not_run(rows),

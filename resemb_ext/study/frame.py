@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -389,3 +389,12 @@ def read_results(folder: Path) -> Results:
         if first.is_file():
             earlier[key] = read_json(first)
     return Results(plan, pieces, missing, earlier)
+
+
+def hours(pieces: Iterable[Mapping[str, Any]]) -> float:
+    """Hours of wall clock that kept pieces took, those of earlier sessions with them where their steps say so."""
+    total = 0.0
+    for piece in pieces:
+        steps = [step.get("seconds", 0.0) for step in piece["result"].get("trials", [])]
+        total += max(piece["seconds"], sum(steps))
+    return total / 3600

@@ -10,7 +10,7 @@ from typing import Any
 
 from resemb_ext.train.files import write_atomic, write_text
 
-from .frame import Results
+from .frame import Results, hours
 from .protocol import CHANGES
 
 
@@ -117,7 +117,7 @@ def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
     protocol = results.plan["protocol"]
     changed = CHANGES.get(name)
     parts.append(
-        "Set down before any test score was looked at:"
+        "Set down before any test score of a tuned model was looked at:"
         if changed is None
         else f"Set down beforehand, then changed. {changed}"
     )
@@ -156,8 +156,8 @@ def _origins(results: Results) -> str:
         ]
     pieces = results.pieces.values()
     seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
-    hours = sum(piece["seconds"] for piece in pieces) / 3600
-    lines.append(f"- {len(results.pieces)} pieces, {hours:.2f} hours of wall clock in all")
+    spent = f"- {len(results.pieces)} pieces, {hours(pieces):.2f} hours of wall clock in all"
+    lines.append(spent + (", scores taken before apart" if results.earlier else ""))
     if seeds:
         lines.append(
             f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own, with its configuration and the hash of its "
@@ -165,10 +165,10 @@ def _origins(results: Results) -> str:
         )
     versions: dict[str, dict[str, None]] = {}
     for piece in pieces:
-        for name, value in {"processor": "not kept", **piece["versions"]}.items():
+        for name, value in {"processor": "not recorded", **piece["versions"]}.items():
             versions.setdefault(name, {})[str(value)] = None
-    texts = [f"{name} {' or '.join(values)}" for name, values in versions.items()]
-    lines.append("- " + ", ".join(texts))
+    texts = [f"{name}: {' or '.join(values)}" for name, values in versions.items()]
+    lines.append("- " + "; ".join(texts))
     return "\n".join(lines)
 
 

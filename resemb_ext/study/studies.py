@@ -10,7 +10,16 @@ from typing import Any
 from resemb_ext.train.files import write_text
 
 from . import bound, compare, compare_page, delay, delay_page, radius, radius_page
-from .frame import Piece, Results, Source, file_source, read_results, run_pieces, simulated_source
+from .frame import (
+    Piece,
+    Results,
+    Source,
+    file_source,
+    hours,
+    read_results,
+    run_pieces,
+    simulated_source,
+)
 from .protocol import PROTOCOLS
 from .report import Page, write_page
 
@@ -129,7 +138,7 @@ def write_report(
     chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
-    hours: dict[str, float] = {}
+    spent: dict[str, float] = {}
     paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
     for name in chosen:
         results = read_results(root / name)
@@ -140,11 +149,11 @@ def write_report(
         text = "\n\n".join(table.text() for table in page.tables)
         write_text(root / name / "tables.txt", text + "\n")
         done = [*results.pieces.values(), *results.earlier.values()]
-        hours[name] = sum(piece["seconds"] for piece in done) / 3600
+        spent[name] = hours(done)
     if names is None:
-        total = sum(hours.values())
+        total = sum(spent.values())
         over = f", over the {HOURS} core-hours that they should take" if total > HOURS else ""
-        each = ", ".join(f"{name} {spent:.1f}" for name, spent in hours.items())
+        each = ", ".join(f"{name} {value:.1f}" for name, value in spent.items())
         lines += ["", f"The pieces of all studies took {total:.1f} hours of wall clock ({each}){over}: "
                   "one thread each, other work of the machine beside them."]  # fmt: skip
         index = folder / "README.md"

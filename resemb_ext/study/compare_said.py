@@ -1,0 +1,234 @@
+"""Sentences on what kept pieces of study ``compare`` say, for its page and for docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from resemb_ext.train import paired_difference
+
+from .bench import SETTINGS
+from .compare_view import REGISTERED, Seen, Twice, minus_plain, short, signed
+from .compare_work import L2_MODES
+from .frame import Results, hours
+from .report import listed, side
+from .rows import MAIN, TABLES, Group, Row
+
+
+def said_twice(found: Sequence[Twice]) -> str | None:
+    """One sentence on them, for a protocol that promised one score; None where there are none."""
+    if not found:
+        return None
+
+    def named(chosen: Sequence[Twice]) -> str:
+        texts = [f"{t.title}, {signed(t.first)} and then {signed(t.last)}" for t in chosen]
+        return f"{len(chosen)} of them ({'; '.join(texts)})" if texts else "none"
+
+    moved = max(abs(t.last["value"] - t.first["value"]) for t in found)
+    return (
+        "The protocol says scored once, but some rows were trained and scored a second time, with the same options and "
+        "seeds on another machine (the first's processor was not recorded), which gave other bits. The later scores are "
+        "shown, whatever they say. "
+        f"Of {len(found)} differences of test gAUC that were taken twice, which moved by at most {moved:.4f}, the "
+        f"second is outside the first's interval in {named([t for t in found if t.left])}; the verdict is another in "
+        f"{named([t for t in found if t.turned])}."
+    )
+
+
+def not_run(rows: Sequence[Seen]) -> str | None:
+    """One sentence that names rows without test metrics, by group; None where all are there."""
+    groups: dict[Group, list[Seen]] = {}
+    for seen in rows:
+        groups.setdefault(seen.row.group, []).append(seen)
+    texts = []
+    for group, members in groups.items():
+        missing = [TABLES[seen.row.table].title for seen in members if seen.seeds is None]
+        if missing:
+            whole = len(missing) == len(members)
+            names = f"all {len(missing)} rows" if whole else ", ".join(f'"{n}"' for n in missing)
+            texts.append(f"{group.title}: {names}")
+    return _sentence("Not run yet: ", "; ", texts)
+
+
+def verdict(results: Results, rows: Sequence[Seen]) -> str:
+    """One sentence: where res lies against plain in test gAUC, both tuned, with category first."""
+    groups = sorted({seen.row.group for seen in rows if seen.row.table == "res"},
+                    key=lambda g: (not g.category, g.log, g.model))  # fmt: skip
+    sides: dict[str, list[str]] = {}
+    for group in groups:
+        found = minus_plain(results, Row(group, "res"))
+        if found is not None:
+            sample = SETTINGS[group.log].train_rows if group.log in SETTINGS else None
+            sampled = "" if sample is None else f" from {sample:,} training rows"
+            where = f"{group.title}{sampled} ({signed(found['gauc'])})"
+            sides.setdefault(side(found["gauc"]), []).append(where)
+    if not sides:
+        return "No pair of a Res-embedding and a plain embedding is done yet."
+    names = (
+        ("above", "better than"),
+        ("below", "worse than"),
+        ("undecided", "not told apart from"),
+    )
+    texts = [f"{text} plain on {listed(sides[name])}" for name, text in names if name in sides]
+    return (
+        "In test gAUC, both tuned alike, Res-embedding (average) is "
+        + "; ".join(texts)
+        + ": difference and 95 % interval over users and seeds."
+    )
+
+
+def best_against_res(rows: Sequence[Seen]) -> str | None:
+    """One sentence on tables that are at or above res (average) in mean test gAUC."""
+    by_group: dict[Group, dict[str, float]] = {}
+    for seen in rows:
+        if seen.seeds is not None:
+            value = float(np.mean(seen.values("gauc")))
+            by_group.setdefault(seen.row.group, {})[seen.row.table] = value
+    texts = []
+    for group, values in by_group.items():
+        if "res" in values:
+            higher = [f"{TABLES[t].title} ({v:.4f})" for t, v in values.items()
+                      if t != "res" and v >= values["res"]]  # fmt: skip
+            if higher:
+                texts.append(f"{group.title}: {listed(higher)} against {values['res']:.4f}")
+    return _sentence(
+        "Where it does not favour res (average): tables with at least its mean test gAUC are, on ",
+        "; on ",
+        texts,
+    )
+
+
+def _sentence(start: str, between: str, texts: Sequence[str]) -> str | None:
+    """``start`` and the texts; None where there are none."""
+    return start + between.join(texts) + "." if texts else None
+
+
+def said_by_residual(rows: Sequence[Seen]) -> str | None:
+    """One sentence on res (average) minus the same with R held at 0; None where there is no pair."""
+    seen = {one.row: one for one in rows if one.seeds is not None}
+    texts = []
+    for group in dict.fromkeys(row.group for row in seen):
+        res, centre = (seen.get(Row(group, table)) for table in ("res", "centre"))
+        if res is not None and centre is not None:
+            change = paired_difference(centre.values("gauc"), res.values("gauc"))
+            texts.append(f"{group.title} {signed(change)}")
+    return _sentence(
+        "What the residual adds, res (average) minus centre only in test gAUC, over seeds (exploratory, each tuned): ",
+        "; ",
+        texts,
+    )
+
+
+def not_above_plain(results: Results, rows: Sequence[Seen]) -> str | None:
+    """One sentence on tables over the graph whose difference to plain is not above 0."""
+    texts = []
+    for seen in rows:
+        found = minus_plain(results, seen.row)
+        if found is not None and seen.row.table in MAIN and side(found["gauc"]) != "above":
+            name = f"{seen.row.group.title}: {TABLES[seen.row.table].title}"
+            texts.append(f"{name} ({signed(found['gauc'])})")
+    return _sentence("Nor better than plain with that much certainty: ", "; ", texts)
+
+
+def open_searches(rows: Sequence[Seen]) -> str | None:
+    """A few sentences on what searches leave open: those that ended before all neighbours of the best were tried,
+    what they gained over the common start, and touched rows."""
+    tuned = {seen.row: seen.tune for seen in rows if seen.tune is not None}
+    if not tuned:
+        return None
+    texts = []
+    for table in dict.fromkeys(row.table for pair in REGISTERED for row in pair):
+        left = [r.group.title for r, t in tuned.items() if r.table == table and not t["closed"]]
+        if left:
+            texts.append(f"{short(Row(next(iter(tuned)).group, table))} on {'; '.join(left)}")
+    closed = sum(bool(tune["closed"]) for tune in tuned.values())
+    said = (
+        f"Of {len(tuned)} searches {closed} closed, all neighbours of their best point tried. More trials might improve "
+        "the rest" + (f": {'. And '.join(texts)}." if texts else ".")
+    )
+    gains = {
+        table: [_gain(t) for r, t in tuned.items() if r.table == table]
+        for table in ("plain", "res")
+    }
+    if all(gains.values()):
+        spans = {table: f"{min(v):.4f} to {max(v):.4f}" for table, v in gains.items()}
+        said += (
+            f" From the common start to the best trial validation gAUC rose by {spans['plain']} for plain and by "
+            f"{spans['res']} for res: the start lies nearer to what suits res, and 12 trials may favour it by that."
+        )
+    touched = [
+        sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in t["trials"])
+        for t in tuned.values()
+    ]
+    won = sum(t["options"]["l2_of"] == L2_MODES[1] for t in tuned.values())
+    return said + (
+        f" L2 of touched rows was tried {min(touched)} to {max(touched)} times a search, at strengths found for whole "
+        f"tables, and was the best in {won}: a strength of its own might suit it."
+    )
+
+
+def _gain(tune: dict[str, Any]) -> float:
+    """Validation gAUC of the best trial over that of the common start."""
+    return float(tune["valid_gauc"] - tune["trials"][0]["valid"]["gauc"])
+
+
+def by_seeds(results: Results, rows: Sequence[Seen]) -> str | None:
+    """One sentence on differences to plain whose t interval over seeds lies otherwise than the bootstrap's."""
+    texts = []
+    for seen in rows:
+        found = minus_plain(results, seen.row)
+        if found is None or found["over_seeds"]["gauc"]["low"] is None:
+            continue
+        over = found["over_seeds"]["gauc"]
+        if side(found["gauc"]) != side(over):
+            name = f"{seen.row.group.title}: {TABLES[seen.row.table].title}"
+            texts.append(f"{name}, {signed(found['gauc'])} but {signed(over)} over seeds")
+    return _sentence(
+        "The bootstrap takes five seeds for all there are, which makes the seeds' part of its intervals about a third "
+        "too narrow. By the t interval over seeds, which has that part alone, differences to plain lie otherwise: ",
+        "; ",
+        texts,
+    )
+
+
+def at_the_cap(rows: Sequence[Seen]) -> str | None:
+    """One sentence on runs that the limit of epochs ended, not patience; None where there are none."""
+    texts = []
+    for seen in rows:
+        runs = [] if seen.seeds is None else seen.seeds["runs"]
+        cut = sum(run["stopped"] == "epochs" for run in runs)
+        if cut:
+            title = TABLES[seen.row.table].title
+            texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
+    return _sentence(
+        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: ",
+        "; ",
+        texts,
+    )
+
+
+def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
+    """One paragraph on the wall clock of rows, searches and seeds together; None where no row is whole."""
+    spent: dict[Row, float] = {}
+    for seen in rows:
+        kept = [results.pieces.get(f"{kind}-{seen.row.key}") for kind in ("tune", "seeds")]
+        if None not in kept:
+            spent[seen.row] = hours(filter(None, kept))
+    if not spent:
+        return None
+    again = hours(results.earlier.values())
+    extra = sum(hours for row, hours in spent.items() if row.for_table_alone)
+    texts, slow = [], 0
+    for model in dict.fromkeys(row.group.model for row in spent):
+        each = [spent[row] for row in spent if row.group.model == model]
+        middle = float(np.median(each))
+        slow += sum(value > 3 * middle for value in each)
+        texts.append(f"{60 * middle:.0f} minutes with {model.upper()}")
+    return (
+        f"Of {sum(spent.values()) + again:.1f} hours, {sum(spent.values()) - extra:.1f} went into rows of the question "
+        f"above, {extra:.1f} into rows that only the tuned table of docs/results.md asks for (gcn, attention, DIN "
+        f"without category), and {again:.1f} into scores that were taken again. A row, its search and its seeds, takes "
+        f"by the median {listed(texts)}; {slow} of {len(spent)} took over three times that."
+    )
