@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.study import delay, delay_page, studies
+from resemb_ext.study import delay, delay_page, report, studies
 from resemb_ext.study.frame import Desk, Piece, Results, read_results, run_pieces, simulated_source
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
@@ -80,6 +82,11 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     assert "Not run: `log-late`" in text and TINY.log.content_hash[:16] in text
     figure = tmp_path / "docs" / "delay-tiny-communities.svg"
     before = figure.read_bytes()
+    found = re.search(r"<dc:description>(.*?)</dc:description>", before.decode(), re.DOTALL)
+    assert found is not None
+    told = json.loads(html.unescape(found[1]))
+    assert told["pieces"] == ["log-tiny-communities"] and told["config"] == config
+    assert told["seeds"] == [0] and told["data"] == {"tiny": TINY.log.content_hash}
     studies.write_report(tmp_path, into=tmp_path / "docs")
     assert figure.read_bytes() == before
     assert "tiny-communities" in text and "delay+mixture" in text
@@ -93,6 +100,13 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     page = delay_page.page(Results({"pieces": [], "data": {}, "quick": True}, {
         "log-tiny-communities": {"config": config, "result": kept}}, []))  # fmt: skip
     assert "; only 50 % of its events have a domain." in page.answers[-1]
+
+
+def test_options_of_several_pieces_are_told_as_one() -> None:
+    one, other = {"a": 1, "in": {"b": 2, "c": [3]}}, {"a": 1, "in": {"b": 4, "c": [3]}, "d": None}
+    merged = {"a": 1, "in": {"b": [2, 4], "c": [3]}, "d": None}
+    assert report._merged([one, other, one]) == merged
+    assert report._merged([one, one]) == one and report._merged([]) is None
 
 
 def test_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:

@@ -187,7 +187,9 @@ Theorem 3; it never asks how $E$ and $F$ were found, only that the cells came fi
 negatives. $\Lambda$ grows when $\rho$ shrinks and the logits stay, so a small radius alone promises nothing: the product
 counts, and scaling $E$ by $a$ and the first layer by $1 / a$ leaves it as it is. $\Lambda$ by spectral norms is an
 upper bound; the least one may be much smaller. The gap measured below is between held-out users and training
-users, each user's mean loss counting once."""
+users, each user's mean loss counting once. For training users' mean losses in place of one picked row of each the bound is
+the same: a user's share of rows in a union of cells lies in $[0, 1]$, and Hoeffding's inequality over the $2^N$ unions
+gives what the counts gave."""
 
 
 def page(results: Results) -> Page:
@@ -251,6 +253,7 @@ def page(results: Results) -> Page:
                 "Measured gap and both terms of the bound, a mark a trained model; dashed: a coin's loss and the "
                 "loss's ceiling",
                 partial(_plot, kept),
+                list(kept),
             )
         ]
         if kept

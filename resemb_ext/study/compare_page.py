@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .compare import contrast_key
 from .compare_said import (
     at_the_cap,
     best_against_res,
@@ -34,7 +35,7 @@ from .compare_view import (
 from .compare_work import BUCKETS
 from .frame import Results
 from .report import Figure, Page, Table, side
-from .rows import PENALTY, TABLES
+from .rows import PENALTY, TABLES, Row
 
 PROTOCOL = (
     "Rows differ in the item table; groups in log, model and whether the category is given. amazon logs are "
@@ -103,13 +104,19 @@ def _by_log(rows: Sequence[Seen]) -> dict[str, list[Seen]]:
 
 def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
     """Differences to plain of a log with their intervals, one below the other."""
-    lines = []
+    lines, keys = [], []
     for seen in rows:
         found = minus_plain(results, seen.row)
         if found is not None:
             lines.append(
                 (f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"])
             )
+            plain = Row(seen.row.group, "plain")
+            keys += [
+                contrast_key(seen.row, plain),
+                f"seeds-{seen.row.key}",
+                f"seeds-{plain.key}",
+            ]
     if not lines:
         return None
 
@@ -128,6 +135,7 @@ def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
         f"{log}: test gAUC of each table minus that of plain with the same model and features (blue: above, red: "
         "below, grey: not told apart)",
         draw,
+        [key for key in dict.fromkeys(keys) if key in results.pieces],
         (8.0, 0.9 + 0.22 * len(lines)),
     )
 

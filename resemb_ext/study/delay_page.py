@@ -79,7 +79,7 @@ def page(results: Results) -> Page:
             + (f"; only {100 * covered:.0f} % of its events have a domain" if covered < COVERED else "")
             + "."
         )  # fmt: skip
-        figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r)))
+        figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r), [key]))
     fits = Table(
         "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
         ("log", "model", "parameters", "BIC", "held out", "delay minus it"),

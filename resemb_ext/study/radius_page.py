@@ -74,6 +74,7 @@ def page(results: Results) -> Page:
                 f"{log}, {_marked(kind)}: held-out against training logloss all along the training, mean over "
                 "seeds (dashed: random domains; lower at the same place is better generalisation)",
                 partial(_plot, cells, kind),
+                [key for key, r in entries.items() if r["domains"].removesuffix(CONTROL) == kind],
             )
             for kind in dict.fromkeys(k.removesuffix(CONTROL) for k, _ in cells)
         ]

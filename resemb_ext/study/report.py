@@ -44,11 +44,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot: ``draw`` gets matplotlib axes; ``size`` in inches."""
+    """A plot.
+
+    Attributes:
+        name: of its file, after the study's.
+        caption: for people.
+        draw: gets matplotlib axes.
+        pieces: keys of the pieces that it shows, whose seeds, data and options go into the file.
+        size: in inches.
+    """
 
     name: str
     caption: str
     draw: Callable[[Any], None]
+    pieces: Sequence[str]
     size: tuple[float, float] = (6.4, 4.0)
 
 
@@ -125,7 +134,7 @@ def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
     parts += ["## Results", *(table.markdown() for table in page.tables)]
     for figure in page.figures:
         file = f"{name}-{figure.name}.svg"
-        _draw(figure, folder / file, _made_of(results))
+        _draw(figure, folder / file, _made_of(results, figure.pieces))
         parts.append(f"![{figure.caption}]({file})\n\n{figure.caption}")
     parts += ["## What would change our mind", page.change]
     parts += ["## Where the figures come from", _origins(results)]
@@ -172,25 +181,30 @@ def _origins(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _made_of(results: Results) -> str:
-    """For a figure's metadata: study, seeds, data and the options that all pieces share."""
-    pieces = list(results.pieces.values())
-    configs = [piece["config"] for piece in pieces]
-    shared = {
-        key: value
-        for key, value in (configs[0] if configs else {}).items()
-        if all(key in config and config[key] == value for config in configs)
-    }
-    data = {name: entry["hash"] for name, entry in results.plan["data"].items()}
+def _made_of(results: Results, keys: Sequence[str]) -> str:
+    """For a figure's metadata: study, pieces, their seeds, data and options."""
+    pieces = [results.pieces[key] for key in keys]
+    used = {piece.get("data") for piece in pieces}
     told = {
         "study": results.plan["study"],
         "protocol": results.plan["protocol"]["version"],
         "quick": results.plan["quick"],
+        "pieces": list(keys),
         "seeds": sorted({seed for piece in pieces for seed in piece["seeds"]}),
-        "data": data,
-        "config": shared,
+        "data": {n: e["hash"] for n, e in results.plan["data"].items() if e["hash"] in used},
+        "config": _merged([piece["config"] for piece in pieces]),
     }
     return json.dumps(told)
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    """What is the same in all as it is; objects key by key; else each different value."""
+    if all(value == values[0] for value in values):
+        return values[0] if values else None
+    if all(isinstance(value, dict) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _merged([value[key] for value in values if key in value]) for key in keys}
+    return [json.loads(text) for text in dict.fromkeys(json.dumps(value) for value in values)]
 
 
 def _draw(figure: Figure, path: Path, description: str) -> None:
