@@ -36,7 +36,7 @@ CELLS = [
 
 
 def concatenated(unit: LocalActivation, query: Tensor, keys: Tensor, of: Histories) -> Tensor:
-    """The scores as the paper draws them."""
+    """The scores as the authors' code has them: an MLP on [q, k, q - k, q * k]."""
     q, k = of.samples.expand(query), of.pair(keys)
     return unit.rest(unit.activation(unit.first(torch.cat([q, k, q - k, q * k], dim=1))))
 

@@ -9,6 +9,7 @@
 #include "cpu/buffer.h"
 #include "cpu/rows.h"
 #ifdef RESEMB_WITH_CUDA
+#include "cuda/device.h"
 #include "cuda/device_info.h"
 #endif
 
@@ -37,6 +38,9 @@ PyObject* advise_huge_pages(PyObject*, PyObject* args) {
 PyObject* take_profile(PyObject*, PyObject* on) {
   const int wanted = PyObject_IsTrue(on);
   if (wanted < 0) return nullptr;
+#ifdef RESEMB_WITH_CUDA
+  resemb::cuda::count_stages();
+#endif
   int64_t spent[static_cast<int>(resemb::Stage::count)];
   for (int i = 0; i < static_cast<int>(resemb::Stage::count); ++i) {
     spent[i] = resemb::profile.nanoseconds[i].exchange(0);

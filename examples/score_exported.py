@@ -6,13 +6,15 @@ A row is a line of JSON with the raw ids that the model was trained on, oldest e
 
     {"target": "item-3", "history": ["item-7", "item-1"]}
 
-Printed is the same line with its logit and probability.
+Printed is the same line with its logit and probability. Ids that the model has not seen share one vector; how many
+there were is said at the end, on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,24 @@ BATCH = 1024
 
 
 class IdMap:
-    """Raw ids to the numbers that the model takes; unseen ids share one number."""
+    """Raw ids to the numbers that the model takes; unseen ids share one number, and are counted."""
 
     def __init__(self, folder: Path) -> None:
         held = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         first = held["first"]
         self.numbers = {value: first + rank for rank, value in enumerate(held["values"])}
         self.oov, self.padding = held["oov"], held["padding"]
+        self.kind = str if held["kind"] == "text" else int
+        self.seen = self.unseen = 0
 
     def __call__(self, raw: Any) -> int:
-        return self.numbers.get(raw, self.oov)
+        if type(raw) is not self.kind:
+            expected = "text" if self.kind is str else "integers"
+            raise ValueError(f"rows: ids must be {expected}, as in training; found {raw!r}")
+        number = self.numbers.get(raw, self.oov)
+        self.seen += 1
+        self.unseen += number == self.oov
+        return int(number)
 
 
 def torch_scorer(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -95,7 +105,12 @@ def main() -> None:
         for row, logit in zip(rows, logits.tolist(), strict=True):
             probability = 1 / (1 + np.exp(-logit))
             print(json.dumps({**row, "logit": logit, "probability": float(probability)}))
+    if items.unseen:
+        print(f"{items.unseen} of {items.seen} ids were not in training", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"score_exported: {error}")

@@ -99,7 +99,8 @@ STAGES = ("dedupe", "forward", "reduce", "edges", "transpose", "columns", "updat
 def take_profile(on: bool) -> dict[str, float]:
     """Milliseconds that the operators spent by stage since the last call; then on or off.
 
-    On CUDA it is the stream's time, and the host waits for every stage while the clocks are on.
+    On CUDA it is the stream's time from a stage's start to its end, with the gaps between kernels where the
+    host does not run ahead; this call waits for the ends.
 
     Stages: dedupe of ids; forward; reduce (gradient summed per unique row); edges (backward of the
     attention link's scores; on CUDA with their transpose); transpose (of the touched edges); columns

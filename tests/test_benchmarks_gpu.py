@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import stat
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import checks, din, speed, targets
+from benchmarks.gpu import checks, din, speed, targets, variants
 from benchmarks.gpu.cells import draw_graph
 from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP, UNIQUE
 from resemb_ext import _loader
@@ -194,3 +198,57 @@ def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.M
     assert checks.passed({"tests": GOOD, "memcheck": {"refused": "x"}})
     assert not checks.passed({"tests": GOOD, "racecheck": found})
     assert not checks.passed({"tests": {"refused": "x"}})
+    # Where the host lets no sanitizer at the device, the tests under it fail for that.
+    (small / "test_some.py").write_text("def test_a(): assert False\n")
+    run = 'while [[ "$1" == --* ]]; do last=$1; shift; done; shift; exec "$@"'
+    fake_sanitizer(small, f"echo '========= Error: Device not supported.'; {run}")
+    assert "Device not supported" in checks.sanitize("racecheck", 60)["refused"]
+
+
+def test_parts_are_kept_as_they_come(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_sanitizer(small, 'echo "$@" > arguments; exit 3')
+    monkeypatch.setattr(checks, "TESTS", (str(small / "test_some.py"),))
+    kept: list[list[str]] = []
+    found = checks.check(("memcheck", "tests"), lambda parts: kept.append(list(parts)))
+    assert kept == [["tests"], ["tests", "memcheck"]]
+    assert found["tests"]["exit_code"] == 5 and not checks.passed(found)  # none is marked cuda
+    assert "--report-api-errors=no" in (small / "arguments").read_text()
+    assert "tests" not in checks.check(("racecheck",))
+    assert "--report-api-errors" not in (small / "arguments").read_text()
+
+
+def test_a_build_without_its_record_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_loader, "build_info", dict)
+    assert gpu.refusal() == "resemb_ext was built without CUDA"
+
+
+def test_what_a_captured_step_uses_lives_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph has addresses alone, so what replays it must hold the module, its state and the gradient."""
+    upstreams: list[weakref.ref] = []
+    made: list[weakref.ref] = []
+
+    def in_backward(case: Any, **options: Any) -> Any:
+        assert options == {"capturable": True}
+
+        def step(ids: torch.Tensor, upstream: torch.Tensor) -> None:
+            upstreams.append(weakref.ref(upstream))
+
+        made.append(weakref.ref(step))
+        return step
+
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(variants, "in_backward", in_backward)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    case: Any = SimpleNamespace(
+        central=SimpleNamespace(is_cuda=True),
+        batches=[torch.arange(3)],
+        cell=SimpleNamespace(dim=2),
+    )
+    replay = variants.captured(case)
+    gc.collect()
+    assert made[0]() is not None and len(upstreams) == 2
+    assert all(upstream() is not None for upstream in upstreams)
+    replay(torch.tensor([4, 5, 6]), torch.zeros(3, 2))

@@ -82,12 +82,12 @@ def capture(step: Callable[[], Any], changed: Callable[[], list[Tensor]]) -> Cal
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.cuda.graph(graph, stream=stream):
+    with torch.cuda.graph(graph, stream=stream):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
             step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     return graph.replay
 
 

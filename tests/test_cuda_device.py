@@ -177,14 +177,14 @@ def test_forward_and_dense_backward_do_not_wait_and_replay() -> None:
         for _ in range(3):
             step()
     stream.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
             out = step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         gradients = [module.central.grad, module.residual.grad]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     ids.copy_(inputs[1])
     graph.replay()
     replayed = [t.clone() for t in (out, *gradients)]

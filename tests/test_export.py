@@ -95,12 +95,14 @@ def score_alone(exported, rows, tmp_path, *options, blocked):
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 def test_an_export_scores_where_the_package_cannot_be_imported(exported, rows, tmp_path):
     found, logits = rows
-    scored = score_alone(exported, found, tmp_path, blocked="resemb_ext")
+    scored, said = score_alone(exported, found, tmp_path, blocked="resemb_ext")
+    ids = sum(1 + len(row["history"]) for row in found)
+    assert said == f"2 of {ids} ids were not in training\n"
     assert [row["target"] for row in scored] == [row["target"] for row in found]
     assert np.std(logits) > 1e-3
     np.testing.assert_allclose([row["logit"] for row in scored], logits, rtol=1e-4, atol=1e-5)
@@ -108,10 +110,19 @@ def test_an_export_scores_where_the_package_cannot_be_imported(exported, rows, t
     np.testing.assert_allclose([row["probability"] for row in scored], expected, rtol=1e-4)
 
 
+def test_ids_of_another_type_are_no_unseen_ones(exported, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"target": 3}\n')
+    script = ROOT / "examples" / "score_exported.py"
+    done = subprocess.run([sys.executable, script, exported, file], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == ("score_exported: rows: ids must be text, as in training; found 3\n")
+
+
 @needs_onnx
 def test_onnx_scores_without_torch(exported, rows, tmp_path):
     found, logits = rows
-    scored = score_alone(exported, found, tmp_path, "--onnx", blocked="resemb_ext,torch")
+    scored, _ = score_alone(exported, found, tmp_path, "--onnx", blocked="resemb_ext,torch")
     np.testing.assert_allclose([row["logit"] for row in scored], logits, rtol=1e-4, atol=1e-5)
 
 

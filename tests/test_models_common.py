@@ -1,5 +1,6 @@
 """One mixin of checks, run over every model, option and embedding."""
 
+import copy
 import io
 from dataclasses import replace
 
@@ -290,13 +291,19 @@ class ModelChecks:
         file = io.BytesIO()
         torch.save(model.state_dict(), file)
         expected = model(batch)
+        other = self.build(copy.deepcopy(item), category=True, profile=True)
+        statistics = [  # those of the graph come with the item table, not with the state
+            tensor for name, tensor in other.named_buffers()
+            if tensor.is_floating_point() and not name.startswith("item_embedding.")
+        ]  # fmt: skip
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(1.0)
-        assert not torch.equal(model(batch), expected)
+            for tensor in (*other.parameters(), *statistics):
+                tensor.add_(1.0)
+        other.eval()
+        assert not torch.equal(other(batch), expected)
         file.seek(0)
-        model.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(model(batch), expected)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(other(batch), expected)
 
     def test_compiles_in_one_graph(self):
         """Padded histories have static shapes; aot_eager traces as inductor does."""
@@ -314,15 +321,23 @@ class ModelChecks:
             pytest.skip("Dice does not train on padded histories")
         batch = make_batch() if form == "jagged" else pad(make_batch())
         model = self.build(item, category=True, profile=True)
-        if self.options.get("dropout") or self.cls is DIEN:
+        if self.options.get("dropout"):
             model.eval()  # inductor draws other random numbers
+        if self.cls is DIEN:  # nor are negatives drawn
+            shape, items = batch.history.shape, torch.arange(batch.history.numel())
+            batch = replace(batch, history_negative=(items % (ITEMS - 1) + 1).view(shape))
+            if batch.history_category is not None:
+                kinds = items % (CATEGORIES - 1) + 1
+                batch = replace(batch, history_negative_category=kinds.view(shape))
         torch._dynamo.reset()
         compiled = torch.compile(model)
         results = []
         for run in (model, compiled):
             model.zero_grad()
             logits = run(batch)
-            F.binary_cross_entropy_with_logits(logits, batch.label).backward()
+            loss = F.binary_cross_entropy_with_logits(logits, batch.label)
+            more = getattr(model, "auxiliary_loss", lambda: None)()
+            (loss if more is None else loss + more).backward()
             grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
             results.append((logits.detach(), grads))
         torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)

@@ -26,10 +26,10 @@ def log_file(tmp_path_factory):
 
 @pytest.mark.parametrize("model", list(MODELS))
 def test_every_model_trains_by_name(model, log_file, tmp_path):
+    layers = {} if model == "fm" else {"hidden": (8,)}
     done = run(
         data=str(log_file), model=model, category=True, out=str(tmp_path / "run"), epochs=2,
-        batch_size=128, dim=4, hidden=(8,), threads=1, progress=False,
-        eval_negatives=5,
+        batch_size=128, dim=4, threads=1, progress=False, eval_negatives=5, **layers,
     )  # fmt: skip
     assert [entry["embedding"] for entry in done.result["runs"]] == ["plain", "res"]
     for entry in done.result["runs"]:
@@ -90,6 +90,19 @@ def test_auxiliary_loss_is_the_mean_over_next_events_and_negatives():
             logit = model.auxiliary(pair[None])[0]
             terms.append(F.binary_cross_entropy_with_logits(logit, torch.tensor(label)))
     torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+def test_auxiliary_loss_trains_the_states_and_the_table():
+    """That is what it is for: its gradient goes past its own MLP."""
+    model = dien()
+    model(batch(history_negative=torch.tensor([8, 1, 2, 8, 1])))
+    model.auxiliary_loss().backward()
+    for part in (model.auxiliary, model.extractor):
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+    # Events that a state comes of, next ones, and negatives; 8 stands at no place that has a next event.
+    touched = model.item_embedding.weight.grad.abs().sum(1) > 0
+    assert touched[[3, 4, 5, 6, 7, 1, 2]].all()
+    assert model.mlp.layers[0].weight.grad is None
 
 
 def test_drawn_negatives_are_never_the_next_event():

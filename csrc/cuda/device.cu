@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 #include "cuda/lookup.h"
 #include "cuda/runtime.cuh"
@@ -29,6 +30,14 @@ void check(cudaError_t error, const char* what) {
 #endif
 
 std::atomic<int64_t> waits{0};
+
+#ifndef RESEMB_EMULATE
+struct TimedStage {
+  Stage stage;
+  cudaEvent_t start, stop;
+};
+std::vector<TimedStage> stages;  // that `count_stages` has not seen yet
+#endif
 
 struct Shared {
   Fault fault;
@@ -138,15 +147,31 @@ StageClock::~StageClock() {
 #ifndef RESEMB_EMULATE
   if (start_ == nullptr) return;
   const auto start = static_cast<cudaEvent_t>(start_), stop = static_cast<cudaEvent_t>(stop_);
-  float milliseconds = 0;
-  if (cudaEventRecord(stop, static_cast<cudaStream_t>(stream_)) == cudaSuccess &&
-      cudaEventSynchronize(stop) == cudaSuccess &&
-      cudaEventElapsedTime(&milliseconds, start, stop) == cudaSuccess) {
-    profile.nanoseconds[static_cast<int>(stage_)] += static_cast<int64_t>(1e6 * milliseconds);
+  if (cudaEventRecord(stop, static_cast<cudaStream_t>(stream_)) == cudaSuccess) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    stages.push_back({stage_, start, stop});
+    return;
   }
   cudaGetLastError();
   cudaEventDestroy(start);
   cudaEventDestroy(stop);
+#endif
+}
+
+void count_stages() {
+#ifndef RESEMB_EMULATE
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const TimedStage& timed : stages) {
+    float milliseconds = 0;
+    if (cudaEventSynchronize(timed.stop) == cudaSuccess &&
+        cudaEventElapsedTime(&milliseconds, timed.start, timed.stop) == cudaSuccess) {
+      profile.nanoseconds[static_cast<int>(timed.stage)] += static_cast<int64_t>(1e6 * milliseconds);
+    }
+    cudaGetLastError();
+    cudaEventDestroy(timed.start);
+    cudaEventDestroy(timed.stop);
+  }
+  stages.clear();
 #endif
 }
 

@@ -35,8 +35,7 @@ bool device_reads_host(const void* data);
 // Throws in the capture of a CUDA graph.
 void read_numbers(const Context& c, int device, const uint32_t* const (&from)[4], int64_t (&to)[4]);
 
-// Counts the time that the stream spends on a stage while profiling is on: for benchmarks, as the host then
-// waits for every stage. Not in captures.
+// Marks the start and end of a stage on the stream while profiling is on: for benchmarks. Not in captures.
 class StageClock {
  public:
   StageClock(const Context& c, Stage stage);
@@ -48,6 +47,9 @@ class StageClock {
   void* stream_;
   void *start_ = nullptr, *stop_ = nullptr;
 };
+
+// Adds the stages marked since the last time to the profile; waits for their ends.
+void count_stages();
 
 // Throws what the device has reported since the last time, if anything: std::out_of_range for ids, rows and
 // neighbours, std::invalid_argument for offsets.

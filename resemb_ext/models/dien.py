@@ -28,7 +28,9 @@ class DIEN(CTRModel):
     In training, the states also have to tell the next event from one that was not chosen (the
     auxiliary loss, see :meth:`auxiliary_loss`). Those negatives are ``batch.history_negative``
     where given; else each is an event of another place in the batch's histories, so popular items
-    are drawn more often, and one that equals the next item is left out.
+    are drawn more often, and one that equals the next item is left out. They are told apart by an MLP over
+    [state, event], as in the authors' code, where the paper writes a sigmoid of their product; the loss is the
+    mean over positive and negative pairs, half of the paper's sum of both.
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see

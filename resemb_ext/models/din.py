@@ -20,7 +20,8 @@ class LocalActivation(nn.Module):
 
     The MLP's input is [q, k, q - k, q * k]; its first layer is a linear map of four parts, so
     ``W [q, k, q - k, q * k] = (W1 + W3) q + (W2 - W3) k + W4 (q * k)``: the part in q is computed
-    once per sample, that in k once per history position, and the concatenation is never built.
+    once per sample, that in k once per history position, and the concatenation is never built. The paper
+    draws an outer product of q and k beside them; q - k and q * k are what its authors' code has.
 
     Args:
         features: size D of q and k.

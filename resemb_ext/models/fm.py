@@ -16,7 +16,8 @@ class FM(FieldModel):
     """Factorization machine of degree 2, Rendle 2010 (ICDM, doi 10.1109/ICDM.2010.127).
 
     logit = w_0 + sum_i w_i x_i + sum over i < j of <v_i, v_j> x_i x_j. A history of n events is
-    one field of n features of value 1 / n; the pairs inside it are left out.
+    one field of n features of value 1 / n; the pairs inside it are left out. Target and history have their
+    vectors v_i from one item table, as the other models do, where a plain FM has one of each; their w_i are apart.
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see

@@ -33,6 +33,12 @@ def own_options(model: str) -> dict[str, Any]:
     }
 
 
+def lacking_options(model: str) -> list[str]:
+    """Options that the run has for all models and this one's constructor does not take."""
+    parameters = inspect.signature(MODELS[model]).parameters
+    return [name for name in _SHARED if name not in parameters]
+
+
 def parse_own_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
     """Options of a model given as "NAME=VALUE", VALUE in JSON or plain text.
 

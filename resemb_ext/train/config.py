@@ -13,7 +13,7 @@ from typing import Any, Literal
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
 
-from .building import parse_own_options
+from .building import lacking_options, parse_own_options
 from .options import check, from_mapping, option
 
 
@@ -234,6 +234,13 @@ class RunConfig(FitConfig):
         if not self.attention_hidden:
             raise ValueError("attention_hidden must name at least one layer, found none")
         _ = self.own_model_options  # refuses unknown ones
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in lacking_options(self.model):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name}: model {self.model} has no such option; leave it at {defaults[name]!r}, "
+                    f"found {getattr(self, name)!r}"
+                )
         if self.allow_future_edges and self.graph is None:
             raise ValueError("allow_future_edges: needs graph, a saved one")
         if self.cross_fit == 1:
