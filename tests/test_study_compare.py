@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from resemb_ext import data, metrics
-from resemb_ext.study import compare, compare_said, compare_view, compare_work, studies
+from resemb_ext.study import (
+    compare,
+    compare_further,
+    compare_said,
+    compare_view,
+    compare_work,
+    studies,
+)
 from resemb_ext.study.bench import Setting
 from resemb_ext.study.compare_page import tuned_section
 from resemb_ext.study.draft import Draft
-from resemb_ext.study.frame import Piece, Results, read_results, run_pieces, simulated_source
+from resemb_ext.study.frame import Desk, Piece, Results, read_results, run_pieces, simulated_source
 from resemb_ext.study.protocol import PROTOCOLS
 from resemb_ext.study.rows import Group, Row
 
@@ -267,6 +274,64 @@ def test_what_was_scored_twice_is_told() -> None:
     assert "interval in 2 of them (a, DNN with category: centre only minus plain" in text
     assert "the verdict is another in 1 of them" in text
     assert compare_said.said_twice(compare_view.twice(Results(plan, last, []))) is None
+
+
+def test_a_search_is_carried_on_from_its_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare_work.Scale(
+        trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4
+    )
+    group, bench = Group("tiny", "dnn", False), compare.bench_of(source, Setting(eval_negatives=5))
+    rows = [Row(group, table, further) for further in (False, True) for table in ("plain", "res")]
+    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
+    pairs = compare.contrasts(rows)
+    assert [compare.contrast_key(*pair) for pair in pairs] == [
+        "minus-tiny-dnn-res-plain", "minus-tiny-dnn-res-further-plain"]  # fmt: skip
+    plan += [compare.contrast_piece(*pair, bench, scale) for pair in pairs]
+    trained, train = [], compare_work.fit
+    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(1), train(*a, **o))[1])
+    options = {"protocol": {"version": 1}, "quick": True, "progress": False}
+    run_pieces("compare", plan, tmp_path / "compare", **options)
+    results = read_results(tmp_path / "compare")
+    searches = 0
+    for table in ("plain", "res"):
+        first, on = (
+            results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further")
+        )
+        keys = ("steps", "options", "valid", "epochs")
+        assert [[t[k] for k in keys] for t in on["trials"][:3]] == [
+            [t[k] for k in keys] for t in first["trials"]]  # fmt: skip
+        assert 3 <= len(on["trials"]) <= 6 and (len(on["trials"]) == 6 or on["closed"])
+        touched = on["touched"]["trials"]
+        assert [t["options"]["l2_of"] for t in touched] == ["touched rows"] * 4
+        assert touched[0]["options"]["embedding_l2"] == compare_further.TOUCHED_L2
+        both = [*on["trials"], *touched]
+        assert on["valid_gauc"] == max(t["valid"]["gauc"] for t in both)
+        assert on["options"] in [t["options"] for t in both]
+        seeds = results.pieces[f"seeds-tiny-dnn-{table}-further"]["result"]
+        assert seeds["options"] == on["options"]
+        searches += len(on["trials"]) + 4
+    assert len(trained) == searches + 4 * 2  # no trial is made twice
+    seen = compare_view.seen_rows(results, further=True)
+    assert [one.row for one in seen] == rows[2:]
+    assert [one.row for one in compare_view.seen_rows(results)] == rows[:2]
+    text = compare_said.said_further(results)
+    minus = results.pieces["minus-tiny-dnn-res-further-plain"]["result"]["gauc"]
+    assert (
+        text is not None
+        and f"on tiny, DNN: {compare_view.signed(minus)}, where it had been" in text
+    )
+    assert "4 of touched rows alone" in text
+    missing = compare_said.not_run([compare_view.Seen(rows[2], None, None)])
+    assert missing == "Not run yet: tiny, DNN: all 1 rows."
+    other = {
+        "trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]
+    }
+    desk = Desk(tmp_path, {"tune-tiny-dnn-res": other}, "x")
+    with pytest.raises(RuntimeError, match="not the first of this search"):
+        compare_further.tune_further(rows[3], bench, scale, desk)
 
 
 def test_the_residual_open_searches_and_cut_runs_are_told() -> None:

@@ -8,7 +8,7 @@ contrast of two rows is a third, ``minus-ROW-TABLE``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from resemb_ext.train import RunConfig
 
 from . import item2vec
 from .bench import SETTINGS, Bench, Setting
+from .compare_further import TOUCHED_L2, tune_further
 from .compare_work import (
     BUCKETS,
     ORDER_SEED,
@@ -93,9 +94,9 @@ def bench_of(source: Source, setting: Setting) -> Bench:
 def contrasts(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Pairs (one, other) whose difference is taken: each row minus plain, and res minus two controls."""
     have = set(rows)
-    found = [(row, Row(row.group, "plain")) for row in rows if row.table != "plain"]
+    found = [(row, row.beside("plain")) for row in rows if row.table != "plain"]
     found += [
-        (row, Row(row.group, control))
+        (row, row.beside(control))
         for row in rows
         if row.table == "res"
         for control in ("res-entries", "item2vec")
@@ -130,13 +131,19 @@ def pieces_of_row(row: Row, bench: Bench, scale: Scale) -> list[Piece]:
     if TABLES[row.table].penalty:
         asked["penalty_rows"] = PENALTY_ROWS
     search_key, seeds_key = f"tune-{row.key}", f"seeds-{row.key}"
+    work, needs = tune, []
+    if row.further:
+        asked["row"]["further"] = True
+        search |= {"trials": scale.further, "touched": scale.touched, "touched_l2": TOUCHED_L2}
+        work, needs = tune_further, [f"tune-{replace(row, further=False).key}"]
     return [
         Piece(
             search_key,
-            partial(tune, row, bench, scale),
+            partial(work, row, bench, scale),
             {**asked, "search": search},
             [TUNE_SEED],
             bench.source,
+            needs=needs,
             draft=trials_file(row),
         ),
         Piece(

@@ -17,6 +17,7 @@ from .compare_said import (
     not_run,
     open_searches,
     said_by_residual,
+    said_further,
     said_hours,
     said_twice,
     verdict,
@@ -35,7 +36,7 @@ from .compare_view import (
 from .compare_work import BUCKETS
 from .frame import Results
 from .report import Figure, Page, Table, side
-from .rows import PENALTY, TABLES, Row
+from .rows import PENALTY, TABLES
 
 PROTOCOL = (
     "Rows differ in the item table; groups in log, model and whether the category is given. amazon logs are "
@@ -76,7 +77,7 @@ def page(results: Results) -> Page:
     tables.append(_tuning_table(rows))
     notes = (
         _tested(tests), by_seeds(results, rows), best_against_res(rows), said_by_residual(rows),
-        open_searches(rows), at_the_cap(rows), said_twice(again),
+        open_searches(rows), said_further(results), at_the_cap(rows), said_twice(again),
     )  # fmt: skip
     answers = [verdict(results, rows), *filter(None, notes)]
     return Page(
@@ -88,7 +89,7 @@ def page(results: Results) -> Page:
         "The registered differences with the other sign on further logs; or a longer search that moves a "
         "row past another: searches that are not closed may have stopped short.",
         list(filter(None, (_forest(results, part, log) for log, part in _by_log(rows).items()))),
-        missing=not_run(rows),
+        missing=not_run([*rows, *seen_rows(results, further=True)]),
     )
 
 
@@ -111,7 +112,7 @@ def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
             lines.append(
                 (f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"])
             )
-            plain = Row(seen.row.group, "plain")
+            plain = seen.row.beside("plain")
             keys += [
                 contrast_key(seen.row, plain),
                 f"seeds-{seen.row.key}",
@@ -308,6 +309,7 @@ def tuned_section(results: Results) -> list[str]:
         not_above_plain(results, rows),
         said_by_residual(rows),
         open_searches(rows),
+        said_further(results),
         said_twice(twice(results)),
         not_run(rows),
     )

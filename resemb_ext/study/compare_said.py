@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from resemb_ext.train import paired_difference
 
 from .bench import SETTINGS
-from .compare_view import REGISTERED, Seen, Twice, minus_plain, short, signed
+from .compare_view import REGISTERED, Seen, Twice, minus_plain, seen_rows, short, signed
 from .compare_work import L2_MODES
 from .frame import Results, hours
 from .report import listed, side
@@ -44,7 +45,11 @@ def not_run(rows: Sequence[Seen]) -> str | None:
         groups.setdefault(seen.row.group, []).append(seen)
     texts = []
     for group, members in groups.items():
-        missing = [TABLES[seen.row.table].title for seen in members if seen.seeds is None]
+        missing = [
+            TABLES[seen.row.table].title + (", searched further" if seen.row.further else "")
+            for seen in members
+            if seen.seeds is None
+        ]
         if missing:
             whole = len(missing) == len(members)
             names = f"all {len(missing)} rows" if whole else ", ".join(f'"{n}"' for n in missing)
@@ -193,6 +198,39 @@ def by_seeds(results: Results, rows: Sequence[Seen]) -> str | None:
     )
 
 
+def said_further(results: Results) -> str | None:
+    """One paragraph on searches of plain and res that were carried on; None where no pair of them is done."""
+    seen = {one.row: one for one in seen_rows(results, further=True)}
+    before = {one.row: one for one in seen_rows(results)}
+    texts = []
+    for row in seen:
+        found = minus_plain(results, row)
+        first = minus_plain(results, replace(row, further=False))
+        if row.table != "res" or found is None or first is None:
+            continue
+        moved = []
+        for one in (row, row.beside("plain")):
+            tune, old = seen[one].tune, before[replace(one, further=False)].tune
+            assert tune is not None and old is not None
+            closed = "closed" if tune["closed"] else "still open"
+            best = tune["options"]["l2_of"]
+            moved.append(
+                f"{short(one)} after {len(tune['trials'])} trials, {closed}, and {len(tune['touched']['trials'])} of "
+                f"touched rows alone, at best with L2 of {best}: validation {old['valid_gauc']:.4f} and then "
+                f"{tune['valid_gauc']:.4f}"
+            )
+        texts.append(
+            f"{row.group.title}: {signed(found['gauc'])}, where it had been {signed(first['gauc'])} ({'; '.join(moved)})"
+        )
+    return _sentence(
+        "With both searches carried on, until all neighbours of the best point were tried and then among L2 of touched "
+        "rows from a strength of its own (added after the results above; exploratory), res minus plain in test gAUC is, "
+        "on ",
+        "; on ",
+        texts,
+    )
+
+
 def at_the_cap(rows: Sequence[Seen]) -> str | None:
     """One sentence on runs that the limit of epochs ended, not patience; None where there are none."""
     texts = []
@@ -219,6 +257,7 @@ def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
     if not spent:
         return None
     again = hours(results.earlier.values())
+    on = hours(piece for key, piece in results.pieces.items() if "-further" in key)
     extra = sum(hours for row, hours in spent.items() if row.for_table_alone)
     texts, slow = [], 0
     for model in dict.fromkeys(row.group.model for row in spent):
@@ -227,8 +266,8 @@ def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
         slow += sum(value > 3 * middle for value in each)
         texts.append(f"{60 * middle:.0f} minutes with {model.upper()}")
     return (
-        f"Of {sum(spent.values()) + again:.1f} hours, {sum(spent.values()) - extra:.1f} went into rows of the question "
+        f"Of {sum(spent.values()) + again + on:.1f} hours, {sum(spent.values()) - extra:.1f} went into rows of the question "
         f"above, {extra:.1f} into rows that only the tuned table of docs/results.md asks for (gcn, attention, DIN "
-        f"without category), and {again:.1f} into scores that were taken again. A row, its search and its seeds, takes "
+        f"without category), {again:.1f} into scores that were taken again, and {on:.1f} into searches carried on. A row, its search and its seeds, takes "
         f"by the median {listed(texts)}; {slow} of {len(spent)} took over three times that."
     )

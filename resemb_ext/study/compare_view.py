@@ -55,14 +55,16 @@ class Seen:
         return format(float(np.mean([run[name] for run in self.seeds["runs"]])), form)
 
 
-def seen_rows(results: Results) -> list[Seen]:
-    """All rows of the plan, by log, model, category and table."""
+def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
+    """All rows of the plan by log, model, category and table: those whose search was carried on, or the others."""
     order = list(TABLES)
     found = []
     for key in results.plan["pieces"]:
         if not key.startswith("tune-"):
             continue
         row = _row_of(key.removeprefix("tune-"), results)
+        if row.further != further:
+            continue
         kept = [results.pieces.get(f"{kind}-{row.key}") for kind in ("tune", "seeds")]
         tune, seeds = (None if piece is None else piece["result"] for piece in kept)
         found.append(Seen(row, tune, seeds))
@@ -87,9 +89,10 @@ def _row_of(key: str, results: Results) -> Row:
         for model in ("dnn", "din"):
             for category in (True, False):
                 for table in TABLES:
-                    row = Row(Group(log, model, category), table)
-                    if row.key == key:
-                        return row
+                    for further in (False, True):
+                        row = Row(Group(log, model, category), table, further)
+                        if row.key == key:
+                            return row
     raise ValueError(f"out: no row is named {key}")
 
 
@@ -101,7 +104,7 @@ def contrast(results: Results, one: Row, other: Row) -> dict[str, Any] | None:
 
 def minus_plain(results: Results, row: Row) -> dict[str, Any] | None:
     """The kept difference to plain of the same group, or None."""
-    return contrast(results, row, Row(row.group, "plain"))
+    return contrast(results, row, row.beside("plain"))
 
 
 def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Scale:
         seeds: of training at the best options.
         epochs: the most.
         tune_patience, patience: of trials and of the seeds.
+        further, touched: trials of a search that is carried on: all, and of touched rows alone.
         draws: of the bootstrap.
     """
 
@@ -56,6 +57,8 @@ class Scale:
     tune_patience: int = 2
     patience: int = 3
     draws: int = 10_000
+    further: int = 30
+    touched: int = 12
 
 
 def factors_of(table: str) -> tuple[Factor, ...]:
@@ -100,8 +103,19 @@ def users_file(row: Row) -> str:
     return f"users-{row.key}.npz"
 
 
+Evaluate = Callable[[dict[str, Any], float], tuple[float, dict[str, Any]]]
+
+
 def tune(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, Any]:
     """The search; test is not there. Trials that an interrupted search left are not made again."""
+    evaluate = trial_of(row, bench, scale, desk)
+    return search_result(
+        climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED)
+    )
+
+
+def trial_of(row: Row, bench: Bench, scale: Scale, desk: Desk) -> Evaluate:
+    """What trains and validates a row at a point of the search, and keeps it in the row's draft."""
     config = replace(row_options(row, bench.config, scale), patience=scale.tune_patience)
     train = bench.train(TUNE_SEED)
     draft = Draft(desk.folder / trials_file(row), desk.made_for)
@@ -141,11 +155,15 @@ def tune(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, Any]:
         }
         return done.valid["gauc"], details
 
-    search = climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED)
-    return _search_result(search)
+    return evaluate
 
 
-def _search_result(search: Climb) -> dict[str, Any]:
+def search_result(search: Climb) -> dict[str, Any]:
+    """A search for its JSON.
+
+    Raises:
+        RuntimeError: every trial diverged.
+    """
     best = search.trials[search.best]
     if not math.isfinite(best.value):
         raise RuntimeError("every trial diverged")

@@ -395,6 +395,7 @@ def hours(pieces: Iterable[Mapping[str, Any]]) -> float:
     """Hours of wall clock that kept pieces took, those of earlier sessions with them where their steps say so."""
     total = 0.0
     for piece in pieces:
-        steps = [step.get("seconds", 0.0) for step in piece["result"].get("trials", [])]
-        total += max(piece["seconds"], sum(steps))
+        result = piece["result"]
+        steps = [*result.get("trials", []), *result.get("touched", {}).get("trials", [])]
+        total += max(piece["seconds"], sum(step.get("seconds", 0.0) for step in steps))
     return total / 3600

@@ -126,14 +126,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: a group and an item table of :data:`TABLES`."""
+    """A row: a group and an item table of :data:`TABLES`; ``further`` where its search was carried on."""
 
     group: Group
     table: str
+    further: bool = False
 
     @property
     def key(self) -> str:
-        return f"{self.group.key}-{self.table}"
+        return f"{self.group.key}-{self.table}" + ("-further" if self.further else "")
+
+    def beside(self, table: str) -> Row:
+        """The row of another table."""
+        return replace(self, table=table)
 
     @property
     def for_table_alone(self) -> bool:
@@ -191,4 +196,6 @@ def rows_of(log: str, *, category: bool, quick: bool = False) -> list[tuple[int,
     found += group("din", True, 6, rest) if category else []
     found += group("din", False, 7, rest)
     others = [table for table in CONTROLS if table not in registered]
-    return found + group("dnn", False, 6, others)
+    found += group("dnn", False, 6, others)
+    carried_on = group("dnn", True, 9, first) if category else []
+    return found + [(rank, replace(row, further=True)) for rank, row in carried_on]
