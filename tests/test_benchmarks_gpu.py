@@ -198,6 +198,7 @@ def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.M
     assert checks.passed({"tests": GOOD, "memcheck": {"refused": "x"}})
     assert not checks.passed({"tests": GOOD, "racecheck": found})
     assert not checks.passed({"tests": {"refused": "x"}})
+    assert not checks.passed({"memcheck": {"refused": "x"}, "racecheck": {"refused": "x"}})
     # Where the host lets no sanitizer at the device, the tests under it fail for that.
     (small / "test_some.py").write_text("def test_a(): assert False\n")
     run = 'while [[ "$1" == --* ]]; do last=$1; shift; done; shift; exec "$@"'
@@ -220,7 +221,7 @@ def test_parts_are_kept_as_they_come(small: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_build_without_its_record_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(_loader, "build_info", dict)
-    assert gpu.refusal() == "resemb_ext was built without CUDA"
+    assert gpu.refusal() == "resemb_ext has no record of its build (_build.json): install it anew"
 
 
 def test_what_a_captured_step_uses_lives_as_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,7 +325,7 @@ def test_a_search_is_carried_on_from_its_trials(
     )
     assert "4 of touched rows alone" in text
     missing = compare_said.not_run([compare_view.Seen(rows[2], None, None)])
-    assert missing == "Not run yet: tiny, DNN: all 1 rows."
+    assert missing == "Not run yet: tiny, DNN: the only row."
     other = {
         "trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]
     }
@@ -361,12 +361,14 @@ def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
     searches = compare_said.open_searches(rows)
     assert searches.startswith("Of 4 searches 2 closed")
     assert (
-        "improve the rest: plain on a, DNN. And plain, started by item2vec on a, DNN. From"
+        "improve the rest, among them plain on a, DNN. And plain, started by item2vec on a, DNN. From"
         in searches
     )
-    assert "rose by 0.0200 to 0.0200 for plain and by 0.0010 to 0.0010 for res" in searches
-    assert "tried 1 to 1 times a search" in searches and "was the best in 1:" in searches
-    assert "improve the rest. L2 of touched" in compare_said.open_searches(rows[1:3])
+    assert "rose by 0.0200 for plain and by 0.0010 for res: the start lies nearer" in searches
+    assert "whole tables: 1 a search; the best trial was one in 1 of 4 searches." in searches
+    assert "tried. Trials of L2" in compare_said.open_searches(rows[1:3])
+    rows[0].tune["trials"][0].pop("valid")  # diverged
+    assert "From the common start" not in compare_said.open_searches(rows)
     assert "a, DNN, plain (2 of 2 seeds)." in compare_said.at_the_cap(rows)
     assert compare_said.at_the_cap(rows[1:]) is None
 
@@ -387,7 +389,7 @@ def test_tables_not_above_plain_and_what_seeds_alone_say_are_told() -> None:
     seen = [compare_view.Seen(row, None, None) for row in rows]
     results = Results({}, pieces, [])
     assert compare_said.not_above_plain(results, seen) == (
-        "Nor better than plain with that much certainty: a, DNN with category: res, gcn, 2 hops "
+        "Tables over the graph not told apart from plain: a, DNN with category: res, gcn, 2 hops "
         "(+0.0100 [-0.0010, +0.0200])."
     )
     text = compare_said.by_seeds(results, seen)

@@ -64,6 +64,14 @@ def test_options_that_a_model_lacks_are_refused(model, options):
     assert getattr(RunConfig(model="din", **options), name) == options[name]
 
 
+def test_kept_options_that_the_model_lacks_are_left_out():
+    kept = {**RunConfig(model="fm", dim=8).to_dict(), "hidden": [7], "dropout": 0.5}
+    assert RunConfig.saved(kept) == RunConfig(model="fm", dim=8)
+    assert RunConfig.saved({**kept, "model": "dnn"}).hidden == (7,)
+    with pytest.raises(ValueError, match="dropout: model fm has no such option"):
+        RunConfig.saved(kept, dropout=0.5)
+
+
 def test_every_model_is_a_choice():
     for name in rx.models.MODELS:
         assert RunConfig(model=name).model == name

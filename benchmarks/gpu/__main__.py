@@ -51,7 +51,9 @@ def refusal() -> str | None:
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     build = _loader.build_info()
-    if not build.get("cuda"):  # nor is it known where the build's record was left behind
+    if "cuda" not in build:
+        return "resemb_ext has no record of its build (_build.json): install it anew"
+    if not build["cuda"]:
         return "resemb_ext was built without CUDA"
     runtime = build["cuda_runtime"]
     if not runtime["devices"]:  # its CUDA runtime is not torch's, and may be newer than the driver

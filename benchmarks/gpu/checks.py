@@ -140,6 +140,6 @@ def check(
 
 
 def passed(result: dict[str, Any]) -> bool:
-    """Whether all parts that ran have passed; a sanitizer may be refused, tests may not."""
+    """Whether all parts that ran have passed, and some did; a sanitizer may be refused, tests may not."""
     ran = {name: part for name, part in result.items() if name == "tests" or "refused" not in part}
-    return all(part.get("exit_code") == 0 and part["passed"] > 0 for part in ran.values())
+    return bool(ran) and all(p.get("exit_code") == 0 and p["passed"] > 0 for p in ran.values())

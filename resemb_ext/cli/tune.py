@@ -107,6 +107,6 @@ def _saved(folder: Path, options: dict[str, Any], search: dict[str, Any]) -> Run
             name: tuple(pair) for arm in saved["space"].values() for name, pair in arm.items()
         }
         search["ranges"] = {**limits, **search.get("ranges", {})}
-        return RunConfig(**{**saved["config"], **options, "out": str(folder)})
+        return RunConfig.saved(saved["config"], **{**options, "out": str(folder)})
     except (LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"resume: {folder} holds no search of this package: {error}") from error

@@ -57,7 +57,7 @@ def tune_further(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, 
             factors_of(row.table),
             trials=scale.further,
             seed=ORDER_SEED,
-            until_closed=True,
+            least=len(left),
         )
     )
     touched = search_result(

@@ -30,8 +30,7 @@ def said_twice(found: Sequence[Twice]) -> str | None:
     moved = max(abs(t.last["value"] - t.first["value"]) for t in found)
     return (
         "The protocol says scored once, but some rows were trained and scored a second time, with the same options and "
-        "seeds on another machine (the first's processor was not recorded), which gave other bits. The later scores are "
-        "shown, whatever they say. "
+        "seeds; other bits came out, as another processor gives them. The later scores are shown, whatever they say. "
         f"Of {len(found)} differences of test gAUC that were taken twice, which moved by at most {moved:.4f}, the "
         f"second is outside the first's interval in {named([t for t in found if t.left])}; the verdict is another in "
         f"{named([t for t in found if t.turned])}."
@@ -52,7 +51,11 @@ def not_run(rows: Sequence[Seen]) -> str | None:
         ]
         if missing:
             whole = len(missing) == len(members)
-            names = f"all {len(missing)} rows" if whole else ", ".join(f'"{n}"' for n in missing)
+            names = (
+                (f"all {len(missing)} rows" if len(missing) > 1 else "the only row")
+                if whole
+                else ", ".join(f'"{n}"' for n in missing)
+            )
             texts.append(f"{group.title}: {names}")
     return _sentence("Not run yet: ", "; ", texts)
 
@@ -128,13 +131,15 @@ def said_by_residual(rows: Sequence[Seen]) -> str | None:
 
 def not_above_plain(results: Results, rows: Sequence[Seen]) -> str | None:
     """One sentence on tables over the graph whose difference to plain is not above 0."""
-    texts = []
+    sides: dict[str, list[str]] = {}
     for seen in rows:
         found = minus_plain(results, seen.row)
-        if found is not None and seen.row.table in MAIN and side(found["gauc"]) != "above":
+        if found is not None and seen.row.table in MAIN:
             name = f"{seen.row.group.title}: {TABLES[seen.row.table].title}"
-            texts.append(f"{name} ({signed(found['gauc'])})")
-    return _sentence("Nor better than plain with that much certainty: ", "; ", texts)
+            sides.setdefault(side(found["gauc"]), []).append(f"{name} ({signed(found['gauc'])})")
+    texts = [f"{text} plain: {'; '.join(sides[name])}" for name, text in
+             (("below", "worse than"), ("undecided", "not told apart from")) if name in sides]  # fmt: skip
+    return _sentence("Tables over the graph ", ". And ", texts)
 
 
 def open_searches(rows: Sequence[Seen]) -> str | None:
@@ -143,40 +148,48 @@ def open_searches(rows: Sequence[Seen]) -> str | None:
     tuned = {seen.row: seen.tune for seen in rows if seen.tune is not None}
     if not tuned:
         return None
+    left = [row for row, tune in tuned.items() if not tune["closed"]]
+    said = f"Of {len(tuned)} searches {len(tuned) - len(left)} closed, all neighbours of their best point tried."
     texts = []
     for table in dict.fromkeys(row.table for pair in REGISTERED for row in pair):
-        left = [r.group.title for r, t in tuned.items() if r.table == table and not t["closed"]]
-        if left:
-            texts.append(f"{short(Row(next(iter(tuned)).group, table))} on {'; '.join(left)}")
-    closed = sum(bool(tune["closed"]) for tune in tuned.values())
-    said = (
-        f"Of {len(tuned)} searches {closed} closed, all neighbours of their best point tried. More trials might improve "
-        "the rest" + (f": {'. And '.join(texts)}." if texts else ".")
-    )
-    gains = {
-        table: [_gain(t) for r, t in tuned.items() if r.table == table]
-        for table in ("plain", "res")
-    }
+        groups = [row.group.title for row in left if row.table == table]
+        if groups:
+            texts.append(f"{short(table)} on {'; '.join(groups)}")
+    if left:
+        among = f", among them {'. And '.join(texts)}" if texts else ""
+        said += f" More trials might improve the rest{among}."
+    gains = {t: [g for r, tune in tuned.items() if r.table == t and (g := _gain(tune)) is not None]
+             for t in ("plain", "res")}  # fmt: skip
     if all(gains.values()):
-        spans = {table: f"{min(v):.4f} to {max(v):.4f}" for table, v in gains.items()}
+        spans = {table: _span(values, ".4f") for table, values in gains.items()}
         said += (
             f" From the common start to the best trial validation gAUC rose by {spans['plain']} for plain and by "
-            f"{spans['res']} for res: the start lies nearer to what suits res, and 12 trials may favour it by that."
+            f"{spans['res']} for res"
         )
-    touched = [
-        sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in t["trials"])
-        for t in tuned.values()
-    ]
-    won = sum(t["options"]["l2_of"] == L2_MODES[1] for t in tuned.values())
+        nearer = np.median(gains["plain"]) > np.median(gains["res"])
+        said += (
+            ": the start lies nearer to what suits res, and so few trials may favour it by that."
+            if nearer
+            else "."
+        )
+    touched = [sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in tune["trials"])
+               for tune in tuned.values()]  # fmt: skip
+    won = sum(tune["options"]["l2_of"] == L2_MODES[1] for tune in tuned.values())
     return said + (
-        f" L2 of touched rows was tried {min(touched)} to {max(touched)} times a search, at strengths found for whole "
-        f"tables, and was the best in {won}: a strength of its own might suit it."
+        f" Trials of L2 of touched rows, at strengths found for whole tables: {_span(touched, 'd')} a search; the best "
+        f"trial was one in {won} of {len(tuned)} searches. A strength of its own might suit it."
     )
 
 
-def _gain(tune: dict[str, Any]) -> float:
-    """Validation gAUC of the best trial over that of the common start."""
-    return float(tune["valid_gauc"] - tune["trials"][0]["valid"]["gauc"])
+def _gain(tune: dict[str, Any]) -> float | None:
+    """Validation gAUC of the best trial over that of the common start; None where that diverged."""
+    start = tune["trials"][0].get("valid")
+    return None if start is None else float(tune["valid_gauc"] - start["gauc"])
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    ends = dict.fromkeys(format(value, form) for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def by_seeds(results: Results, rows: Sequence[Seen]) -> str | None:
@@ -191,8 +204,8 @@ def by_seeds(results: Results, rows: Sequence[Seen]) -> str | None:
             name = f"{seen.row.group.title}: {TABLES[seen.row.table].title}"
             texts.append(f"{name}, {signed(found['gauc'])} but {signed(over)} over seeds")
     return _sentence(
-        "The bootstrap takes five seeds for all there are, which makes the seeds' part of its intervals about a third "
-        "too narrow. By the t interval over seeds, which has that part alone, differences to plain lie otherwise: ",
+        "The bootstrap takes the seeds for all there are, which makes their part of its intervals too narrow, with five by "
+        "about a third. By the t interval over seeds, which has that part alone, differences to plain lie otherwise: ",
         "; ",
         texts,
     )
@@ -215,7 +228,7 @@ def said_further(results: Results) -> str | None:
             closed = "closed" if tune["closed"] else "still open"
             best = tune["options"]["l2_of"]
             moved.append(
-                f"{short(one)} after {len(tune['trials'])} trials, {closed}, and {len(tune['touched']['trials'])} of "
+                f"{short(one.table)} after {len(tune['trials'])} trials, {closed}, and {len(tune['touched']['trials'])} of "
                 f"touched rows alone, at best with L2 of {best}: validation {old['valid_gauc']:.4f} and then "
                 f"{tune['valid_gauc']:.4f}"
             )
@@ -223,8 +236,8 @@ def said_further(results: Results) -> str | None:
             f"{row.group.title}: {signed(found['gauc'])}, where it had been {signed(first['gauc'])} ({'; '.join(moved)})"
         )
     return _sentence(
-        "With both searches carried on, until all neighbours of the best point were tried and then among L2 of touched "
-        "rows from a strength of its own (added after the results above; exploratory), res minus plain in test gAUC is, "
+        "With both searches carried on, until all neighbours of the best point or as many points as told were tried, and "
+        "then among L2 of touched rows from a strength of its own (added after the results above; exploratory), res minus plain in test gAUC is, "
         "on ",
         "; on ",
         texts,
@@ -258,7 +271,7 @@ def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
         return None
     again = hours(results.earlier.values())
     on = hours(piece for key, piece in results.pieces.items() if "-further" in key)
-    extra = sum(hours for row, hours in spent.items() if row.for_table_alone)
+    extra = sum(value for row, value in spent.items() if row.for_table_alone)
     texts, slow = [], 0
     for model in dict.fromkeys(row.group.model for row in spent):
         each = [spent[row] for row in spent if row.group.model == model]

@@ -129,7 +129,7 @@ class Registered:
 
     @property
     def title(self) -> str:
-        return f"{self.one.group.title}: {short(self.one)} minus {short(self.other)}"
+        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
 
     def shown(self, p: float) -> str:
         """``p`` or ``holm`` for a reader, with "at most" where every draw lay on one side of 0."""
@@ -164,7 +164,7 @@ class Twice:
 
     @property
     def title(self) -> str:
-        return f"{self.one.group.title}: {short(self.one)} minus {short(self.other)}"
+        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
 
     @property
     def left(self) -> bool:
@@ -190,9 +190,9 @@ def twice(results: Results) -> list[Twice]:
     return found
 
 
-def short(row: Row) -> str:
+def short(table: str) -> str:
     """A table's name in a sentence."""
-    return "res" if row.table == "res" else TABLES[row.table].title
+    return "res" if table == "res" else TABLES[table].title
 
 
 def main_rows(rows: Sequence[Seen]) -> list[Seen]:

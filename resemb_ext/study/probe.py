@@ -16,7 +16,7 @@ from .heldout import HELD_OUT, hold_out, row_losses, take
 from .squeeze import after_each_step
 
 PARTS = ("train", "heldout", "valid", "test")
-PER_EPOCH = 2  # looks at the losses
+PER_EPOCH = 2  # looks at the losses, nearly: of an odd number of batches a half is rounded down
 PROBED = 20_000  # rows of each part whose loss is taken, whole events
 
 

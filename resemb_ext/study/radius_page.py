@@ -230,7 +230,7 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
     return [
         f"Where nothing can be seen (random domains against other random ones, the null log), 0 is outside {sum(alarms)} of "
         f"{len(alarms)} intervals of differences (four outcomes of a contrast rest on the same trainings, so they are not "
-        "independent; gaps matched where models have hardly learned are left out); chance alone puts it outside 1 in 20."
+        "independent; what is matched where models have hardly learned is left out); chance alone puts it outside 1 in 20."
     ]
 
 

@@ -283,6 +283,23 @@ class RunConfig(FitConfig):
         return FitConfig(**{name: getattr(self, name) for name in names})
 
     @classmethod
+    def saved(cls, values: Mapping[str, Any], **changes: Any) -> RunConfig:
+        """Options as a run kept them, with ``changes``; what its model has no option for is left out.
+
+        Args:
+            values: kept options by name.
+            changes: options that are given anew.
+
+        Raises:
+            ValueError, TypeError: as the constructor.
+        """
+        options = {**values, **changes}
+        for name in lacking_options(options.get("model", cls.model)):
+            if name not in changes:
+                options.pop(name, None)
+        return cls(**options)
+
+    @classmethod
     def build(cls, file: Path | str | None = None, **values: Any) -> RunConfig:
         """Options from a file, overridden by ``values``.
 

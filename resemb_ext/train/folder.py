@@ -77,7 +77,7 @@ def saved_config(folder: Path | str) -> RunConfig:
     file = Path(folder) / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder} holds no run (no {CONFIG})")
-    return RunConfig(**{**read_config(file), "out": str(folder)})
+    return RunConfig.saved(read_config(file), out=str(folder))
 
 
 def resumed_config(config: RunConfig) -> RunConfig:
