@@ -4,7 +4,6 @@ import copy
 import io
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,93 +20,22 @@ from resemb_ext.models import (
     TorchBatch,
     WideDeep,
 )
-
-ITEMS, CATEGORIES, USERS, CONTEXT, DENSE, DIM = 40, 6, 15, (4, 3), 2, 8
-
+from resemb_ext.testing.models import (
+    CATEGORIES,
+    CONTEXT,
+    DENSE,
+    DIM,
+    ITEMS,
+    USERS,
+    CustomTable,
+    make_batch,
+    pad,
+    plain_table,
+    res_table,
+    take,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def plain_table(rows: int = ITEMS) -> torch.nn.Module:
-    return torch.nn.Embedding(rows, DIM, padding_idx=0)
-
-
-def res_table() -> torch.nn.Module:
-    from resemb_ext.graph import InterestGraph
-    from resemb_ext.nn import ResEmbedding
-
-    # A ring over items 1..: each row has itself and its two neighbours.
-    rows = [[]] + [sorted({i, 1 + i % (ITEMS - 1), 1 + (i - 2) % (ITEMS - 1)})
-                   for i in range(1, ITEMS)]  # fmt: skip
-    indptr = np.cumsum([0] + [len(row) for row in rows])
-    graph = InterestGraph.from_csr(indptr, np.concatenate(rows).astype(np.int32))
-    return ResEmbedding(graph, DIM, padding_idx=0)
-
-
-class CustomTable(torch.nn.Module):
-    """An embedding module that is neither: only callable, with its sizes and padding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding_dim, self.num_embeddings, self.padding_idx = DIM, ITEMS, 0
-        self.table = torch.nn.Parameter(torch.randn(ITEMS, DIM))
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.table[ids] * (ids != 0).unsqueeze(-1)
-
-
-def make_batch(rows: int = 12, longest: int = 7, seed: int = 0) -> TorchBatch:
-    draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, longest + 1, (rows,), generator=draw)
-    lengths[rows // 2] = 0
-    total = int(lengths.sum())
-
-    def ids(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(1, high, shape, generator=draw)
-
-    return TorchBatch(
-        target=ids(ITEMS, rows),
-        history=ids(ITEMS, total),
-        offsets=lengths.cumsum(0) - lengths,
-        label=torch.arange(rows).remainder(2).float(),
-        target_category=ids(CATEGORIES, rows),
-        history_category=ids(CATEGORIES, total),
-        user=ids(USERS, rows),
-        context=torch.stack([ids(high, rows) for high in CONTEXT], dim=1),
-        dense=torch.randn(rows, DENSE, generator=draw),
-    )
-
-
-def take(batch: TorchBatch, rows: list[int]) -> TorchBatch:
-    """The given rows of a batch, histories copied."""
-    lengths, index = batch.lengths(), torch.tensor(rows)
-    pieces = [torch.arange(int(batch.offsets[r]), int(batch.offsets[r] + lengths[r])) for r in rows]
-    positions = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
-    of_rows = ("target", "label", "target_category", "user", "context", "dense")
-    return TorchBatch(
-        history=batch.history[positions],
-        offsets=lengths[index].cumsum(0) - lengths[index],
-        history_category=batch.history_category[positions],
-        **{name: getattr(batch, name)[index] for name in of_rows},
-    )
-
-
-def pad(batch: TorchBatch, length: int = 9, before: int = 1) -> TorchBatch:
-    """The same batch with padded histories: ``before`` padding ids, the history, more of them."""
-
-    def spread(values: torch.Tensor) -> torch.Tensor:
-        out = torch.zeros(batch.histories, length, dtype=torch.int64)
-        starts, lengths = batch.offsets.tolist(), batch.lengths().tolist()
-        for row, (start, size) in enumerate(zip(starts, lengths, strict=True)):
-            out[row, before : before + size] = values[start : start + size]
-        return out
-
-    return replace(
-        batch,
-        history=spread(batch.history),
-        history_category=spread(batch.history_category),
-        offsets=None,
-    )
 
 
 VARIANTS = {
@@ -380,74 +308,3 @@ for _name, (_cls, _options) in VARIANTS.items():
 
 def test_every_model_is_checked():
     assert set(MODELS.values()) == {cls for cls, _ in VARIANTS.values()}
-
-
-@pytest.mark.parametrize("cls", [DNN, DIN, WideDeep, DeepFM, PNN, DIEN])
-def test_bad_options_are_named(cls):
-    with pytest.raises(ValueError, match="activation"):
-        cls(plain_table(), activation="swish")
-    with pytest.raises(ValueError, match="dropout"):
-        cls(plain_table(), dropout=1.0)
-    with pytest.raises(ValueError, match="hidden"):
-        cls(plain_table(), hidden=(0,))
-    with pytest.raises(ValueError, match="dense"):
-        cls(plain_table(), dense=-1)
-    with pytest.raises(TypeError, match=r"item_embedding must be .* embedding_dim"):
-        cls(torch.nn.Identity())
-    with pytest.raises(TypeError, match=r"context_embeddings\[1\] must be .* embedding_dim"):
-        cls(plain_table(), context_embeddings=[plain_table(), torch.nn.Identity()])
-
-
-def test_bad_options_of_single_models_are_named():
-    with pytest.raises(ValueError, match="product must be one of"):
-        PNN(plain_table(), product="cross")
-    with pytest.raises(ValueError, match="auxiliary_weight"):
-        DIEN(plain_table(), auxiliary_weight=-1)
-    with pytest.raises(ValueError, match="pooling"):
-        DNN(plain_table(), pooling="max")
-    wide = torch.nn.Embedding(9, DIM + 1)
-    for cls in (FM, DeepFM, PNN):
-        with pytest.raises(ValueError, match="user_embedding must have the embedding_dim"):
-            cls(plain_table(), user_embedding=wide)
-    unsized = CustomTable()
-    del unsized.num_embeddings
-    for cls in (FM, DeepFM, WideDeep):
-        with pytest.raises(TypeError, match="item_embedding must have an integer num_embeddings"):
-            cls(unsized)
-
-
-def test_bad_batches_are_named():
-    batch = make_batch()
-    with pytest.raises(ValueError, match="offsets must have one entry per sample"):
-        TorchBatch(batch.target, batch.history, batch.offsets[:-1])
-    with pytest.raises(ValueError, match="offsets must come with"):
-        TorchBatch(batch.target, batch.history)
-    with pytest.raises(ValueError, match="offsets must come with"):
-        TorchBatch(batch.target, batch.history.view(1, -1), batch.offsets)
-    with pytest.raises(ValueError, match="history must have one entry per sample"):
-        TorchBatch(batch.target, batch.history.view(1, -1))
-    with pytest.raises(ValueError, match="label must have shape"):
-        TorchBatch(batch.target, batch.history, batch.offsets, label=batch.label[:2])
-    with pytest.raises(ValueError, match="target must be one-dimensional"):
-        TorchBatch(batch.target.view(1, -1), batch.history, batch.offsets)
-    with pytest.raises(ValueError, match="context must have shape"):
-        replace(batch, context=batch.user)
-    with pytest.raises(ValueError, match="dense must have shape"):
-        replace(batch, dense=batch.dense[:3])
-    with pytest.raises(TypeError, match="has no target"):
-        TorchBatch.of(object())
-
-
-def test_padded_histories_need_a_padding_idx():
-    table = torch.nn.Embedding(ITEMS, DIM)
-    for cls in MODELS.values():
-        with pytest.raises(ValueError, match="padding_idx"):
-            cls(table)(pad(make_batch()))
-
-
-def test_dice_refuses_to_train_on_padded_histories():
-    for cls in (DIN, DIEN):
-        model = cls(plain_table(), activation="dice")
-        with pytest.raises(ValueError, match="Dice cannot train on padded"):
-            model(pad(make_batch()))
-        model.eval()(pad(make_batch()))

@@ -57,7 +57,7 @@ def not_run(rows: Sequence[Seen]) -> str | None:
                 else ", ".join(f'"{n}"' for n in missing)
             )
             texts.append(f"{group.title}: {names}")
-    return _sentence("Not run yet: ", "; ", texts)
+    return _sentence("Not run yet: ", texts)
 
 
 def verdict(results: Results, rows: Sequence[Seen]) -> str:
@@ -103,12 +103,12 @@ def best_against_res(rows: Sequence[Seen]) -> str | None:
                 texts.append(f"{group.title}: {listed(higher)} against {values['res']:.4f}")
     return _sentence(
         "Where it does not favour res (average): tables with at least its mean test gAUC are, on ",
-        "; on ",
         texts,
+        "; on ",
     )
 
 
-def _sentence(start: str, between: str, texts: Sequence[str]) -> str | None:
+def _sentence(start: str, texts: Sequence[str], between: str = "; ") -> str | None:
     """``start`` and the texts; None where there are none."""
     return start + between.join(texts) + "." if texts else None
 
@@ -124,7 +124,6 @@ def said_by_residual(rows: Sequence[Seen]) -> str | None:
             texts.append(f"{group.title} {signed(change)}")
     return _sentence(
         "What the residual adds, res (average) minus centre only in test gAUC, over seeds (exploratory, each tuned): ",
-        "; ",
         texts,
     )
 
@@ -139,7 +138,7 @@ def not_above_plain(results: Results, rows: Sequence[Seen]) -> str | None:
             sides.setdefault(side(found["gauc"]), []).append(f"{name} ({signed(found['gauc'])})")
     texts = [f"{text} plain: {'; '.join(sides[name])}" for name, text in
              (("below", "worse than"), ("undecided", "not told apart from")) if name in sides]  # fmt: skip
-    return _sentence("Tables over the graph ", ". And ", texts)
+    return _sentence("Tables over the graph ", texts, ". And ")
 
 
 def open_searches(rows: Sequence[Seen]) -> str | None:
@@ -206,7 +205,6 @@ def by_seeds(results: Results, rows: Sequence[Seen]) -> str | None:
     return _sentence(
         "The bootstrap takes the seeds for all there are, which makes their part of its intervals too narrow, with five by "
         "about a third. By the t interval over seeds, which has that part alone, differences to plain lie otherwise: ",
-        "; ",
         texts,
     )
 
@@ -237,10 +235,10 @@ def said_further(results: Results) -> str | None:
         )
     return _sentence(
         "With both searches carried on, until all neighbours of the best point or as many points as told were tried, and "
-        "then among L2 of touched rows from a strength of its own (added after the results above; exploratory), res minus plain in test gAUC is, "
-        "on ",
-        "; on ",
+        "then among L2 of touched rows from a strength of its own (added after the results above; exploratory), res minus "
+        "plain in test gAUC is, on ",
         texts,
+        "; on ",
     )
 
 
@@ -255,7 +253,6 @@ def at_the_cap(rows: Sequence[Seen]) -> str | None:
             texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
     return _sentence(
         "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: ",
-        "; ",
         texts,
     )
 
@@ -281,6 +278,6 @@ def said_hours(results: Results, rows: Sequence[Seen]) -> str | None:
     return (
         f"Of {sum(spent.values()) + again + on:.1f} hours, {sum(spent.values()) - extra:.1f} went into rows of the question "
         f"above, {extra:.1f} into rows that only the tuned table of docs/results.md asks for (gcn, attention, DIN "
-        f"without category), {again:.1f} into scores that were taken again, and {on:.1f} into searches carried on. A row, its search and its seeds, takes "
-        f"by the median {listed(texts)}; {slow} of {len(spent)} took over three times that."
+        f"without category), {again:.1f} into scores that were taken again, and {on:.1f} into searches carried on. A row, "
+        f"its search and its seeds, takes by the median {listed(texts)}; {slow} of {len(spent)} took over three times that."
     )
