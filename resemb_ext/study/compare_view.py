@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -85,14 +86,13 @@ def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
 
 def _row_of(key: str, results: Results) -> Row:
     """The row of a key; names of logs may hold dashes."""
-    for log in results.plan["data"]:
-        for model in ("dnn", "din"):
-            for category in (True, False):
-                for table in TABLES:
-                    for further in (False, True):
-                        row = Row(Group(log, model, category), table, further)
-                        if row.key == key:
-                            return row
+    logs = results.plan["data"]
+    for log, model, category, table, further in product(
+        logs, ("dnn", "din"), (True, False), TABLES, (False, True)
+    ):
+        row = Row(Group(log, model, category), table, further)
+        if row.key == key:
+            return row
     raise ValueError(f"out: no row is named {key}")
 
 
