@@ -25,9 +25,7 @@ TORCH_TARGET = (2, 11)  # the oldest LibTorch whose stable ABI the operators use
 
 
 def sources(folder: str, suffix: str) -> list[str]:
-    return sorted(
-        p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc" / folder).glob(f"*{suffix}")
-    )
+    return sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
 
 
 def cuda_root() -> tuple[Path | None, str]:
@@ -42,9 +40,7 @@ def cuda_root() -> tuple[Path | None, str]:
     reason = f"no nvcc at {nvcc}" if nvcc else "no nvcc on PATH and CUDA_HOME is not set"
     if nvcc and Path(nvcc).exists():
         # nvcc on PATH may be a wrapper script, so its folder is not always the toolkit's.
-        dry = subprocess.run(
-            [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True
-        )
+        dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True)
         top = re.search(r"TOP=(\S+)", dry.stderr + dry.stdout)
         root = Path(top.group(1)).resolve() if top else Path(nvcc).resolve().parent.parent
         if (root / "bin" / "nvcc").exists():
@@ -61,9 +57,7 @@ def arch_flags(archs: str) -> list[str]:
     for arch in filter(None, re.split(r"[;, ]+", archs)):
         match = re.fullmatch(r"(\d+a?)(\+PTX)?", arch.replace(".", ""))
         if not match:
-            raise SystemExit(
-                f"RESEMB_CUDA_ARCHS: {arch!r} is not an architecture such as 90 or 100+PTX"
-            )
+            raise SystemExit(f"RESEMB_CUDA_ARCHS: {arch!r} is not an architecture such as 90 or 100+PTX")
         number, ptx = match.groups()
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if ptx:
@@ -91,15 +85,7 @@ CUDA_ARCHS = os.environ.get("RESEMB_CUDA_ARCHS", "80;90;100+PTX")
 SANITIZE = os.environ.get("RESEMB_SANITIZE", "")
 SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g1"] if SANITIZE else []
 
-COMMON_FLAGS = [
-    "-O3",
-    "-std=c++20",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wno-psabi",
-    "-Wno-restrict",
-    *SANITIZE_FLAGS,
-]
+COMMON_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-restrict", *SANITIZE_FLAGS]
 DEFINES = [("TORCH_TARGET_VERSION", f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000")]
 if CUDA_ROOT:
     DEFINES.append(("RESEMB_WITH_CUDA", "1"))
@@ -126,20 +112,22 @@ class Build(BuildExtension):
         headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]
         newest_header = max((p.stat().st_mtime for p in headers), default=0.0)
         refuse_spills = os.environ.get("RESEMB_CUDA_SPILLS") == "1"
-        flags = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden",
-                 "-Xptxas", "-v", f"-I{ROOT / 'csrc'}", *arch_flags(CUDA_ARCHS)]  # fmt: skip
+        flags = [
+            "-O3",
+            "-std=c++20",
+            "--expt-relaxed-constexpr",
+            "-Xcompiler",
+            "-fPIC,-fvisibility=hidden",
+            "-Xptxas",
+            "-v",
+            f"-I{ROOT / 'csrc'}",
+            *arch_flags(CUDA_ARCHS),
+        ]
 
         def compile_one(source: str) -> str:
             target = folder / (Path(source).name + ".o")
             stamp = target.with_suffix(".flags")
-            command = [
-                str(CUDA_ROOT / "bin" / "nvcc"),
-                *flags,
-                "-c",
-                str(ROOT / source),
-                "-o",
-                str(target),
-            ]
+            command = [str(CUDA_ROOT / "bin" / "nvcc"), *flags, "-c", str(ROOT / source), "-o", str(target)]
             fresh = (
                 target.exists()
                 and stamp.exists()
@@ -179,22 +167,20 @@ class Build(BuildExtension):
 
 cuda_libraries = {}
 if CUDA_ROOT:
-    library_dirs = [
-        p for p in (CUDA_ROOT / "lib64", CUDA_ROOT / "targets/x86_64-linux/lib") if p.exists()
-    ]
+    library_dirs = [p for p in (CUDA_ROOT / "lib64", CUDA_ROOT / "targets/x86_64-linux/lib") if p.exists()]
     cuda_libraries = {"library_dirs": [str(p) for p in library_dirs]}
 
 # libtorch must be a NEEDED entry: it leads to the CUDA half where torch has one.
-link_flags = [*SANITIZE_FLAGS, *(["-l:libcudart_static.a", "-lrt", "-ldl", "-lpthread"] if CUDA_ROOT else []),
-              "-Wl,--no-as-needed", "-ltorch"]  # fmt: skip
+link_flags = [
+    *SANITIZE_FLAGS,
+    *(["-l:libcudart_static.a", "-lrt", "-ldl", "-lpthread"] if CUDA_ROOT else []),
+    "-Wl,--no-as-needed",
+    "-ltorch",
+]
 
 operators = CppExtension(
     "resemb_ext._C",
-    [
-        *sources(".", ".cpp"),
-        *sources("cpu", ".cpp"),
-        *(sources("cuda", ".cpp") if CUDA_ROOT else []),
-    ],
+    [*sources(".", ".cpp"), *sources("cpu", ".cpp"), *(sources("cuda", ".cpp") if CUDA_ROOT else [])],
     include_dirs=[str(ROOT / "csrc")],
     define_macros=[*DEFINES, ("Py_LIMITED_API", "0x030a0000")],
     extra_compile_args={"cxx": COMMON_FLAGS},
@@ -211,7 +197,4 @@ builder = Extension(
     language="c++",
 )
 
-setup(
-    ext_modules=[operators, builder],
-    cmdclass={"build_ext": Build.with_options(use_ninja=True)},
-)
+setup(ext_modules=[operators, builder], cmdclass={"build_ext": Build.with_options(use_ninja=True)})

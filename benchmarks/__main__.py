@@ -42,25 +42,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
     parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--few-peers", action="store_true", help="leave out torch.compile of the forms, and FBGEMM"
-    )
+    parser.add_argument("--few-peers", action="store_true", help="leave out torch.compile of the forms, and FBGEMM")
     parser.add_argument("--batches", type=int, default=8, help="rotating batches")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
-    parser.add_argument(
-        "--warmup", type=int, help="rounds not timed (default: 3, or 2 with --full)"
-    )
+    parser.add_argument("--warmup", type=int, help="rounds not timed (default: 3, or 2 with --full)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="log file of the cell with real ids and graph")
-    parser.add_argument(
-        "--full", action="store_true", help="the suite instead of one cell per --items"
-    )
+    parser.add_argument("--full", action="store_true", help="the suite instead of one cell per --items")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="with --full: these cells")
     parser.add_argument("--resume", action="store_true", help="keep the cells that --out holds")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/out/cpu.json"), help="JSON file, rewritten after each cell"
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -75,18 +69,13 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
     factors = {
         name: getattr(args, name)
         for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "batches", "seed")
-    }  # fmt: skip
-    return [
-        Cell(name=f"H={items:,}", items=items, every_peer=not args.few_peers, **factors)
-        for items in args.items
-    ]
+    }
+    return [Cell(name=f"H={items:,}", items=items, every_peer=not args.few_peers, **factors) for items in args.items]
 
 
 def _apart(work: Callable[[], dict[str, Any]], threads: int) -> dict[str, Any]:
     """`work` in a process of its own: what one cell leaves in memory does not meet the next."""
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-    ) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         return pool.submit(work).result()
 
 

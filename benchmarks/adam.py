@@ -36,12 +36,7 @@ class LazyAdam:
     """
 
     def __init__(
-        self,
-        table: Tensor,
-        moments: tuple[Tensor, Tensor],
-        lr: float,
-        eps: float = 1e-8,
-        compiled: bool = False,
+        self, table: Tensor, moments: tuple[Tensor, Tensor], lr: float, eps: float = 1e-8, compiled: bool = False
     ) -> None:
         self.table, self.moments, self.lr, self.eps = table, moments, lr, eps
         self.step_count = 0

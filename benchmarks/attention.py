@@ -40,8 +40,8 @@ def attention(case: Case, heads: int) -> tuple[Callable[[Tensor], Tensor], list[
 
     def look_up(ids: Tensor) -> Tensor:
         return functional.attention_embedding(
-            ids, case.central, case.residual, case.indptr, case.neighbors32, log_weights, *leaves,
-            sparse=True)  # fmt: skip
+            ids, case.central, case.residual, case.indptr, case.neighbors32, log_weights, *leaves, sparse=True
+        )
 
     return look_up, leaves
 
@@ -77,13 +77,15 @@ def run_cell(factors: Cell, *, heads: list[int], rounds: int, warmup: int) -> di
 
     unique, touched = case.touched
     cell: dict[str, Any] = {
-        **asdict(factors), "rounds": rounds, "unique": unique, "touched_neighbors": touched,
-        "profile": {}}  # fmt: skip
+        **asdict(factors),
+        "rounds": rounds,
+        "unique": unique,
+        "touched_neighbors": touched,
+        "profile": {},
+    }
     for phase, wrap in (("forward", forward), ("forward+backward", both)):
         variants = {name: wrap(*pair) for name, pair in functions.items()}
-        seconds = interleave(
-            variants, rounds=rounds, warmup=warmup, label=f"{factors.name}, {phase}"
-        )
+        seconds = interleave(variants, rounds=rounds, warmup=warmup, label=f"{factors.name}, {phase}")
         cell[phase] = summary(seconds, AVERAGE)
     for name, variant in variants.items():
         _loader.take_profile(True)
@@ -118,8 +120,15 @@ def main() -> None:
     cells = []
     for items in args.items:
         factors = Cell(
-            name=f"H={items:,}", items=items, dim=args.dim, neighbors=args.neighbors,
-            positions=args.positions, zipf=args.zipf, batches=args.batches, seed=args.seed)  # fmt: skip
+            name=f"H={items:,}",
+            items=items,
+            dim=args.dim,
+            neighbors=args.neighbors,
+            positions=args.positions,
+            zipf=args.zipf,
+            batches=args.batches,
+            seed=args.seed,
+        )
         cell = run_cell(factors, heads=args.heads, rounds=args.rounds, warmup=args.warmup)
         cells.append(cell)
         print(f"H={items:,} U={cell['unique']:,} V={cell['touched_neighbors']:,}")

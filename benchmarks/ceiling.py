@@ -35,13 +35,7 @@ def _library() -> ctypes.CDLL:
     """
     folder = Path(tempfile.mkdtemp())
     command = [
-        *(
-            os.environ.get("CXX", "c++"),
-            "-O3",
-            "-march=native",
-            "-fopenmp",
-            "-shared",
-        ),
+        *(os.environ.get("CXX", "c++"), "-O3", "-march=native", "-fopenmp", "-shared"),
         *("-fPIC", str(Path(__file__).with_name("ceiling.cpp")), "-o", str(folder / "ceiling.so")),
     ]
     try:
@@ -66,9 +60,7 @@ def read_rows(table: Tensor, rows: Tensor) -> None:
     _library().read_rows(_at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim))
 
 
-def measure_rates(
-    table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, rounds: int
-) -> dict[str, float]:
+def measure_rates(table: Tensor, moments: tuple[Tensor, Tensor], rows: Tensor, rounds: int) -> dict[str, float]:
     """GB/s of reading rows, changing rows of three tables, and copying (read plus write).
 
     Args:
@@ -83,9 +75,10 @@ def measure_rates(
     runs: dict[str, Callable[[int], Any]] = {
         "read": lambda _: read_rows(table, rows),
         "change": lambda _: library.change_rows(
-            _at(moments[0]), _at(moments[1]), _at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim)),
+            _at(moments[0]), _at(moments[1]), _at(table), _at(rows), ctypes.c_int64(n), ctypes.c_int64(dim)
+        ),
         "copy": lambda _: library.copy_floats(_at(flat[0]), _at(flat[1]), ctypes.c_int64(flat.shape[1])),
-    }  # fmt: skip
+    }
     kept = table.detach().clone()
     seconds = interleave(runs, rounds=rounds, warmup=2, label="memory rates")
     table.detach().copy_(kept)

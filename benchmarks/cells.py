@@ -79,11 +79,11 @@ def suite() -> list[Cell]:
         vary("H=63k, D=18, P=20k, K=5", items=63_000, dim=18, positions=20_000, neighbors=5),
         vary("bfloat16, uniform neighbours", dtype="bfloat16", law="uniform"),
         vary("D=128, P=20k, K=5", dim=128, positions=20_000, neighbors=5),
-    ]  # fmt: skip
+    ]
     large = [
         vary("H=10M, D=16, K=10", items=10_000_000, dim=16, neighbors=10),
         vary("H=10M, D=16, K=10, uniform neighbours", items=10_000_000, dim=16, neighbors=10, law="uniform"),
-    ]  # fmt: skip
+    ]
     return [base, small, *factors, *corners, *large]
 
 
@@ -182,8 +182,15 @@ def make_case(cell: Cell, log: Path | None = None) -> Case:
     weights /= weights.sum(dim=1, keepdim=True)
     draws = zipf_ids(rng, cell.items, cell.positions * cell.batches, cell.zipf)
     flat = on_huge_pages(columns.reshape(-1).to(torch.int32))
-    return _assemble(cell, columns, weights, torch.arange(cell.items + 1) * cell.neighbors, flat,
-                     weights.reshape(-1), draws.reshape(cell.batches, cell.positions))  # fmt: skip
+    return _assemble(
+        cell,
+        columns,
+        weights,
+        torch.arange(cell.items + 1) * cell.neighbors,
+        flat,
+        weights.reshape(-1),
+        draws.reshape(cell.batches, cell.positions),
+    )
 
 
 def _real_case(cell: Cell, log: Path | None) -> Case:
@@ -191,9 +198,7 @@ def _real_case(cell: Cell, log: Path | None) -> Case:
     if log is None:
         raise ValueError(f"cell {cell.name!r} needs a log: pass --log FILE")
     events = rx.data.read_log(log)
-    graph = rx.InterestGraph.from_log(events, window=3, top_k=cell.neighbors - 1).with_link(
-        "average"
-    )
+    graph = rx.InterestGraph.from_log(events, window=3, top_k=cell.neighbors - 1).with_link("average")
     lengths = np.diff(graph.indptr)
     neighbors = int(lengths.max())
     places = np.minimum(np.arange(neighbors), np.maximum(lengths, 1)[:, None] - 1)
@@ -216,13 +221,7 @@ def _real_case(cell: Cell, log: Path | None) -> Case:
 
 
 def _assemble(
-    cell: Cell,
-    columns: Tensor,
-    weights: Tensor,
-    indptr: Tensor,
-    flat: Tensor,
-    links: Tensor,
-    draws: np.ndarray,
+    cell: Cell, columns: Tensor, weights: Tensor, indptr: Tensor, flat: Tensor, links: Tensor, draws: np.ndarray
 ) -> Case:
     central, residual, plain = make_tables(cell)
     if central.dtype != torch.float32:

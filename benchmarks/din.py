@@ -86,8 +86,12 @@ def make_variants(prepared: Prepared, dim: int) -> dict[str, Variant]:
     def materialised() -> Materialised:
         graph = prepared.graph.with_link("average", padding_idx=PADDING)
         matrix = torch.sparse_csr_tensor(
-            torch.from_numpy(graph.indptr.copy()), torch.from_numpy(graph.neighbors.astype(np.int64)),
-            torch.from_numpy(graph.weights.copy()), (items, items), check_invariants=False)  # fmt: skip
+            torch.from_numpy(graph.indptr.copy()),
+            torch.from_numpy(graph.neighbors.astype(np.int64)),
+            torch.from_numpy(graph.weights.copy()),
+            (items, items),
+            check_invariants=False,
+        )
         central, residual = (t.detach().clone() for t in (start.central, start.residual))
         return Materialised(matrix, central, residual, PADDING)
 
@@ -97,10 +101,7 @@ def make_variants(prepared: Prepared, dim: int) -> dict[str, Variant]:
     def sparse_adam(model: DIN) -> list[torch.optim.Optimizer]:
         tables = list(model.item_embedding.parameters())
         rest = [p for p in model.parameters() if all(p is not t for t in tables)]
-        return [
-            torch.optim.SparseAdam(tables, lr=LR),
-            torch.optim.Adam(rest, lr=LR, fused=True),
-        ]
+        return [torch.optim.SparseAdam(tables, lr=LR), torch.optim.Adam(rest, lr=LR, fused=True)]
 
     def own(model: DIN) -> list[torch.optim.Optimizer]:
         return [rx.optim.Adam(model.parameters(), lr=LR, fused=True)]
@@ -135,9 +136,7 @@ def check_equal(variants: dict[str, Variant], batch: TorchBatch) -> None:
     with torch.no_grad():
         logits = {name: v.model(batch) for name, v in variants.items()}
     for name, found in logits.items():
-        torch.testing.assert_close(
-            found, logits[OWN], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found, logits[OWN], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def run_log(config: RunConfig, *, rounds: int, warmup: int, steps: int) -> dict[str, Any]:
@@ -170,14 +169,20 @@ def run_log(config: RunConfig, *, rounds: int, warmup: int, steps: int) -> dict[
 
     seconds = interleave(
         {name: piece(name) for name in variants}, rounds=rounds, warmup=warmup, label=Path(config.data).stem
-    )  # fmt: skip
+    )
     own = np.asarray(seconds[OWN])
     epoch = -(-len(samples) // config.batch_size)
     share = epoch / (steps * rounds)
     result: dict[str, Any] = {
-        "log": Path(config.data).stem, "items": prepared.log.num_items, "samples": len(samples),
-        "batch_size": config.batch_size, "dim": config.dim, "rounds": rounds, "steps": steps,
-        "variants": {}}  # fmt: skip
+        "log": Path(config.data).stem,
+        "items": prepared.log.num_items,
+        "samples": len(samples),
+        "batch_size": config.batch_size,
+        "dim": config.dim,
+        "rounds": rounds,
+        "steps": steps,
+        "variants": {},
+    }
     for name, values in seconds.items():
         variant = variants[name]
         variant.laps.skip()
@@ -215,9 +220,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="timed pieces of every variant")
     parser.add_argument("--warmup", type=int, default=1, help="pieces not timed")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/out/din.json"), help="JSON file"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/din.json"), help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -225,15 +228,9 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for data in args.data:
         config = RunConfig.build(
-            data=str(data),
-            model="din",
-            dim=args.dim,
-            batch_size=args.batch_size,
-            threads=args.threads,
+            data=str(data), model="din", dim=args.dim, batch_size=args.batch_size, threads=args.threads
         )
-        result["logs"].append(
-            run_log(config, rounds=args.rounds, warmup=args.warmup, steps=args.steps)
-        )
+        result["logs"].append(run_log(config, rounds=args.rounds, warmup=args.warmup, steps=args.steps))
         write_json(args.out, result)
     print(din_table(result))
     print(f"\nwritten to {args.out}")

@@ -112,9 +112,7 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
             peaks.append(peak.peak_mb - peak.before_mb)
         kept = saved_bytes(lambda name=name: forward(name)) / 2**20  # type: ignore[misc]
         memory[name] = {"peak_mb": round(sorted(peaks)[1], 1), "saved_mb": round(kept, 1)}
-    result: dict[str, Any] = {
-        "form": form, "features": features, "hidden": list(hidden), "pairs": positions,
-    }  # fmt: skip
+    result: dict[str, Any] = {"form": form, "features": features, "hidden": list(hidden), "pairs": positions}
     for part, run in (("forward", inference), ("forward+backward", both)):
         calls = {name: (lambda _, name=name, run=run: run(name)) for name in VARIANTS}
         seconds = interleave(calls, rounds=rounds, warmup=3, label=f"{form} {part}")
@@ -125,15 +123,11 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--rounds", type=int, default=15, help="timed rounds (default: %(default)s)"
-    )
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
     cells = [cell(**one, rounds=args.rounds) for one in CELLS]  # type: ignore[arg-type]
-    result = {
-        "machine": machine(), "batch": BATCH, "longest": LONGEST, "rounds": args.rounds, "cells": cells,
-    }  # fmt: skip
+    result = {"machine": machine(), "batch": BATCH, "longest": LONGEST, "rounds": args.rounds, "cells": cells}
     print(din_attention_table(result))
     if args.json:
         write_json(args.json, result)

@@ -67,8 +67,8 @@ class Tables:
         rows, inverse = ids.unique(return_inverse=True)
         starts = torch.arange(len(rows) + 1, device=ids.device)
         bags = self.central(
-            case.neighbors[rows].reshape(-1), starts * case.cell.neighbors,
-            case.weights[rows].reshape(-1))  # fmt: skip
+            case.neighbors[rows].reshape(-1), starts * case.cell.neighbors, case.weights[rows].reshape(-1)
+        )
         return F.embedding(inverse, bags + self.residual(rows, starts))
 
 
@@ -77,23 +77,16 @@ def lookup(case: Case) -> LookUp:
 
 
 def _own(case: Case) -> tuple[Step, list[Tensor]]:
-    graph = rx.InterestGraph.from_csr(
-        case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy()
-    )
+    graph = rx.InterestGraph.from_csr(case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy())
     module = rx.ResEmbedding(graph, case.cell.dim, link="given", sparse=True)
-    module.central, module.residual = (
-        nn.Parameter(t.detach().clone()) for t in (case.central, case.residual)
-    )
+    module.central, module.residual = (nn.Parameter(t.detach().clone()) for t in (case.central, case.residual))
     rx.optim.Adagrad(module.parameters(), lr=LR, eps=EPS).step_in_backward(module)
     return lambda ids, upstream: module(ids).backward(upstream), [module.central, module.residual]
 
 
 def _torch(case: Case) -> tuple[Step, list[Tensor]]:
     tables = [case.central, case.residual]
-    look_up, optimizer = (
-        bag_over_unique(case),
-        torch.optim.Adagrad(tables, lr=LR, eps=EPS),
-    )
+    look_up, optimizer = (bag_over_unique(case), torch.optim.Adagrad(tables, lr=LR, eps=EPS))
 
     def step(ids: Tensor, upstream: Tensor) -> None:
         look_up(ids).backward(upstream)
@@ -109,9 +102,7 @@ def _fbgemm(case: Case) -> tuple[Step, list[Tensor]]:
     return lambda ids, upstream: tables.look_up(ids).backward(upstream), weights
 
 
-def run_adagrad(
-    case: Case, *, rounds: int, warmup: int, slow: float | None = None
-) -> dict[str, Any]:
+def run_adagrad(case: Case, *, rounds: int, warmup: int, slow: float | None = None) -> dict[str, Any]:
     """The whole step with Adagrad: ours, torch's and FBGEMM's, checked to move the tables alike.
 
     Changes the case's tables.
@@ -146,7 +137,10 @@ def run_adagrad(
 
     seconds = interleave(
         {name: run(step) for name, (step, _) in made.items()},
-        rounds=rounds, warmup=warmup, label=f"{case.cell.name}, Adagrad",
-        slow=(OWN, slow) if slow else None)  # fmt: skip
+        rounds=rounds,
+        warmup=warmup,
+        label=f"{case.cell.name}, Adagrad",
+        slow=(OWN, slow) if slow else None,
+    )
     refused = {} if missing is None else {LOOKUP: missing}
     return {"adagrad": summary(seconds, OWN), "refused": refused}

@@ -51,9 +51,7 @@ def simulate(path: Path, events: int, block: int = 4_000_000) -> None:
         for begin in range(0, events, block):
             stamp = np.arange(begin, min(events, begin + block))
             user = mixed(stamp) % np.uint64(users)
-            stay = (stamp + (mixed(user) % np.uint64(STAY * users)).astype(np.int64)) // (
-                STAY * users
-            )
+            stay = (stamp + (mixed(user) % np.uint64(STAY * users)).astype(np.int64)) // (STAY * users)
             domain = mixed(user * np.uint64(1 << 20) + stay.astype(np.uint64)) % np.uint64(DOMAINS)
             uniform = mixed(stamp + (1 << 50)) / 2.0**64
             rank = np.exp(uniform * np.log(per_domain + 1)).astype(np.int64) - 1
@@ -66,9 +64,7 @@ def simulate(path: Path, events: int, block: int = 4_000_000) -> None:
 def ours(path: Path) -> Any:
     from resemb_ext.graph import InterestGraph
 
-    return InterestGraph.from_parquet(
-        path, num_items=ITEMS, window=WINDOW, top_k=TOP_K, self_weight=0, threads=2
-    )
+    return InterestGraph.from_parquet(path, num_items=ITEMS, window=WINDOW, top_k=TOP_K, self_weight=0, threads=2)
 
 
 def rows_of(method: str, found: Any) -> Rows:
@@ -126,21 +122,15 @@ def measure(method: str, path: Path, limit: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.graph", "--child", method, "--file", str(path)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "2"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=limit
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"failed": f"more than {limit:.0f} s"}
     if done.returncode:
-        return {
-            "failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]
-        }
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_cell(
-    cell: dict[str, Any], methods: list[str], folder: Path, rounds: int, limit: float
-) -> None:
+def run_cell(cell: dict[str, Any], methods: list[str], folder: Path, rounds: int, limit: float) -> None:
     """Adds `rounds` runs of every method to a cell, interleaved, with the order turned each round."""
     path = folder / f"events-{cell['events']}.parquet"
     if not path.exists():
@@ -160,9 +150,7 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, nargs="+", default=[10**5, 10**6, 10**7, 10**8])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--peers-up-to", type=int, default=10**7, help="largest log for the other methods"
-    )
+    parser.add_argument("--peers-up-to", type=int, default=10**7, help="largest log for the other methods")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of every method")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="result to add the runs to")
     parser.add_argument("--limit", type=float, default=600, help="seconds a run may take")
@@ -192,12 +180,7 @@ def main() -> None:
         result = {"machine": machine() | versions, "settings": settings, "cells": cells}
         write_text(args.out, json.dumps(result, indent=1) + "\n")
     for cell in cells:
-        if (
-            len(
-                {run["digest"] for runs in cell["runs"].values() for run in runs if "digest" in run}
-            )
-            > 1
-        ):
+        if len({run["digest"] for runs in cell["runs"].values() for run in runs if "digest" in run}) > 1:
             raise SystemExit(f"{cell['events']:,} events: the methods disagree, see {args.out}")
 
 

@@ -55,9 +55,7 @@ def scipy(path: Path) -> Packed:
     np.cumsum(near.sum(1, dtype=np.int32), out=starts[1:])
     after = after[near]
     ahead = csr_array((np.ones(len(after), np.int32), after, starts), shape=(size, ITEMS))
-    events = csr_array(
-        (np.ones(size, np.int32), item, np.arange(size + 1, dtype=np.int32)), shape=(size, ITEMS)
-    )
+    events = csr_array((np.ones(size, np.int32), item, np.arange(size + 1, dtype=np.int32)), shape=(size, ITEMS))
     forward = events.T.tocsr() @ ahead
     del near, after, ahead, events
     # Transposing sorts the rows, and sorted rows add faster.
@@ -97,11 +95,7 @@ def polars(path: Path) -> Any:
     import polars as pl
 
     log = pl.read_parquet(path)
-    log = (
-        log.sort("user_id", maintain_order=True)
-        if log["timestamp"].is_sorted()
-        else log.sort("user_id", "timestamp")
-    )
+    log = log.sort("user_id", maintain_order=True) if log["timestamp"].is_sorted() else log.sort("user_id", "timestamp")
     events = log.lazy().select("user_id", pl.col("item_id").cast(pl.UInt64).alias("i"))
     del log
     same = [pl.col("user_id") == pl.col("user_id").shift(gap) for gap in range(1, WINDOW + 1)]
@@ -110,16 +104,16 @@ def polars(path: Path) -> Any:
         other = pl.col("i").shift(gap)
         pair = pl.min_horizontal("i", other) * (LAST + 1) + pl.max_horizontal("i", other)
         pairs.append(
-            events.select(
-                pl.when(same[gap - 1] & (pl.col("i") != other)).then(pair).alias("pair")
-            ).drop_nulls()
+            events.select(pl.when(same[gap - 1] & (pl.col("i") != other)).then(pair).alias("pair")).drop_nulls()
         )
     runs = pl.concat(pairs).select(pl.col("pair").sort().rle()).unnest("pair").collect()
     low, high = pl.col("value") % (LAST + 1), pl.col("value") // (LAST + 1)
     count = pl.col("len").cast(pl.UInt64) * (LAST + 1) + LAST
     # Counts stay below 2^24.
-    both = [runs.lazy().select((high * (1 << 44) + count - low).alias("key")),
-            runs.lazy().select((low * (1 << 44) + count - high).alias("key"))]  # fmt: skip
+    both = [
+        runs.lazy().select((high * (1 << 44) + count - low).alias("key")),
+        runs.lazy().select((low * (1 << 44) + count - high).alias("key")),
+    ]
     ranked = pl.concat(both).select(pl.col("key").sort(descending=True)).collect()
     row = pl.col("key") // (1 << 44)
     first = pl.when(row != row.shift(1)).then(pl.col("at")).forward_fill().fill_null(0)

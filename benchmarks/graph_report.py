@@ -37,9 +37,7 @@ def graph_table(result: dict[str, Any]) -> str:
                 for run in cell["runs"].get(method, [])[:1]:
                     lines.append(f"| {cell['events']:,} | {method} | | {run['failed']} | | | |")
                 continue
-            figures = [
-                median(r[name] for r in runs) for name in ("seconds", "cpu_seconds", "peak_mib")
-            ]
+            figures = [median(r[name] for r in runs) for name in ("seconds", "cpu_seconds", "peak_mib")]
             ratio = _ratios(cell, method)
             lines.append(
                 f"| {cell['events']:,} | {method} | {len(runs)} | {figures[0]:.2f} | {figures[1]:.2f} | "
@@ -84,13 +82,7 @@ def draw_graph(result: dict[str, Any], path: Path) -> None:
             runs = [[run[field] for run in _good(cell, method)] for cell in cells]
             middle = [median(values) for values in runs]
             (line,) = axis.loglog(events, middle, marker="o", ms=4, label=method)
-            axis.fill_between(
-                events,
-                [min(v) for v in runs],
-                [max(v) for v in runs],
-                color=line.get_color(),
-                alpha=0.2,
-            )
+            axis.fill_between(events, [min(v) for v in runs], [max(v) for v in runs], color=line.get_color(), alpha=0.2)
         axis.set(xlabel="events", ylabel=label)
         axis.grid(True, alpha=0.3)
     axes[0].legend()

@@ -20,9 +20,7 @@ LEVEL = 0.90  # of the interval, so that both one-sided tests are at 5 %
 OPTIMIZERS = ("dense", "lazy")
 
 
-def compare(
-    data: Path, model: str, seeds: tuple[int, ...], threads: int, **options: Any
-) -> dict[str, Any]:
+def compare(data: Path, model: str, seeds: tuple[int, ...], threads: int, **options: Any) -> dict[str, Any]:
     """Trains plain and res with both optimizers at the same options.
 
     Returns:
@@ -33,8 +31,16 @@ def compare(
     for optimizer in OPTIMIZERS:
         with tempfile.TemporaryDirectory(prefix="lazy-") as folder:
             config = RunConfig.build(
-                data=str(data), model=model, embedding="both", seed=seeds, threads=threads,
-                table_optimizer=optimizer, out=folder, overwrite=True, **options)  # fmt: skip
+                data=str(data),
+                model=model,
+                embedding="both",
+                seed=seeds,
+                threads=threads,
+                table_optimizer=optimizer,
+                out=folder,
+                overwrite=True,
+                **options,
+            )
             done = run(config)
         for entry in done.result["runs"]:
             values = auc.setdefault(entry["embedding"], {}).setdefault(optimizer, [])
@@ -45,8 +51,14 @@ def compare(
         inside = found["low"] is not None and found["low"] > -MARGIN and found["high"] < MARGIN
         differences[arm] = {**found, "within": inside}
     return {
-        "log": data.stem, "model": model, "seeds": list(seeds), "margin": MARGIN,
-        "options": options, "auc": auc, "lazy_minus_dense": differences}  # fmt: skip
+        "log": data.stem,
+        "model": model,
+        "seeds": list(seeds),
+        "margin": MARGIN,
+        "options": options,
+        "auc": auc,
+        "lazy_minus_dense": differences,
+    }
 
 
 def main() -> None:
@@ -60,9 +72,7 @@ def main() -> None:
     parser.add_argument("--model", default="dnn")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/out/lazy.json"), help="JSON file"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/lazy.json"), help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +82,7 @@ def main() -> None:
         settings.append({})
     result: dict[str, Any] = {"machine": machine(), "comparisons": []}
     for options in settings:
-        result["comparisons"].append(
-            compare(args.data, args.model, tuple(args.seeds), args.threads, **options)
-        )
+        result["comparisons"].append(compare(args.data, args.model, tuple(args.seeds), args.threads, **options))
         write_json(args.out, result)
     print(lazy_table(result))
     print(f"\nwritten to {args.out}")

@@ -14,15 +14,7 @@ from torch import Tensor
 from benchmarks import fbgemm
 from benchmarks.cells import Case, Cell, compared_rows, make_case
 from benchmarks.machine import too_much
-from benchmarks.peers import (
-    OWN,
-    PLAIN,
-    LookUp,
-    needs,
-    operator,
-    peers_of,
-    plain_embedding,
-)
+from benchmarks.peers import OWN, PLAIN, LookUp, needs, operator, peers_of, plain_embedding
 from benchmarks.step_cell import run_step
 from benchmarks.timing import best, interleave, summary
 
@@ -55,9 +47,7 @@ def check_equal(case: Case, variants: dict[str, LookUp]) -> dict[str, str]:
         expected = expected or found
         for value, reference in zip(found, expected, strict=True):
             if case.central.dtype == torch.float32:
-                torch.testing.assert_close(
-                    value, reference, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-                )
+                torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
                 continue
             # torch's sums round to bfloat16 at every term of a popular row's gradient.
             atol = 0.05 * float(reference.abs().max())
@@ -128,8 +118,8 @@ def run_cell(
         if phase == "forward" and cell.every_peer and fbgemm.why_not() is None:
             timed[fbgemm.LOOKUP] = forward(_checked_fbgemm(case))
         seconds = interleave(
-            timed, rounds=rounds, warmup=warmup, label=f"{cell.name}, {phase}",
-            slow=(OWN, slow) if slow else None)  # fmt: skip
+            timed, rounds=rounds, warmup=warmup, label=f"{cell.name}, {phase}", slow=(OWN, slow) if slow else None
+        )
         result[phase] = summary(seconds, OWN)
         peers = [name for name in seconds if name not in (OWN, PLAIN)]
         result[f"best_peer_{phase}"] = best(result[phase], peers)

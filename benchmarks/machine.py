@@ -19,9 +19,7 @@ def _commit() -> str:
     folder = Path(__file__).parent
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
+            ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True
         )
     except OSError:  # no git here
         return "unknown"

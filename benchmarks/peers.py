@@ -20,8 +20,8 @@ LookUp = Callable[[Tensor], Tensor]  # ids [P] to vectors [P, D]
 def operator(case: Case) -> LookUp:
     def look_up(ids: Tensor) -> Tensor:
         return functional.res_embedding(
-            ids, case.central, case.residual, case.indptr, case.neighbors32, case.link_weights,
-            sparse=True)  # fmt: skip
+            ids, case.central, case.residual, case.indptr, case.neighbors32, case.link_weights, sparse=True
+        )
 
     return look_up
 
@@ -31,9 +31,7 @@ def gather(case: Case) -> LookUp:
 
     def look_up(ids: Tensor) -> Tensor:
         rows = F.embedding(case.neighbors[ids], case.central, sparse=True)
-        return (rows * case.weights[ids][:, :, None]).sum(1) + F.embedding(
-            ids, case.residual, sparse=True
-        )
+        return (rows * case.weights[ids][:, :, None]).sum(1) + F.embedding(ids, case.residual, sparse=True)
 
     return look_up
 
@@ -53,8 +51,8 @@ def bag_over_positions(case: Case, sparse: bool = True) -> LookUp:
 
     def look_up(ids: Tensor) -> Tensor:
         rows = F.embedding_bag(
-            case.neighbors[ids], case.central, mode="sum", sparse=sparse,
-            per_sample_weights=case.weights[ids])  # fmt: skip
+            case.neighbors[ids], case.central, mode="sum", sparse=sparse, per_sample_weights=case.weights[ids]
+        )
         return rows + F.embedding(ids, case.residual, sparse=sparse)
 
     return look_up
@@ -71,8 +69,8 @@ def bag_over_unique(case: Case, sparse: bool = True) -> LookUp:
     def look_up(ids: Tensor) -> Tensor:
         rows, inverse = ids.unique(return_inverse=True)
         table = F.embedding_bag(
-            case.neighbors[rows], case.central, mode="sum", sparse=sparse,
-            per_sample_weights=case.weights[rows])  # fmt: skip
+            case.neighbors[rows], case.central, mode="sum", sparse=sparse, per_sample_weights=case.weights[rows]
+        )
         table = table + F.embedding(rows, case.residual, sparse=sparse)
         return F.embedding(inverse, table)
 

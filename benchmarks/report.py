@@ -96,9 +96,7 @@ def din_table(result: dict[str, Any]) -> str:
         for name, v in log["variants"].items():
             low, middle, high = v["ratio"]
             parts = " | ".join(f"{seconds:.2f}" for seconds in v["epoch_s"].values())
-            lines.append(
-                f"| {name} | {v['samples_per_s']:,} | {middle:.2f} [{low:.2f}, {high:.2f}] | {parts} |"
-            )
+            lines.append(f"| {name} | {v['samples_per_s']:,} | {middle:.2f} [{low:.2f}, {high:.2f}] | {parts} |")
         lines.append("")
     return "\n".join(lines).rstrip()
 

@@ -26,8 +26,8 @@ def _step(case: Case, tables: list[Tensor], scale: int) -> Callable[[int], None]
     lengths = np.zeros(items, dtype=np.int64)
     lengths[::scale] = neighbors
     graph = rx.InterestGraph.from_csr(
-        np.concatenate([[0], np.cumsum(lengths)]), case.neighbors32.numpy() * scale,
-        case.link_weights.numpy())  # fmt: skip
+        np.concatenate([[0], np.cumsum(lengths)]), case.neighbors32.numpy() * scale, case.link_weights.numpy()
+    )
     module = rx.ResEmbedding(graph, dim, link="given", sparse=True)
     module.central, module.residual = (nn.Parameter(t.detach()) for t in tables[:2])
     rx.optim.Adam(module.parameters(), lr=LR).step_in_backward(module)

@@ -14,16 +14,7 @@ from benchmarks.ceiling import FORMULA, ceiling, measure_rates
 from benchmarks.cells import Case
 from benchmarks.machine import too_much
 from benchmarks.report import OWN_STEP
-from benchmarks.steps import (
-    OWN_STEPS,
-    Bench,
-    Step,
-    check_steps,
-    make_steps,
-    needs,
-    plain_steps,
-    res_steps,
-)
+from benchmarks.steps import OWN_STEPS, Bench, Step, check_steps, make_steps, needs, plain_steps, res_steps
 from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
 from resemb_ext.train.memory import PeakMemory
@@ -73,8 +64,11 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
 
     seconds = interleave(
         {name: run(step) for name, step in steps.items()},
-        rounds=rounds, warmup=warmup, label=f"{cell.name}, step",
-        slow=(OWN, slow) if slow else None)  # fmt: skip
+        rounds=rounds,
+        warmup=warmup,
+        label=f"{cell.name}, step",
+        slow=(OWN, slow) if slow else None,
+    )
     times = summary(seconds, OWN)
     unique, touched = case.touched
     size = case.central.element_size()
@@ -95,9 +89,7 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
     return result
 
 
-def _memory_bound(
-    case: Case, bench: Bench, unique: int, touched: int, rounds: int
-) -> dict[str, Any]:
+def _memory_bound(case: Case, bench: Bench, unique: int, touched: int, rounds: int) -> dict[str, Any]:
     rates = measure_rates(case.central.detach(), bench.moments[0], _touched_rows(case), rounds)
     return {
         "rates": {name: round(value, 2) for name, value in rates.items()},

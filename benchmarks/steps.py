@@ -78,9 +78,7 @@ def _share(optimizer: torch.optim.Optimizer, bench: Bench) -> None:
             first, second = bench.moments_of(table, own=isinstance(optimizer, rx.optim.Adam))
             optimizer.state[table] = {
                 # Fused Adam wants its count beside the table.
-                "step": 0
-                if sparse_adam
-                else torch.tensor(0.0, device=table.device if group.get("fused") else "cpu"),
+                "step": 0 if sparse_adam else torch.tensor(0.0, device=table.device if group.get("fused") else "cpu"),
                 "exp_avg": first,
                 "exp_avg_sq": second,
             }
@@ -110,16 +108,13 @@ def own(bench: Bench) -> Step:
 
 def own_in_backward(bench: Bench) -> Step:
     case = bench.case
-    graph = rx.InterestGraph.from_csr(
-        case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy()
-    )
+    graph = rx.InterestGraph.from_csr(case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy())
     module = rx.ResEmbedding(graph, case.central.shape[1], link="given", sparse=True)
     module.central, module.residual = (torch.nn.Parameter(t.detach()) for t in bench.tables[:2])
     optimizer = rx.optim.Adam(module.parameters(), lr=bench.lr, eps=bench.eps)
     optimizer.step_in_backward(module)
     for table, pair in zip((module.central, module.residual), bench.own_moments[:2], strict=True):
-        optimizer.state[table] = {
-            "step": torch.tensor(0.0), "exp_avg": pair[0], "exp_avg_sq": pair[1]}  # fmt: skip
+        optimizer.state[table] = {"step": torch.tensor(0.0), "exp_avg": pair[0], "exp_avg_sq": pair[1]}
 
     def step(ids: Tensor, upstream: Tensor) -> None:
         module(ids).backward(upstream)
@@ -130,9 +125,7 @@ def own_in_backward(bench: Bench) -> Step:
 def unique_sparse_adam(bench: Bench) -> Step:
     tables = bench.tables[:2]
     return _with_optimizer(
-        bag_over_unique(bench.case),
-        torch.optim.SparseAdam(tables, lr=bench.lr, eps=bench.eps),
-        bench,
+        bag_over_unique(bench.case), torch.optim.SparseAdam(tables, lr=bench.lr, eps=bench.eps), bench
     )
 
 
@@ -196,8 +189,12 @@ def materialise(bench: Bench) -> Step:
     case = bench.case
     items = case.central.shape[0]
     matrix = torch.sparse_csr_tensor(
-        case.indptr, case.neighbors32.to(torch.int64), case.link_weights.to(case.central.dtype),
-        (items, items), check_invariants=False)  # fmt: skip
+        case.indptr,
+        case.neighbors32.to(torch.int64),
+        case.link_weights.to(case.central.dtype),
+        (items, items),
+        check_invariants=False,
+    )
 
     def look_up(ids: Tensor) -> Tensor:
         return F.embedding(ids, matrix @ case.central + case.residual)
@@ -240,10 +237,7 @@ def plain_own_adam(bench: Bench) -> Step:
 
 
 Makers = dict[str, Callable[[Bench], Step]]
-OWN_STEPS: Makers = {
-    "resemb_ext, optim.Adam": own,
-    "resemb_ext, Adam in backward": own_in_backward,
-}
+OWN_STEPS: Makers = {"resemb_ext, optim.Adam": own, "resemb_ext, Adam in backward": own_in_backward}
 RES_STEPS: Makers = {
     "unique + embedding_bag, SparseAdam": unique_sparse_adam,
     "unique + embedding_bag, dense fused Adam": unique_dense_adam,
@@ -262,9 +256,7 @@ MORE_RES_STEPS: Makers = {
     "unique + torch.compile of its gather, dense fused Adam": compiled_unique_dense_adam,
     "torch.compile of touched rows and lazy Adam": compiled_touched_rows,
 }
-MORE_PLAIN_STEPS: Makers = {
-    "plain, torch.compile of touched rows and lazy Adam": compiled_plain_touched_rows
-}
+MORE_PLAIN_STEPS: Makers = {"plain, torch.compile of touched rows and lazy Adam": compiled_plain_touched_rows}
 PLAIN_OWN = "plain, resemb_ext.optim.Adam"
 
 
@@ -321,9 +313,7 @@ def check_steps(bench: Bench, count: int, skip: Collection[str] = ()) -> dict[st
     rounded = bench.case.central.dtype != torch.float32
     bench = replace(bench, eps=1e-20, lr=0.05 if rounded else LR)
     ids = bench.case.batches[0][:count]
-    upstream = torch.randn(
-        ids.shape[0], bench.case.central.shape[1], dtype=bench.case.central.dtype
-    )
+    upstream = torch.randn(ids.shape[0], bench.case.central.shape[1], dtype=bench.case.central.dtype)
     rows = compared_rows(bench.case, ids)
     start = [t.detach()[rows] for t in bench.tables]
     expected: list[Tensor | None] = [None, None, None]
@@ -353,9 +343,7 @@ def check_steps(bench: Bench, count: int, skip: Collection[str] = ()) -> dict[st
 
 def _check_moves(name: str, moved: Tensor, expected: Tensor, lr: float, rounded: bool) -> None:
     if not rounded:
-        torch.testing.assert_close(
-            moved, expected, rtol=1e-2, atol=1e-2 * lr, msg=lambda m: f"{name}: {m}"
-        )
+        torch.testing.assert_close(moved, expected, rtol=1e-2, atol=1e-2 * lr, msg=lambda m: f"{name}: {m}")
         return
     rows = (moved != 0).any(1) | (expected != 0).any(1)
     close = torch.isclose(moved[rows], expected[rows], rtol=0.05, atol=0.02 * lr)

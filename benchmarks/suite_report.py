@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import (
-    OWN_STEP,
-    above_twice_average,
-    attention_table,
-    din_attention_table,
-    din_table,
-    lazy_table,
-)
+from benchmarks.report import OWN_STEP, above_twice_average, attention_table, din_attention_table, din_table, lazy_table
 from resemb_ext.train.files import write_atomic
 
 PHASES = ("forward", "forward+backward", "step")
@@ -87,10 +80,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for shift, (phase, colour) in enumerate(zip(PHASES, ("C0", "C1", "C2"), strict=True)):
         best = [cell[phase][cell[f"best_peer_{phase}"]] for cell in cells]
         middle = [v["ratio"] for v in best]
-        spread = [
-            [v["ratio"] - v["ratio_q1"] for v in best],
-            [v["ratio_q3"] - v["ratio"] for v in best],
-        ]
+        spread = [[v["ratio"] - v["ratio_q1"] for v in best], [v["ratio_q3"] - v["ratio"] for v in best]]
         places = [i + 0.25 * (shift - 1) for i in range(len(cells))]
         axes.errorbar(middle, places, xerr=spread, fmt="o", ms=3, lw=1, color=colour, label=phase)
     for bar in (1.0, BAR):
@@ -98,9 +88,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(cells)), [cell["name"] for cell in cells], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel(
-        "time of the best plain PyTorch form of Res-embedding over ours (median, quartiles)"
-    )
+    axes.set_xlabel("time of the best plain PyTorch form of Res-embedding over ours (median, quartiles)")
     axes.legend(loc="upper right", fontsize=7)
     figure.tight_layout()
     write_atomic(path, lambda target: figure.savefig(target, format="png", dpi=120))

@@ -35,13 +35,7 @@ __all__ = [
     "train",
 ]
 
-_ON_DEMAND = (
-    "data",
-    "metrics",
-    "models",
-    "testing",
-    "train",
-)  # they import pandas, matplotlib, ...
+_ON_DEMAND = ("data", "metrics", "models", "testing", "train")  # they import pandas, matplotlib, ...
 
 
 def __getattr__(name: str) -> Any:

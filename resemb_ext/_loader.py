@@ -14,9 +14,7 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).resolve().parent
-_REBUILD = (
-    'pip install --force-reinstall --no-deps resemb_ext, or "pip install ." in its source tree'
-)
+_REBUILD = 'pip install --force-reinstall --no-deps resemb_ext, or "pip install ." in its source tree'
 
 
 def _read_build() -> dict[str, Any]:

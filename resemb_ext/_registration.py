@@ -25,31 +25,61 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 @torch.library.register_fake("resemb_ext::res_embedding")
-def _(ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean,
-      out_dtype, sparse):  # fmt: skip
+def _(
+    ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean, out_dtype, sparse
+):
     rows = ids.shape[0] if offsets is None else offsets.shape[0] - 1
     out = central.new_empty((rows, central.shape[1]), dtype=out_dtype or central.dtype)
     return out, ids.new_empty((2 * ids.shape[0] + 1,), dtype=torch.int32)
 
 
 @torch.library.register_fake("resemb_ext::res_embedding_backward")
-def _(grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights,
-      padding_idx, mean, table_dtype, need_central, need_residual, need_weights,
-      need_sample_weights):  # fmt: skip
+def _(
+    grad,
+    ids,
+    plan,
+    central,
+    residual,
+    indptr,
+    neighbors,
+    weights,
+    offsets,
+    sample_weights,
+    padding_idx,
+    mean,
+    table_dtype,
+    need_central,
+    need_residual,
+    need_weights,
+    need_sample_weights,
+):
     table = (indptr.shape[0] - 1, grad.shape[1])
     return (
         grad.new_empty(table if need_central else (0,), dtype=table_dtype),
         grad.new_empty(table if need_residual else (0,), dtype=table_dtype),
         grad.new_empty(weights.shape if need_weights else (0,), dtype=weights.dtype),
-        grad.new_empty(
-            (ids.shape[0] if need_sample_weights else 0,), dtype=accumulator(table_dtype)
-        ),
+        grad.new_empty((ids.shape[0] if need_sample_weights else 0,), dtype=accumulator(table_dtype)),
     )
 
 
 @torch.library.register_fake("resemb_ext::res_embedding_backward_rows")
-def _(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample_weights, mean,
-      table_dtype, need_central, need_residual, need_weights, need_sample_weights):  # fmt: skip
+def _(
+    grad,
+    plan,
+    central,
+    residual,
+    indptr,
+    neighbors,
+    weights,
+    offsets,
+    sample_weights,
+    mean,
+    table_dtype,
+    need_central,
+    need_residual,
+    need_weights,
+    need_sample_weights,
+):
     context = torch.library.get_ctx()
     rows = context.new_dynamic_size() if need_residual else 0
     columns = context.new_dynamic_size() if need_central else 0
@@ -68,8 +98,7 @@ def _(grad, plan, central, residual, indptr, neighbors, weights, offsets, sample
 
 
 def _setup_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    (ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean,
-     _, sparse) = inputs  # fmt: skip
+    (ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean, _, sparse) = inputs
     need_central, need_residual, need_weights, need_samples = (
         ctx.needs_input_grad[i] for i in (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
     )
@@ -94,9 +123,7 @@ def _setup_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def sparse_rows(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     """A gradient from ascending, distinct indices."""
-    return torch.sparse_coo_tensor(
-        indices.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False
-    )
+    return torch.sparse_coo_tensor(indices.unsqueeze(0), values, shape, is_coalesced=True, check_invariants=False)
 
 
 def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
@@ -108,10 +135,8 @@ def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     graph = (indptr, neighbors, weights, offsets, samples)
     places = (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
     if sparse:
-        rows, row_values, columns, column_values, edges, edge_values, samples_grad = (
-            ops.res_embedding_backward_rows(
-                grad, plan, central, residual, *graph, mean, dtype, *ctx.needs
-            )
+        rows, row_values, columns, column_values, edges, edge_values, samples_grad = ops.res_embedding_backward_rows(
+            grad, plan, central, residual, *graph, mean, dtype, *ctx.needs
         )
         table_shape, weights_shape = ctx.shapes
         gradients = (
@@ -129,9 +154,7 @@ def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     return tuple(result)
 
 
-torch.library.register_autograd(
-    "resemb_ext::res_embedding", _backward_forward, setup_context=_setup_forward
-)
+torch.library.register_autograd("resemb_ext::res_embedding", _backward_forward, setup_context=_setup_forward)
 
 
 def _setup_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -146,20 +169,14 @@ def _total(terms: list[Tensor]) -> Tensor | None:
 
 
 def _backward_backward(
-    ctx: Any,
-    g_central: Tensor | None,
-    g_residual: Tensor | None,
-    g_weights: Tensor | None,
-    g_samples: Tensor | None,
+    ctx: Any, g_central: Tensor | None, g_residual: Tensor | None, g_weights: Tensor | None, g_samples: Tensor | None
 ) -> tuple:
     """Gradients of the dense backward's outputs with respect to its inputs.
 
     Its outputs are, with G = the upstream gradient summed per row under sample weights c:
     grad C = W^T G, grad R = G, grad w_ij = G_i . C_j, grad c_p = grad_p . E_p.
     """
-    grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, samples = (
-        ctx.saved_tensors
-    )
+    grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
     padding_idx, mean, dtype = ctx.settings
     want_central, want_residual, want_weights, want_samples = ctx.wanted
     shape = (indptr.shape[0] - 1, grad.shape[1])
@@ -168,15 +185,27 @@ def _backward_backward(
         return grad.new_zeros(shape, dtype=dtype) if t is None else t
 
     def look_up(c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
-        return ops.res_embedding(ids, table(c), table(r), indptr, neighbors, w, offsets, s,
-                                 padding_idx, mean, grad.dtype, False)[0]  # fmt: skip
+        return ops.res_embedding(
+            ids, table(c), table(r), indptr, neighbors, w, offsets, s, padding_idx, mean, grad.dtype, False
+        )[0]
 
-    def gradient(
-        which: int, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None
-    ) -> Tensor:
+    def gradient(which: int, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
         return ops.res_embedding_backward(
-            grad, ids, plan, table(c), table(r), indptr, neighbors, w, offsets, s, padding_idx, mean,
-            dtype, *(which == i for i in range(4)))[which]  # fmt: skip
+            grad,
+            ids,
+            plan,
+            table(c),
+            table(r),
+            indptr,
+            neighbors,
+            w,
+            offsets,
+            s,
+            padding_idx,
+            mean,
+            dtype,
+            *(which == i for i in range(4)),
+        )[which]
 
     gw = g_weights if want_weights else None
     gs = g_samples if want_samples else None
@@ -209,19 +238,13 @@ def _backward_backward(
     return tuple(result)
 
 
-torch.library.register_autograd(
-    "resemb_ext::res_embedding_backward", _backward_backward, setup_context=_setup_backward
-)
+torch.library.register_autograd("resemb_ext::res_embedding_backward", _backward_backward, setup_context=_setup_backward)
 
 
 def _refuse_double_backward(ctx: Any, *_: Any) -> tuple:
-    raise RuntimeError(
-        "resemb_ext: double backward through sparse gradients is not defined; use sparse=False"
-    )
+    raise RuntimeError("resemb_ext: double backward through sparse gradients is not defined; use sparse=False")
 
 
 torch.library.register_autograd(
-    "resemb_ext::res_embedding_backward_rows",
-    _refuse_double_backward,
-    setup_context=lambda ctx, inputs, output: None,
+    "resemb_ext::res_embedding_backward_rows", _refuse_double_backward, setup_context=lambda ctx, inputs, output: None
 )

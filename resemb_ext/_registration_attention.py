@@ -18,8 +18,25 @@ _CENTRAL, _RESIDUAL, _LINK, _SAMPLE_WEIGHTS = 1, 2, (6, 7, 8), 11
 
 
 @torch.library.register_fake("resemb_ext::attention_embedding")
-def _(ids, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, seed, offsets,
-      sample_weights, padding_idx, mean, dropout, out_dtype, sparse):  # fmt: skip
+def _(
+    ids,
+    central,
+    residual,
+    indptr,
+    neighbors,
+    log_weights,
+    a_src,
+    a_dst,
+    b,
+    seed,
+    offsets,
+    sample_weights,
+    padding_idx,
+    mean,
+    dropout,
+    out_dtype,
+    sparse,
+):
     rows = ids.shape[0] if offsets is None else offsets.shape[0] - 1
     out = central.new_empty((rows, central.shape[1]), dtype=out_dtype or central.dtype)
     return out, ids.new_empty((2 * ids.shape[0] + 1,), dtype=torch.int32)
@@ -37,9 +54,27 @@ def _small_gradients(
 
 
 @torch.library.register_fake("resemb_ext::attention_embedding_backward")
-def _(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, seed, offsets,
-      sample_weights, mean, dropout, need_central, need_residual, need_attention,
-      need_sample_weights):  # fmt: skip
+def _(
+    grad,
+    plan,
+    central,
+    residual,
+    indptr,
+    neighbors,
+    log_weights,
+    a_src,
+    a_dst,
+    b,
+    seed,
+    offsets,
+    sample_weights,
+    mean,
+    dropout,
+    need_central,
+    need_residual,
+    need_attention,
+    need_sample_weights,
+):
     return (
         central.new_empty(central.shape if need_central else (0,)),
         central.new_empty(central.shape if need_residual else (0,)),
@@ -48,9 +83,27 @@ def _(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_ds
 
 
 @torch.library.register_fake("resemb_ext::attention_embedding_backward_rows")
-def _(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, seed, offsets,
-      sample_weights, mean, dropout, need_central, need_residual, need_attention,
-      need_sample_weights):  # fmt: skip
+def _(
+    grad,
+    plan,
+    central,
+    residual,
+    indptr,
+    neighbors,
+    log_weights,
+    a_src,
+    a_dst,
+    b,
+    seed,
+    offsets,
+    sample_weights,
+    mean,
+    dropout,
+    need_central,
+    need_residual,
+    need_attention,
+    need_sample_weights,
+):
     context = torch.library.get_ctx()
     rows = context.new_dynamic_size() if need_residual else 0
     columns = context.new_dynamic_size() if need_central else 0
@@ -65,12 +118,27 @@ def _(grad, plan, central, residual, indptr, neighbors, log_weights, a_src, a_ds
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    (_, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, seed, offsets,
-     sample_weights, _, mean, dropout, _, sparse) = inputs  # fmt: skip
+    (
+        _,
+        central,
+        residual,
+        indptr,
+        neighbors,
+        log_weights,
+        a_src,
+        a_dst,
+        b,
+        seed,
+        offsets,
+        sample_weights,
+        _,
+        mean,
+        dropout,
+        _,
+        sparse,
+    ) = inputs
     if ctx.needs_input_grad[5]:
-        raise RuntimeError(
-            "log_weights: requires gradients, which the attention link does not give"
-        )
+        raise RuntimeError("log_weights: requires gradients, which the attention link does not give")
     ctx.needs = (
         ctx.needs_input_grad[_CENTRAL],
         ctx.needs_input_grad[_RESIDUAL],
@@ -79,8 +147,19 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     )
     # R may change between forward and backward unless the sample weights' gradient reads it.
     ctx.save_for_backward(
-        output[1], central, residual if ctx.needs[3] else None, indptr, neighbors, log_weights,
-        a_src, a_dst, b, seed, offsets, sample_weights)  # fmt: skip
+        output[1],
+        central,
+        residual if ctx.needs[3] else None,
+        indptr,
+        neighbors,
+        log_weights,
+        a_src,
+        a_dst,
+        b,
+        seed,
+        offsets,
+        sample_weights,
+    )
     ctx.settings = (mean, dropout)
     ctx.sparse = sparse
     ctx.set_materialize_grads(False)
@@ -94,9 +173,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     inputs = (grad, *ctx.saved_tensors, *ctx.settings, *ctx.needs)
     need_central, need_residual, _, need_samples = ctx.needs
     if ctx.sparse:
-        rows, row_values, columns, column_values, *small = ops.attention_embedding_backward_rows(
-            *inputs
-        )
+        rows, row_values, columns, column_values, *small = ops.attention_embedding_backward_rows(*inputs)
         shape = central.shape
         grad_central = sparse_rows(columns, column_values, shape) if need_central else None
         grad_residual = sparse_rows(rows, row_values, shape) if need_residual else None
@@ -121,6 +198,4 @@ def _refuse(ctx: Any, *_: Any) -> tuple:
 
 
 for _name in ("attention_embedding_backward", "attention_embedding_backward_rows"):
-    torch.library.register_autograd(
-        f"resemb_ext::{_name}", _refuse, setup_context=lambda ctx, inputs, output: None
-    )
+    torch.library.register_autograd(f"resemb_ext::{_name}", _refuse, setup_context=lambda ctx, inputs, output: None)

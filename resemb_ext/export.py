@@ -73,8 +73,7 @@ class ScoringModule(nn.Module):
             )
         if model.padding_idx != PADDING:
             raise ValueError(
-                f"model: its item embedding must have padding_idx {PADDING} to be exported, found "
-                f"{model.padding_idx}"
+                f"model: its item embedding must have padding_idx {PADDING} to be exported, found {model.padding_idx}"
             )
         self.model = fold(model).eval()
         for name, value in self.model.state_dict().items():
@@ -161,9 +160,7 @@ def export_run(
     return place
 
 
-def write_export(
-    module: ScoringModule, items: IdMap, max_history: int, place: Path, *, onnx: bool = False
-) -> None:
+def write_export(module: ScoringModule, items: IdMap, max_history: int, place: Path, *, onnx: bool = False) -> None:
     """Writes program and id map into an empty folder, and checks what the program scores.
 
     Args:
@@ -184,13 +181,8 @@ def write_export(
     history[1] = PADDING
     history[2, max_history // 2 :] = PADDING
     rows = torch.export.Dim("batch", min=1)
-    program = torch.export.export(
-        module, (target, history), dynamic_shapes={"target": {0: rows}, "history": {0: rows}}
-    )
-    foreign = sorted({
-        str(node.target) for node in program.graph.nodes
-        if str(node.target).startswith("resemb_ext")
-    })  # fmt: skip
+    program = torch.export.export(module, (target, history), dynamic_shapes={"target": {0: rows}, "history": {0: rows}})
+    foreign = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("resemb_ext")})
     if foreign:
         raise ValueError(
             f"model: cannot be exported, since {', '.join(foreign)} would be needed to load it; "
@@ -204,7 +196,9 @@ def write_export(
         _same(PROGRAM, loaded(target, history), expected)
         _same(PROGRAM, loaded(target[:1], history[:1]), single)
     if onnx:
-        written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["target", "history"], output_names=["logit"])  # fmt: skip
+        written = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["target", "history"], output_names=["logit"]
+        )
         assert written is not None
         written.save(str(place / ONNX))
         score = _onnx_scorer(place / ONNX)
@@ -235,9 +229,7 @@ def _need_onnx() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            raise ImportError(
-                f'onnx: needs {name} (pip install "resemb_ext[onnx]"): {error}'
-            ) from error
+            raise ImportError(f'onnx: needs {name} (pip install "resemb_ext[onnx]"): {error}') from error
 
 
 def _check_place(place: Path, overwrite: bool) -> None:
@@ -249,9 +241,7 @@ def _check_place(place: Path, overwrite: bool) -> None:
     if held and ABOUT not in held:
         raise ValueError(f"out: {place} holds other files, say {min(held)}; choose another folder")
     if held and not overwrite:
-        raise ValueError(
-            f"out: {place} holds an earlier export; choose another folder or give --overwrite"
-        )
+        raise ValueError(f"out: {place} holds an earlier export; choose another folder or give --overwrite")
 
 
 def _put(temporary: Path, place: Path) -> None:

@@ -124,18 +124,7 @@ def res_embedding_bag(
         ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
     )
     out, _ = (operator or _ops.res_embedding)(
-        flat,
-        central,
-        residual,
-        indptr,
-        neighbors,
-        weights,
-        bounds,
-        samples,
-        padding,
-        mean,
-        out_dtype,
-        sparse,
+        flat, central, residual, indptr, neighbors, weights, bounds, samples, padding, mean, out_dtype, sparse
     )
     return out
 
@@ -280,9 +269,7 @@ def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:
     if padding_idx is None:
         return -1
     if not -num_items <= padding_idx < num_items:
-        raise ValueError(
-            f"padding_idx: found {padding_idx}; expected one in [{-num_items}, {num_items}) or None"
-        )
+        raise ValueError(f"padding_idx: found {padding_idx}; expected one in [{-num_items}, {num_items}) or None")
     return padding_idx % num_items
 
 
@@ -302,15 +289,11 @@ def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -
     if ids.dim() != 1:
         raise ValueError(f"ids: {ids.dim()} dimensions with offsets; expected 1")
     if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"offsets: found {offsets.dtype} {tuple(offsets.shape)}; expected int64 or int32 [B]"
-        )
+        raise ValueError(f"offsets: found {offsets.dtype} {tuple(offsets.shape)}; expected int64 or int32 [B]")
     bounds = offsets.to(torch.int64)
     if include_last_offset:
         if bounds.shape[0] == 0:
-            raise ValueError(
-                "offsets: empty; with include_last_offset it ends with the number of ids"
-            )
+            raise ValueError("offsets: empty; with include_last_offset it ends with the number of ids")
         return bounds
     return torch.cat([bounds, bounds.new_full((1,), ids.shape[0])])
 
@@ -333,13 +316,10 @@ def _bags(
     if per_sample_weights is None:
         return flat, bounds, None, mode == "mean"
     if not per_sample_weights.is_floating_point():
-        raise TypeError(
-            f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype"
-        )
+        raise TypeError(f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype")
     if per_sample_weights.shape != ids.shape:
         raise ValueError(
-            f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of "
-            f"ids, {tuple(ids.shape)}"
+            f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of ids, {tuple(ids.shape)}"
         )
     samples = per_sample_weights.reshape(-1).to(accumulator(table))
     if mode == "mean":
@@ -363,8 +343,19 @@ def _bag_sums(samples: Tensor, bounds: Tensor) -> Tensor:
     """Sums by bag, and a 0 for positions behind the last: bags of one item whose embedding is 1."""
     ids, table = bounds.new_zeros(samples.shape), samples.new_zeros(1, 1)
     sums, _ = _ops.res_embedding(
-        ids, table, table + 1, bounds.new_zeros(2), bounds.new_zeros(0, dtype=torch.int32),
-        samples.new_zeros(0), bounds, samples, -1, False, None, False)  # fmt: skip
+        ids,
+        table,
+        table + 1,
+        bounds.new_zeros(2),
+        bounds.new_zeros(0, dtype=torch.int32),
+        samples.new_zeros(0),
+        bounds,
+        samples,
+        -1,
+        False,
+        None,
+        False,
+    )
     return torch.cat([sums.reshape(-1), samples.new_zeros(1)])
 
 

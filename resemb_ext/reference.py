@@ -73,8 +73,9 @@ def attention_embedding(
     """E[ids] = sum_j alpha_ij C[j] + R[i]: as in `functional.attention_embedding`."""
 
     def embed(flat: Tensor) -> Tensor:
-        return _attend(flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b,
-                       dropout, seed, padding_idx)  # fmt: skip
+        return _attend(
+            flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, dropout, seed, padding_idx
+        )
 
     return _look_up(ids, central, embed, out_dtype)
 
@@ -101,18 +102,14 @@ def attention_embedding_bag(
     """Pooled bags: ids [P], offsets [B] (starts); as in `functional.attention_embedding_bag`."""
 
     def embed(flat: Tensor) -> Tensor:
-        return _attend(flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b,
-                       dropout, seed, padding_idx)  # fmt: skip
+        return _attend(
+            flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, dropout, seed, padding_idx
+        )
 
     return _pool(ids, offsets, central, embed, mode, per_sample_weights, padding_idx, out_dtype)
 
 
-def _look_up(
-    ids: Tensor,
-    central: Tensor,
-    embed: Callable[[Tensor], Tensor],
-    out_dtype: torch.dtype | None,
-) -> Tensor:
+def _look_up(ids: Tensor, central: Tensor, embed: Callable[[Tensor], Tensor], out_dtype: torch.dtype | None) -> Tensor:
     out = embed(ids.reshape(-1).long()).to(out_dtype or central.dtype)
     return out.reshape(*ids.shape, central.shape[1])
 
@@ -159,15 +156,11 @@ def _edges(ids: Tensor, indptr: Tensor) -> tuple[Tensor, Tensor]:
     starts = indptr[ids]
     degrees = indptr[ids + 1] - starts
     position = torch.repeat_interleave(torch.arange(ids.shape[0], device=ids.device), degrees)
-    within = (
-        torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
-    )
+    within = torch.arange(position.shape[0], device=ids.device) - (degrees.cumsum(0) - degrees)[position]
     return position, starts[position] + within
 
 
-def _finish(
-    ids: Tensor, position: Tensor, links: Tensor, residual: Tensor, padding_idx: int | None
-) -> Tensor:
+def _finish(ids: Tensor, position: Tensor, links: Tensor, residual: Tensor, padding_idx: int | None) -> Tensor:
     out = residual[ids].to(links.dtype).index_add(0, position, links)
     return out.masked_fill((ids == _padding(padding_idx, residual.shape[0]))[:, None], 0)
 

@@ -110,9 +110,7 @@ def sanitized(tmp_path: Path) -> Callable[..., Callable[..., None]]:
 
         def run(*arguments: str) -> None:
             environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
-            done = subprocess.run(
-                [program, *arguments], capture_output=True, text=True, env=environment
-            )
+            done = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
             if done.returncode != 0 or done.stdout != "ok\n":
                 pytest.fail(f"exit code {done.returncode}\n{done.stderr}", pytrace=False)
 

@@ -16,11 +16,13 @@ FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--threads", "1", "--qui
 
 def good(users=6, items=20, events=7):
     rng = np.random.default_rng(1)
-    return pd.DataFrame({
-        "user_id": np.repeat(np.arange(users), events),
-        "item_id": np.concatenate([rng.permutation(items)[:events] for _ in range(users)]),
-        "timestamp": 1_500_000_000 + np.arange(users * events),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(users), events),
+            "item_id": np.concatenate([rng.permutation(items)[:events] for _ in range(users)]),
+            "timestamp": 1_500_000_000 + np.arange(users * events),
+        }
+    )
 
 
 @pytest.fixture
@@ -120,9 +122,7 @@ def test_one_item(refused, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "tsv"])
-@pytest.mark.parametrize(
-    ("value", "words"), [(float("nan"), "null item id"), (2.5, "fractional item id")]
-)
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "null item id"), (2.5, "fractional item id")])
 def test_nan_and_fractional_ids(commands, tmp_path, kind, value, words):
     frame = good().astype({"item_id": float})
     frame.loc[20, "item_id"] = value
@@ -301,12 +301,14 @@ def test_damaged_graphs(trained, refused, tmp_path, damage):
         np.savez(path, x=np.arange(3))
     else:
         middle = len(whole) // 2
-        path.write_bytes({
-            "half": whole[:middle],
-            "empty": b"",
-            "foreign": b"user_id,item_id\n1,2\n",
-            "flipped": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
-        }[damage])  # fmt: skip
+        path.write_bytes(
+            {
+                "half": whole[:middle],
+                "empty": b"",
+                "foreign": b"user_id,item_id\n1,2\n",
+                "flipped": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+            }[damage]
+        )
     for arguments in (
         ["train", "--data", trained / "log.csv", *FAST, "--out", tmp_path / "run", "--graph", path],
         ["graph", "stats", path],

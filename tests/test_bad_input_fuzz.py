@@ -11,17 +11,46 @@ from hypothesis import strategies as st
 
 from resemb_ext.data import read_log, validate
 
-TABLE = pd.DataFrame({
-    "user_id": [1, 2, 2, 3], "item_id": ["a", "b", "c", "a"], "timestamp": [5, 6, 7, 8],
-    "label": [0, 1, 1, 0],
-})  # fmt: skip
+TABLE = pd.DataFrame(
+    {"user_id": [1, 2, 2, 3], "item_id": ["a", "b", "c", "a"], "timestamp": [5, 6, 7, 8], "label": [0, 1, 1, 0]}
+)
 HEADS = {
-    "csv": "user,item,ts,label\n", "tsv": "user\titem\tts\n", "dat": "",
-    "inter": "user_id:token\titem_id:token\tts:float\n", "json": "",
-}  # fmt: skip
-PARTS = ["1", "2", "a", "x y", "", "nan", "1.5", "-3", "1e400", "2020-01-01", "99999999999999999999",
-         '"', "'", "::", ":", ",", "\t", "\n", "\r\n", "\0", "é", "\ufeff",
-         '{"user": 1, "item": 2, "ts": 3}', '{"user": "x"}', "[", "}", "null", "true"]  # fmt: skip
+    "csv": "user,item,ts,label\n",
+    "tsv": "user\titem\tts\n",
+    "dat": "",
+    "inter": "user_id:token\titem_id:token\tts:float\n",
+    "json": "",
+}
+PARTS = [
+    "1",
+    "2",
+    "a",
+    "x y",
+    "",
+    "nan",
+    "1.5",
+    "-3",
+    "1e400",
+    "2020-01-01",
+    "99999999999999999999",
+    '"',
+    "'",
+    "::",
+    ":",
+    ",",
+    "\t",
+    "\n",
+    "\r\n",
+    "\0",
+    "é",
+    "\ufeff",
+    '{"user": 1, "item": 2, "ts": 3}',
+    '{"user": "x"}',
+    "[",
+    "}",
+    "null",
+    "true",
+]
 
 
 def read(path, content: bytes) -> None:

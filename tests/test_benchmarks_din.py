@@ -16,9 +16,7 @@ def test_a_cell_checks_and_times_both_forms(monkeypatch):
         kept = {name: one["memory"][name]["saved_mb"] for name in one["memory"]}
         assert set(kept) == {"split", "concatenated"}
     about = {"cpu": "a CPU", "threads": 1, "torch": "2"}
-    text = din_attention_table(
-        {"machine": about, "batch": 8, "longest": 5, "rounds": 1, "cells": cells}
-    )
+    text = din_attention_table({"machine": about, "batch": 8, "longest": 5, "rounds": 1, "cells": cells})
     assert text.count("\n| ") == 5 and "| padded | 4 | [3] | 40 | concatenated |" in text
 
 

@@ -29,10 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT, capture_output=True, text=True
     )
 
 
@@ -41,9 +38,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 def test_without_a_device_it_says_so(arguments: list[str], tmp_path: Path) -> None:
     done = command(*arguments, "--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "benchmarks.gpu: torch sees no CUDA device; see `resemb doctor`"
-    ]
+    assert done.stderr.splitlines() == ["benchmarks.gpu: torch sees no CUDA device; see `resemb doctor`"]
     assert not list(tmp_path.iterdir())
 
 
@@ -71,9 +66,7 @@ def test_cells_that_do_not_fit_are_named() -> None:
     assert "skipped: no time left" in speed.table(late)
 
 
-def test_a_cell_that_fails_keeps_what_it_has_and_does_not_end_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cell_that_fails_keeps_what_it_has_and_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that has failed every call raises, between the variants too."""
 
     def run_cell(cell: dict[str, Any], *_: Any) -> None:
@@ -111,13 +104,21 @@ def test_graph_rows_are_distinct_and_hold_their_own_item() -> None:
 
 def test_targets_tell_what_is_missing_and_what_is_met() -> None:
     cell: dict[str, Any] = {
-        "P": 205_000, "compulsory_ms": {"step": 1.0}, "stages_of_unique_ids": {"forward": 2.0},
-        "variants": {GATHER_SUM: {"ms": 1.5}, STEP: {"ms": 5.0}, SPARSE_ADAM: {"ms": 10.0},
-                     "step: res, a": {"ms": 20.0}, "step: res, b": {"ms": 30.0},
-                     "step: plain, c": {"failed": "x"}, UNIQUE: {"ms": 0.6}},
+        "P": 205_000,
+        "compulsory_ms": {"step": 1.0},
+        "stages_of_unique_ids": {"forward": 2.0},
+        "variants": {
+            GATHER_SUM: {"ms": 1.5},
+            STEP: {"ms": 5.0},
+            SPARSE_ADAM: {"ms": 10.0},
+            "step: res, a": {"ms": 20.0},
+            "step: res, b": {"ms": 30.0},
+            "step: plain, c": {"failed": "x"},
+            UNIQUE: {"ms": 0.6},
+        },
         "stages": {"dedupe": 0.2},
         "memory": {"share": 8.0},
-    }  # fmt: skip
+    }
     found = {aim["what"]: aim for aim in targets.targets(cell)}
     kernel = found["gather-sum over the same list / lookup kernel"]
     assert (kernel["found"], kernel["met"]) == (0.75, False)
@@ -125,7 +126,11 @@ def test_targets_tell_what_is_missing_and_what_is_met() -> None:
     best = found["best torch step of Res-embedding / ours"]
     assert (best["found"], best["met"], best["against"]) == (4.0, False, "step: res, a")
     assert found["ours / plain with SparseAdam"] == {
-        "what": "ours / plain with SparseAdam", "wanted": "<= 0.7", "found": 0.5, "met": True}  # fmt: skip
+        "what": "ours / plain with SparseAdam",
+        "wanted": "<= 0.7",
+        "found": 0.5,
+        "met": True,
+    }
     assert found[f"{UNIQUE} / stage dedupe of ours"]["found"] == 3.0
     assert found["float32 / bfloat16 step"]["found"] is None
     assert found["float32 / bfloat16 step"]["met"] is None
@@ -248,9 +253,7 @@ def test_what_a_captured_step_uses_lives_as_long(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
     case: Any = SimpleNamespace(
-        central=SimpleNamespace(is_cuda=True),
-        batches=[torch.arange(3)],
-        cell=SimpleNamespace(dim=2),
+        central=SimpleNamespace(is_cuda=True), batches=[torch.arange(3)], cell=SimpleNamespace(dim=2)
     )
     replay = variants.captured(case)
     gc.collect()

@@ -31,9 +31,7 @@ def data_dir(tmp_path_factory):
     """Small logs under the names of the real ones."""
     folder = tmp_path_factory.mktemp("data")
     for name, seed in (("amazon-beauty", 1), ("ml-1m", 2)):
-        log, truth = rx.data.simulate(
-            users=120, items=100, domains=4, events_per_user=(5, 9), seed=seed
-        )
+        log, truth = rx.data.simulate(users=120, items=100, domains=4, events_per_user=(5, 9), seed=seed)
         frame = {"user_id": log.user, "item_id": log.item, "category": truth.domain[log.item]}
         times = {"timestamp": np.arange(len(log)) % 977} if name == "ml-1m" else {"order": log.time}
         pd.DataFrame({**frame, **times}).to_parquet(folder / f"{name}.parquet")
@@ -51,11 +49,7 @@ def finished(data_dir, tmp_path_factory):
 def test_cells_cover_what_the_page_promises():
     cells = all_cells()
     assert len(cells) == len(set(cells)) == 17
-    for log, split in (
-        ("amazon-beauty", "leave-last-out"),
-        ("ml-1m", "leave-last-out"),
-        ("ml-1m", "time"),
-    ):
+    for log, split in (("amazon-beauty", "leave-last-out"), ("ml-1m", "leave-last-out"), ("ml-1m", "time")):
         found = {(c.model, c.category) for c in cells if (c.log, c.split) == (log, split)}
         main = {("dnn", False), ("dnn", True), ("din", False), ("din", True)}
         once = {(model, True) for model in rx.models.MODELS if model not in ("dnn", "din")}
@@ -79,13 +73,18 @@ def test_the_output_is_whole_and_names_no_path(finished, data_dir):
         assert str(path) not in text
     content = json.loads(text)
     assert [(c["log"], c["split"]) for c in content["cells"]] == [
-        ("amazon-beauty", "leave-last-out"), ("ml-1m", "leave-last-out"), ("ml-1m", "time"),
-    ]  # fmt: skip
+        ("amazon-beauty", "leave-last-out"),
+        ("ml-1m", "leave-last-out"),
+        ("ml-1m", "time"),
+    ]
     for cell in content["cells"]:
         assert cell["file"] == f"{cell['log']}.parquet"
         assert [(r["embedding"], r["seed"]) for r in cell["runs"]] == [
-            ("plain", 0), ("res", 0), ("plain", 1), ("res", 1),
-        ]  # fmt: skip
+            ("plain", 0),
+            ("res", 0),
+            ("plain", 1),
+            ("res", 1),
+        ]
         test = [r["test"]["gauc"] for r in cell["runs"]]
         gain = cell["summary"]["difference"]["test"]["gauc"]
         assert gain["mean"] == pytest.approx((test[1] - test[0] + test[3] - test[2]) / 2)
@@ -100,10 +99,7 @@ def test_cells_that_are_done_are_skipped(finished, data_dir, monkeypatch, capsys
     assert command.main([*base, *SMALL]) == 0
     assert "nothing to do" in capsys.readouterr().err
     assert command.main([*base, *SMALL, "--list", "--redo", "--logs", "ml-1m"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "ml-1m, leave-last-out, dnn",
-        "ml-1m, time, dnn",
-    ]
+    assert capsys.readouterr().out.splitlines() == ["ml-1m, leave-last-out, dnn", "ml-1m, time, dnn"]
 
 
 def test_a_cell_with_other_options_is_not_taken_for_done(finished, data_dir, capsys):
@@ -248,9 +244,13 @@ def test_the_verdict_needs_both_intervals():
     def cell(seeds, users, model="dnn"):
         both = [dict(zip(("low", "high"), x, strict=True)) for x in (seeds, users)]
         return {
-            "log": "ml-1m", "split": "time", "model": model, "category": False,
-            "summary": {"difference": {"test": {"gauc": both[0]}}}, "gauc_over_users": both[1],
-        }  # fmt: skip
+            "log": "ml-1m",
+            "split": "time",
+            "model": model,
+            "category": False,
+            "summary": {"difference": {"test": {"gauc": both[0]}}},
+            "gauc_over_users": both[1],
+        }
 
     up, down, open_, one = (0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (None, None)
     for seeds, users, word in (

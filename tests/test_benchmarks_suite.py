@@ -89,12 +89,7 @@ def test_real_cell_takes_graph_and_ids_of_the_log(log: Path) -> None:
 
 @pytest.mark.parametrize(
     "cell",
-    [
-        TINY,
-        replace(TINY, law="clustered", zipf=0.0),
-        replace(TINY, dtype="bfloat16"),
-        replace(TINY, law="real"),
-    ],
+    [TINY, replace(TINY, law="clustered", zipf=0.0), replace(TINY, dtype="bfloat16"), replace(TINY, law="real")],
     ids=lambda cell: f"{cell.law}-{cell.dtype}",
 )
 def test_cell_runs_and_reports(cell: Cell, log: Path, tmp_path: Path) -> None:
@@ -116,9 +111,7 @@ def test_wrong_numbers_are_not_timed() -> None:
         check_equal(case, {"own": own, "off by a little": lambda ids: own(ids) * 1.01})
 
 
-def test_variants_that_do_not_fit_or_are_refused_are_listed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variants_that_do_not_fit_or_are_refused_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_bytes", lambda: 1 << 16)
 
     def refuse(case: object) -> object:
@@ -129,7 +122,7 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(
 
     monkeypatch.setattr(
         lookup, "peers_of", lambda case: {"gather": refuse, "unique + embedding_bag": refuse, "odd": refuse}
-    )  # fmt: skip
+    )
     case = make_case(TINY)
     assert lookup.too_much(lookup.needs("gather", case))
     assert lookup.too_much(lookup.needs("odd", case)) is None
@@ -141,7 +134,11 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(
 def test_slow_variants_sit_rounds_out() -> None:
     seconds = interleave(
         {"own": lambda _: time.sleep(0.01), "slow": lambda _: time.sleep(0.15)},
-        rounds=SLOW_ROUNDS + 3, warmup=1, label="test", slow=("own", 5.0))  # fmt: skip
+        rounds=SLOW_ROUNDS + 3,
+        warmup=1,
+        label="test",
+        slow=("own", 5.0),
+    )
     result = summary(seconds, "own")
     assert result["own"]["rounds"] == SLOW_ROUNDS + 3
     assert result["slow"]["rounds"] == SLOW_ROUNDS

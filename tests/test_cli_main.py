@@ -13,10 +13,7 @@ from resemb_ext.cli.doctor import device, lines
 from resemb_ext.train import TrainingDiverged
 from resemb_ext.train import prepare as prepare_module
 
-COMMANDS = (
-    *("data", "train", "tune", "predict", "export", "graph", "study", "bench", "doctor"),
-    "selftest",
-)
+COMMANDS = (*("data", "train", "tune", "predict", "export", "graph", "study", "bench", "doctor"), "selftest")
 FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
 
 
@@ -24,9 +21,7 @@ FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "
 def small_simulation(monkeypatch):
     whole = rx.data.simulate
     monkeypatch.setattr(
-        prepare_module.data,
-        "simulate",
-        lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o),
+        prepare_module.data, "simulate", lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o)
     )
 
 
@@ -63,8 +58,11 @@ def test_root_help_lists_every_command(capsys):
 def test_module_and_entry_point_are_the_same():
     done = subprocess.run(
         [sys.executable, "-m", "resemb_ext", "doctor", "--json"],
-        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     info = json.loads(done.stdout)
     assert info["build"]["isa"] in info["build"]["available_isas"]
     assert info["versions"]["torch"]
@@ -82,22 +80,19 @@ def test_doctor_prints_versions_isa_and_cuda(capsys):
     [
         ({"cuda": False, "cuda_why_not": "no nvcc on PATH"}, "kernels are not built"),
         ({"cuda": True, "cuda_runtime": {"driver": 0, "devices": []}}, "no NVIDIA driver"),
+        ({"cuda": True, "cuda_runtime": {"driver": 12000, "devices": [], "error": "too old"}}, "not usable: too old"),
         (
-            {"cuda": True, "cuda_runtime": {"driver": 12000, "devices": [], "error": "too old"}},
-            "not usable: too old",
-        ),
-        (
-            {"cuda": True, "cuda_runtime": {"driver": 13000, "devices": ["H200"]},
-             "torch_cuda": None, "torch": "2.13.0+cpu"},
+            {
+                "cuda": True,
+                "cuda_runtime": {"driver": 13000, "devices": ["H200"]},
+                "torch_cuda": None,
+                "torch": "2.13.0+cpu",
+            },
             "torch 2.13.0\\+cpu is a CPU build",
         ),
-        (
-            {"cuda": True, "cuda_runtime": {"driver": 13000, "devices": ["H200"]},
-             "torch_cuda": "13.0"},
-            "^H200$",
-        ),
+        ({"cuda": True, "cuda_runtime": {"driver": 13000, "devices": ["H200"]}, "torch_cuda": "13.0"}, "^H200$"),
     ],
-)  # fmt: skip
+)
 def test_doctor_says_why_a_device_is_missing(build, words):
     import re
 
@@ -105,8 +100,13 @@ def test_doctor_says_why_a_device_is_missing(build, words):
 
 
 def test_doctor_says_why_cuda_is_not_built():
-    build = {"cuda": False, "cuda_why_not": "no nvcc on PATH", "isa": "avx2", "threads": 2,
-             "available_isas": ["baseline", "avx2"]}  # fmt: skip
+    build = {
+        "cuda": False,
+        "cuda_why_not": "no nvcc on PATH",
+        "isa": "avx2",
+        "threads": 2,
+        "available_isas": ["baseline", "avx2"],
+    }
     shown = dict(lines({"versions": {"torch": None}, "commit": None, "build": build}))
     assert shown["CUDA kernels"] == "not built: no nvcc on PATH"
     assert shown["torch"] == "not installed"
@@ -194,8 +194,7 @@ def test_debug_shows_the_traceback():
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [(TrainingDiverged("loss is nan at step 3"), 1), (KeyboardInterrupt(), 130)],
+    ("error", "status"), [(TrainingDiverged("loss is nan at step 3"), 1), (KeyboardInterrupt(), 130)]
 )
 def test_failures_of_the_work_have_their_own_status(capsys, monkeypatch, error, status):
     def fail(*_, **__):

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 import resemb_ext as rx
 from resemb_ext import functional
 from resemb_ext.testing import make_problem
-from resemb_ext.testing.attention import (
-    AttentionProblem,
-    check_attention,
-    make_attention,
-    solve_attention,
-)
+from resemb_ext.testing.attention import AttentionProblem, check_attention, make_attention, solve_attention
 from resemb_ext.testing.strategies import DTYPES, attention_problems
 
 pytestmark = pytest.mark.cuda
@@ -31,26 +26,45 @@ def test_any_problem(problem: AttentionProblem, sparse: bool, seed: int) -> None
 @pytest.mark.parametrize(("dim", "heads"), [(8, 1), (18, 3), (64, 4), (65, 1)])
 def test_every_width(dim: int, heads: int, dtype: torch.dtype) -> None:
     problem = make_attention(
-        num_items=60, dim=dim, heads=heads, positions=200, padding_idx=3, dropout=0.3, dtype=dtype,
-        device="cuda")  # fmt: skip
+        num_items=60, dim=dim, heads=heads, positions=200, padding_idx=3, dropout=0.3, dtype=dtype, device="cuda"
+    )
     check_attention(problem)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_long_sums(heads: int) -> None:
     """Rows and items over 256 edges, items over 256 chunks."""
-    check_attention(make_attention(
-        num_items=900, dim=9, heads=heads, positions=900, neighbors=350, exponent=0.0,
-        dtype=torch.float64, device="cuda"))  # fmt: skip
-    check_attention(make_attention(
-        num_items=70_000, dim=3, heads=heads, positions=70_000, neighbors=1, exponent=2.5,
-        dtype=torch.float64, device="cuda"))  # fmt: skip
+    check_attention(
+        make_attention(
+            num_items=900,
+            dim=9,
+            heads=heads,
+            positions=900,
+            neighbors=350,
+            exponent=0.0,
+            dtype=torch.float64,
+            device="cuda",
+        )
+    )
+    check_attention(
+        make_attention(
+            num_items=70_000,
+            dim=3,
+            heads=heads,
+            positions=70_000,
+            neighbors=1,
+            exponent=2.5,
+            dtype=torch.float64,
+            device="cuda",
+        )
+    )
 
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_agrees_with_the_cpu_and_repeats(heads: int) -> None:
     problem = make_attention(
-        num_items=3000, dim=32, heads=heads, positions=20_000, neighbors=15, exponent=1.4, dropout=0.4)  # fmt: skip
+        num_items=3000, dim=32, heads=heads, positions=20_000, neighbors=15, exponent=1.4, dropout=0.4
+    )
     upstream = torch.randn(20_000, 32)
     on_device = problem.to("cuda")
     first, second = (solve_attention(on_device, functional, upstream.cuda()) for _ in range(2))
@@ -85,8 +99,16 @@ def test_rows_without_their_own_item_are_raised() -> None:
     neighbors = module.neighbors.clone()
     neighbors[module.indptr[first] : module.indptr[first + 1]] = (first + 1) % 40
     functional.attention_embedding(
-        torch.tensor([first], device="cuda"), module.central, module.residual, module.indptr,
-        neighbors, module.log_weights, module.a_src, module.a_dst, module.b)  # fmt: skip
+        torch.tensor([first], device="cuda"),
+        module.central,
+        module.residual,
+        module.indptr,
+        neighbors,
+        module.log_weights,
+        module.a_src,
+        module.a_dst,
+        module.b,
+    )
     torch.cuda.synchronize()
     with pytest.raises(ValueError, match=f"item {first} lacks the item itself"):
         torch.ops.resemb_ext.raise_faults(module.central)

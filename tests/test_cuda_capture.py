@@ -36,8 +36,16 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adam by row": (rx.optim.Adam, {"bias_correction": "row"}),
     "adamw": (rx.optim.AdamW, {"stochastic_rounding": True}),
 }
-WAITS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "rows_ascend", "coalesce_rows",
-         "res_embedding_backward_rows", "attention_embedding_backward_rows"}  # fmt: skip
+WAITS = {
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "nonzero",
+    "rows_ascend",
+    "coalesce_rows",
+    "res_embedding_backward_rows",
+    "attention_embedding_backward_rows",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -124,13 +132,9 @@ def require_same(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype
             torch.testing.assert_close(a, b, rtol=kind, atol=kind)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "moving_lr"), [(torch.float32, True), (torch.bfloat16, False)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "moving_lr"), [(torch.float32, True), (torch.bfloat16, False)], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_replayed_steps_in_backward_are_the_steps(
-    name: str, moving_lr: bool, dtype: torch.dtype
-) -> None:
+def test_replayed_steps_in_backward_are_the_steps(name: str, moving_lr: bool, dtype: torch.dtype) -> None:
     """Replays on new ids and learning rates against ordinary steps in backward."""
     kind, options = OPTIMIZERS[name]
     upstream, inputs = upstream_of(dtype), list(batches(5))
@@ -164,9 +168,7 @@ def test_replayed_steps_in_backward_are_the_steps(
     assert all(int(optimizer.state[p]["step"]) == 5 for p in (module.central, module.residual))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"link": "attention"}, {"link": "attention", "heads": 4}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"link": "attention"}, {"link": "attention", "heads": 4}], ids=str)
 def test_replayed_gradients(options: dict[str, Any]) -> None:
     """Forward and dense backward, captured, on new ids."""
     module = embedding(**options)
@@ -223,9 +225,7 @@ def test_separate_steps_outside_captures() -> None:
             module(ids).backward(upstream_of(torch.float32))
             optimizer.step()
             optimizer.zero_grad()
-        assert optimizer.state[module.central]["step"].device.type == (
-            DEVICE if capturable else "cpu"
-        )
+        assert optimizer.state[module.central]["step"].device.type == (DEVICE if capturable else "cpu")
         results.append(state_of(module, optimizer))
     require_same(*results, torch.float32)
 
@@ -284,9 +284,7 @@ def test_sparse_gradients_are_refused_in_a_capture() -> None:
     ("link", "sparse", "expected"),
     [("average", True, 1), ("average", False, 0), ("attention", True, 1), ("attention", False, 0)],
 )
-def test_a_backward_waits_once_with_sparse_gradients_and_else_never(
-    link: str, sparse: bool, expected: int
-) -> None:
+def test_a_backward_waits_once_with_sparse_gradients_and_else_never(link: str, sparse: bool, expected: int) -> None:
     (path,) = torch.ops.loaded_libraries if EMULATED else (_C.__file__,)
     waits = ctypes.CDLL(path).resemb_cuda_waits
     waits.restype = ctypes.c_int64

@@ -64,8 +64,7 @@ def test_every_width(dim: int, dtype: torch.dtype) -> None:
     ids=["over positions", "over edges"],
 )
 def test_long_sums(sums: dict, bags: int | None) -> None:
-    problem = make_problem(
-        num_items=900, dim=9, bags=bags, dtype=torch.float64, device="cuda", **sums)  # fmt: skip
+    problem = make_problem(num_items=900, dim=9, bags=bags, dtype=torch.float64, device="cuda", **sums)
     check_problem(problem)
 
 
@@ -78,9 +77,7 @@ def embedding(dtype: torch.dtype = torch.float32, sparse: bool = True) -> rx.Res
 
 def batches(count: int, positions: int = 30_000) -> Iterator[torch.Tensor]:
     for seed in range(count):
-        yield make_problem(
-            num_items=5000, dim=1, positions=positions, neighbors=1, seed=seed
-        ).ids.cuda()
+        yield make_problem(num_items=5000, dim=1, positions=positions, neighbors=1, seed=seed).ids.cuda()
 
 
 def train(name: str, dtype: torch.dtype, in_backward: bool, device: str) -> list[torch.Tensor]:
@@ -140,8 +137,8 @@ def test_a_loaded_optimizer_goes_on(fused: bool) -> None:
 
 def test_weighted_means_repeat() -> None:
     problem = make_problem(
-        num_items=500, dim=16, positions=100_000, neighbors=5, bags=7, mode="mean",
-        sample_weights=True, device="cuda")  # fmt: skip
+        num_items=500, dim=16, positions=100_000, neighbors=5, bags=7, mode="mean", sample_weights=True, device="cuda"
+    )
     results = []
     for _ in range(3):
         samples = problem.per_sample_weights.clone().requires_grad_()
@@ -227,8 +224,7 @@ def test_tables_above_two_to_the_31_elements() -> None:
     if torch.cuda.mem_get_info()[0] < 12 * num_items * dim:
         pytest.skip(f"needs {12 * num_items * dim / 2**30:.0f} GiB of free memory")
     central, residual = (
-        torch.zeros(num_items, dim, dtype=torch.bfloat16, device="cuda", requires_grad=True)
-        for _ in range(2)
+        torch.zeros(num_items, dim, dtype=torch.bfloat16, device="cuda", requires_grad=True) for _ in range(2)
     )
     far, last = num_items - 9, num_items - 1  # both past element 2^31
     with torch.no_grad():
@@ -249,8 +245,7 @@ def test_tables_above_two_to_the_31_elements() -> None:
     optimizer.step()
     with torch.no_grad():
         torch.testing.assert_close(residual[ids, -1].float().cpu(), torch.tensor(own) - 1)
-        torch.testing.assert_close(
-            central[ids, -1].float().cpu(), torch.tensor(own) - torch.tensor([0.0, 2.0, 0.0]))  # fmt: skip
+        torch.testing.assert_close(central[ids, -1].float().cpu(), torch.tensor(own) - torch.tensor([0.0, 2.0, 0.0]))
 
 
 def test_a_bad_id_reads_as_padding_and_is_raised() -> None:
@@ -268,8 +263,13 @@ def test_tensors_on_the_host_are_refused_by_name() -> None:
         module(torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="central: is not on the device of the other tensors"):
         functional.res_embedding(
-            torch.tensor([1, 2], device="cuda"), module.central.detach().cpu(), module.residual,
-            module._indptr, module._neighbors, module._link_weights)  # fmt: skip
+            torch.tensor([1, 2], device="cuda"),
+            module.central.detach().cpu(),
+            module.residual,
+            module._indptr,
+            module._neighbors,
+            module._link_weights,
+        )
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")

@@ -22,10 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ("sort", "plan", "lookup", "update", "attention")
 DRIVERS = ("cuda_kernels", "cuda_attention")
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
-FLAGS = [
-    *("-std=c++20", "-DRESEMB_EMULATE", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas"),
-    "-Wno-psabi",
-]
+FLAGS = [*("-std=c++20", "-DRESEMB_EMULATE", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas"), "-Wno-psabi"]
 
 pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the fibers are written for x86-64"),
@@ -43,7 +40,10 @@ def compile_all(folder: Path, csrc: Path, sources: list[Path], flags: list[str])
         target = folder / (source.name + ".o")
         subprocess.run(
             [*COMPILER.split(), *FLAGS, *flags, f"-I{csrc}", "-x", "c++", "-c", source, "-o", target],  # type: ignore[union-attr]
-            check=True, capture_output=True, text=True)  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -53,7 +53,10 @@ def compile_all(folder: Path, csrc: Path, sources: list[Path], flags: list[str])
 def link(program: Path, objects: list[Path], flags: list[str]) -> Path:
     subprocess.run(
         [*COMPILER.split(), *objects, *flags, "-o", program],  # type: ignore[union-attr]
-        check=True, capture_output=True, text=True)  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return program
 
 
@@ -79,9 +82,7 @@ def for_driver(driver: str, objects: dict[str, Path]) -> list[Path]:
     return [target for name, target in objects.items() if name == driver or name not in DRIVERS]
 
 
-def test_kernels_against_plain_loops_under_address(
-    tmp_path: Path, objects: dict[str, Path]
-) -> None:
+def test_kernels_against_plain_loops_under_address(tmp_path: Path, objects: dict[str, Path]) -> None:
     for driver, *arguments in (
         ("cuda_kernels", "primitives", "60"),
         ("cuda_kernels", "problems", "0", "25"),
@@ -102,53 +103,116 @@ def test_attention_on_more_problems(tmp_path: Path, objects: dict[str, Path]) ->
 # A name; the file; what is replaced there; by what; the kernels; what the driver then runs; what it says (a regex).
 MUTANTS = {
     "sort without the barrier before the digits are added up": (
-        "sort.cu", "    __syncthreads();\n    uint32_t start =", "    uint32_t start =",
-        "sort", ("primitives", "40"), "primitives"),
+        "sort.cu",
+        "    __syncthreads();\n    uint32_t start =",
+        "    uint32_t start =",
+        "sort",
+        ("primitives", "40"),
+        "primitives",
+    ),
     "ids read one past the end": (
-        "plan.cu", "p < n; p += all_threads()", "p <= n; p += all_threads()",
-        "plan", ("problems", "0", "8"), "heap-buffer-overflow"),
+        "plan.cu",
+        "p < n; p += all_threads()",
+        "p <= n; p += all_threads()",
+        "plan",
+        ("problems", "0", "8"),
+        "heap-buffer-overflow",
+    ),
     "attention's long rows without the barrier before the warps' parts are read": (
-        "softmax.cuh", "    __syncthreads();\n    value = of_warp[0];", "    value = of_warp[0];",
-        "attention", ("3", "4"), "seed 3"),
+        "softmax.cuh",
+        "    __syncthreads();\n    value = of_warp[0];",
+        "    value = of_warp[0];",
+        "attention",
+        ("3", "4"),
+        "seed 3",
+    ),
     "steps that take a row's last squares for their sum": (
-        "update.cu", "squares += step.squares(row, col, g);", "squares = step.squares(row, col, g);",
-        "update", ("problems", "0", "12"), "differs from that after them"),
-}  # fmt: skip
+        "update.cu",
+        "squares += step.squares(row, col, g);",
+        "squares = step.squares(row, col, g);",
+        "update",
+        ("problems", "0", "12"),
+        "differs from that after them",
+    ),
+}
 MORE_MUTANTS = {
     "bags that begin a position late": (
-        "bags.cuh", "if (offsets[middle] <= p) {", "if (offsets[middle] < p) {",
-        "lookup", ("problems", "0", "12"), "seed"),
+        "bags.cuh",
+        "if (offsets[middle] <= p) {",
+        "if (offsets[middle] < p) {",
+        "lookup",
+        ("problems", "0", "12"),
+        "seed",
+    ),
     "scan without the barrier before the warps' sums are read": (
-        "scan.cuh", "of_warp[warp] = sum;\n  __syncthreads();", "of_warp[warp] = sum;",
-        "sort", ("primitives", "40"), "primitives|SEGV"),  # wrong, or so wrong that keys go astray
+        "scan.cuh",
+        "of_warp[warp] = sum;\n  __syncthreads();",
+        "of_warp[warp] = sum;",
+        "sort",
+        ("primitives", "40"),
+        "primitives|SEGV",
+    ),  # wrong, or so wrong that keys go astray
     "long sums without the barrier between halves": (
-        "segments.cuh", "        __syncthreads();\n        if (group >= half) continue;",
-        "        if (group >= half) continue;", "lookup", ("problems", "3", "4"), "seed 3"),
+        "segments.cuh",
+        "        __syncthreads();\n        if (group >= half) continue;",
+        "        if (group >= half) continue;",
+        "lookup",
+        ("problems", "3", "4"),
+        "seed 3",
+    ),
     "counts cleared by one block of the kernel that counts": (
-        "segments.cuh", "  for (int64_t s = first_group(lane_count); s < count;",
+        "segments.cuh",
+        "  for (int64_t s = first_group(lane_count); s < count;",
         "  if (first_thread() == 0) longs.counts[0] = longs.counts[1] = 0;\n"
         "  __syncthreads();\n  for (int64_t s = first_group(lane_count); s < count;",
-        "lookup", ("problems", "3", "4"), "seed 3"),
+        "lookup",
+        ("problems", "3", "4"),
+        "seed 3",
+    ),
     "columns one past the row": (
-        "segments.cuh", "if (active && col < dim) finish.store", "if (active && col <= dim) finish.store",
-        "lookup", ("problems", "0", "8"), "heap-buffer-overflow"),
+        "segments.cuh",
+        "if (active && col < dim) finish.store",
+        "if (active && col <= dim) finish.store",
+        "lookup",
+        ("problems", "0", "8"),
+        "heap-buffer-overflow",
+    ),
     "wide loads of rows that do not allow them": (
-        "numbers.cuh", "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
-        "bool aligned = true;", "lookup", ("problems", "0", "8"), "AddressSanitizer"),
+        "numbers.cuh",
+        "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
+        "bool aligned = true;",
+        "lookup",
+        ("problems", "0", "8"),
+        "AddressSanitizer",
+    ),
     "scores that read past a head's columns": (
-        "attention.cu", "col < width; col += lane_count * N", "col <= width; col += lane_count * N",
-        "attention", ("0", "8"), "heap-buffer-overflow"),
+        "attention.cu",
+        "col < width; col += lane_count * N",
+        "col <= width; col += lane_count * N",
+        "attention",
+        ("0", "8"),
+        "heap-buffer-overflow",
+    ),
     "softmax's gradient without its mean": (
-        "softmax.cuh", "alpha[i] * (dots[i] - mean)", "alpha[i] * dots[i]", "attention", ("0", "8"), "seed"),
+        "softmax.cuh",
+        "alpha[i] * (dots[i] - mean)",
+        "alpha[i] * dots[i]",
+        "attention",
+        ("0", "8"),
+        "seed",
+    ),
     "backward that drops other edges than forward": (
-        "softmax.cuh", "alpha[i] *= factor(dropout, u, edge + t - first, h);",
-        "alpha[i] *= factor(dropout, u, edge, h);", "attention", ("0", "12"), "seed"),
-}  # fmt: skip
+        "softmax.cuh",
+        "alpha[i] *= factor(dropout, u, edge + t - first, h);",
+        "alpha[i] *= factor(dropout, u, edge, h);",
+        "attention",
+        ("0", "12"),
+        "seed",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "name", [*MUTANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MUTANTS)]
-)
+@pytest.mark.parametrize("name", [*MUTANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MUTANTS)])
 def test_mutant_is_caught(name: str, tmp_path: Path, objects: dict[str, Path]) -> None:
     file, old, new, unit, arguments, message = {**MUTANTS, **MORE_MUTANTS}[name]
     csrc = tmp_path / "csrc"
@@ -161,9 +225,7 @@ def test_mutant_is_caught(name: str, tmp_path: Path, objects: dict[str, Path]) -
     driver = "cuda_attention" if unit == "attention" else "cuda_kernels"
     rest = [target for target in for_driver(driver, objects) if target != objects[unit]]
     done = run(link(tmp_path / "driver", [mutated, *rest], SANITIZED), *arguments)
-    assert done.returncode != 0 and re.search(message, done.stderr), (
-        f"not caught: {done.stderr[-2000:]}"
-    )
+    assert done.returncode != 0 and re.search(message, done.stderr), f"not caught: {done.stderr[-2000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -201,23 +263,12 @@ sys.exit(pytest.main(sys.argv[2:]))
 
 def run_tests(operators: Path, *arguments: str, examples: int | None = None) -> None:
     """Tests of the CPU's operators, on the emulated ones instead; ``examples`` caps hypothesis's."""
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        str(operators),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *arguments,
-    ]
+    command = [sys.executable, "-c", RUN, str(operators), "-q", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "RESEMB_EMULATED": "1"}
     if examples is not None:
         environment["RESEMB_EXAMPLES"] = str(examples)
     environment.pop("PYTEST_ADDOPTS", None)  # -n would run them in processes without the library
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment)
     assert done.returncode == 0, done.stdout[-5000:]
     assert "Overriding a previously registered kernel" in done.stderr, done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-1000:]
@@ -226,8 +277,12 @@ def run_tests(operators: Path, *arguments: str, examples: int | None = None) -> 
 def test_operators_on_chosen_problems(operators: Path) -> None:
     """Widths and dtypes, corners, handmade graphs; steps apart and in backward."""
     run_tests(
-        operators, "-k", "not avx2 and (every_width or corners or handmade or out_dtype)",
-        "tests/test_op_parity.py", "tests/test_op_handmade.py")  # fmt: skip
+        operators,
+        "-k",
+        "not avx2 and (every_width or corners or handmade or out_dtype)",
+        "tests/test_op_parity.py",
+        "tests/test_op_handmade.py",
+    )
 
 
 @pytest.mark.slow
@@ -252,8 +307,12 @@ def test_captured_steps(operators: Path) -> None:
 
 def test_attention_on_chosen_problems(operators: Path) -> None:
     """Numbers and gradients made by hand, dtypes of the output, scores far from zero, dropout."""
-    run_tests(operators, "-k", "not avx2 and (by_hand or out_dtype or extreme or dropout or zero_scores)",
-              "tests/test_op_attention.py")  # fmt: skip
+    run_tests(
+        operators,
+        "-k",
+        "not avx2 and (by_hand or out_dtype or extreme or dropout or zero_scores)",
+        "tests/test_op_attention.py",
+    )
 
 
 @pytest.mark.slow
@@ -298,8 +357,7 @@ print("ok")
 
 def test_attention_agrees_with_the_cpu(operators: Path) -> None:
     """The same edges are dropped, so that outputs and gradients are close."""
-    done = subprocess.run(
-        [sys.executable, "-c", ATTENTION, str(operators)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", ATTENTION, str(operators)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr[-3000:]
 
 
@@ -310,8 +368,13 @@ def test_optimizers(operators: Path) -> None:
     But for the bits of a fused multiply-add, which the host's compiler does not make here.
     """
     run_tests(
-        operators, "-k", "not avx2 and not bit_for_bit", "tests/test_optim_rules.py", "tests/test_optim_decay.py",
-        "tests/test_optim_in_backward.py")  # fmt: skip
+        operators,
+        "-k",
+        "not avx2 and not bit_for_bit",
+        "tests/test_optim_rules.py",
+        "tests/test_optim_decay.py",
+        "tests/test_optim_in_backward.py",
+    )
 
 
 FAULTS = """
@@ -350,9 +413,7 @@ print("ok")
 
 
 def test_faults_are_raised_by_the_next_call(operators: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS, str(operators)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", FAULTS, str(operators)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr[-3000:]
 
 

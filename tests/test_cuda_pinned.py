@@ -80,9 +80,7 @@ def test_places_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pinned_graph_stays_where_the_tables_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_graph, "check_place", lambda place: None)
-    monkeypatch.setattr(
-        _graph, "_empty", lambda shape, dtype, place: torch.empty(shape, dtype=dtype)
-    )
+    monkeypatch.setattr(_graph, "_empty", lambda shape, dtype, place: torch.empty(shape, dtype=dtype))
     emb = module(graph_device="pinned")
     neighbors = emb._neighbors
     expected = module()(torch.arange(H))

@@ -138,9 +138,7 @@ def test_files_without_a_header_line(tmp_path):
     with pytest.raises(ValueError, match="first line looks like data: name the columns with head"):
         read_log(path)
     assert read_log(path, header=NAMES).content_hash == read_log(frame()).content_hash
-    with pytest.raises(
-        ValueError, match="line 1 has 5 columns, expected 3: user_id,item_id,timest"
-    ):
+    with pytest.raises(ValueError, match="line 1 has 5 columns, expected 3: user_id,item_id,timest"):
         read_log(path, header=NAMES[:3])
     with pytest.raises(ValueError, match=r"header: log.parquet names its columns itself"):
         read_log(as_parquet(tmp_path), header=NAMES)
@@ -149,9 +147,7 @@ def test_files_without_a_header_line(tmp_path):
 
 
 def test_a_header_given_twice_is_said(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"line 1 holds names itself \(.*user_id.*\); leave header"
-    ):
+    with pytest.raises(ValueError, match=r"line 1 holds names itself \(.*user_id.*\); leave header"):
         read_log(as_csv(tmp_path), header=NAMES)
     with pytest.raises(ValueError, match=r"line 1 holds names itself \(.*timestamp.*\)"):
         read_log(as_csv(tmp_path), header=["a", "b", "c", "d", "e"], user="a", item="b", time="c")
@@ -176,15 +172,13 @@ def test_columns_are_named_or_guessed(tmp_path):
         match=r"cannot guess the time column: pass time=<column name>.*"
         r"the data has the columns: UserID, item_id, seen-at, category, bought",
     ):
-        read_log(table)  # fmt: skip
+        read_log(table)
     log = read_log(table, time="seen-at", category=False)
     assert log.columns == {"user": "UserID", "item": "item_id", "time": "seen-at"}
     assert log.columns_line == "user 'UserID' (guessed), item 'item_id' (guessed), time 'seen-at'"
     assert log.label is None and log.category is None
     assert read_log(table, time="seen-at", label="bought").label.tolist() == [0, 1, 1, 1, 0]
-    with pytest.raises(
-        ValueError, match=r"no column 'nope' \(given as the item column\); the data"
-    ):
+    with pytest.raises(ValueError, match=r"no column 'nope' \(given as the item column\); the data"):
         read_log(table, item="nope")
     with pytest.raises(ValueError, match="one column cannot feed two fields"):
         read_log(table, time="item_id", item="item_id")
@@ -254,9 +248,7 @@ def test_rows_are_filtered(tmp_path):
     table.to_csv(path, index=False)
     same = read_log(table, where={"behavior": "pv"})
     assert read_log(path, where={"behavior": "pv"}).content_hash == same.content_hash
-    with pytest.raises(
-        ValueError, match="no row of 'log' has behavior = look; it holds pv, buy, c"
-    ):
+    with pytest.raises(ValueError, match="no row of 'log' has behavior = look; it holds pv, buy, c"):
         read_log(path, where={"behavior": "look"})
     with pytest.raises(ValueError, match=r"no column 'size' \(given in where\)"):
         read_log(path, where={"size": 1})
@@ -296,16 +288,22 @@ def test_unreadable_sources(tmp_path):
         ("a.dat", "1::2::3::4\n1::2:x:3::4\n", "line 2: expected '::' between columns"),
         ("a.json", '{"user": 1, "item": 2, "ts": 3}\n{"user"\n', "line 2: not a JSON object"),
         ("a.json", '{"user": 1, "item": 2, "ts": 3}\n[1]\n', "line 2: expected an object"),
-        ("a.json", '{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "item": 2, "ts": "x"}\n',
-         "line 2: ts is 'x', expected int64 as in line 1"),
+        (
+            "a.json",
+            '{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "item": 2, "ts": "x"}\n',
+            "line 2: ts is 'x', expected int64 as in line 1",
+        ),
         ("a.json", '{"user": 1, "item": [2], "ts": 3}\n', "'item': expected numbers or text"),
-        ("a.json", '\n{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "ts": 4}\n',
-         "a.json, line 3, column 'item': null item id"),
+        (
+            "a.json",
+            '\n{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "ts": 4}\n',
+            "a.json, line 3, column 'item': null item id",
+        ),
         ("a.csv.gz", "plain text", "cannot read"),
-        ("a.csv", "user,item,ts\n1,2,3\nx,\n\"1\n1\",2,3\n1,,4\n", "line 3: expected 3"),
+        ("a.csv", 'user,item,ts\n1,2,3\nx,\n"1\n1",2,3\n1,,4\n', "line 3: expected 3"),
         ("a.csv", 'user,item,ts\n\n"1\n1",2,3\n1,,4\n', "line 5, column 'item': null item id"),
     ],
-)  # fmt: skip
+)
 def test_the_line_at_fault_is_named(tmp_path, name, text, words):
     path = tmp_path / name
     path.write_text(text)
@@ -321,8 +319,7 @@ def test_lines_that_are_not_utf8(tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), min_size=1),
-       st.data())  # fmt: skip
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), min_size=1), st.data())
 def test_any_bad_line_is_the_one_named(tmp_path_factory, rows, data):
     at = data.draw(st.integers(0, len(rows)))
     kind = data.draw(st.sampled_from(["", "nan", "1.5", "short"]))
@@ -336,8 +333,10 @@ def test_any_bad_line_is_the_one_named(tmp_path_factory, rows, data):
 
 def test_json_types_are_those_of_the_first_line(tmp_path):
     path = tmp_path / "reviews_5.json"
-    rows = [{"reviewerID": "A1", "asin": "B2", "unixReviewTime": 5, "helpful": [0, 1]},
-            {"asin": "B1", "reviewerID": "A1", "unixReviewTime": 4, "summary": "x"}]  # fmt: skip
+    rows = [
+        {"reviewerID": "A1", "asin": "B2", "unixReviewTime": 5, "helpful": [0, 1]},
+        {"asin": "B1", "reviewerID": "A1", "unixReviewTime": 4, "summary": "x"},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = read_log(path)
     assert log.items.decode(log.item).tolist() == ["B1", "B2"]
@@ -350,8 +349,8 @@ def test_real_logs_are_the_same_in_every_format(shared_data, tmp_path):
     table.to_csv(tmp_path / "a.csv", index=False)
     lines = table.assign(r=3)[["user_id", "item_id", "r", "timestamp"]].astype(str)
     (tmp_path / "ratings.dat").write_text("\n".join(lines.agg("::".join, axis=1)))
-    table.rename(columns={"user_id": "user_id:token", "item_id": "item_id:token",
-                          "timestamp": "timestamp:float"}).to_csv(
-        tmp_path / "a.inter", sep="\t", index=False)  # fmt: skip
+    table.rename(
+        columns={"user_id": "user_id:token", "item_id": "item_id:token", "timestamp": "timestamp:float"}
+    ).to_csv(tmp_path / "a.inter", sep="\t", index=False)
     for name in ("a.csv", "ratings.dat", "a.inter"):
         assert read_log(tmp_path / name).content_hash == expected

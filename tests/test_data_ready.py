@@ -18,9 +18,7 @@ FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--threads", "1", "--qui
 
 def sequences(users=40, seed=0):
     """(user, items, categories) of a simulated log."""
-    log, truth = rx.data.simulate(
-        users=users, items=60, domains=4, events_per_user=(5, 9), seed=seed
-    )
+    log, truth = rx.data.simulate(users=users, items=60, domains=4, events_per_user=(5, 9), seed=seed)
     for user in range(users):
         items = log.item[log.user_start[user] : log.user_start[user + 1]]
         yield user, items.tolist(), truth.domain[items].tolist(), truth.domain
@@ -63,10 +61,14 @@ def decoded(split: ReadySplit, part: str):
         "^".join(map(str, log.items.decode(samples.history_items[low:high]).tolist()))
         for low, high in zip(samples.start, samples.end, strict=True)
     ]
-    return pd.DataFrame({
-        "label": samples.label, "user_id": log.users.decode(samples.user),
-        "item_id": log.items.decode(samples.target), "item_history": histories,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "label": samples.label,
+            "user_id": log.users.decode(samples.user),
+            "item_id": log.items.decode(samples.target),
+            "item_history": histories,
+        }
+    )
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -114,8 +116,7 @@ def test_without_a_valid_file_users_are_held_out(tmp_path):
     held = split.log.users.encode(valid.user_id.unique())[0]
     assert not np.isin(split.train.user, held).any()
     same = read_ready_made(tmp_path / "set", valid_share=0.25, seed=3)
-    assert same.hash == split.hash and same.samples["valid"].split_hash == split.samples[
-        "test"].split_hash  # fmt: skip
+    assert same.hash == split.hash and same.samples["valid"].split_hash == split.samples["test"].split_hash
     other = read_ready_made(tmp_path / "set", valid_share=0.25, seed=4)
     assert other.samples["test"].split_hash != split.samples["test"].split_hash
 
@@ -124,8 +125,9 @@ def test_the_hash_covers_every_file(tmp_path):
     write(tmp_path / "set")
     before = read_ready_made(tmp_path / "set").hash
     assert read_ready_made(tmp_path / "set").hash == before
-    rewrite("test", lambda f: f.assign(item_history=f.item_history + "^5",
-                                       cate_history=f.cate_history + "^1"))(tmp_path / "set")  # fmt: skip
+    rewrite("test", lambda f: f.assign(item_history=f.item_history + "^5", cate_history=f.cate_history + "^1"))(
+        tmp_path / "set"
+    )
     assert read_ready_made(tmp_path / "set").hash != before
 
 
@@ -142,14 +144,19 @@ def taobao(folder):
     folder.mkdir()
     for part, rows in (("train", 300), ("test", 80)):
         history = [rng.integers(1, 9, rng.integers(0, 6)) for _ in range(rows)]
-        pd.DataFrame({
-            "clk": np.arange(rows) % 2, "userid": rng.integers(0, 20, rows),
-            "adgroup_id": rng.integers(0, 99, rows), "cate_id": rng.integers(1, 9, rows),
-            "brand": rng.integers(1, 9, rows), "price": rng.random(rows),
-            "cate_his": ["^".join(map(str, h % 4 + 1)) for h in history],
-            "brand_his": ["^".join(map(str, h)) for h in history],
-            "btag_his": ["^".join(["1"] * len(h)) for h in history],
-        }).to_csv(folder / f"{part}.csv", index=False)  # fmt: skip
+        pd.DataFrame(
+            {
+                "clk": np.arange(rows) % 2,
+                "userid": rng.integers(0, 20, rows),
+                "adgroup_id": rng.integers(0, 99, rows),
+                "cate_id": rng.integers(1, 9, rows),
+                "brand": rng.integers(1, 9, rows),
+                "price": rng.random(rows),
+                "cate_his": ["^".join(map(str, h % 4 + 1)) for h in history],
+                "brand_his": ["^".join(map(str, h)) for h in history],
+                "btag_his": ["^".join(["1"] * len(h)) for h in history],
+            }
+        ).to_csv(folder / f"{part}.csv", index=False)
 
 
 def test_other_names_and_empty_histories(tmp_path):
@@ -224,10 +231,7 @@ def rewrite(part, change):
     [
         (remove("test.csv"), "no test file in"),
         (break_line("1,u1,5,2"), "line 5: expected 6 columns, found 4"),
-        (
-            break_line("1,u1,5,2,3^4,2"),
-            "train.csv, line 5, column 'cate_history': 1 entries, but 2",
-        ),
+        (break_line("1,u1,5,2,3^4,2"), "train.csv, line 5, column 'cate_history': 1 entries, but 2"),
         (break_line("1,u1,5,2,3^^4,2^2^2"), "line 5, column 'item_history': empty id in a history"),
         (break_line("2,u1,5,2,3,2"), "line 5, column 'label': label must be 0 or 1 (2)"),
         (break_line("1,,5,2,3,2"), "line 5, column 'user_id': null user id"),

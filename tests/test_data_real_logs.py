@@ -8,8 +8,23 @@ import pytest
 
 from resemb_ext.cli import main
 
-SMALL = ["--epochs", "1", "--dim", "8", "--hidden", "16", "--max-history", "10", "--batch-size",
-         "8192", "--eval-negatives", "2", "--threads", "1", "--quiet"]  # fmt: skip
+SMALL = [
+    "--epochs",
+    "1",
+    "--dim",
+    "8",
+    "--hidden",
+    "16",
+    "--max-history",
+    "10",
+    "--batch-size",
+    "8192",
+    "--eval-negatives",
+    "2",
+    "--threads",
+    "1",
+    "--quiet",
+]
 
 
 @pytest.mark.slow

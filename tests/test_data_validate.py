@@ -21,12 +21,13 @@ NOW = 2_000_000_000
 def clean(users=4, items=9, events=6):
     """A log without anything to remark on but its missing labels."""
     rng = np.random.default_rng(0)
-    return pd.DataFrame({
-        "user_id": np.repeat(np.arange(users), events),
-        "item_id": np.concatenate([rng.permutation(items)[:events] for _ in range(users)]),
-        "timestamp": 1_500_000_000 + 10 * rng.permutation(events * users).reshape(users, -1)
-        .copy().ravel(),
-    }).sort_values(["user_id", "timestamp"])  # fmt: skip
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(users), events),
+            "item_id": np.concatenate([rng.permutation(items)[:events] for _ in range(users)]),
+            "timestamp": 1_500_000_000 + 10 * rng.permutation(events * users).reshape(users, -1).copy().ravel(),
+        }
+    ).sort_values(["user_id", "timestamp"])
 
 
 def found(frame, **options):
@@ -111,8 +112,9 @@ def test_labels_and_categories():
     assert findings["no category"].found.startswith("8 of 24")
     frame["category"] = frame.item_id % 2
     assert "several categories" not in found(frame)[0]
-    frame.loc[frame.item_id == frame.item_id.iloc[0], "category"] = [5, 6, 7, 8][: (
-        frame.item_id == frame.item_id.iloc[0]).sum()]  # fmt: skip
+    frame.loc[frame.item_id == frame.item_id.iloc[0], "category"] = [5, 6, 7, 8][
+        : (frame.item_id == frame.item_id.iloc[0]).sum()
+    ]
     assert found(frame)[0]["several categories"].found.startswith("1 of 8")
 
 
@@ -200,9 +202,27 @@ def test_convert(tmp_path, capsys):
     source, out = tmp_path / "raw.csv", tmp_path / "log.parquet"
     frame = clean().assign(kind=["pv", "buy", "cart"] * 8, color=["a", None] * 12)
     pd.concat([frame, frame.iloc[:4]]).to_csv(source, index=False, header=False)
-    arguments = ["data", "convert", str(source), "--header", "u,i,t,kind,color", "--user-column",
-                 "u", "--item-column", "i", "--time-column", "t", "--category-column", "color",
-                 "--where", "kind=pv,buy", "--session-gap", "30", "--out", str(out)]  # fmt: skip
+    arguments = [
+        "data",
+        "convert",
+        str(source),
+        "--header",
+        "u,i,t,kind,color",
+        "--user-column",
+        "u",
+        "--item-column",
+        "i",
+        "--time-column",
+        "t",
+        "--category-column",
+        "color",
+        "--where",
+        "kind=pv,buy",
+        "--session-gap",
+        "30",
+        "--out",
+        str(out),
+    ]
     assert main(arguments) == 0
     assert "user 'u', item 'i', time 't', category 'color'" in capsys.readouterr().err
     kept = pd.concat([frame, frame.iloc[:4]])

@@ -50,15 +50,28 @@ def trained(tmp_path_factory):
     """The folder of a run of both arms on a log with categories and text ids."""
     log, truth = rx.data.simulate(seed=2, users=80, items=60, domains=4, events_per_user=(5, 9))
     folder = tmp_path_factory.mktemp("export")
-    pd.DataFrame({
-        "user_id": log.user, "item_id": [f"item-{i}" for i in log.item], "timestamp": log.time,
-        "category": [f"c{d}" for d in truth.domain[log.item]],
-    }).to_csv(folder / "shop.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        {
+            "user_id": log.user,
+            "item_id": [f"item-{i}" for i in log.item],
+            "timestamp": log.time,
+            "category": [f"c{d}" for d in truth.domain[log.item]],
+        }
+    ).to_csv(folder / "shop.csv", index=False)
     return run(
-        data=str(folder / "shop.csv"), model="din", category=True, out=str(folder / "run"),
-        epochs=1, batch_size=128, dim=4, hidden=(8,), threads=1, progress=False, eval_negatives=5,
+        data=str(folder / "shop.csv"),
+        model="din",
+        category=True,
+        out=str(folder / "run"),
+        epochs=1,
+        batch_size=128,
+        dim=4,
+        hidden=(8,),
+        threads=1,
+        progress=False,
+        eval_negatives=5,
         max_history=LONGEST,
-    ).folder  # fmt: skip
+    ).folder
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +105,10 @@ def score_alone(exported, rows, tmp_path, *options, blocked):
     script = ROOT / "examples" / "score_exported.py"
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, blocked, script, exported, file, *options],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
@@ -171,10 +186,7 @@ def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
 
 
 def test_bad_runs_are_one_line(trained, tmp_path, capsys):
-    for arguments, words in (
-        ([str(tmp_path)], "holds no run"),
-        ([str(trained), "--seed", "7"], "has no seed 7"),
-    ):
+    for arguments, words in (([str(tmp_path)], "holds no run"), ([str(trained), "--seed", "7"], "has no seed 7")):
         assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2
         message = capsys.readouterr().err
         assert words in message and message.count("\n") == 1

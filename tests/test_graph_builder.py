@@ -18,10 +18,26 @@ from resemb_ext.graph._options import Options
 
 
 def reference(
-    user, item, time=None, *, num_items, window=3, max_gap=None, session_gap=None, decay=None,
-    min_count=1, weighting="count", damping=0.0, category=None, category_edges=0,
-    category_weight=1.0, top_k=10, self_weight="max", directed=False, padding_idx=None,
-):  # fmt: skip
+    user,
+    item,
+    time=None,
+    *,
+    num_items,
+    window=3,
+    max_gap=None,
+    session_gap=None,
+    decay=None,
+    min_count=1,
+    weighting="count",
+    damping=0.0,
+    category=None,
+    category_edges=0,
+    category_weight=1.0,
+    top_k=10,
+    self_weight="max",
+    directed=False,
+    padding_idx=None,
+):
     """{row: {neighbour: weight}} and degrees, pair by pair, from the formulas of `from_events`."""
     order = sorted(range(len(item)), key=lambda i: (user[i], 0 if time is None else time[i]))
     sequences = {}
@@ -100,9 +116,7 @@ def check(graph, rows, degree):
         if [j for j, _ in ours] != [j for j, _ in theirs]:
             # A tie that rounding broke: the same weights, though on other neighbours.
             ours, theirs = (sorted((0, w) for _, w in pairs) for pairs in (ours, theirs))
-        np.testing.assert_allclose(
-            [w for _, w in ours], [w for _, w in theirs], rtol=2.4e-7, atol=1e-37
-        )
+        np.testing.assert_allclose([w for _, w in ours], [w for _, w in theirs], rtol=2.4e-7, atol=1e-37)
     np.testing.assert_allclose(graph.degree, degree, rtol=1e-6)
 
 
@@ -117,8 +131,7 @@ def rows_of(graph):
 
 def same_arrays(a, b):
     return all(
-        getattr(a, name).dtype == getattr(b, name).dtype
-        and np.array_equal(getattr(a, name), getattr(b, name))
+        getattr(a, name).dtype == getattr(b, name).dtype and np.array_equal(getattr(a, name), getattr(b, name))
         for name in ("indptr", "neighbors", "weights", "degree")
     )
 
@@ -168,9 +181,7 @@ def options(draw, num_items=None, has_time=False):
 @given(logs(), options(), st.sampled_from([1, 3]))
 def test_equals_reference(log, chosen, threads):
     user, item, time, num_items = log
-    graph = InterestGraph.from_events(
-        user, item, time, num_items=num_items, threads=threads, **chosen
-    )
+    graph = InterestGraph.from_events(user, item, time, num_items=num_items, threads=threads, **chosen)
     rows, degree = reference(user, item, time, num_items=num_items, **chosen)
     assert rows_of(graph) == rows
     np.testing.assert_allclose(graph.degree, degree, rtol=1e-12)
@@ -205,9 +216,7 @@ def test_64_bit_words_give_the_same(log, chosen):
         progress=None,
     )
     assert wide[1].dtype == np.int64
-    for ours, theirs in zip(
-        (graph.indptr, graph.neighbors, graph.weights, graph.degree), wide, strict=True
-    ):
+    for ours, theirs in zip((graph.indptr, graph.neighbors, graph.weights, graph.degree), wide, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -232,9 +241,14 @@ def test_the_heaviest_counts_of_every_size(counts, top_k, min_count, random):
     given = Options.of({"top_k": top_k, "min_count": min_count, "self_weight": 0}, None, False)
     native = given.native(num_items=40, events=10**9, padding=None, category=None)
     found = _builder.weigh(
-        indptr, np.array(others, np.int32), np.array(counts, np.int64), np.ones(40, np.int64), native,
-        threads=1, progress=None,
-    )  # fmt: skip
+        indptr,
+        np.array(others, np.int32),
+        np.array(counts, np.int64),
+        np.ones(40, np.int64),
+        native,
+        threads=1,
+        progress=None,
+    )
     weighed = [(np.float32(c), j) for c, j in zip(counts, others, strict=True) if c >= min_count]
     best = sorted(sorted(weighed, key=lambda pair: (-pair[0], pair[1]))[:top_k], key=lambda p: p[1])
     size = found[0][1]
@@ -250,11 +264,21 @@ def test_same_bits_for_any_thread_count(weighting, directed):
     more = {"decay": "inverse", "max_gap": 900, "session_gap": 500} if directed else {}
     graphs = [
         InterestGraph.from_events(
-            user, item, time, num_items=5_000, window=4, weighting=weighting, directed=directed,
-            threads=threads, damping=0.3, category=np.arange(5_000) % 40, category_edges=3, **more,
+            user,
+            item,
+            time,
+            num_items=5_000,
+            window=4,
+            weighting=weighting,
+            directed=directed,
+            threads=threads,
+            damping=0.3,
+            category=np.arange(5_000) % 40,
+            category_edges=3,
+            **more,
         )
         for threads in (1, 2, 3, 8)
-    ]  # fmt: skip
+    ]
     assert len({graph.hash for graph in graphs}) == 1
     assert all(graph.meta == graphs[0].meta for graph in graphs)
 
@@ -274,9 +298,7 @@ def test_sorted_and_shuffled_input_give_the_same_bits(weighting):
 
 def test_many_events_equal_scipy():
     user, item, time = zipf_log(events=60_000)
-    graph = InterestGraph.from_events(
-        user, item, time, num_items=5_000, window=2, top_k=None, self_weight=0
-    )
+    graph = InterestGraph.from_events(user, item, time, num_items=5_000, window=2, top_k=None, self_weight=0)
     order = np.lexsort((time, user))
     user, item = user[order], item[order]
     counts = np.zeros((5_000, 5_000), np.int64)
@@ -345,11 +367,21 @@ def test_dates():
 def test_meta_says_what_was_built():
     graph = InterestGraph.from_events([0, 0], [1, 2], [10, 30], top_k=None, padding_idx=0)
     assert graph.meta["options"] == {
-        "num_items": 3, "window": 3, "max_gap": None, "session_gap": None, "decay": None,
-        "min_count": 1, "weighting": "count", "damping": 0.0, "category_edges": 0,
-        "category_weight": 1.0, "top_k": None, "self_weight": "max", "directed": False,
+        "num_items": 3,
+        "window": 3,
+        "max_gap": None,
+        "session_gap": None,
+        "decay": None,
+        "min_count": 1,
+        "weighting": "count",
+        "damping": 0.0,
+        "category_edges": 0,
+        "category_weight": 1.0,
+        "top_k": None,
+        "self_weight": "max",
+        "directed": False,
         "padding_idx": 0,
-    }  # fmt: skip
+    }
     assert graph.meta["events"] == 2 and graph.meta["time_cut"] == 30
     other = InterestGraph.from_events([0, 0], [1, 2], [10, 31], top_k=None, padding_idx=0)
     assert other.meta["event_hash"] != graph.meta["event_hash"] and other.hash == graph.hash
@@ -391,19 +423,14 @@ def test_hand_computed_weightings():
         graph = InterestGraph.from_events([0] * 4, [1, 2, 1, 3], window=1, **chosen)
         return rows_of(graph)[1]
 
-    assert weights(weighting="jaccard") == {
-        1: np.float32(2 / 3),
-        2: np.float32(2 / 3),
-        3: np.float32(1 / 3),
-    }
+    assert weights(weighting="jaccard") == {1: np.float32(2 / 3), 2: np.float32(2 / 3), 3: np.float32(1 / 3)}
     assert weights(weighting="ppmi")[2] == np.float32(math.log(2 * 6 / (3 * 2)))
     assert weights(damping=1) == {1: 1.0, 2: 1.0, 3: 0.5}  # n = 2, 1, 1
     graph = InterestGraph.from_events([0] * 3, [1, 2, 3], decay="inverse")
     assert rows_of(graph)[1] == {1: 1.0, 2: 1.0, 3: 0.5}
     kin = InterestGraph.from_events(
-        [0, 0], [1, 2], num_items=5, category=[-1, 7, 7, 7, -1], category_edges=1,
-        category_weight=0.5,
-    )  # fmt: skip
+        [0, 0], [1, 2], num_items=5, category=[-1, 7, 7, 7, -1], category_edges=1, category_weight=0.5
+    )
     # 1 and 2 have one event each: item 1 is the head of category 7.
     assert rows_of(kin)[3] == {1: 0.5, 3: 0.5} and rows_of(kin)[4] == {4: 1.0}
     assert rows_of(kin)[1] == {1: 1.5, 2: 1.5, 3: 0.5}
@@ -421,17 +448,13 @@ class TestRealLog:
         columns = [frame[name].to_numpy() for name in ("user_id", "item_id", "timestamp")]
         height = int(columns[1].max()) + 2
         graph = InterestGraph.from_events(*columns, num_items=height, padding_idx=0, threads=2)
-        rows, degree = reference(
-            *(column.tolist() for column in columns), num_items=height, padding_idx=0
-        )
+        rows, degree = reference(*(column.tolist() for column in columns), num_items=height, padding_idx=0)
         assert rows_of(graph) == rows
         np.testing.assert_array_equal(graph.degree, degree)
         assert graph.meta["events"] == 100_000
 
     def test_ml_1m_order(self, shared_data):
-        frame = pd.read_parquet(
-            shared_data("ml-1m.parquet"), columns=["user_id", "item_id", "order"]
-        )
+        frame = pd.read_parquet(shared_data("ml-1m.parquet"), columns=["user_id", "item_id", "order"])
         user, item, time = (frame[name].to_numpy() for name in ("user_id", "item_id", "order"))
         a = InterestGraph.from_events(user, item, time, threads=1, weighting="cosine")
         b = InterestGraph.from_events(user, item, time, threads=2, weighting="cosine")

@@ -50,9 +50,7 @@ def test_unsorted_rows_and_scipy_round_trip(matrix, random):
     assert InterestGraph.from_scipy(back).hash == graph.hash
 
 
-@pytest.mark.parametrize(
-    "kind", [sp.csr_matrix, sp.csr_array, sp.csc_array, sp.coo_matrix, sp.lil_array]
-)
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csr_array, sp.csc_array, sp.coo_matrix, sp.lil_array])
 def test_from_scipy_kinds(kind):
     dense = np.array([[0, 3, 1], [0, 0, 0], [2, 0, 5]], np.int64)
     np.testing.assert_array_equal(InterestGraph.from_scipy(kind(dense)).to_scipy().toarray(), dense)

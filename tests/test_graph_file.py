@@ -41,9 +41,15 @@ VERSION_1 = (
 def counted():
     rng = np.random.default_rng(0)
     return InterestGraph.from_events(
-        rng.integers(0, 9, 90), rng.integers(1, 20, 90), np.arange(90) / 2, padding_idx=0,
-        keep_counts=True, category=np.arange(20) % 4, category_edges=1, num_items=20,
-    )  # fmt: skip
+        rng.integers(0, 9, 90),
+        rng.integers(1, 20, 90),
+        np.arange(90) / 2,
+        padding_idx=0,
+        keep_counts=True,
+        category=np.arange(20) % 4,
+        category_edges=1,
+        num_items=20,
+    )
 
 
 def bytes_of(graph, folder):
@@ -88,9 +94,8 @@ def test_files_of_version_1_are_read(tmp_path):
     path.write_bytes(zlib.decompress(base64.b85decode(VERSION_1)))
     old = InterestGraph.load(path)
     new = InterestGraph.from_events(
-        [0, 0, 0, 1, 1], [1, 2, 3, 2, 3], [1, 2, 3, 1, 2], num_items=4, window=2, top_k=1,
-        padding_idx=0,
-    )  # fmt: skip
+        [0, 0, 0, 1, 1], [1, 2, 3, 2, 3], [1, 2, 3, 1, 2], num_items=4, window=2, top_k=1, padding_idx=0
+    )
     assert old.hash == new.hash and old.meta["version"] == 1 and old.counts is None
     for hops in (1, 2):
         linked = [graph.with_link("gcn", padding_idx=0, hops=hops) for graph in (old, new)]
@@ -206,9 +211,7 @@ def test_wrong_kept_counts(kept, scratch, member, change, message):
     name = f"counts.{member}"
     arrays[name] = None if change is None else change(arrays[name])
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    counts = {
-        name: arrays[f"counts.{name}"] for name in _file.KEPT_DTYPES if f"counts.{name}" in arrays
-    }
+    counts = {name: arrays[f"counts.{name}"] for name in _file.KEPT_DTYPES if f"counts.{name}" in arrays}
     header["counts_hash"] = _file._hash_of(counts, f"{_file.FORMAT}:counts")
     out = io.BytesIO()
     np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)

@@ -50,9 +50,7 @@ def test_average(full, self_weight):
     linked = from_dense(full).with_link("average", self_weight=self_weight)
     z = with_self(full, self_weight)
     sums = z.sum(1, keepdims=True)
-    np.testing.assert_allclose(
-        dense(linked), np.divide(z, sums, out=np.zeros_like(z), where=sums > 0), **CLOSE
-    )
+    np.testing.assert_allclose(dense(linked), np.divide(z, sums, out=np.zeros_like(z), where=sums > 0), **CLOSE)
     assert stored(linked).diagonal().all() and linked.link == "average"
     assert linked.meta["link"] == {
         "name": "average",
@@ -111,9 +109,7 @@ def test_built_graphs_use_degrees_before_pruning(weighting, self_weight):
     np.testing.assert_allclose(graph.degree, degree, rtol=1e-12)
     scale = np.divide(1, np.sqrt(degree), out=np.zeros(60), where=degree > 0)
     gcn = graph.with_link("gcn", padding_idx=0)
-    np.testing.assert_allclose(
-        dense(gcn), np.where(stored(graph), z * np.outer(scale, scale), 0), **CLOSE
-    )
+    np.testing.assert_allclose(dense(gcn), np.where(stored(graph), z * np.outer(scale, scale), 0), **CLOSE)
     np.testing.assert_array_equal(gcn.neighbors, graph.neighbors)
     np.testing.assert_array_equal(gcn.degree, graph.degree)
     average = dense(graph.with_link("average", padding_idx=0))
@@ -155,14 +151,10 @@ def test_hand_computed():
     graph = from_dense(full)
     assert graph.degree.tolist() == [4, 14, 12]
     np.testing.assert_allclose(
-        dense(graph.with_link("average")),
-        [[1 / 2, 1 / 2, 0], [1 / 7, 3 / 7, 3 / 7], [0, 1 / 2, 1 / 2]],
-        **CLOSE,
+        dense(graph.with_link("average")), [[1 / 2, 1 / 2, 0], [1 / 7, 3 / 7, 3 / 7], [0, 1 / 2, 1 / 2]], **CLOSE
     )
     a, b = 2 / np.sqrt(4 * 14), 6 / np.sqrt(14 * 12)
-    np.testing.assert_allclose(
-        dense(graph.with_link("gcn")), [[1 / 2, a, 0], [a, 3 / 7, b], [0, b, 1 / 2]], **CLOSE
-    )
+    np.testing.assert_allclose(dense(graph.with_link("gcn")), [[1 / 2, a, 0], [a, 3 / 7, b], [0, b, 1 / 2]], **CLOSE)
 
 
 @pytest.mark.parametrize("link", ["average", "gcn", "given"])
@@ -188,20 +180,14 @@ def test_given_is_untouched_and_links_do_not_stack():
     average = graph.with_link("average", padding_idx=0)
     assert average.with_link("average", padding_idx=0).hash == average.hash
     np.testing.assert_array_equal(average.with_link("given").weights, average.weights)
-    for linked, link in (
-        (average, "gcn"),
-        (untouched, "average"),
-        (graph.with_link("gcn"), "average"),
-    ):
+    for linked, link in ((average, "gcn"), (untouched, "average"), (graph.with_link("gcn"), "average")):
         with pytest.raises(ValueError, match="already holds"):
             linked.with_link(link)
 
 
 def test_bad_options():
     graph = built()
-    with pytest.raises(
-        ValueError, match="link is 'mean', expected one of 'average', 'gcn', 'given'"
-    ):
+    with pytest.raises(ValueError, match="link is 'mean', expected one of 'average', 'gcn', 'given'"):
         graph.with_link("mean")
     with pytest.raises(ValueError, match="padding_idx is 60"):
         graph.with_link("average", padding_idx=60)
@@ -275,7 +261,5 @@ def test_res_embedding_takes_hops():
     graph = built(top_k=4)
     emb = ResEmbedding(graph, 3, link="gcn", padding_idx=0, hops=2)
     assert emb.graph.hash == graph.with_link("gcn", padding_idx=0, hops=2).hash
-    expected = (
-        dense(emb.graph) @ emb.central.detach().double().numpy() + emb.residual.detach().numpy()
-    )
+    expected = dense(emb.graph) @ emb.central.detach().double().numpy() + emb.residual.detach().numpy()
     np.testing.assert_allclose(emb.materialize().detach().numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -28,9 +28,8 @@ def test_from_log_equals_from_events():
     log = read_log(frame())
     graph = rx.InterestGraph.from_log(log, window=2, weighting="cosine")
     same = rx.InterestGraph.from_events(
-        log.user, log.item, log.time, num_items=log.num_items, window=2, weighting="cosine",
-        padding_idx=0,
-    )  # fmt: skip
+        log.user, log.item, log.time, num_items=log.num_items, window=2, weighting="cosine", padding_idx=0
+    )
     assert graph.hash == same.hash and graph.num_items == 32
     assert graph.meta["event_hash"] == log.content_hash
     assert graph.meta["time_cut"] == 399 and graph.meta["events"] == 400
@@ -42,9 +41,8 @@ def test_only_clicks_of_a_labelled_log_count():
     clicked = log.label == 1
     graph = rx.InterestGraph.from_log(log)
     same = rx.InterestGraph.from_events(
-        log.user[clicked], log.item[clicked], log.time[clicked],
-        num_items=log.num_items, padding_idx=0,
-    )  # fmt: skip
+        log.user[clicked], log.item[clicked], log.time[clicked], num_items=log.num_items, padding_idx=0
+    )
     assert graph.hash == same.hash and graph.meta["events"] == clicked.sum() < 400
     assert graph.hash != rx.InterestGraph.from_log(read_log(table, label=False)).hash
 
@@ -181,9 +179,10 @@ def test_build_stats_neighbors(command, log_file, tmp_path, capsys):
     assert command("build", "--data", log_file, "--out", out, *options, "--min-count", 2) == 0
     log = read_log(log_file)
     graph = rx.InterestGraph.load(out)
-    assert graph.hash == rx.InterestGraph.from_log(
-        log, window=2, top_k=4, weighting="cosine", self_weight=0.5, min_count=2
-    ).hash  # fmt: skip
+    assert (
+        graph.hash
+        == rx.InterestGraph.from_log(log, window=2, top_k=4, weighting="cosine", self_weight=0.5, min_count=2).hash
+    )
     report = json.loads((tmp_path / "g.npz.json").read_text())
     assert report["hash"] == graph.hash and report["stats"] == graph.stats()
     assert report["meta"] == graph.meta and report["split"] == "none"
@@ -216,9 +215,7 @@ def test_build_from_training_events(command, log_file, tmp_path):
 
 def test_options_all_and_directed(command, log_file, tmp_path):
     out = tmp_path / "g.npz"
-    command(
-        "build", "--data", log_file, "--out", out, "--top-k", "all", "--directed", "--threads", 2
-    )
+    command("build", "--data", log_file, "--out", out, "--top-k", "all", "--directed", "--threads", 2)
     log = read_log(log_file)
     expected = rx.InterestGraph.from_log(log, top_k=None, directed=True)
     assert rx.InterestGraph.load(out).hash == expected.hash
@@ -230,9 +227,15 @@ def test_every_option_and_category_edges(command, tmp_path, capsys):
     table.to_parquet(tmp_path / "log.parquet")
     out = tmp_path / "g.npz"
     options = {
-        "max_gap": 90.0, "session_gap": 60.5, "decay": 0.5, "weighting": "ppmi", "damping": 0.25,
-        "category_edges": 2, "category_weight": 0.5, "keep_counts": True,
-    }  # fmt: skip
+        "max_gap": 90.0,
+        "session_gap": 60.5,
+        "decay": 0.5,
+        "weighting": "ppmi",
+        "damping": 0.25,
+        "category_edges": 2,
+        "category_weight": 0.5,
+        "keep_counts": True,
+    }
     flags = []
     for name, value in options.items():
         flags += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]

@@ -59,9 +59,8 @@ def test_equals_arrays_whatever_the_memory(tmp_path, spill, options, memory):
     frame = events(30_000 if memory > 1 else 500, 900 if memory > 1 else 40)
     frame.to_parquet(tmp_path / "log.parquet")
     graph = InterestGraph.from_parquet(
-        tmp_path / "log.parquet", memory=memory, spill_dir=spill, batch_rows=777, threads=2,
-        padding_idx=0, **options,
-    )  # fmt: skip
+        tmp_path / "log.parquet", memory=memory, spill_dir=spill, batch_rows=777, threads=2, padding_idx=0, **options
+    )
     same = of_arrays(frame, padding_idx=0, **options)
     assert graph.hash == same.hash and graph.meta == same.meta
 
@@ -136,15 +135,25 @@ def test_several_files_columns_filters_and_maps(tmp_path):
         part.to_parquet(path)
     ids = IdMap.fit(frame["sku"])
     graph = InterestGraph.from_parquet(
-        paths, item="sku", time="when", label="clicked", items=ids, window=2,
-        before=datetime.datetime(1970, 1, 1, 0, 10), session_gap=datetime.timedelta(seconds=40),
-    )  # fmt: skip
+        paths,
+        item="sku",
+        time="when",
+        label="clicked",
+        items=ids,
+        window=2,
+        before=datetime.datetime(1970, 1, 1, 0, 10),
+        session_gap=datetime.timedelta(seconds=40),
+    )
     use = frame["clicked"] & (frame["timestamp"] < 600)
     part = frame[use]
     same = InterestGraph.from_events(
-        part["user_id"], ids.encode(part["sku"])[0], part["when"], num_items=ids.size, window=2,
+        part["user_id"],
+        ids.encode(part["sku"])[0],
+        part["when"],
+        num_items=ids.size,
+        window=2,
         session_gap=datetime.timedelta(seconds=40),
-    )  # fmt: skip
+    )
     assert graph.hash == same.hash and graph.meta["events"] == use.sum() > 0
     assert graph.meta["event_digest"] == same.meta["event_digest"]
 
@@ -155,15 +164,12 @@ def test_dates(tmp_path, kind):
     user, item = np.repeat([0, 1], 10), np.arange(20) % 7
     types = {"timestamp": pa.timestamp("us"), "date32": pa.date32(), "date64": pa.date64()}
     times = pa.array(days).cast(pa.timestamp("us")).cast(types[kind])
-    pq.write_table(pa.table({"user_id": user, "item_id": item, "timestamp": times}),
-                   tmp_path / "log.parquet")  # fmt: skip
+    pq.write_table(pa.table({"user_id": user, "item_id": item, "timestamp": times}), tmp_path / "log.parquet")
     found = InterestGraph.from_parquet(
         tmp_path / "log.parquet", max_gap=np.timedelta64(36, "h"), before="2020-01-15", num_items=7
     )
     use = days < np.datetime64("2020-01-15")
-    expected = InterestGraph.from_events(
-        user[use], item[use], days[use], max_gap=np.timedelta64(36, "h"), num_items=7
-    )
+    expected = InterestGraph.from_events(user[use], item[use], days[use], max_gap=np.timedelta64(36, "h"), num_items=7)
     assert found.hash == expected.hash
     assert found.hash != InterestGraph.from_events(user, item, days, num_items=7).hash
     assert found.meta["time_unit"] is not None
@@ -174,11 +180,7 @@ def test_from_dataframe():
     same = of_arrays(frame, window=2, top_k=4)
     named = {"user": "u", "item": "i", "time": "t"}
     columns = {"u": frame["user_id"], "i": frame["item_id"], "t": frame["timestamp"]}
-    for given_, names in (
-        (frame, {}),
-        (pa.Table.from_pandas(frame), {}),
-        (columns, named),
-    ):
+    for given_, names in ((frame, {}), (pa.Table.from_pandas(frame), {}), (columns, named)):
         graph = InterestGraph.from_dataframe(given_, window=2, top_k=4, **names)
         assert graph.hash == same.hash and graph.meta == same.meta
     with pytest.raises(ValueError, match=r"no column 'x' \(the user\), found user_id, item_id"):
@@ -188,9 +190,7 @@ def test_from_dataframe():
 def test_progress_reaches_its_total(tmp_path):
     events(20_000).to_parquet(tmp_path / "log.parquet")
     calls = []
-    InterestGraph.from_parquet(
-        tmp_path / "log.parquet", batch_rows=3_000, progress=lambda *call: calls.append(call)
-    )
+    InterestGraph.from_parquet(tmp_path / "log.parquet", batch_rows=3_000, progress=lambda *call: calls.append(call))
     done = [d for d, _ in calls]
     assert done == sorted(done) and calls[-1] == (60_000, 60_000) and calls[0] == (3_000, 60_000)
 
@@ -280,8 +280,10 @@ def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, spill):
     events(20_000).to_parquet(tmp_path / "log.parquet")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL), tmp_path / "log.parquet", spill],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert f"spilling events into folder {spill}" in done.stdout
 
 
@@ -355,8 +357,10 @@ def test_memory_is_kept(tmp_path):
     def build(memory):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(GROWTH), tmp_path / "log.parquet", str(memory)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         digest, growth = done.stdout.split()
         return digest, int(growth)
 

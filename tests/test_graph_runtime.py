@@ -101,10 +101,7 @@ INTERRUPTED = """
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_ctrl_c_stops_promptly_and_leaves_nothing():
     child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(INTERRUPTED)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", textwrap.dedent(INTERRUPTED)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         waits = []
@@ -130,22 +127,14 @@ GOOD = {"user": [0, 0, 1], "item": [1, 2, 3], "time": [1, 2, 3], "num_items": 4}
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (
-            {"item": [1, -2, 3]},
-            IndexError,
-            r"item\[1\] is -2, expected an id in \[0, num_items = 4\)",
-        ),
+        ({"item": [1, -2, 3]}, IndexError, r"item\[1\] is -2, expected an id in \[0, num_items = 4\)"),
         ({"item": [1, 2, 4]}, IndexError, r"item\[2\] is 4"),
         ({"item": [5, 2, 9]}, IndexError, r"item\[0\] is 5"),
         ({"item": [1, 2, -1], "num_items": None}, IndexError, r"item\[2\] is -1"),
         ({"item": [1.0, 2.0, 3.0]}, TypeError, "item has dtype float64, expected integers"),
         ({"item": [True, False, True]}, TypeError, "item has dtype bool"),
         ({"item": ["a", "b", "c"]}, TypeError, "item has dtype"),
-        (
-            {"item": np.array([2**63, 1, 1], np.uint64)},
-            ValueError,
-            r"item\[0\] is 9223372036854775808",
-        ),
+        ({"item": np.array([2**63, 1, 1], np.uint64)}, ValueError, r"item\[0\] is 9223372036854775808"),
         ({"item": [[1, 2, 3]]}, ValueError, r"item has shape \(1, 3\)"),
         ({"user": [0, 1]}, ValueError, "user has 2 entries, expected 3, as item has"),
         ({"user": [0.5, 1, 2]}, TypeError, "user has dtype float64"),
@@ -155,16 +144,8 @@ GOOD = {"user": [0, 0, 1], "item": [1, 2, 3], "time": [1, 2, 3], "num_items": 4}
         ({"time": ["a", "b", "c"]}, TypeError, "time has dtype"),
         ({"num_items": 0}, ValueError, "num_items is 0"),
         ({"num_items": 4.0}, TypeError, "num_items is 4.0, expected an integer"),
-        (
-            {"user": [], "item": [], "time": None, "num_items": None},
-            ValueError,
-            "num_items is None",
-        ),
-        (
-            {"item": [1, 2**40, 3], "num_items": None},
-            ValueError,
-            r"item\[1\] is 1099511627776, far",
-        ),
+        ({"user": [], "item": [], "time": None, "num_items": None}, ValueError, "num_items is None"),
+        ({"item": [1, 2**40, 3], "num_items": None}, ValueError, r"item\[1\] is 1099511627776, far"),
         ({"window": 0}, ValueError, "window is 0, expected an integer >= 1"),
         ({"window": 2.5}, TypeError, "window is 2.5"),
         ({"window": True}, TypeError, "window is True"),
@@ -179,11 +160,7 @@ GOOD = {"user": [0, 0, 1], "item": [1, 2, 3], "time": [1, 2, 3], "num_items": 4}
         ({"session_gap": "1h"}, TypeError, "session_gap is '1h'"),
         ({"session_gap": datetime.timedelta(1)}, TypeError, "expected a number as times are"),
         ({"category_edges": 2}, ValueError, "category_edges is 2 but category is None"),
-        (
-            {"category_edges": 2, "category": [1, 2]},
-            ValueError,
-            "category has 2 entries, expected 4",
-        ),
+        ({"category_edges": 2, "category": [1, 2]}, ValueError, "category has 2 entries, expected 4"),
         ({"category_weight": float("nan")}, ValueError, "category_weight is nan"),
         ({"windows": 3}, TypeError, "unexpected option 'windows', expected one of"),
         ({"self_weight": "min"}, ValueError, "self_weight is 'min'"),

@@ -27,9 +27,7 @@ def same(a, b):
 
 def of(rows, floating, timed, **options):
     user, item, time = (
-        (np.array(column, np.int64) for column in zip(*rows, strict=True))
-        if rows
-        else [np.empty(0, np.int64)] * 3
+        (np.array(column, np.int64) for column in zip(*rows, strict=True)) if rows else [np.empty(0, np.int64)] * 3
     )
     time = time / 2 if floating else time
     return (user, item, time if timed else None), options
@@ -95,13 +93,9 @@ def test_larger_logs_files_and_more_items(tmp_path):
     graph = InterestGraph.from_events(*old, num_items=850, **options)
     graph.save(tmp_path / "g.npz")
     graph = InterestGraph.load(tmp_path / "g.npz")
-    with pytest.raises(
-        IndexError, match=r"item\[\d+\] is \d+, expected an id in \[0, num_items = 850"
-    ):
+    with pytest.raises(IndexError, match=r"item\[\d+\] is \d+, expected an id in \[0, num_items = 850"):
         graph.update(new)
-    graph = graph.update(
-        pd.DataFrame(dict(zip(("user", "item", "time"), new, strict=True))), num_items=950
-    )
+    graph = graph.update(pd.DataFrame(dict(zip(("user", "item", "time"), new, strict=True))), num_items=950)
     both = [np.concatenate(columns) for columns in zip(old, new, strict=True)]
     rebuilt = InterestGraph.from_events(*both, num_items=950, **options)
     same(graph, rebuilt)

@@ -32,8 +32,7 @@ for line in Path("/proc/self/smaps").read_text().splitlines():
 
 
 @pytest.mark.skipif(
-    not SETTING.exists() or "[never]" in SETTING.read_text(),
-    reason="this system grants no transparent huge pages",
+    not SETTING.exists() or "[never]" in SETTING.read_text(), reason="this system grants no transparent huge pages"
 )
 def test_a_large_table_lies_on_huge_pages() -> None:
     command = [sys.executable, "-c", PROGRAM]

@@ -20,10 +20,7 @@ def slow(table, domain, seen, min_items):
             members.setdefault(int(group), []).append(np.asarray(table[item], dtype=np.float64))
     members = {g: rows for g, rows in members.items() if len(rows) >= min_items}
     centres = [np.mean(rows, axis=0) for rows in members.values()]
-    radii = [
-        np.mean([np.linalg.norm(x - c) for x in rows])
-        for rows, c in zip(members.values(), centres, strict=True)
-    ]
+    radii = [np.mean([np.linalg.norm(x - c) for x in rows]) for rows, c in zip(members.values(), centres, strict=True)]
     apart = [np.linalg.norm(a - b) for a, b in combinations(centres, 2)]
     return radii, float(np.mean(apart)) if apart else math.nan
 

@@ -41,9 +41,7 @@ def slow_gauc(labels, scores, groups):
 
 # Few distinct values, so that ties are common; infinities order like any number.
 row = st.tuples(
-    st.booleans(),
-    st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 1e-300, 0.25, 3.0, math.inf]),
-    st.integers(-3, 3),
+    st.booleans(), st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 1e-300, 0.25, 3.0, math.inf]), st.integers(-3, 3)
 )
 
 

@@ -9,17 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from resemb_ext.metrics import auc
-from resemb_ext.models import (
-    DIEN,
-    DIN,
-    DNN,
-    FM,
-    MODELS,
-    PNN,
-    DeepFM,
-    TorchBatch,
-    WideDeep,
-)
+from resemb_ext.models import DIEN, DIN, DNN, FM, MODELS, PNN, DeepFM, TorchBatch, WideDeep
 from resemb_ext.testing.models import (
     CATEGORIES,
     CONTEXT,
@@ -123,15 +113,10 @@ class ModelChecks:
         model, batch = self.build(item).eval(), make_batch()
         lengths = batch.lengths()
         padded = [
-            torch.cat([torch.zeros(2, dtype=torch.int64), batch.history[s : s + n],
-                       torch.zeros(3, dtype=torch.int64)])
+            torch.cat([torch.zeros(2, dtype=torch.int64), batch.history[s : s + n], torch.zeros(3, dtype=torch.int64)])
             for s, n in zip(batch.offsets.tolist(), lengths.tolist(), strict=True)
-        ]  # fmt: skip
-        longer = TorchBatch(
-            batch.target,
-            torch.cat(padded),
-            (lengths + 5).cumsum(0) - (lengths + 5),
-        )
+        ]
+        longer = TorchBatch(batch.target, torch.cat(padded), (lengths + 5).cumsum(0) - (lengths + 5))
         torch.testing.assert_close(model(longer), model(batch))
 
     def test_padded_histories_score_as_jagged_ones(self, item):
@@ -141,10 +126,17 @@ class ModelChecks:
         expected = model(batch)
         torch.testing.assert_close(model(pad(batch)), expected)
         torch.testing.assert_close(model(pad(batch, before=0)), expected)
-        empty = replace(pad(batch), history=torch.zeros(12, 0, dtype=torch.int64),
-                        history_category=torch.zeros(12, 0, dtype=torch.int64))  # fmt: skip
-        none = replace(batch, history=batch.history[:0], history_category=batch.history[:0],
-                       offsets=torch.zeros(12, dtype=torch.int64))  # fmt: skip
+        empty = replace(
+            pad(batch),
+            history=torch.zeros(12, 0, dtype=torch.int64),
+            history_category=torch.zeros(12, 0, dtype=torch.int64),
+        )
+        none = replace(
+            batch,
+            history=batch.history[:0],
+            history_category=batch.history[:0],
+            offsets=torch.zeros(12, dtype=torch.int64),
+        )
         torch.testing.assert_close(model(empty), model(none))
 
     @pytest.mark.parametrize("form", ["jagged", "padded"])
@@ -221,9 +213,10 @@ class ModelChecks:
         expected = model(batch)
         other = self.build(copy.deepcopy(item), category=True, profile=True)
         statistics = [  # those of the graph come with the item table, not with the state
-            tensor for name, tensor in other.named_buffers()
+            tensor
+            for name, tensor in other.named_buffers()
             if tensor.is_floating_point() and not name.startswith("item_embedding.")
-        ]  # fmt: skip
+        ]
         with torch.no_grad():
             for tensor in (*other.parameters(), *statistics):
                 tensor.add_(1.0)
@@ -276,8 +269,11 @@ class ModelChecks:
         with pytest.raises(ValueError, match="category"):
             self.build(item, category=True)(bare)
         full = self.build(item, profile=True)
-        for field, text in (("user", "has no user"), ("context", "context must have 2 columns"),
-                            ("dense", "dense must have 2 columns")):  # fmt: skip
+        for field, text in (
+            ("user", "has no user"),
+            ("context", "context must have 2 columns"),
+            ("dense", "dense must have 2 columns"),
+        ):
             with pytest.raises(ValueError, match=text):
                 full(replace(batch, **{field: None}))
 

@@ -84,9 +84,7 @@ def test_din_equals_a_loop_over_rows():
                 weight = weight.softmax(0) if softmax else weight
                 interest = weight @ keys
             rows.append(din.mlp(torch.cat([interest, query])[None]))
-        batch = TorchBatch(
-            torch.tensor(targets), torch.tensor([3, 4, 5, 9, 9]), torch.tensor([0, 3, 3])
-        )
+        batch = TorchBatch(torch.tensor(targets), torch.tensor([3, 4, 5, 9, 9]), torch.tensor([0, 3, 3]))
         torch.testing.assert_close(din(batch), torch.cat(rows))
 
 

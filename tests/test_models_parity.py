@@ -209,9 +209,7 @@ def test_deepfm(deepctr, data):
 def test_pnn(deepctr, data, product):
     model, tables = ours(PNN, dense=0, activation="relu", hidden=HIDDEN, product=product)
     outer = product == "kernel"
-    theirs = deepctr.PNN(
-        columns(dense=False), HIDDEN, use_inner=not outer, use_outter=outer, task="regression"
-    )
+    theirs = deepctr.PNN(columns(dense=False), HIDDEN, use_inner=not outer, use_outter=outer, task="regression")
     copy_tables(theirs, tables)
     mine = list(combinations(OURS, 2))
     pairs = list(combinations(THEIRS, 2))
@@ -259,14 +257,17 @@ def copy_dice(mine, other):
 def test_din(deepctr, data, softmax, activation):
     from deepctr_torch.layers.activation import Dice as TheirDice
 
-    model, tables = ours(
-        DIN, activation=activation, hidden=HIDDEN, attention_hidden=(8, 6), softmax=softmax
-    )
+    model, tables = ours(DIN, activation=activation, hidden=HIDDEN, attention_hidden=(8, 6), softmax=softmax)
     theirs = deepctr.DIN(
-        columns(), list(EVENTS), dnn_hidden_units=HIDDEN, dnn_activation="relu",
-        att_hidden_size=(8, 6), att_activation=activation, att_weight_normalization=softmax,
+        columns(),
+        list(EVENTS),
+        dnn_hidden_units=HIDDEN,
+        dnn_activation="relu",
+        att_hidden_size=(8, 6),
+        att_activation=activation,
+        att_weight_normalization=softmax,
         task="regression",
-    )  # fmt: skip
+    )
     copy_tables(theirs, tables)
     copy_attention(model.attention, theirs.attention)
     # Ours: interest, target, profile, dense. Theirs has the interest after the profile.
@@ -305,10 +306,17 @@ def test_dice(deepctr):
 def test_dien(deepctr, data):
     model, tables = ours(DIEN, activation="relu", hidden=HIDDEN, attention_hidden=(8, 6))
     theirs = deepctr.DIEN(
-        columns(negatives=True), list(EVENTS), gru_type="AUGRU", use_negsampling=True,
-        dnn_hidden_units=HIDDEN, dnn_activation="relu", att_hidden_units=(8, 6),
-        att_activation="relu", att_weight_normalization=True, task="regression",
-    )  # fmt: skip
+        columns(negatives=True),
+        list(EVENTS),
+        gru_type="AUGRU",
+        use_negsampling=True,
+        dnn_hidden_units=HIDDEN,
+        dnn_activation="relu",
+        att_hidden_units=(8, 6),
+        att_activation="relu",
+        att_weight_normalization=True,
+        task="regression",
+    )
     copy_tables(theirs, tables)
     copy_attention(model.attention, theirs.interest_evolution.attention)
     size = model.event_size

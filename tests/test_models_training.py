@@ -17,10 +17,14 @@ def log_file(tmp_path_factory):
     """A small log with categories."""
     log, truth = rx.data.simulate(seed=2, users=80, items=60, domains=4, events_per_user=(5, 9))
     path = tmp_path_factory.mktemp("log") / "shop.csv"
-    pd.DataFrame({
-        "user_id": log.user, "item_id": log.item, "timestamp": log.time,
-        "category": [f"c{d}" for d in truth.domain[log.item]],
-    }).to_csv(path, index=False)  # fmt: skip
+    pd.DataFrame(
+        {
+            "user_id": log.user,
+            "item_id": log.item,
+            "timestamp": log.time,
+            "category": [f"c{d}" for d in truth.domain[log.item]],
+        }
+    ).to_csv(path, index=False)
     return path
 
 
@@ -28,9 +32,18 @@ def log_file(tmp_path_factory):
 def test_every_model_trains_by_name(model, log_file, tmp_path):
     layers = {} if model == "fm" else {"hidden": (8,)}
     done = run(
-        data=str(log_file), model=model, category=True, out=str(tmp_path / "run"), epochs=2,
-        batch_size=128, dim=4, threads=1, progress=False, eval_negatives=5, **layers,
-    )  # fmt: skip
+        data=str(log_file),
+        model=model,
+        category=True,
+        out=str(tmp_path / "run"),
+        epochs=2,
+        batch_size=128,
+        dim=4,
+        threads=1,
+        progress=False,
+        eval_negatives=5,
+        **layers,
+    )
     assert [entry["embedding"] for entry in done.result["runs"]] == ["plain", "res"]
     for entry in done.result["runs"]:
         assert entry["model"] == model and 0 < entry["test"]["auc"] < 1
@@ -44,10 +57,20 @@ def test_tables_may_step_in_backward(model, log_file, tmp_path):
     scores = []
     for inside in (False, True):
         done = run(
-            data=str(log_file), model=model, category=True, out=str(tmp_path / f"{inside}"),
-            epochs=1, batch_size=128, dim=4, hidden=(8,), threads=1, progress=False,
-            eval_negatives=5, table_optimizer="lazy", in_backward=inside,
-        )  # fmt: skip
+            data=str(log_file),
+            model=model,
+            category=True,
+            out=str(tmp_path / f"{inside}"),
+            epochs=1,
+            batch_size=128,
+            dim=4,
+            hidden=(8,),
+            threads=1,
+            progress=False,
+            eval_negatives=5,
+            table_optimizer="lazy",
+            in_backward=inside,
+        )
         scores.append([entry["test"]["logloss"] for entry in done.result["runs"]])
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 

@@ -47,9 +47,15 @@ def test_formula(heads: int) -> None:
     graph, link = emb.graph, emb.attention
     assert graph.link == "attention" and (graph.weights > 0).all()
     expected = reference.attention_embedding(
-        torch.arange(H), emb.central, emb.residual, *map(torch.from_numpy, (
-            graph.indptr.copy(), graph.neighbors.copy(), np.log(graph.weights.astype(np.float64)))),
-        link.a_src, link.a_dst, link.b, padding_idx=0)  # fmt: skip
+        torch.arange(H),
+        emb.central,
+        emb.residual,
+        *map(torch.from_numpy, (graph.indptr.copy(), graph.neighbors.copy(), np.log(graph.weights.astype(np.float64)))),
+        link.a_src,
+        link.a_dst,
+        link.b,
+        padding_idx=0,
+    )
     torch.testing.assert_close(table(emb), expected.detach(), rtol=1e-6, atol=1e-6)
     ids, offsets = torch.randint(0, H, (20,)), torch.tensor([0, 7, 7])
     plain = nn.EmbeddingBag.from_pretrained(expected.detach(), mode="mean", padding_idx=0)
@@ -81,7 +87,10 @@ def test_parameters_and_groups() -> None:
     assert [n for n, _ in emb.named_parameters(recurse=False)] == ["central", "residual"]
     groups = emb.parameter_groups(attention={"lr": 0.5}, lr=0.1)
     assert [(g["name"], len(g["params"]), g["lr"]) for g in groups] == [
-        ("central", 1, 0.1), ("residual", 1, 0.1), ("attention", 3, 0.5)]  # fmt: skip
+        ("central", 1, 0.1),
+        ("residual", 1, 0.1),
+        ("attention", 3, 0.5),
+    ]
     with pytest.raises(ValueError, match="attention: options of a group that link='average'"):
         ResEmbedding(make_graph(), D).parameter_groups(attention={})
     assert "heads=2" in repr(emb)
@@ -90,8 +99,7 @@ def test_parameters_and_groups() -> None:
 def test_state() -> None:
     emb, other = make(heads=2), make(learned=False, heads=2)
     state = emb.state_dict()
-    assert list(state) == ["central", "residual", "_extra_state", "attention.a_src",
-                           "attention.a_dst", "attention.b"]  # fmt: skip
+    assert list(state) == ["central", "residual", "_extra_state", "attention.a_src", "attention.a_dst", "attention.b"]
     other.load_state_dict(state)
     assert torch.equal(table(emb), table(other))
     for copied in (copy.deepcopy(emb), pickle.loads(pickle.dumps(emb))):
@@ -200,8 +208,7 @@ def test_compiled_inference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "function", "sparse"),
-    [("aot_eager", net, False), ("aot_eager", pool, True), ("inductor", pool, True)],
+    ("backend", "function", "sparse"), [("aot_eager", net, False), ("aot_eager", pool, True), ("inductor", pool, True)]
 )
 def test_compiled_training(backend: str, function, sparse: bool) -> None:
     eager, other = make(sparse=sparse), make(sparse=sparse)
@@ -232,9 +239,7 @@ def test_compiled_dropout_draws_anew() -> None:
 def test_export_of_inference() -> None:
     emb = make(edge_dropout=0.3).eval()
     positions = torch.export.Dim("positions", min=2)
-    program = torch.export.export(
-        emb, (torch.arange(5),), dynamic_shapes=({0: positions},), strict=False
-    )
+    program = torch.export.export(emb, (torch.arange(5),), dynamic_shapes=({0: positions},), strict=False)
     ids = torch.randint(0, H, (23,))
     torch.testing.assert_close(program.module()(ids), emb(ids))
     folded = torch.export.export(emb.to_embedding(), (torch.arange(5),))
@@ -286,7 +291,7 @@ def test_steps_in_backward_refuse_a_second_backward() -> None:
         ({"link": "average", "heads": 2}, "heads, edge_dropout: found 2 and 0.0 with link='average'"),
         ({"link": "gcn", "edge_dropout": 0.1}, "with link='gcn'; they are of link=\"attention\""),
     ],
-)  # fmt: skip
+)
 def test_constructor_errors(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(learned=False, **options)

@@ -52,10 +52,7 @@ def test_is_an_embedding(emb: ResEmbedding) -> None:
     assert isinstance(emb, nn.Embedding)
     assert (emb.num_embeddings, emb.embedding_dim, emb.padding_idx) == (H, D, PADDING)
     assert (emb.max_norm, emb.scale_grad_by_freq, emb.sparse) == (None, False, False)
-    assert [(n, tuple(p.shape)) for n, p in emb.named_parameters()] == [
-        ("central", (H, D)),
-        ("residual", (H, D)),
-    ]
+    assert [(n, tuple(p.shape)) for n, p in emb.named_parameters()] == [("central", (H, D)), ("residual", (H, D))]
     assert emb.weight.shape == (H, D)
     edges = make_graph().num_edges + H - 1  # every row but padding has its own entry
     assert repr(emb) == f"ResEmbedding(9, 6, link='average', edges={edges}, padding_idx=0)"
@@ -178,21 +175,15 @@ def test_reset_parameters_is_seeded(emb: ResEmbedding) -> None:
 
 
 def embedding_bag(emb: ResEmbedding, mode: str, last: bool = False) -> nn.EmbeddingBag:
-    return nn.EmbeddingBag.from_pretrained(
-        table(emb), mode=mode, padding_idx=emb.padding_idx, include_last_offset=last
-    )
+    return nn.EmbeddingBag.from_pretrained(table(emb), mode=mode, padding_idx=emb.padding_idx, include_last_offset=last)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32], ids=str)
-def test_bag_as_nn_embedding_bag(
-    emb: ResEmbedding, mode: str, last: bool, dtype: torch.dtype
-) -> None:
+def test_bag_as_nn_embedding_bag(emb: ResEmbedding, mode: str, last: bool, dtype: torch.dtype) -> None:
     ids = torch.tensor([1, 2, 0, 0, 0, 5, 5, 8, 3], dtype=dtype)
-    offsets = torch.tensor(
-        [0, 0, 3, 5, 9, 9][: 6 if last else 5], dtype=dtype
-    )  # empty, all padding
+    offsets = torch.tensor([0, 0, 3, 5, 9, 9][: 6 if last else 5], dtype=dtype)  # empty, all padding
     found = emb.bag(ids, offsets, mode=mode, include_last_offset=last)
     torch.testing.assert_close(found, embedding_bag(emb, mode, last)(ids, offsets))
 

@@ -58,8 +58,7 @@ def test_state_dict_round_trip() -> None:
 
 def test_state_dict_inside_a_model() -> None:
     model, other = (nn.ModuleDict({"item": make(), "top": nn.Linear(D, 1)}) for _ in range(2))
-    assert list(model.state_dict()) == [
-        "item.central", "item.residual", "item._extra_state", "top.weight", "top.bias"]  # fmt: skip
+    assert list(model.state_dict()) == ["item.central", "item.residual", "item._extra_state", "top.weight", "top.bias"]
     other.load_state_dict(saved(model.state_dict()))
     assert torch.equal(table(model["item"]), table(other["item"]))
 
@@ -184,9 +183,8 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(
     ("name", "sparse"),
-    [("sgd", False), ("sgd", True), ("adagrad", False), ("adagrad", True), ("adam", False),
-     ("sparse_adam", True)],
-)  # fmt: skip
+    [("sgd", False), ("sgd", True), ("adagrad", False), ("adagrad", True), ("adam", False), ("sparse_adam", True)],
+)
 def test_training_lowers_the_loss(name: str, sparse: bool) -> None:
     emb = make(sparse=sparse)
     factory, options = OPTIMIZERS[name]

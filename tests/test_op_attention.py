@@ -32,10 +32,14 @@ def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> Non
 @pytest.mark.parametrize("sparse", [False, True])
 def test_long_sums(isa: str, heads: int, sparse: bool) -> None:
     """Rows, and items in many rows, longer than a chunk of 256 edges; items longer than 256 chunks."""
-    check(make(num_items=900, dim=9, heads=heads, positions=900, neighbors=350, exponent=0.0,
-               dtype=torch.float64), sparse=sparse)  # fmt: skip
-    check(make(num_items=70_000, dim=3, heads=heads, positions=70_000, neighbors=1, exponent=2.5,
-               dtype=torch.float64), sparse=sparse)  # fmt: skip
+    check(
+        make(num_items=900, dim=9, heads=heads, positions=900, neighbors=350, exponent=0.0, dtype=torch.float64),
+        sparse=sparse,
+    )
+    check(
+        make(num_items=70_000, dim=3, heads=heads, positions=70_000, neighbors=1, exponent=2.5, dtype=torch.float64),
+        sparse=sparse,
+    )
 
 
 def test_out_dtype(isa: str) -> None:
@@ -80,9 +84,7 @@ def test_gradients_by_hand() -> None:
     # 0.2 for both edges: below zero and at zero.
     share = math.exp(-0.2) / (math.exp(-0.2) + 9)
     d = share * (1 - share)
-    torch.testing.assert_close(
-        leaves[0].grad, torch.zeros(2)
-    )  # both edges share the row's own score
+    torch.testing.assert_close(leaves[0].grad, torch.zeros(2))  # both edges share the row's own score
     torch.testing.assert_close(leaves[1].grad, 0.2 * d * (CENTRAL[1] - CENTRAL[2]))
     torch.testing.assert_close(leaves[2].grad, torch.tensor([-d * math.log(3)]))
 
@@ -94,9 +96,7 @@ def test_zero_scores_give_the_average_link() -> None:
     weights = p.log_weights.exp()
     row = torch.repeat_interleave(torch.arange(40), p.indptr.diff())
     sums = torch.zeros(40).index_add(0, row, weights)
-    expected = functional.res_embedding(
-        p.ids, p.central, p.residual, p.indptr, p.neighbors, weights / sums[row]
-    )
+    expected = functional.res_embedding(p.ids, p.central, p.residual, p.indptr, p.neighbors, weights / sums[row])
     torch.testing.assert_close(found, expected)
 
 
@@ -125,9 +125,7 @@ CASES = [
 
 
 def small(**case) -> Problem:
-    return make(
-        num_items=5, dim=6, positions=6, neighbors=2, padding_idx=1, dtype=torch.float64, **case
-    )
+    return make(num_items=5, dim=6, positions=6, neighbors=2, padding_idx=1, dtype=torch.float64, **case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -162,8 +160,25 @@ def arguments(problem: Problem, sparse: bool) -> tuple:
         bounds = torch.cat([p.offsets, torch.tensor([p.ids.shape[0]])])
     seed = torch.tensor([3]) if p.dropout else None
     mean = p.mode == "mean" and p.samples is None
-    return (p.ids, p.central, p.residual, p.indptr, p.neighbors, p.log_weights, p.a_src, p.a_dst, p.b,
-            seed, bounds, p.samples, 1, mean, p.dropout, None, sparse)  # fmt: skip
+    return (
+        p.ids,
+        p.central,
+        p.residual,
+        p.indptr,
+        p.neighbors,
+        p.log_weights,
+        p.a_src,
+        p.a_dst,
+        p.b,
+        seed,
+        bounds,
+        p.samples,
+        1,
+        mean,
+        p.dropout,
+        None,
+        sparse,
+    )
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4]], ids=str)
@@ -174,9 +189,7 @@ def test_opcheck_forward(case: dict, sparse: bool) -> None:
     if not sparse:  # strides of .grad are compared there, which COO tensors do not have
         utilities.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(
-        torch.ops.resemb_ext.attention_embedding.default,
-        arguments(own, sparse),
-        test_utils=utilities,
+        torch.ops.resemb_ext.attention_embedding.default, arguments(own, sparse), test_utils=utilities
     )
 
 
@@ -191,9 +204,7 @@ def test_opcheck_backward(case: dict, rows: bool) -> None:
     if rows:
         operator = operators.attention_embedding_backward_rows
     needs = (True, True, True, problem.samples is not None)
-    torch.library.opcheck(
-        operator.default, (torch.randn_like(out), plan, *inputs[1:12], *inputs[13:15], *needs)
-    )
+    torch.library.opcheck(operator.default, (torch.randn_like(out), plan, *inputs[1:12], *inputs[13:15], *needs))
 
 
 @pytest.mark.parametrize("wanted", [*LEAVES, "none"])
@@ -220,8 +231,7 @@ def test_requires_grad_of_each(wanted: str, sparse: bool) -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_bits_do_not_depend_on_threads(isa: str, heads: int, dropout: float) -> None:
-    problem = make(num_items=3000, dim=20, heads=heads, positions=20_000, neighbors=15, exponent=1.4,
-                   dropout=dropout)  # fmt: skip
+    problem = make(num_items=3000, dim=20, heads=heads, positions=20_000, neighbors=15, exponent=1.4, dropout=dropout)
     upstream = torch.randn(problem.ids.shape[0], 20)
     results = []
     for threads, sparse in ((1, False), (1, True), (2, True), (3, False), (5, True)):
@@ -307,13 +317,20 @@ def with_entry(index: int, value: float) -> tuple:
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
-        (with_entry(1, -math.inf), {}, ValueError,
-         "log_weights: the row of item 1 holds -inf for item 2; expected finite logarithms"),
+        (
+            with_entry(1, -math.inf),
+            {},
+            ValueError,
+            "log_weights: the row of item 1 holds -inf for item 2; expected finite logarithms",
+        ),
         (with_entry(0, math.nan), {}, ValueError, "log_weights: the row of item 1 holds"),
-        ((*ARGS[:3], torch.tensor([0, 2, 2]), *ARGS[4:]), {}, ValueError,
-         "the row of item 1 lacks the item itself"),
-        ((*ARGS[:3], torch.tensor([1, 4, 2]), *ARGS[4:]), {}, IndexError,
-         "row of item 1 leaves the arrays or names an item outside"),
+        ((*ARGS[:3], torch.tensor([0, 2, 2]), *ARGS[4:]), {}, ValueError, "the row of item 1 lacks the item itself"),
+        (
+            (*ARGS[:3], torch.tensor([1, 4, 2]), *ARGS[4:]),
+            {},
+            IndexError,
+            "row of item 1 leaves the arrays or names an item outside",
+        ),
         ((*ARGS[:5], torch.ones(3), *ARGS[6:]), {}, ValueError, r"a_src: shape \[3\] does not fit"),
         ((*ARGS[:6], torch.ones(1, 2), ARGS[7]), {}, ValueError, r"a_dst: shape \[1, 2\]"),
         ((*ARGS[:7], torch.ones(3)), {}, ValueError, r"b: shape \[3\] .* a divisor of D = 2"),
@@ -322,7 +339,7 @@ def with_entry(index: int, value: float) -> tuple:
         (ARGS, {"dropout": 0.5, "seed": torch.tensor([0.5])}, ValueError, "seed: expected dtype int64"),
         (ARGS, {"padding_idx": 4}, ValueError, "padding_idx: found 4"),
     ],
-)  # fmt: skip
+)
 def test_messages(args: tuple, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         functional.attention_embedding(torch.tensor([1, 2]), *args, **options)

@@ -15,9 +15,7 @@ from resemb_ext.testing.attention import make_attention as make
 from resemb_ext.testing.attention import solve_attention as solve
 
 
-def one_row(
-    log_weights: list[float], dtype: torch.dtype = torch.float32, heads: int = 1
-) -> Problem:
+def one_row(log_weights: list[float], dtype: torch.dtype = torch.float32, heads: int = 1) -> Problem:
     """Item 0 with as many neighbours, itself first; scores are the log weights."""
     count = len(log_weights)
     p = make(num_items=count, dim=8 * heads, heads=heads, positions=3, dtype=dtype)
@@ -102,10 +100,7 @@ def test_nothing_to_attend_to(isa: str, sparse: bool, heads: int) -> None:
     """No edges at all; no ids; ids that are padding."""
     p = make(heads=heads, padding_idx=7)
     empty = dataclasses.replace(
-        p,
-        indptr=torch.zeros(41, dtype=torch.int64),
-        neighbors=p.neighbors[:0],
-        log_weights=p.log_weights[:0],
+        p, indptr=torch.zeros(41, dtype=torch.int64), neighbors=p.neighbors[:0], log_weights=p.log_weights[:0]
     )
     check(empty, sparse=sparse)
     for ids in (p.ids[:0], torch.full((3,), 7)):

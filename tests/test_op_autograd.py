@@ -26,18 +26,23 @@ class _Densify(torch.autograd.Function):
 
 def problem(bags: int | None, mode: str = "sum", samples: bool = False, seed: int = 0) -> Problem:
     return make_problem(
-        num_items=6, dim=3, positions=8, neighbors=2, vary=True, padding_idx=1, padding_share=0.2,
-        bags=bags, mode=mode, sample_weights=samples, dtype=torch.float64,
-        weights_dtype=torch.float64, seed=seed)  # fmt: skip
+        num_items=6,
+        dim=3,
+        positions=8,
+        neighbors=2,
+        vary=True,
+        padding_idx=1,
+        padding_share=0.2,
+        bags=bags,
+        mode=mode,
+        sample_weights=samples,
+        dtype=torch.float64,
+        weights_dtype=torch.float64,
+        seed=seed,
+    )
 
 
-CASES = [
-    (None, "sum", False),
-    (3, "sum", False),
-    (3, "mean", False),
-    (3, "sum", True),
-    (3, "mean", True),
-]
+CASES = [(None, "sum", False), (3, "sum", False), (3, "mean", False), (3, "sum", True), (3, "mean", True)]
 
 
 def as_function(p: Problem, functions=functional, densify: bool = False, **options):
@@ -96,8 +101,18 @@ def op_arguments(p: Problem, sparse: bool) -> tuple:
     bounds = None
     if p.offsets is not None:
         bounds = torch.cat([p.offsets, torch.tensor([p.ids.shape[0]])])
-    return (p.ids, p.central, p.residual, *p.graph, bounds, p.per_sample_weights, p.padding_idx,
-            p.mode == "mean", None, sparse)  # fmt: skip
+    return (
+        p.ids,
+        p.central,
+        p.residual,
+        *p.graph,
+        bounds,
+        p.per_sample_weights,
+        p.padding_idx,
+        p.mode == "mean",
+        None,
+        sparse,
+    )
 
 
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
@@ -111,9 +126,7 @@ def test_opcheck_forward(case, sparse: bool) -> None:
         # do not have; tests/test_op_compile.py trains under compile with them instead.
         utilities.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(
-        torch.ops.resemb_ext.res_embedding.default,
-        op_arguments(p.with_tensors(**leaves), sparse),
-        test_utils=utilities,
+        torch.ops.resemb_ext.res_embedding.default, op_arguments(p.with_tensors(**leaves), sparse), test_utils=utilities
     )
 
 
@@ -131,6 +144,5 @@ def test_opcheck_backward(case, rows: bool) -> None:
         inputs = (grad, plan, *tables, p.mode == "mean", torch.float64, *needs)
     else:
         operator = torch.ops.resemb_ext.res_embedding_backward.default
-        inputs = (grad.requires_grad_(), p.ids, plan, *tables, p.padding_idx, p.mode == "mean",
-                  torch.float64, *needs)  # fmt: skip
+        inputs = (grad.requires_grad_(), p.ids, plan, *tables, p.padding_idx, p.mode == "mean", torch.float64, *needs)
     torch.library.opcheck(operator, inputs)

@@ -79,9 +79,7 @@ def test_compiled_training(backend: str, function: Callable, sparse: bool) -> No
 def test_export_of_inference() -> None:
     emb = module().eval()
     positions = torch.export.Dim("positions", min=2)
-    program = torch.export.export(
-        emb, (torch.arange(5),), dynamic_shapes=({0: positions},), strict=False
-    )
+    program = torch.export.export(emb, (torch.arange(5),), dynamic_shapes=({0: positions},), strict=False)
     ids = torch.randint(0, 40, (23,))
     torch.testing.assert_close(program.module()(ids), emb(ids))
 
@@ -106,9 +104,7 @@ def test_autocast_leaves_the_tables_alone() -> None:
 
 
 def solve(problem: Problem, sparse: bool) -> list[torch.Tensor]:
-    leaves = [
-        t.clone().requires_grad_() for t in (problem.central, problem.residual, problem.weights)
-    ]
+    leaves = [t.clone().requires_grad_() for t in (problem.central, problem.residual, problem.weights)]
     own = problem.with_tensors(central=leaves[0], residual=leaves[1], weights=leaves[2])
     out = own.call(functional, sparse=sparse)
     gradients = torch.autograd.grad(out, leaves, torch.ones_like(out).cumsum(0))
@@ -120,8 +116,15 @@ def solve(problem: Problem, sparse: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_bits_do_not_depend_on_threads(isa: str, bags: int | None, sparse: bool) -> None:
     problem = make_problem(
-        num_items=3000, dim=18, positions=40_000, neighbors=30, id_exponent=1.3,
-        neighbor_exponent=1.5, bags=bags, mode="mean" if bags else "sum")  # fmt: skip
+        num_items=3000,
+        dim=18,
+        positions=40_000,
+        neighbors=30,
+        id_exponent=1.3,
+        neighbor_exponent=1.5,
+        bags=bags,
+        mode="mean" if bags else "sum",
+    )
     before = _loader.isa()
     _loader.select_isa(isa)
     try:
@@ -137,17 +140,12 @@ def test_bits_do_not_depend_on_threads(isa: str, bags: int | None, sparse: bool)
 
 def test_sparse_equals_dense_bit_for_bit() -> None:
     problem = make_problem(num_items=500, dim=24, positions=4000, neighbors=10)
-    assert all(
-        torch.equal(a, b) for a, b in zip(solve(problem, True), solve(problem, False), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(solve(problem, True), solve(problem, False), strict=True))
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
     )
 
 
@@ -159,9 +157,7 @@ def test_isa_from_the_environment(isa: str) -> None:
 
 def test_unknown_isa_is_an_error() -> None:
     result = run_python("from resemb_ext import _loader; _loader.isa()", RESEMB_ISA="avx9")
-    assert (
-        "ValueError: RESEMB_ISA: 'avx9' does not run here; expected auto, baseline" in result.stderr
-    )
+    assert "ValueError: RESEMB_ISA: 'avx9' does not run here; expected auto, baseline" in result.stderr
 
 
 def test_memory_is_kept_bounded_and_released() -> None:
@@ -189,12 +185,16 @@ def test_gradients_are_traced_on_the_device_of_the_ids(name: str, place: str) ->
     with FakeTensorMode(shape_env=ShapeEnv()):
         ids, plan = torch.empty(6, dtype=torch.int64, device=place), torch.empty(13, device=place)
         central, grad = torch.empty(5, 4, device=place), torch.empty(6, 4, device=place)
-        graph = (torch.empty(6, dtype=torch.int64), torch.empty(9, dtype=torch.int32),
-                 torch.empty(18, dtype=torch.float64)[::2])  # fmt: skip
+        graph = (
+            torch.empty(6, dtype=torch.int64),
+            torch.empty(9, dtype=torch.int32),
+            torch.empty(18, dtype=torch.float64)[::2],
+        )
         before = (grad, ids, plan) if name == "res_embedding_backward" else (grad, plan)
         padding = (-1,) if name == "res_embedding_backward" else ()
         for needs in ([True] * 4, [False] * 4):
             found = getattr(torch.ops.resemb_ext, name)(
-                *before, central, central, *graph, None, None, *padding, False, torch.float32, *needs)  # fmt: skip
+                *before, central, central, *graph, None, None, *padding, False, torch.float32, *needs
+            )
             assert all(t.device.type == place and t.is_contiguous() for t in found)
             assert found[2 if padding else 5].dtype == torch.float64

@@ -30,9 +30,7 @@ def pool(ids, offsets, **options):
 def test_bad_id_names_first_and_position(bad: int) -> None:
     ids = torch.zeros(50_000, dtype=torch.int64)
     ids[[31_000, 45_000]] = bad
-    with pytest.raises(
-        IndexError, match=rf"id {bad} at position 31000 .* expected ids in \[0, 5\)"
-    ):
+    with pytest.raises(IndexError, match=rf"id {bad} at position 31000 .* expected ids in \[0, 5\)"):
         look_up(ids)
 
 
@@ -64,19 +62,11 @@ def test_malformed_graph(graph, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (
-            lambda: look_up(torch.tensor([1.0])),
-            TypeError,
-            "ids: found torch.float32; expected int64",
-        ),
+        (lambda: look_up(torch.tensor([1.0])), TypeError, "ids: found torch.float32; expected int64"),
         (lambda: look_up(torch.tensor([1]), padding_idx=5), ValueError, "padding_idx: found 5"),
         (lambda: look_up(torch.tensor([1]), padding_idx=-6), ValueError, "padding_idx: found -6"),
         (lambda: look_up(torch.tensor([1]), out_dtype=torch.float64), ValueError, "out_dtype"),
-        (
-            lambda: look_up(torch.tensor([1]), out_dtype=torch.int32),
-            ValueError,
-            "out_dtype: dtype Int",
-        ),
+        (lambda: look_up(torch.tensor([1]), out_dtype=torch.int32), ValueError, "out_dtype: dtype Int"),
         (
             lambda: look_up(torch.tensor([1]), (torch.randn(H, D), torch.randn(H, D + 1))),
             ValueError,
@@ -102,21 +92,13 @@ def test_malformed_graph(graph, message: str) -> None:
             ValueError,
             "indptr: expected dtype int64",
         ),
-        (
-            lambda: pool(torch.tensor([1]), torch.tensor([0]), mode="max"),
-            ValueError,
-            "mode: found 'max'",
-        ),
+        (lambda: pool(torch.tensor([1]), torch.tensor([0]), mode="max"), ValueError, "mode: found 'max'"),
         (
             lambda: pool(torch.tensor([1, 2]), torch.tensor([1])),
             ValueError,
             "offsets: run from 1 to 2; expected 0 to 2",
         ),
-        (
-            lambda: pool(torch.tensor([1, 2]), torch.tensor([0, 2, 1])),
-            ValueError,
-            "offsets: fall from 2 to 1 at 2",
-        ),
+        (lambda: pool(torch.tensor([1, 2]), torch.tensor([0, 2, 1])), ValueError, "offsets: fall from 2 to 1 at 2"),
         (
             lambda: pool(torch.tensor([1, 2]), torch.tensor([0, 1]), include_last_offset=True),
             ValueError,
@@ -128,9 +110,7 @@ def test_malformed_graph(graph, message: str) -> None:
             "per_sample_weights: shape",
         ),
         (
-            lambda: pool(
-                torch.tensor([1]), torch.tensor([0]), per_sample_weights=torch.ones(1).int()
-            ),
+            lambda: pool(torch.tensor([1]), torch.tensor([0]), per_sample_weights=torch.ones(1).int()),
             TypeError,
             "per_sample_weights: found torch.int32",
         ),
@@ -150,8 +130,10 @@ def copy_package(folder: Path, *, operators: bool) -> Path:
 
 
 def import_error(folder: Path, prelude: str = "pass") -> str:
-    code = f"import sys; sys.path.insert(0, {str(folder)!r}); sys.meta_path = [f for f in sys.meta_path " \
-        f"if 'editable' not in str(f).lower()]; {prelude}; import resemb_ext"  # fmt: skip
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); sys.meta_path = [f for f in sys.meta_path "
+        f"if 'editable' not in str(f).lower()]; {prelude}; import resemb_ext"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     return result.stderr.strip().splitlines()[-1]

@@ -31,9 +31,7 @@ def test_bag(functions) -> None:
     expected = torch.stack([(TABLE[1] + TABLE[2]) / 2, TABLE[0], TABLE[0], TABLE[3]])
     torch.testing.assert_close(bags, expected)
     weights = torch.tensor([1.0, 7.0, 3.0, 7.0, 2.0])
-    bags = functions.res_embedding_bag(
-        ids, offsets, *ARGS, mode="mean", padding_idx=0, per_sample_weights=weights
-    )
+    bags = functions.res_embedding_bag(ids, offsets, *ARGS, mode="mean", padding_idx=0, per_sample_weights=weights)
     expected[0] = (TABLE[1] + 3 * TABLE[2]) / 4
     torch.testing.assert_close(bags, expected)
 
@@ -43,16 +41,12 @@ def test_gradients(sparse: bool) -> None:
     central, residual = CENTRAL.clone().requires_grad_(), RESIDUAL.clone().requires_grad_()
     weights = WEIGHTS.clone().requires_grad_()
     ids = torch.tensor([1, 2, 1, 0])
-    out = functional.res_embedding(
-        ids, central, residual, INDPTR, NEIGHBORS, weights, padding_idx=0, sparse=sparse
-    )
+    out = functional.res_embedding(ids, central, residual, INDPTR, NEIGHBORS, weights, padding_idx=0, sparse=sparse)
     out.backward(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [100.0, 100.0]]))
     g1, g2 = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])
     zero = torch.zeros(2)
     torch.testing.assert_close(residual.grad.to_dense(), torch.stack([zero, g1, g2, zero]))
-    torch.testing.assert_close(
-        central.grad.to_dense(), torch.stack([zero, 2 * g2, 0.5 * g1, 0.5 * g1])
-    )
+    torch.testing.assert_close(central.grad.to_dense(), torch.stack([zero, 2 * g2, 0.5 * g1, 0.5 * g1]))
     expected = torch.tensor([g1 @ CENTRAL[2], g1 @ CENTRAL[3], g2 @ CENTRAL[1]])
     torch.testing.assert_close(weights.grad.to_dense(), expected)
     if sparse:
@@ -65,8 +59,8 @@ def test_fixed_length_bags_equal_offsets() -> None:
     whole = functional.res_embedding_bag(ids, None, *ARGS, mode="sum", padding_idx=0)
     torch.testing.assert_close(whole, TABLE[ids].sum(1))
     last = functional.res_embedding_bag(
-        ids.reshape(-1), torch.tensor([0, 2, 4, 6]), *ARGS, mode="sum", padding_idx=0,
-        include_last_offset=True)  # fmt: skip
+        ids.reshape(-1), torch.tensor([0, 2, 4, 6]), *ARGS, mode="sum", padding_idx=0, include_last_offset=True
+    )
     torch.testing.assert_close(last, whole)
 
 
@@ -76,8 +70,16 @@ def test_bag_equals_embedding_bag_without_graph(mode: str) -> None:
     plain = torch.nn.EmbeddingBag(7, 5, mode=mode, padding_idx=2, _weight=table)
     ids, offsets = torch.tensor([1, 2, 2, 6, 0, 0, 2]), torch.tensor([0, 0, 3, 6])
     out = functional.res_embedding_bag(
-        ids, offsets, torch.zeros(7, 5), table, torch.zeros(8, dtype=torch.long),
-        torch.empty(0, dtype=torch.int32), torch.empty(0), mode=mode, padding_idx=2)  # fmt: skip
+        ids,
+        offsets,
+        torch.zeros(7, 5),
+        table,
+        torch.zeros(8, dtype=torch.long),
+        torch.empty(0, dtype=torch.int32),
+        torch.empty(0),
+        mode=mode,
+        padding_idx=2,
+    )
     torch.testing.assert_close(out, plain(ids, offsets))
 
 
@@ -98,9 +100,7 @@ def test_non_contiguous_inputs() -> None:
 def test_requires_grad_of_each_table(wanted: str, sparse: bool) -> None:
     central = CENTRAL.clone().requires_grad_(wanted == "central")
     residual = RESIDUAL.clone().requires_grad_(wanted == "residual")
-    out = functional.res_embedding(
-        torch.tensor([1, 2]), central, residual, INDPTR, NEIGHBORS, WEIGHTS, sparse=sparse
-    )
+    out = functional.res_embedding(torch.tensor([1, 2]), central, residual, INDPTR, NEIGHBORS, WEIGHTS, sparse=sparse)
     assert out.requires_grad == (wanted != "neither")
     if wanted == "neither":
         return

@@ -7,11 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # All but the operators, which need torch, and the pool of blocks, which has a stand-in.
-KERNELS = [
-    p
-    for p in (ROOT / "csrc/cpu").glob("*.cpp")
-    if p.name != "buffer.cpp" and not p.name.endswith("ops.cpp")
-]
+KERNELS = [p for p in (ROOT / "csrc/cpu").glob("*.cpp") if p.name != "buffer.cpp" and not p.name.endswith("ops.cpp")]
 DRIVER = "tests/native/kernels.cpp"
 
 

@@ -21,8 +21,8 @@ def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> Non
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
     problem = make_problem(
-        num_items=60, dim=dim, positions=200, neighbors=6, vary=True, padding_idx=3,
-        padding_share=0.2, dtype=dtype)  # fmt: skip
+        num_items=60, dim=dim, positions=200, neighbors=6, vary=True, padding_idx=3, padding_share=0.2, dtype=dtype
+    )
     check_problem(problem)
 
 
@@ -39,18 +39,13 @@ def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
 )
 def test_long_sums(isa: str, sums: dict, mode: str, bags: int | None, sparse: bool) -> None:
     """Longer than a chunk of 256 terms: of ids and bags (chunks of chunks), rows and neighbours."""
-    problem = make_problem(
-        num_items=900, dim=9, bags=bags, mode=mode, dtype=torch.float64, **sums)  # fmt: skip
+    problem = make_problem(num_items=900, dim=9, bags=bags, mode=mode, dtype=torch.float64, **sums)
     check_problem(problem, sparse=sparse)
 
 
 @pytest.mark.parametrize(
     ("dtype", "out_dtype"),
-    [
-        (torch.float32, torch.bfloat16),
-        (torch.float32, torch.float16),
-        (torch.bfloat16, torch.float32),
-    ],
+    [(torch.float32, torch.bfloat16), (torch.float32, torch.float16), (torch.bfloat16, torch.float32)],
 )
 @pytest.mark.parametrize("bags", [None, 7])
 def test_out_dtype(isa: str, dtype: torch.dtype, out_dtype: torch.dtype, bags: int | None) -> None:
@@ -93,9 +88,7 @@ def test_tables_above_two_to_the_31_elements() -> None:
     indptr[num_items:] = 1  # the last row points at item 550,000
     from resemb_ext import functional
 
-    out = functional.res_embedding(
-        ids, central, residual, indptr, torch.tensor([550_000]), torch.tensor([2.0])
-    )
+    out = functional.res_embedding(ids, central, residual, indptr, torch.tensor([550_000]), torch.tensor([2.0]))
     at = 550_000 % 7 + 1
     expected = [1.0, float(at), float((num_items - 1) % 7 + 1 + 2 * at)]
     assert out[:, 0].tolist() == expected

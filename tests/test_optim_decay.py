@@ -43,9 +43,7 @@ def plain(seed: int = 0) -> nn.Embedding:
 class Dense:
     """The definition: at each step the whole table times (1 - lr_t wd), then the rows' own step."""
 
-    def __init__(
-        self, module: nn.Module, build: Any, options: dict[str, Any], decay: float
-    ) -> None:
+    def __init__(self, module: nn.Module, build: Any, options: dict[str, Any], decay: float) -> None:
         self.module, self.decay = module, decay
         self.optimizer = build(module.parameters(), **{**options, "weight_decay": 0.0})
 
@@ -63,9 +61,7 @@ class Dense:
 @pytest.mark.parametrize("make", [res_embedding, plain])
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_equals_decaying_the_whole_table(
-    kind: str, make: Callable[..., nn.Module], data: st.DataObject
-) -> None:
+def test_equals_decaying_the_whole_table(kind: str, make: Callable[..., nn.Module], data: st.DataObject) -> None:
     """Under a schedule of lr, with reads of any rows between the steps."""
     build, options = OPTIMIZERS[kind]
     lazy_module, dense_module = make(), make()
@@ -106,16 +102,12 @@ def test_rows_idle_for_a_thousand_steps() -> None:
         optimizer.step()
         schedule.step()
     assert torch.equal(module.weight[7], start[7])  # by another way than a lookup: nothing was read
-    torch.testing.assert_close(
-        module(torch.tensor([7])).detach()[0], start[7] * factor, rtol=1e-5, atol=1e-7
-    )
+    torch.testing.assert_close(module(torch.tensor([7])).detach()[0], start[7] * factor, rtol=1e-5, atol=1e-7)
     assert 0.05 < factor < 0.1
 
 
 @pytest.mark.parametrize("link", ["given", "attention"])
-@pytest.mark.parametrize(
-    "read", ["lookup", "bag", "materialize", "weight", "to_embedding", "state"]
-)
+@pytest.mark.parametrize("read", ["lookup", "bag", "materialize", "weight", "to_embedding", "state"])
 def test_every_way_to_read_a_table_sees_decayed_rows(read: str, link: str) -> None:
     module = res_embedding(link=link)
     tables = [module.central, module.residual]
@@ -188,10 +180,7 @@ def test_saving_and_loading_leave_nothing_pending_twice() -> None:
 def test_dense_gradients_decay_the_whole_table_too() -> None:
     table = torch.randn(5, 3)
     results = []
-    for build, options in (
-        (optim.Adam, {"decay": "global"}),
-        (torch.optim.AdamW, {}),
-    ):
+    for build, options in ((optim.Adam, {"decay": "global"}), (torch.optim.AdamW, {})):
         parameter = nn.Parameter(table.clone())
         optimizer = build([parameter], lr=0.1, weight_decay=0.3, **options)
         parameter.grad = torch.ones(5, 3)
@@ -224,9 +213,7 @@ def test_low_precision_tables_decay_with_random_rounding() -> None:
     module = nn.Embedding(2000, 8, sparse=True, dtype=torch.bfloat16)
     with torch.no_grad():
         module.weight.fill_(1.0)
-    optimizer = optim.SGD(
-        module.parameters(), lr=1.0, weight_decay=1e-3, decay="global", stochastic_rounding=True
-    )
+    optimizer = optim.SGD(module.parameters(), lr=1.0, weight_decay=1e-3, decay="global", stochastic_rounding=True)
     optimizer.attach(module)
     for _ in range(20):  # read at every step: each factor is a quarter of a last place
         optimizer.zero_grad()

@@ -305,9 +305,7 @@ class TestRefused:
 
 def _two_ranks(rank: int, store: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     module = nn.Embedding(H, D, sparse=True)
     with pytest.raises(RuntimeError, match="2 ranks would each step"):
         optim.SGD(module.parameters()).step_in_backward(module)

@@ -27,9 +27,7 @@ OPTIMIZERS = {
 
 def sparse_gradient(rows: np.ndarray, dim: int, num_rows: int, rng: np.random.Generator) -> Tensor:
     values = torch.from_numpy(rng.standard_normal((len(rows), dim)))
-    return torch.sparse_coo_tensor(
-        torch.from_numpy(rows)[None], values, (num_rows, dim), check_invariants=True
-    )
+    return torch.sparse_coo_tensor(torch.from_numpy(rows)[None], values, (num_rows, dim), check_invariants=True)
 
 
 class Twin:
@@ -127,10 +125,7 @@ def run(build: Any, table: Tensor, gradients: list[Tensor], **options: Any) -> T
 def gradients() -> list[Tensor]:
     """Five coalesced gradients over 500 rows of 33 columns, as torch's optimizers want them."""
     rng = np.random.default_rng(0)
-    return [
-        sparse_gradient(rng.integers(0, 500, 300), 33, 500, rng).float().coalesce()
-        for _ in range(5)
-    ]
+    return [sparse_gradient(rng.integers(0, 500, 300), 33, 500, rng).float().coalesce() for _ in range(5)]
 
 
 @pytest.mark.skipif("avx2" not in _loader.available_isas(), reason="no fused multiply-add path")
@@ -150,9 +145,7 @@ def test_adagrad_is_torchs_within_two_ulp_a_step(gradients: list[Tensor]) -> Non
         own = torch.nn.Parameter(before.clone())
         optimizer = optim.Adagrad([own], lr=0.1)
         own.grad = gradient.clone()
-        optimizer._state(optimizer.param_groups[0], own)["sum"].copy_(
-            theirs.state[parameter]["sum"]
-        )
+        optimizer._state(optimizer.param_groups[0], own)["sum"].copy_(theirs.state[parameter]["sum"])
         optimizer.step()
         parameter.grad = gradient.clone()
         theirs.step()
@@ -167,9 +160,7 @@ def test_lazy_adam_is_sparse_adam(gradients: list[Tensor]) -> None:
     # The two differ in where eps stands: make it small, so that the rest is compared.
     options = {"lr": 0.01, "eps": 1e-14}
     expected = run(torch.optim.SparseAdam, table, gradients, **options)
-    torch.testing.assert_close(
-        run(optim.Adam, table, gradients, **options), expected, rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(run(optim.Adam, table, gradients, **options), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -182,15 +173,10 @@ def test_lazy_adam_is_sparse_adam(gradients: list[Tensor]) -> None:
         (optim.SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     ],
 )
-def test_with_all_rows_touched_it_is_the_dense_algorithm(
-    own: Any, theirs: Any, options: dict[str, Any]
-) -> None:
+def test_with_all_rows_touched_it_is_the_dense_algorithm(own: Any, theirs: Any, options: dict[str, Any]) -> None:
     table = torch.randn(50, 18)
     dense = [torch.randn(50, 18) for _ in range(6)]
-    sparse = [
-        torch.sparse_coo_tensor(torch.arange(50)[None], g, (50, 18), check_invariants=True)
-        for g in dense
-    ]
+    sparse = [torch.sparse_coo_tensor(torch.arange(50)[None], g, (50, 18), check_invariants=True) for g in dense]
     expected = run(theirs, table, dense, **options)
     torch.testing.assert_close(run(own, table, sparse, **options), expected, rtol=1e-5, atol=1e-6)
     # Dense gradients go to torch's own optimizer.
@@ -221,9 +207,9 @@ def test_low_precision_tables_keep_float32_state(kind: str, dtype: torch.dtype) 
 def test_stochastic_rounding_keeps_small_steps_on_average(isa: str, dtype: torch.dtype) -> None:
     """Steps of 1/20 of the last place: nearest rounding loses them all, random rounding none."""
     last_place = torch.finfo(dtype).eps
-    gradient = torch.sparse_coo_tensor(
-        torch.arange(64)[None], torch.full((64, 64), last_place / 20), (64, 64)
-    ).to(dtype)
+    gradient = torch.sparse_coo_tensor(torch.arange(64)[None], torch.full((64, 64), last_place / 20), (64, 64)).to(
+        dtype
+    )
     results = {}
     for name, options in {"nearest": {}, "random": {"stochastic_rounding": True}}.items():
         table = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
@@ -241,8 +227,7 @@ def test_stochastic_rounding_is_a_function_of_seed_step_and_place() -> None:
     def result(seed: int, threads: int) -> Tensor:
         torch.set_num_threads(threads)
         rng = np.random.default_rng(1)
-        grads = [sparse_gradient(rng.integers(0, 900, 800), 20, 900, rng).to(torch.bfloat16)
-                 for _ in range(3)]  # fmt: skip
+        grads = [sparse_gradient(rng.integers(0, 900, 800), 20, 900, rng).to(torch.bfloat16) for _ in range(3)]
         table = torch.ones(900, 20, dtype=torch.bfloat16)
         return run(optim.Adam, table, grads, lr=0.01, stochastic_rounding=True, seed=seed)
 

@@ -58,9 +58,7 @@ def test_only_rows_of_the_batch_move() -> None:
 
 def test_groups_of_central_and_residual() -> None:
     module = res_embedding()
-    groups = module.parameter_groups(
-        central={"lr": 0.0}, residual={"weight_decay": 0.5}, lr=0.1, eps=1e-6
-    )
+    groups = module.parameter_groups(central={"lr": 0.0}, residual={"weight_decay": 0.5}, lr=0.1, eps=1e-6)
     assert [g["name"] for g in groups] == ["central", "residual"]
     central = module.central.detach().clone()
     residual = module.residual.detach().clone()
@@ -103,12 +101,7 @@ def test_adam_continues_from_torchs_state_and_back() -> None:
     table.grad = torch.randn(H, D)
     theirs.step()
     own = optim.Adam([table], lr=0.01)
-    own.load_state_dict(
-        {
-            "state": theirs.state_dict()["state"],
-            "param_groups": own.state_dict()["param_groups"],
-        }
-    )
+    own.load_state_dict({"state": theirs.state_dict()["state"], "param_groups": own.state_dict()["param_groups"]})
     gradients = [torch.randn(H, D), torch.randn(H, D)]
     twin = nn.Parameter(table.detach().clone())
     reference = torch.optim.Adam([twin], lr=0.01)
@@ -227,9 +220,7 @@ class TestClipping:
         modules = [nn.Embedding(H, D, sparse=sparse) for sparse in (True, False)]
         modules[1].load_state_dict(modules[0].state_dict())
         norms, gradients = [], []
-        for module, clip in zip(
-            modules, (optim.clip_grad_norm_, nn.utils.clip_grad_norm_), strict=True
-        ):
+        for module, clip in zip(modules, (optim.clip_grad_norm_, nn.utils.clip_grad_norm_), strict=True):
             linear.zero_grad()
             linear(module(ids)).square().sum().backward()
             parameters = [*module.parameters(), *linear.parameters()]
@@ -362,8 +353,7 @@ def test_opcheck() -> None:
     steps, decayed = torch.zeros(H, dtype=torch.int32), torch.zeros(H, dtype=torch.float64)
     step = ([-0.2, 1.0, 0.0, 0.1, 0.9, 0.99, 1e-8], [4, 0, 0, 0, 0, 1])
     graph = [torch.from_numpy(a) for a in make_graph(np.random.default_rng(0), H, 4)]
-    plan = ops.res_embedding(
-        rows, table, table, *graph, None, None, -1, False, None, True)[1]  # fmt: skip
+    plan = ops.res_embedding(rows, table, table, *graph, None, None, -1, False, None, True)[1]
 
     def state() -> list[Tensor | None]:
         return [torch.rand(H, D), torch.rand(H, D), None, None]
@@ -374,11 +364,12 @@ def test_opcheck() -> None:
         (ops.distinct_items, (rows, H)),
         (ops.distinct_neighbors, (rows[:2], graph[0], graph[1])),
         (ops.decay_rows_, (table, decayed, rows[:2], -0.1, False, 0, 1)),
-        (ops.update_rows_,
-         (table, first, second, steps, decayed, rows[:2], values[:2], *step)),
-        (ops.res_embedding_backward_step_,
-         (values, plan, table, table.clone(), *graph, None, None, False, False, *state(), *step, *state(), *step)),
-    ]  # fmt: skip
+        (ops.update_rows_, (table, first, second, steps, decayed, rows[:2], values[:2], *step)),
+        (
+            ops.res_embedding_backward_step_,
+            (values, plan, table, table.clone(), *graph, None, None, False, False, *state(), *step, *state(), *step),
+        ),
+    ]
     for op, args in calls:
         torch.library.opcheck(op.default, args, test_utils="test_schema")
 

@@ -9,20 +9,8 @@ from resemb_ext import data
 from resemb_ext.study import delay_page
 from resemb_ext.study.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.delay import choices, tied_share
-from resemb_ext.study.domains import (
-    clusters,
-    communities_of,
-    first_meetings,
-    halves,
-    permuted,
-    sequences,
-)
-from resemb_ext.study.dwell import (
-    dwell_tail,
-    estimate_dwell,
-    pairs_by_lag,
-    share_by_gap,
-)
+from resemb_ext.study.domains import clusters, communities_of, first_meetings, halves, permuted, sequences
+from resemb_ext.study.dwell import dwell_tail, estimate_dwell, pairs_by_lag, share_by_gap
 from resemb_ext.study.laws import draw, draw_like
 
 SIZE = {"users": 3000, "items": 900, "domains": 12, "events_per_user": (10, 16)}
@@ -47,11 +35,7 @@ def test_mixture_is_the_dirichlet_multinomial_law() -> None:
     alpha = model.values["mass"] * model.shares
     counts = np.zeros((50, 3))
     np.add.at(counts, (events.user, events.domain), 1)
-    expected = (
-        gammaln(alpha.sum())
-        - gammaln(alpha.sum() + 7)
-        + (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1)
-    )
+    expected = gammaln(alpha.sum()) - gammaln(alpha.sum() + 7) + (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1)
     found = np.bincount(events.user, model.score(events))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -121,10 +105,7 @@ def test_dwell_is_recovered_with_known_and_estimated_domains(stay: float) -> Non
     """3,000 users with 10 to 16 events each, 900 items, 12 domains."""
     log, truth = data.simulate(**SIZE, stay=stay, seed=1)
     first, second = halves(log)
-    crossed = [
-        sequences(second, communities_of(first)),
-        sequences(first, communities_of(second)),
-    ]
+    crossed = [sequences(second, communities_of(first)), sequences(first, communities_of(second))]
     for parts in ([sequences(log, truth.domain)], crossed):
         found = estimate_dwell(parts, resamples=20)
         for way in ("by_stays", "by_decay"):
@@ -163,8 +144,7 @@ def test_domains_are_counted_without_numbers_that_none_has() -> None:
     np.testing.assert_array_equal(found.domain, plain.domain)
     assert found.domains == plain.domains == 4
     parameters = {name: fit(name, found).parameters for name in MODELS}
-    assert parameters == {
-        "independent": 3, "delay": 4, "markov": 15, "mixture": 4, "delay+mixture": 5}  # fmt: skip
+    assert parameters == {"independent": 3, "delay": 4, "markov": 15, "mixture": 4, "delay+mixture": 5}
 
 
 @pytest.mark.parametrize(("power", "error"), [(0.0, 1e-3), (1.2, 0.012)])
@@ -239,8 +219,7 @@ def test_unlike_interests_alone_look_heavy_and_drawn_logs_show_it() -> None:
     events = draw_like(like, stay=0.3, mass=0.7, shares=like.shares, seed=0)
     tail, model = dwell_tail(events), fit("delay+mixture", events)
     shapes = [
-        dwell_tail(draw_like(events, **model.values, shares=model.shares, seed=seed))["shape"]
-        for seed in range(20)
+        dwell_tail(draw_like(events, **model.values, shares=model.shares, seed=seed))["shape"] for seed in range(20)
     ]
     assert tail["verdict"] == "heavier"
     assert delay_page._beyond(tail, {"shapes": shapes}) is False

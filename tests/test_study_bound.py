@@ -23,9 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("domains", "length"), [(1, 1), (3, 2), (4, 5)])
 def test_cells_are_counted_by_listing_them(domains: int, length: int) -> None:
     multisets = sum(
-        1
-        for size in range(length + 1)
-        for _ in itertools.combinations_with_replacement(range(domains), size)
+        1 for size in range(length + 1) for _ in itertools.combinations_with_replacement(range(domains), size)
     )
     cells = 2 * domains * multisets
     assert bound.log_cells(domains, length) == pytest.approx(math.log(cells))
@@ -56,17 +54,12 @@ def test_diameter_is_above_every_distance_in_a_domain() -> None:
 def test_page_with_terms_of_a_trained_model(tmp_path: Path) -> None:
     source = simulated_source("tiny", users=120, items=120, domains=4, seed=0)
     pieces = [
-        Piece(f"{arm}-tiny", lambda arm=arm: bound._terms(source, arm, 0), {}, [0], source)
-        for arm in ("plain", "res")
+        Piece(f"{arm}-tiny", lambda arm=arm: bound._terms(source, arm, 0), {}, [0], source) for arm in ("plain", "res")
     ]
     protocol = studies.PROTOCOLS["bound"]
     run_pieces("bound", pieces, tmp_path / "bound", protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["bound"])[0].read_text()
-    assert (
-        "ours, not the paper's" in page
-        and "in 2 of 2 trained models" in page
-        and "res-tiny" in page
-    )
+    assert "ours, not the paper's" in page and "in 2 of 2 trained models" in page and "res-tiny" in page
 
 
 def test_held_out_users_share_none_with_training_and_count_once() -> None:

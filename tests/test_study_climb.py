@@ -8,11 +8,7 @@ import pytest
 
 from resemb_ext.study.climb import Factor, climb, hopeless
 
-FACTORS = (
-    Factor("rate", 1.0, ratio=3.0),
-    Factor("decay", 0.5, ratio=2.0),
-    Factor("kind", "a", choices=("a", "b")),
-)
+FACTORS = (Factor("rate", 1.0, ratio=3.0), Factor("decay", 0.5, ratio=2.0), Factor("kind", "a", choices=("a", "b")))
 
 
 def _bowl(rate: float, decay: float, kind: str):
@@ -26,14 +22,11 @@ def _bowl(rate: float, decay: float, kind: str):
     return evaluate
 
 
-@pytest.mark.parametrize(
-    ("rate", "decay", "kind"), [(1, 0.5, "a"), (27, 0.125, "b"), (1 / 81, 2, "b")]
-)
+@pytest.mark.parametrize(("rate", "decay", "kind"), [(1, 0.5, "a"), (27, 0.125, "b"), (1 / 81, 2, "b")])
 def test_optimum_of_a_known_function_is_found_and_closed(rate, decay, kind) -> None:
     found = climb(_bowl(rate, decay, kind), FACTORS, trials=30)
     best = found.trials[found.best]
-    assert best.options == {
-        "rate": pytest.approx(rate, rel=1e-5), "decay": decay, "kind": kind}  # fmt: skip
+    assert best.options == {"rate": pytest.approx(rate, rel=1e-5), "decay": decay, "kind": kind}
     assert best.value == pytest.approx(0, abs=1e-5) and found.closed
     assert len(found.trials) == 30
     points = [trial.point for trial in found.trials]
@@ -67,9 +60,7 @@ def test_a_trial_is_a_neighbour_of_the_best_while_it_has_untried_ones() -> None:
 
 def _neighbours(point):
     rate, decay, kind = point
-    steps = {(rate + by, decay, kind) for by in (-1, 1)} | {
-        (rate, decay + by, kind) for by in (-1, 1)
-    }
+    steps = {(rate + by, decay, kind) for by in (-1, 1)} | {(rate, decay + by, kind) for by in (-1, 1)}
     return steps | {(rate, decay, 1 - kind)}
 
 
@@ -108,9 +99,7 @@ def test_hopeless_only_below_the_line_of_the_last_gain() -> None:
 def test_a_search_may_end_once_it_closes_but_not_before_it_is_as_long_as_asked() -> None:
     whole = climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30)
     points = [trial.point for trial in whole.trials]
-    lengths = [
-        len(climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30, least=n).trials) for n in (1, 20, 30)
-    ]
+    lengths = [len(climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30, least=n).trials) for n in (1, 20, 30)]
     assert lengths[0] < 20 and lengths[1:] == [20, 30]
     for length, least in zip(lengths, (1, 20, 30), strict=True):
         found = climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30, least=least)

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from resemb_ext import data, metrics
-from resemb_ext.study import (
-    compare,
-    compare_further,
-    compare_said,
-    compare_view,
-    compare_work,
-    studies,
-)
+from resemb_ext.study import compare, compare_further, compare_said, compare_view, compare_work, studies
 from resemb_ext.study.bench import Setting
 from resemb_ext.study.compare_page import tuned_section
 from resemb_ext.study.draft import Draft
@@ -56,12 +49,7 @@ def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
     assert [run["seed"] for run in seeds["result"]["runs"]] == list(compare.QUICK.seeds)
     minus = results.pieces["minus-simulated-dnn-res-plain"]["result"]
     means = [
-        np.mean(
-            [
-                r["test"]["gauc"]
-                for r in results.pieces[f"seeds-simulated-dnn-{t}"]["result"]["runs"]
-            ]
-        )
+        np.mean([r["test"]["gauc"] for r in results.pieces[f"seeds-simulated-dnn-{t}"]["result"]["runs"]])
         for t in ("res", "plain")
     ]
     assert minus["gauc"]["value"] == pytest.approx(means[0] - means[1], abs=1e-12)
@@ -127,10 +115,12 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     assert trained == [1, 1, 1, 2] and not draft.exists()
     run_pieces("s", plan, tmp_path / "whole", **options)
     first, whole = (
-        [{k: v for k, v in trial.items() if k != "seconds"} for trial in
-         read_results(folder).pieces[f"tune-{row.key}"]["result"]["trials"]]
+        [
+            {k: v for k, v in trial.items() if k != "seconds"}
+            for trial in read_results(folder).pieces[f"tune-{row.key}"]["result"]["trials"]
+        ]
         for folder in (tmp_path, tmp_path / "whole")
-    )  # fmt: skip
+    )
     assert first == whole
 
 
@@ -154,8 +144,7 @@ def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
     plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
     plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
-    run_pieces("compare", plan, tmp_path / "compare", protocol=PROTOCOLS["compare"], quick=True,
-               progress=False)  # fmt: skip
+    run_pieces("compare", plan, tmp_path / "compare", protocol=PROTOCOLS["compare"], quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
     assert "cats, DIN with category: test" in page
     section = "\n".join(tuned_section(read_results(tmp_path / "compare")))
@@ -168,8 +157,9 @@ def _with_category():
     log, truth = data.simulate(users=100, items=100, domains=4)
     import pandas as pd
 
-    frame = pd.DataFrame({"user_id": log.user, "item_id": log.item, "order": log.time,
-                          "category": truth.domain[log.item]})  # fmt: skip
+    frame = pd.DataFrame(
+        {"user_id": log.user, "item_id": log.item, "order": log.time, "category": truth.domain[log.item]}
+    )
     return Source("cats", lambda: (data.read_log(frame, label=False), None))
 
 
@@ -191,19 +181,17 @@ def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
             assert np.isnan(bucket["auc"])
 
 
-def test_a_search_is_carried_on_from_its_trials(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_search_is_carried_on_from_its_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = simulated_source("tiny", users=100, items=100, domains=4)
-    scale = compare_work.Scale(
-        trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4
-    )
+    scale = compare_work.Scale(trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4)
     group, bench = Group("tiny", "dnn", False), compare.bench_of(source, Setting(eval_negatives=5))
     rows = [Row(group, table, further) for further in (False, True) for table in ("plain", "res")]
     plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
     pairs = compare.contrasts(rows)
     assert [compare.contrast_key(*pair) for pair in pairs] == [
-        "minus-tiny-dnn-res-plain", "minus-tiny-dnn-res-further-plain"]  # fmt: skip
+        "minus-tiny-dnn-res-plain",
+        "minus-tiny-dnn-res-further-plain",
+    ]
     plan += [compare.contrast_piece(*pair, bench, scale) for pair in pairs]
     trained, train = [], compare_work.fit
     monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(1), train(*a, **o))[1])
@@ -212,12 +200,9 @@ def test_a_search_is_carried_on_from_its_trials(
     results = read_results(tmp_path / "compare")
     searches = 0
     for table in ("plain", "res"):
-        first, on = (
-            results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further")
-        )
+        first, on = (results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further"))
         keys = ("steps", "options", "valid", "epochs")
-        assert [[t[k] for k in keys] for t in on["trials"][:3]] == [
-            [t[k] for k in keys] for t in first["trials"]]  # fmt: skip
+        assert [[t[k] for k in keys] for t in on["trials"][:3]] == [[t[k] for k in keys] for t in first["trials"]]
         assert 3 <= len(on["trials"]) <= 6 and (len(on["trials"]) == 6 or on["closed"])
         touched = on["touched"]["trials"]
         assert [t["options"]["l2_of"] for t in touched] == ["touched rows"] * 4
@@ -234,16 +219,11 @@ def test_a_search_is_carried_on_from_its_trials(
     assert [one.row for one in compare_view.seen_rows(results)] == rows[:2]
     text = compare_said.said_further(results)
     minus = results.pieces["minus-tiny-dnn-res-further-plain"]["result"]["gauc"]
-    assert (
-        text is not None
-        and f"on tiny, DNN: {compare_view.signed(minus)}, where it had been" in text
-    )
+    assert text is not None and f"on tiny, DNN: {compare_view.signed(minus)}, where it had been" in text
     assert "4 of touched rows alone" in text
     missing = compare_said.not_run([compare_view.Seen(rows[2], None, None)])
     assert missing == "Not run yet: tiny, DNN: the only row."
-    other = {
-        "trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]
-    }
+    other = {"trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]}
     desk = Desk(tmp_path, {"tune-tiny-dnn-res": other}, "x")
     with pytest.raises(RuntimeError, match="not the first of this search"):
         compare_further.tune_further(rows[3], bench, scale, desk)

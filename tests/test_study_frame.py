@@ -62,19 +62,10 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     pieces = [
         Piece("recover-tiny", lambda: delay._recover(TINY, 0.95), config, [0], TINY),
         Piece("choose-delay", lambda: delay.choices("delay", [0, 1]), config, [0, 1]),
-        Piece(
-            "log-tiny-communities", lambda: delay._of_log(TINY, "communities"), config, [0], TINY
-        ),
+        Piece("log-tiny-communities", lambda: delay._of_log(TINY, "communities"), config, [0], TINY),
     ]
     folder = tmp_path / "delay"
-    run_pieces(
-        "delay",
-        pieces,
-        folder,
-        protocol=studies.PROTOCOLS["delay"],
-        quick=True,
-        progress=False,
-    )
+    run_pieces("delay", pieces, folder, protocol=studies.PROTOCOLS["delay"], quick=True, progress=False)
     plan = json.loads((folder / "plan.json").read_text())
     (folder / "plan.json").write_text(json.dumps({**plan, "pieces": [*plan["pieces"], "log-late"]}))
     assert main(["study", "report", "--out", str(tmp_path), "--into", str(tmp_path / "docs")]) == 0
@@ -97,8 +88,11 @@ def test_delay_page_from_json_alone(tmp_path: Path) -> None:
     )
     assert "of its events have a domain" not in text
     kept["estimate"]["with_domain"] *= 0.5
-    page = delay_page.page(Results({"pieces": [], "data": {}, "quick": True}, {
-        "log-tiny-communities": {"config": config, "result": kept}}, []))  # fmt: skip
+    page = delay_page.page(
+        Results(
+            {"pieces": [], "data": {}, "quick": True}, {"log-tiny-communities": {"config": config, "result": kept}}, []
+        )
+    )
     assert "; only 50 % of its events have a domain." in page.answers[-1]
 
 
@@ -225,9 +219,7 @@ def test_results_made_from_another_result_are_made_again(
     assert "b was made from another result" in capfd.readouterr().err
     results = read_results(tmp_path)
     assert results.pieces["b"]["result"] == {"value": 6.0}
-    assert [results.earlier[key]["result"] for key in sorted(results.earlier)] == [
-        {"value": 3.0}
-    ] * 2
+    assert [results.earlier[key]["result"] for key in sorted(results.earlier)] == [{"value": 3.0}] * 2
     # On another machine the file aside is made again, and the result with it.
     (tmp_path / "a.txt").unlink()
     (tmp_path / "c.json").unlink()
@@ -306,10 +298,7 @@ def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
         return {"models": models, "stay_beyond_interests": {"low": stay, "high": stay + 1}}
 
     said = delay_page._in_one_sentence([pair(1, -1, 0, 0.1), pair(1, 1, -1, -0.1)])[0]
-    assert (
-        "Of 2 pairs" in said
-        and "draws in 2, than fixed interests of each user in 1 (worse in 1)" in said
-    )
+    assert "Of 2 pairs" in said and "draws in 2, than fixed interests of each user in 1 (worse in 1)" in said
     assert "over domains in 0 (worse in 1)" in said and "these alone in 1." in said
     said = delay_page._in_one_sentence([pair(1, 1, -1, 0), pair(1, -1, 1, 0)], (), "ab")[0]
     assert "of each user in 1, namely a (worse in 1)" in said

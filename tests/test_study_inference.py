@@ -46,9 +46,7 @@ def test_no_difference_is_found_about_as_often_as_it_says(seeds: float, least: f
         gain = rng.normal(0, 0.2, 80) + rng.normal(0, seeds, (5, 1)) + rng.normal(0, 0.005, (5, 80))
         found = bootstrap_difference(gain, np.full(80, 21), draws=400, seed=number)
         inside += found["low"] <= 0 <= found["high"]
-        assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or (
-            0.03 < found["p"] < 0.07
-        )
+        assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or (0.03 < found["p"] < 0.07)
     assert least <= inside / rounds <= 0.99
 
 

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def _log() -> tuple[data.Log, None]:
     log, truth = data.simulate(users=100, items=100, domains=4)
-    frame = pd.DataFrame({"user_id": log.user, "item_id": log.item, "order": log.time,
-                          "category": truth.domain[log.item]})  # fmt: skip
+    frame = pd.DataFrame(
+        {"user_id": log.user, "item_id": log.item, "order": log.time, "category": truth.domain[log.item]}
+    )
     return data.read_log(frame, label=False), None
 
 
@@ -37,7 +38,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
     told = [
         json.dumps([plain(dict(p.config)), list(p.seeds), p.source and p.source.name, p.key.split("-")[0]])
         for p in plan
-    ]  # fmt: skip
+    ]
     assert len(set(told)) == len(told)
     if name != "bound":  # which takes no log
         assert any(piece.source is not None and piece.source.name == "cats" for piece in plan)

@@ -92,9 +92,7 @@ def test_held_out_rows_keep_events_whole_and_the_training_ratio() -> None:
     assert out.label.mean() == rows.label.mean() == 0.5
     pairs = {(int(e), int(t)) for e, t in zip(rows.end, rows.target, strict=True)}
     positive = out.label == 1
-    assert not pairs & set(
-        zip(out.end[positive].tolist(), out.target[positive].tolist(), strict=True)
-    )
+    assert not pairs & set(zip(out.end[positive].tolist(), out.target[positive].tolist(), strict=True))
     logits = np.array([0.0, 3.0], dtype=np.float32)
     part = hold_out(samples, share=1 / (len(samples) // 2), seed=0)[1]
     np.testing.assert_allclose(row_losses(part, logits), [np.log(2), np.log1p(np.exp(3))])
@@ -114,9 +112,7 @@ def test_loss_at_a_training_loss() -> None:
     # Before the first probe: from a coin's loss on every part, not the probe's own.
     early = {"train": [0.5, 0.4], "test": [0.62, 0.6]}
     coin = np.log(2)
-    assert radius_contrast.at_level(early, (coin + 0.5) / 2, "test") == pytest.approx(
-        (coin + 0.62) / 2
-    )
+    assert radius_contrast.at_level(early, (coin + 0.5) / 2, "test") == pytest.approx((coin + 0.62) / 2)
     assert radius_contrast.at_level(early, 0.5, "test") == pytest.approx(0.62)
     with pytest.raises(ValueError, match="never falls"):
         radius_contrast.at_level(curve, 0.2, "test")
@@ -136,11 +132,17 @@ def _made(kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
                 train = [0.6, 0.4 + 0.01 * seed, *more]
                 held = [0.6, 0.7 + seed + moved, *(9.0 for _ in more)]
                 results[f"{kind}{gamma}{seed}"] = {
-                    "domains": kind, "gamma": gamma, "seed": seed, "gap": held[-1] - train[-1],
-                    "rate": 0.01, "rate_at_limit": True, "radius": {"ratio": gamma}, "losses": dict.fromkeys(PARTS, 0.6),
+                    "domains": kind,
+                    "gamma": gamma,
+                    "seed": seed,
+                    "gap": held[-1] - train[-1],
+                    "rate": 0.01,
+                    "rate_at_limit": True,
+                    "radius": {"ratio": gamma},
+                    "losses": dict.fromkeys(PARTS, 0.6),
                     "at": 0 if gamma == 0.5 and seed else len(train) - 1,
                     "curve": {"train": train, "heldout": held, "test": [x + 1 for x in held]},
-                }  # fmt: skip
+                }
     return results
 
 
@@ -166,11 +168,7 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
     made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
     pieces = {
         key: {
-            "config": {
-                "log": "made",
-                "rates": [0.01, 0.1],
-                **{k: r[k] for k in ("domains", "gamma")},
-            },
+            "config": {"log": "made", "rates": [0.01, 0.1], **{k: r[k] for k in ("domains", "gamma")}},
             "seeds": [r["seed"]],
             "result": r,
         }
@@ -178,8 +176,9 @@ def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
     }
     summary, *answers, alarms, limits, ended = radius_page.page(Results({}, pieces, [])).answers
     assert "(the smallest gamma) narrows it on made (drawn from the paper's own model)." in summary
-    assert limits.endswith("gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 6 at the "
-                           "lowest and 0 at the highest of 6.")  # fmt: skip
+    assert limits.endswith(
+        "gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 6 at the lowest and 0 at the highest of 6."
+    )
     # Of seed 1 at gamma 0.5, those with a second epoch were at their best in the first.
     assert ended.endswith("gamma 0.5: 9 of 12; gamma 1: 6 of 6.")
     # Two seeds alike to rounding: an interval of hardly any width, off 0.
@@ -208,11 +207,7 @@ def test_a_gap_where_models_have_hardly_learned_tells_nothing() -> None:
 def test_what_weakens_an_effect_is_told() -> None:
     below = {"mean": -0.02, "low": -0.03, "high": -0.01}
     none = {"mean": -0.01, "low": -0.03, "high": 0.01}
-    gap = {
-        "domains": none,
-        "random": {"mean": 0.04, "low": 0.02, "high": 0.06},
-        "difference": below,
-    }
+    gap = {"domains": none, "random": {"mean": 0.04, "low": 0.02, "high": 0.06}, "difference": below}
 
     def said(effect: str, epochs: float = 2.0, **changed: Any) -> str:
         found = {"matched_gap": {**gap, **changed}, "epochs": {"domains": epochs}}
@@ -239,9 +234,7 @@ def test_domains_of_each_kind_leave_held_out_events_alone() -> None:
         table = np.zeros((domain.max() + 1, 4))
         np.add.at(table, (domain[has], truth[has]), 1)
         purity = table.max(axis=1).sum() / has.sum()
-        assert (
-            purity == 1 if kind == "truth" else purity < 0.5 if kind == "random" else purity > 0.9
-        )
+        assert purity == 1 if kind == "truth" else purity < 0.5 if kind == "random" else purity > 0.9
     samples = data.make_train_samples(split, negatives=1, seed=3)
     out = held_out_events(samples, share=HELD_OUT, seed=3)
     held = hold_out(samples, share=HELD_OUT, seed=3)[1]
@@ -293,11 +286,7 @@ def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
     pieces = {}
     for name, results in (("", base), (radius.WIDER, wider)):
         for key, r in results.items():
-            config = {
-                "log": "made",
-                "domains": r["domains"],
-                "gamma": r["gamma"],
-            }
+            config = {"log": "made", "domains": r["domains"], "gamma": r["gamma"]}
             config |= {name: []} if name else {"rates": [0.01, 0.1]}
             pieces[name + key] = {"config": config, "seeds": [r["seed"]], "result": r}
     summary, answer, *_, further = radius_page.page(Results({}, pieces, [])).answers
@@ -335,19 +324,19 @@ def test_no_effect_on_the_null_log_and_of_random_domains(null: bool, kind: str) 
 def test_small_study_end_to_end(tmp_path: Path) -> None:
     source = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
     pieces = [
-        radius._piece(source, kind, gamma, (5e-3,), 2, 0)
-        for kind in ("truth", "truth-random")
-        for gamma in (0.25, 1.0)
+        radius._piece(source, kind, gamma, (5e-3,), 2, 0) for kind in ("truth", "truth-random") for gamma in (0.25, 1.0)
     ] + sweep.pieces(source, 1, 2, quick=True)
     protocol = studies.PROTOCOLS["radius"]
     run_pieces("radius", pieces, tmp_path / "radius", protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["radius"])[0].read_text()
     assert "tiny, truth: gamma 0.25 against 1" in page and "residual_l2" in page
     results = studies.read_results(tmp_path / "radius").pieces
-    ratio = {p["config"]["gamma"]: p["result"]["radius"]["ratio"]
-             for key, p in results.items() if "-truth-gamma" in key}  # fmt: skip
+    ratio = {
+        p["config"]["gamma"]: p["result"]["radius"]["ratio"] for key, p in results.items() if "-truth-gamma" in key
+    }
     assert ratio[0.25] < 0.5 * ratio[1.0]
-    scale = {p["config"]["value"]: p["result"]["residual_share"]
-             for key, p in results.items() if "residual_scale" in key}  # fmt: skip
+    scale = {
+        p["config"]["value"]: p["result"]["residual_share"] for key, p in results.items() if "residual_scale" in key
+    }
     assert scale[0.03] < scale[1.0]
     assert (tmp_path / "report" / "radius-tiny-truth.svg").exists()

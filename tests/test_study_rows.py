@@ -51,8 +51,9 @@ def test_permuted_entries_keep_rows_weights_and_how_often_each_is_a_neighbour() 
         np.testing.assert_array_equal(u[a == number], v[b == number])
     counts = [np.bincount(g.neighbors, minlength=graph.num_items) for g in (graph, other)]
     np.testing.assert_array_equal(*counts)
-    shared = np.mean([len(np.intersect1d(a, b)) for (a, _), (b, _) in
-                      zip(_rows(graph)[1:], _rows(other)[1:], strict=True)])  # fmt: skip
+    shared = np.mean(
+        [len(np.intersect1d(a, b)) for (a, _), (b, _) in zip(_rows(graph)[1:], _rows(other)[1:], strict=True)]
+    )
     assert shared < 4  # of 11; the own entry is one
     assert permuted_entries(graph, 3).hash == other.hash != permuted_entries(graph, 4).hash
 
@@ -97,17 +98,24 @@ def test_tables_have_the_sizes_that_they_are_compared_by() -> None:
     found = {}
     for name in TABLES:
         model, _ = _model(name)
-        table = model.get_submodule(
-            "model.item_embedding" if name == "laplacian" else "item_embedding"
-        )
+        table = model.get_submodule("model.item_embedding" if name == "laplacian" else "item_embedding")
         found[name] = sum(p.numel() for p in table.parameters() if p.requires_grad)
     one = items * dim
     attention = found.pop("attention")
     assert 2 * one < attention < 2 * one + 3 * dim
     assert found == {
-        "plain": one, "centre": one, "item2vec": one, "laplacian": one, "plain-2d": 2 * one,
-        "res": 2 * one, "gcn-1": 2 * one, "gcn-2": 2 * one, "two-tables": 2 * one,
-        "res-entries": 2 * one, "res-labels": 2 * one}  # fmt: skip
+        "plain": one,
+        "centre": one,
+        "item2vec": one,
+        "laplacian": one,
+        "plain-2d": 2 * one,
+        "res": 2 * one,
+        "gcn-1": 2 * one,
+        "gcn-2": 2 * one,
+        "two-tables": 2 * one,
+        "res-entries": 2 * one,
+        "res-labels": 2 * one,
+    }
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -116,9 +124,8 @@ def test_every_table_trains_and_is_a_function_of_the_seed(table: str, l2_of: str
     def trained(seed: int):
         model, config = _model(table, seed, l2_of=l2_of)
         done = fit(
-            model, BENCH.train(seed), BENCH.valid, config=config.fit_config(), epochs=1, seed=seed,
-            progress=False,
-        )  # fmt: skip
+            model, BENCH.train(seed), BENCH.valid, config=config.fit_config(), epochs=1, seed=seed, progress=False
+        )
         return done.history[0]["loss"], done.valid["gauc"]
 
     first = trained(1)
@@ -131,13 +138,9 @@ def test_res_tables_differ_by_their_link_and_graph_alone() -> None:
     for name in ("res", "gcn-1", "gcn-2", "res-entries", "res-labels"):
         table = _model(name)[0].get_submodule("item_embedding")
         vectors[name] = item_vectors(table)
-        torch.testing.assert_close(
-            table.central, _model("res")[0].get_submodule("item_embedding").central
-        )
+        torch.testing.assert_close(table.central, _model("res")[0].get_submodule("item_embedding").central)
     names = list(vectors)
-    assert all(
-        not np.allclose(vectors[a], vectors[b]) for i, a in enumerate(names) for b in names[:i]
-    )
+    assert all(not np.allclose(vectors[a], vectors[b]) for i, a in enumerate(names) for b in names[:i])
 
 
 def test_item2vec_starts_at_the_scale_of_the_others_and_knows_neighbours() -> None:
@@ -183,8 +186,7 @@ def test_catalogue_holds_the_rows_that_the_issues_ask_for() -> None:
     rows = [row for _, row in rows_of("amazon-beauty", category=True)]
     assert len(set(rows)) == len(rows)
     have = {(r.group.model, r.group.category, r.table) for r in rows}
-    assert have >= {
-        (m, c, t) for m in ("dnn", "din") for c in (True, False) for t in MAIN}  # fmt: skip
+    assert have >= {(m, c, t) for m in ("dnn", "din") for c in (True, False) for t in MAIN}
     assert have >= {("dnn", False, t) for t in CONTROLS}
     assert set(MAIN) | set(CONTROLS) == set(TABLES)
     assert [row.table for _, row in rows_of("ml-1m", category=True)] == ["plain", "centre", "res"]

@@ -13,11 +13,7 @@ from resemb_ext.study.rows import Group, Row
 def test_protocol_and_registered_comparisons_are_of_one_kind() -> None:
     texts = PROTOCOLS["compare"]["comparisons"]
     assert len(texts) == len(compare_view.REGISTERED) <= 6
-    names = {
-        "plain": "res minus plain,",
-        "res-entries": "permuted neighbour entries",
-        "item2vec": "item2vec",
-    }
+    names = {"plain": "res minus plain,", "res-entries": "permuted neighbour entries", "item2vec": "item2vec"}
     for text, (one, other) in zip(texts, compare_view.REGISTERED, strict=True):
         assert one.table == "res" and one.group == other.group and one.group.log in text
         assert names[other.table] in text
@@ -39,10 +35,7 @@ def test_a_comparison_that_was_not_run_counts_as_one_and_is_named() -> None:
     assert found[2].found is None
     group, other = Group("a-log", "dnn", True), Group("a-log", "din", False)
     rows = [compare_view.Seen(Row(group, table), None, None) for table in ("plain", "res")]
-    rows += [
-        compare_view.Seen(Row(other, "plain"), None, {}),
-        compare_view.Seen(Row(other, "gcn-2"), None, None),
-    ]
+    rows += [compare_view.Seen(Row(other, "plain"), None, {}), compare_view.Seen(Row(other, "gcn-2"), None, None)]
     assert compare_said.not_run(rows) == (
         'Not run yet: a-log, DNN with category: all 2 rows; a-log, DIN: "res, gcn, 2 hops".'
     )
@@ -86,8 +79,10 @@ def test_what_was_scored_twice_is_told() -> None:
     plan = {"pieces": [f"tune-{row.key}" for row in rows], "data": {"a": {}}}
     twice = compare_view.twice(Results(plan, last, [], first))
     assert [(t.one.table, t.left, t.turned) for t in twice] == [
-        ("centre", True, True), ("res", False, False), ("gcn-1", True, False),
-    ]  # fmt: skip
+        ("centre", True, True),
+        ("res", False, False),
+        ("gcn-1", True, False),
+    ]
     text = compare_said.said_twice(twice)
     assert text is not None and "Of 3 differences" in text and "at most 0.0080" in text
     assert "interval in 2 of them (a, DNN with category: centre only minus plain" in text
@@ -101,14 +96,8 @@ def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
         return {"runs": [{"test": entry, "stopped": stopped} for entry in test]}
 
     def tune(closed: bool, gain: float, l2_of: str = "whole table") -> dict:
-        trials = [{"options": {"l2_of": of}, "valid": {"gauc": 0.7}}
-                  for of in ("whole table", "touched rows")]  # fmt: skip
-        return {
-            "closed": closed,
-            "valid_gauc": 0.7 + gain,
-            "trials": trials,
-            "options": {"l2_of": l2_of},
-        }
+        trials = [{"options": {"l2_of": of}, "valid": {"gauc": 0.7}} for of in ("whole table", "touched rows")]
+        return {"closed": closed, "valid_gauc": 0.7 + gain, "trials": trials, "options": {"l2_of": l2_of}}
 
     group = Group("a", "dnn", False)
     rows = [
@@ -121,10 +110,7 @@ def test_the_residual_open_searches_and_cut_runs_are_told() -> None:
     assert compare_said.said_by_residual(rows[:2]) is None
     searches = compare_said.open_searches(rows)
     assert searches.startswith("Of 4 searches 2 closed")
-    assert (
-        "improve the rest, among them plain on a, DNN. And plain, started by item2vec on a, DNN. From"
-        in searches
-    )
+    assert "improve the rest, among them plain on a, DNN. And plain, started by item2vec on a, DNN. From" in searches
     assert "rose by 0.0200 for plain and by 0.0010 for res: the start lies nearer" in searches
     assert "whole tables: 1 a search; the best trial was one in 1 of 4 searches." in searches
     assert "tried. Trials of L2" in compare_said.open_searches(rows[1:3])
@@ -144,8 +130,7 @@ def test_tables_not_above_plain_and_what_seeds_alone_say_are_told() -> None:
 
     values = {"gcn-1": (0.001, -0.001), "gcn-2": (-0.001, -0.002), "item2vec": (-0.001, -0.002)}
     pieces = {
-        compare.contrast_key(Row(group, table), rows[0]): {"result": minus(*pair)}
-        for table, pair in values.items()
+        compare.contrast_key(Row(group, table), rows[0]): {"result": minus(*pair)} for table, pair in values.items()
     }
     seen = [compare_view.Seen(row, None, None) for row in rows]
     results = Results({}, pieces, [])
@@ -171,12 +156,7 @@ def test_p_of_draws_all_on_one_side_is_a_bound() -> None:
 
 
 def test_hours_are_told_by_what_asks_for_a_row() -> None:
-    hours = {
-        ("dnn", "res"): 1.0,
-        ("dnn", "centre"): 1.0,
-        ("dnn", "gcn-1"): 4.0,
-        ("din", "res"): 2.0,
-    }
+    hours = {("dnn", "res"): 1.0, ("dnn", "centre"): 1.0, ("dnn", "gcn-1"): 4.0, ("din", "res"): 2.0}
     rows = [Row(Group("a", model, False), table) for model, table in hours]
     done = {
         f"{kind}-{row.key}": {"seconds": 1800 * hours[row.group.model, row.table], "result": {}}
@@ -184,7 +164,9 @@ def test_hours_are_told_by_what_asks_for_a_row() -> None:
         for kind in ("tune", "seeds")
     }
     done["tune-a-dnn-gcn-1"] |= {  # gone on with in a second session
-        "seconds": 100, "result": {"trials": [{"seconds": 3600}] * 2}}  # fmt: skip
+        "seconds": 100,
+        "result": {"trials": [{"seconds": 3600}] * 2},
+    }
     done["tune-a-dnn-attention"] = {"seconds": 1e6, "result": {}}  # no seeds yet
     rows.append(Row(Group("a", "dnn", False), "attention"))
     seen = [compare_view.Seen(row, None, None) for row in rows]

@@ -16,9 +16,7 @@ def test_each_way_to_draw_the_graph_is_trained_and_compared() -> None:
     source = simulated_source("tiny", users=80, items=300, domains=4, seed=0)
     plan = sensitivity.pieces([source], quick=True)
     kept = {p.key: {"config": p.config, "result": p.work()} for p in plan}
-    base, window, crossed = (
-        kept[f"graph-tiny-{name}"]["result"] for name in ("base", "window1", "cross-fit5")
-    )
+    base, window, crossed = (kept[f"graph-tiny-{name}"]["result"] for name in ("base", "window1", "cross-fit5"))
     assert window["entries"] < base["entries"] == crossed["entries"]
     assert len({r["auc"][0] for r in (base, window, crossed)}) == 3
     table, answers = sensitivity.table(kept)
@@ -32,7 +30,7 @@ def _kept(gauc: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     return {
         name: {"config": {"log": "made", "variant": name}, "result": {"auc": v, "gauc": v, "entries": 9}}
         for name, v in gauc.items()
-    }  # fmt: skip
+    }
 
 
 def test_the_answer_names_what_is_told_from_none_and_what_did_not_train() -> None:
@@ -51,10 +49,7 @@ def test_the_answer_names_what_is_told_from_none_and_what_did_not_train() -> Non
     assert failed.startswith("Seeds that hardly trained") and "weighting ppmi (1 of 3)." in failed
     made["cross-fit 5"] = [0.60, 0.61, 0.621]
     _, (answer,) = sensitivity.table(_kept(made))
-    assert (
-        "Cross-fit 5, which keeps an example's own event out of its graph, changes it by -0.0997 ["
-        in answer
-    )
+    assert "Cross-fit 5, which keeps an example's own event out of its graph, changes it by -0.0997 [" in answer
     _, (answer,) = sensitivity.table(_kept({"base": [0.7, 0.7], "top_k 5": [0.71, 0.69]}))
     assert answer.endswith("differs with none.")
     _, (answer,) = sensitivity.table(_kept({"base": [0.7], "top_k 5": [0.8]}))
@@ -63,9 +58,7 @@ def test_the_answer_names_what_is_told_from_none_and_what_did_not_train() -> Non
 
 def test_rarely_met_rows_are_not_pulled_to_zero() -> None:
     """L2 of the whole table where items are met often, of touched rows where they are not."""
-    often, rarely = (
-        simulated_source("tiny", users=80, items=items, domains=4, seed=0) for items in (100, 2000)
-    )
+    often, rarely = (simulated_source("tiny", users=80, items=items, domains=4, seed=0) for items in (100, 2000))
     for source, optimizer in ((often, "dense"), (rarely, "lazy")):
         per_item = len(source.log) / source.log.num_items
         assert (per_item >= sensitivity.RARE) == (source is often)

@@ -48,12 +48,18 @@ def operators_off(name: str, relative: float, functions: object = functional) ->
 @pytest.mark.parametrize("name", RESULTS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_finds_one_wrong_element(
-    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, mode: str
-) -> None:
+def test_finds_one_wrong_element(monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, mode: str) -> None:
     problem = make_problem(
-        num_items=30, dim=9, positions=60, neighbors=4, bags=8, mode=mode, sample_weights=True,
-        dtype=dtype, weights_dtype=dtype if dtype == torch.float64 else torch.float32)  # fmt: skip
+        num_items=30,
+        dim=9,
+        positions=60,
+        neighbors=4,
+        bags=8,
+        mode=mode,
+        sample_weights=True,
+        dtype=dtype,
+        weights_dtype=dtype if dtype == torch.float64 else torch.float32,
+    )
     check_problem(problem)
     for relative in (100 * TOLERANCE[dtype], -100 * TOLERANCE[dtype], float("nan")):
         monkeypatch.setattr(checks, "functional", operators_off(name, relative))
@@ -62,26 +68,28 @@ def test_finds_one_wrong_element(
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_finds_one_wrong_element_among_long_sums(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_finds_one_wrong_element_among_long_sums(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The allowance for the twin's own rounding stays far below an error that matters."""
     problem = make_problem(
-        num_items=30, dim=3, positions=70_000, neighbors=4, bags=3, id_exponent=2.0,
-        sample_weights=True, dtype=torch.float64, weights_dtype=torch.float64)  # fmt: skip
+        num_items=30,
+        dim=3,
+        positions=70_000,
+        neighbors=4,
+        bags=3,
+        id_exponent=2.0,
+        sample_weights=True,
+        dtype=torch.float64,
+        weights_dtype=torch.float64,
+    )
     check_problem(problem)
     monkeypatch.setattr(checks, "functional", operators_off(name, 1e-9))
     with pytest.raises(AssertionError, match=f"^{name}: element"):
         check_problem(problem)
 
 
-def test_equal_terms_cost_the_twin_and_not_the_operators(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_equal_terms_cost_the_twin_and_not_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     positions = 100_000
-    problem = make_problem(
-        num_items=1, dim=32, positions=positions, neighbors=0, bags=1, dtype=torch.float64
-    )
+    problem = make_problem(num_items=1, dim=32, positions=positions, neighbors=0, bags=1, dtype=torch.float64)
     check_problem(problem)
     upstream, leaf = torch.randn(1, 32, dtype=torch.float64), problem.residual.requires_grad_()
     (gradient,) = torch.autograd.grad(problem.call(functional), leaf, upstream)

@@ -18,17 +18,12 @@ from resemb_ext.train.folder import clean
 
 FUZZ = examples(80)
 STATE = {
-    "model": {
-        "table": torch.arange(40, dtype=torch.float32).reshape(8, 5),
-        "step": torch.tensor(3),
-    },
+    "model": {"table": torch.arange(40, dtype=torch.float32).reshape(8, 5), "step": torch.tensor(3)},
     "optimizer": {"state": {0: {"exp_avg": torch.zeros(5)}, 1: {}}, "betas": (0.9, 0.999)},
     "history": [{"loss": 0.1 + 0.2, "valid": math.inf}, None, True],
 }
 
-LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)
-)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -38,8 +33,16 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32,
-          torch.uint8, torch.bool)  # fmt: skip
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 @given(state=st.dictionaries(st.text(max_size=4), VALUES, max_size=4))
@@ -49,11 +52,7 @@ def test_plain_values_come_back(tmp_path, state):
     assert load_checkpoint(tmp_path / "x.safetensors") == state
 
 
-@given(
-    dtype=st.sampled_from(DTYPES),
-    shape=st.lists(st.integers(0, 4), max_size=3),
-    transposed=st.booleans(),
-)
+@given(dtype=st.sampled_from(DTYPES), shape=st.lists(st.integers(0, 4), max_size=3), transposed=st.booleans())
 @settings(FUZZ, max_examples=60)
 def test_tensors_come_back(tmp_path, dtype, shape, transposed):
     value = torch.randint(0, 2, shape).to(dtype)
@@ -112,8 +111,10 @@ def test_foreign_bytes_are_an_error(tmp_path, content):
         load_checkpoint(path)
 
 
-@given(state=st.text(max_size=30) | st.sampled_from(['{"a": {"$tensor": "z"}}', "[]", "3", "[" * 9999,
-                                                      '{"a": {"$items": [1]}}']))  # fmt: skip
+@given(
+    state=st.text(max_size=30)
+    | st.sampled_from(['{"a": {"$tensor": "z"}}', "[]", "3", "[" * 9999, '{"a": {"$items": [1]}}'])
+)
 @FUZZ
 def test_a_right_digest_over_nonsense_is_an_error(tmp_path, state):
     path = tmp_path / "x.safetensors"
@@ -169,9 +170,7 @@ def test_a_full_disk_is_an_oserror_that_names_the_file(tmp_path, monkeypatch):
 
 def test_files_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(
-        os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}")))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
     write_atomic(tmp_path / "x", lambda target: target.write_text("1"))
@@ -211,11 +210,7 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, number):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with (
-        locked(tmp_path),
-        pytest.raises(ValueError, match="another process is training in"),
-        locked(tmp_path),
-    ):
+    with locked(tmp_path), pytest.raises(ValueError, match="another process is training in"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass

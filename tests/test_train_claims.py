@@ -16,8 +16,7 @@ def test_res_beats_plain_on_the_simulated_log(tmp_path):
     for entry in result["runs"]:
         assert 0.6 < entry["test"]["gauc"] < best  # both arms learn, none passes the bound
     radius = {
-        arm: [e["aggregation_radius"] for e in result["runs"] if e["embedding"] == arm]
-        for arm in ("plain", "res")
+        arm: [e["aggregation_radius"] for e in result["runs"] if e["embedding"] == arm] for arm in ("plain", "res")
     }
     assert max(radius["res"]) < min(radius["plain"])
 

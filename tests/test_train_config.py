@@ -42,9 +42,7 @@ def test_one_number_stands_for_a_tuple():
 
 
 def test_a_model_has_options_of_its_own():
-    assert RunConfig(model="din", model_options=("softmax=true",)).own_model_options == {
-        "softmax": True
-    }
+    assert RunConfig(model="din", model_options=("softmax=true",)).own_model_options == {"softmax": True}
     assert RunConfig(model_options=("pooling=sum",)).own_model_options == {"pooling": "sum"}
 
 
@@ -111,11 +109,7 @@ def test_training_part():
             TypeError,
             "model_options: softmax must be like False, found 3",
         ),
-        (
-            {"model_options": ("pooling=sum", "pooling=mean")},
-            ValueError,
-            "model_options: pooling is given twice",
-        ),
+        ({"model_options": ("pooling=sum", "pooling=mean")}, ValueError, "model_options: pooling is given twice"),
         ({"user_column": "u"}, ValueError, "user_column is for log files"),
         ({"session_column": "s"}, ValueError, "session_column is for log files"),
     ],

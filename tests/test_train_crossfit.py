@@ -47,9 +47,13 @@ def test_each_graph_is_that_of_the_other_users(folds):
     for number, graph in enumerate(cross.graphs):
         kept = cross.fold[split.train.user] != number
         expected = rx.InterestGraph.from_events(
-            split.train.user[kept], split.train.item[kept], split.train.time[kept],
-            num_items=log.num_items, top_k=None, padding_idx=0,
-        )  # fmt: skip
+            split.train.user[kept],
+            split.train.item[kept],
+            split.train.time[kept],
+            num_items=log.num_items,
+            top_k=None,
+            padding_idx=0,
+        )
         assert graph.hash == expected.hash
         # Counts of pairs: what a graph lacks is what its own fold's users gave.
         without = graph.to_scipy() - whole.to_scipy()
@@ -62,9 +66,7 @@ def test_each_graph_is_that_of_the_other_users(folds):
     assert np.array_equal(cross.fold, again.fold) and again.graphs == ()
 
 
-@pytest.mark.parametrize(
-    ("model", "tables"), [("dnn", {}), ("din", {"table_optimizer": "lazy", "decay": "global"})]
-)
+@pytest.mark.parametrize(("model", "tables"), [("dnn", {}), ("din", {"table_optimizer": "lazy", "decay": "global"})])
 def test_batches_look_up_over_the_graph_without_their_users(small, model, tables):
     config = RunConfig(**SMALL, **tables, cross_fit=3, model=model, embedding="res")
     prepared = prepare(config)
@@ -72,9 +74,7 @@ def test_batches_look_up_over_the_graph_without_their_users(small, model, tables
     module = build_model(config, prepared, "res", 0)
     folds = build_folds(config, prepared, module, "res", 0)
     own = module.item_embedding
-    links = {
-        graph.with_link("average", padding_idx=0).hash: n for n, graph in enumerate(cross.graphs)
-    }
+    links = {graph.with_link("average", padding_idx=0).hash: n for n, graph in enumerate(cross.graphs)}
     seen, calls = [], []
 
     def record(model, inputs):
@@ -86,8 +86,7 @@ def test_batches_look_up_over_the_graph_without_their_users(small, model, tables
             assert number is None and model.item_embedding is own
 
     module.register_forward_pre_hook(record)
-    fit(module, train, prepared.valid, prepared.test, config=config.fit_config(), folds=folds,
-        progress=False)  # fmt: skip
+    fit(module, train, prepared.valid, prepared.test, config=config.fit_config(), folds=folds, progress=False)
     assert module.item_embedding is own and None in calls
     for epoch in (1, 2):
         expected = list(folds.batches(train, 64, seed=0, epoch=epoch))
@@ -131,8 +130,7 @@ def test_gradients_are_those_of_a_model_over_the_folds_graph(small):
     for number, batch in folds.batches(train, 64, seed=0, epoch=1):
         table = rx.ResEmbedding(prepared.cross_fit.graphs[number], 8, padding_idx=0)
         alone = rx.models.DNN(table, hidden=(8,))
-        alone.load_state_dict({k: v for k, v in model.state_dict().items() if "extra" not in k},
-                              strict=False)  # fmt: skip
+        alone.load_state_dict({k: v for k, v in model.state_dict().items() if "extra" not in k}, strict=False)
         with folds.using(number):
             loss = model(batch)
         assert torch.equal(loss, alone(batch))
@@ -145,15 +143,12 @@ def test_gradients_are_those_of_a_model_over_the_folds_graph(small):
 def test_a_run_tells_and_resumes(small, tmp_path, monkeypatch):
     from resemb_ext.train import loop
 
-    options = {**SMALL, "cross_fit": 3, "table_optimizer": "lazy", "decay": "global",
-               "progress": False}  # fmt: skip
+    options = {**SMALL, "cross_fit": 3, "table_optimizer": "lazy", "decay": "global", "progress": False}
     whole = run(**options, out=str(tmp_path / "a"))
     about = whole.result["graph"]["cross_fit"]
     assert about["folds"] == 3 and sum(about["users"]) == 90 and len(set(about["graphs"])) == 3
     assert whole.result["hashes"]["fold_graphs"] == about["graphs"]
-    assert any(
-        "cross-fitted: a batch uses the graph without" in note for note in notes(whole.result)
-    )
+    assert any("cross-fitted: a batch uses the graph without" in note for note in notes(whole.result))
     save, left = loop._Training.save, [6]
 
     def dying(self):
@@ -201,8 +196,25 @@ def test_a_graph_of_other_events_needs_a_word(log_file, tmp_path, capsys):
     path, out = tmp_path / "graph.npz", tmp_path / "out"
     assert main(["graph", "build", "--data", str(log_file), "--out", str(path)]) == 0
     capsys.readouterr()
-    command = ["train", "--data", str(log_file), "--graph", str(path), "--split", "time", "--epochs",
-               "1", "--dim", "4", "--threads", "1", "--out", str(out), "--metric", "auc"]  # fmt: skip
+    command = [
+        "train",
+        "--data",
+        str(log_file),
+        "--graph",
+        str(path),
+        "--split",
+        "time",
+        "--epochs",
+        "1",
+        "--dim",
+        "4",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+        "--metric",
+        "auc",
+    ]
     assert main(command) == 2
     shown = capsys.readouterr().err
     assert len(shown.splitlines()) == 1 and "--allow-future-edges" in shown
@@ -217,9 +229,7 @@ def test_a_graph_of_other_events_needs_a_word(log_file, tmp_path, capsys):
 
 
 def test_a_clean_graph_is_said_to_be_one(log_file, tmp_path):
-    done = run(
-        **SMALL, data=str(log_file), embedding="res", out=str(tmp_path / "o"), progress=False
-    )
+    done = run(**SMALL, data=str(log_file), embedding="res", out=str(tmp_path / "o"), progress=False)
     assert done.result["graph"]["training_events_only"] is True
     assert any("built from training events only" in note for note in notes(done.result))
 

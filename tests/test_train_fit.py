@@ -84,9 +84,7 @@ def test_stops_after_patience_and_keeps_the_best(parts, monkeypatch):
     monkeypatch.setattr("resemb_ext.train.loop.evaluate", scripted)
     model = make_model(parts)
     weights = []
-    take = model.mlp.register_forward_pre_hook(
-        lambda *_: weights.append(model.mlp.layers[0].weight.detach().clone())
-    )
+    take = model.mlp.register_forward_pre_hook(lambda *_: weights.append(model.mlp.layers[0].weight.detach().clone()))
     result = fit(model, parts["train"], parts["valid"], **{**OPTIONS, "epochs": 9, "patience": 2})
     take.remove()
     # 0.7 again is no improvement: two epochs after the second, training stops.
@@ -127,10 +125,7 @@ def test_stopping_metric_is_an_option(parts):
 def test_checkpoints_hold_what_continuing_needs(parts, tmp_path):
     model = make_model(parts, "res")
     result = run_fit(parts, model, folder=tmp_path / "arm", seed=9)
-    assert sorted(p.name for p in (tmp_path / "arm").iterdir()) == [
-        "best.safetensors",
-        "last.safetensors",
-    ]
+    assert sorted(p.name for p in (tmp_path / "arm").iterdir()) == ["best.safetensors", "last.safetensors"]
     best = load_checkpoint(tmp_path / "arm" / "best.safetensors")
     assert best["epoch"] == result.best_epoch and best["metrics"]["gauc"] == result.valid["gauc"]
     fresh = make_model(parts, "res")
@@ -184,10 +179,9 @@ def test_nan_loss_names_a_bad_start_and_a_bad_layer(parts):
 
 def test_undefined_metric_and_missing_samples(parts):
     valid = parts["valid"]
-    positives = rx.data.Samples(**{
-        **{f: getattr(valid, f) for f in valid.__dataclass_fields__},
-        "label": np.ones_like(valid.label),
-    })  # fmt: skip
+    positives = rx.data.Samples(
+        **{**{f: getattr(valid, f) for f in valid.__dataclass_fields__}, "label": np.ones_like(valid.label)}
+    )
     for metric in ("gauc", "auc"):
         model = make_model(parts)
         before = {k: v.clone() for k, v in model.named_parameters()}
@@ -195,16 +189,18 @@ def test_undefined_metric_and_missing_samples(parts):
             fit(model, parts["train"], positives, **{**OPTIONS, "metric": metric})
         # It is said before an epoch is trained.
         assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
-    one = rx.data.Samples(**{
-        **{f: getattr(valid, f) for f in valid.__dataclass_fields__},
-        "user": np.arange(len(valid)),
-    })  # fmt: skip
+    one = rx.data.Samples(
+        **{**{f: getattr(valid, f) for f in valid.__dataclass_fields__}, "user": np.arange(len(valid))}
+    )
     with pytest.raises(ValueError, match="no user has both classes"):
         fit(make_model(parts), parts["train"], one, **OPTIONS)
-    none = rx.data.Samples(**{
-        f: v[:0] if f in ("user", "target", "label", "start", "end", "target_seen") else v
-        for f in valid.__dataclass_fields__ for v in [getattr(valid, f)]
-    })  # fmt: skip
+    none = rx.data.Samples(
+        **{
+            f: v[:0] if f in ("user", "target", "label", "start", "end", "target_seen") else v
+            for f in valid.__dataclass_fields__
+            for v in [getattr(valid, f)]
+        }
+    )
     with pytest.raises(ValueError, match="0 for training"):
         fit(make_model(parts), none, valid, **OPTIONS)
 
@@ -214,8 +210,7 @@ def test_parameter_groups(parts):
     table = rx.ResEmbedding(parts["graph"], 4, padding_idx=0)
     category = torch.nn.Embedding(5, 4)
     model = rx.models.DIN(table, category_embedding=category, hidden=(8,))
-    config = FitConfig(lr=1e-3, l2=1e-6, embedding_lr=2e-3, embedding_l2=3e-6, residual_lr=4e-3,
-                       residual_l2=5e-6)  # fmt: skip
+    config = FitConfig(lr=1e-3, l2=1e-6, embedding_lr=2e-3, embedding_l2=3e-6, residual_lr=4e-3, residual_l2=5e-6)
     groups = {group["name"]: group for group in parameter_groups(model, config)}
     settings = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
     assert settings == {
@@ -268,9 +263,7 @@ def test_metrics_part_seen_targets_from_all(parts):
     seen = test.target_seen
     assert measured["rows"] == len(test) and measured["seen"]["rows"] == int(seen.sum())
     assert measured["auc"] == rx.metrics.auc(test.label, scores)
-    assert measured["seen"]["gauc"] == rx.metrics.gauc(
-        test.label[seen], scores[seen], test.user[seen]
-    )
+    assert measured["seen"]["gauc"] == rx.metrics.gauc(test.label[seen], scores[seen], test.user[seen])
     expected = np.log1p(np.exp(np.where(test.label == 1, -scores, scores).astype(float))).mean()
     assert math.isclose(measured["logloss"], expected, rel_tol=1e-6)
 

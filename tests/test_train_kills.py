@@ -19,8 +19,10 @@ def test_kills_change_nothing():
     script = Path(__file__).with_name("train_kills.py")
     done = subprocess.run(
         [sys.executable, str(script), "--kills", str(kills)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     counted = json.loads(done.stdout.splitlines()[-1])
     assert counted["kills"] >= kills and counted["different"] == 0

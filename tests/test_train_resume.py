@@ -12,8 +12,15 @@ import resemb_ext as rx
 from resemb_ext.train import FitConfig, TrainingInterrupted, fit, load_checkpoint
 from resemb_ext.train import saving as saving_module
 
-OPTIONS = {"epochs": 3, "batch_size": 128, "embedding_lr": 0.02, "lr": 0.01, "progress": False,
-           "embedding_l2": 1e-2, "l2": 1e-3}  # fmt: skip
+OPTIONS = {
+    "epochs": 3,
+    "batch_size": 128,
+    "embedding_lr": 0.02,
+    "lr": 0.01,
+    "progress": False,
+    "embedding_l2": 1e-2,
+    "l2": 1e-3,
+}
 LAZY = {"table_optimizer": "lazy"}
 TABLES = [{}, LAZY, {**LAZY, "decay": "global"}, {**LAZY, "decay": "global", "in_backward": True}]
 
@@ -80,9 +87,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("tables", TABLES, ids=["dense", "touched", "global", "in-backward"])
-@pytest.mark.parametrize(
-    ("arm", "kind"), [("plain", rx.models.DNN), ("res", rx.models.DNN), ("res", rx.models.DIN)]
-)
+@pytest.mark.parametrize(("arm", "kind"), [("plain", rx.models.DNN), ("res", rx.models.DNN), ("res", rx.models.DIN)])
 def test_resumes_bit_for_bit(parts, tmp_path, arm, kind, tables):
     sparse = bool(tables)
     model = make_model(parts, arm, kind, sparse)
@@ -227,9 +232,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(parts, tmp_path, monkeyp
         whole(path, state)
 
     monkeypatch.setattr(saving_module, "save_checkpoint", fill)
-    with pytest.raises(
-        OSError, match=r"cannot write .*: No space left on device; the one before it is"
-    ):
+    with pytest.raises(OSError, match=r"cannot write .*: No space left on device; the one before it is"):
         run_fit(parts, make_model(parts), folder=tmp_path, save_every=0)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.safetensors")["progress"]["step"] == 2

@@ -18,8 +18,7 @@ from resemb_ext.train import loop as loop_module
 from resemb_ext.train import prepare as prepare_module
 
 SMALL = {"epochs": 2, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1}
-TIMES = ("samples_per_s", "peak_memory_mb", "peak_memory_before_mb", "wall_s", "seconds_per_epoch",
-         "history")  # fmt: skip
+TIMES = ("samples_per_s", "peak_memory_mb", "peak_memory_before_mb", "wall_s", "seconds_per_epoch", "history")
 
 
 class Stopped(Exception):
@@ -30,9 +29,7 @@ class Stopped(Exception):
 def small_simulation(monkeypatch):
     whole = rx.data.simulate
     monkeypatch.setattr(
-        prepare_module.data,
-        "simulate",
-        lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o),
+        prepare_module.data, "simulate", lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o)
     )
 
 
@@ -91,10 +88,10 @@ def test_arms_and_seeds_go_on(tmp_path, monkeypatch):
 def test_stops_between_files(tmp_path, monkeypatch, moment):
     run(**SMALL, embedding="plain", out=str(tmp_path / "whole"))
     out = tmp_path / "stopped"
-    name = {"before the scores": "write_table", "before the entry": "write_json",
-            "before the result": "write_text"}[moment]  # fmt: skip
-    wanted = {"write_table": "test_scores.parquet", "write_json": "run.json",
-              "write_text": "summary.md"}[name]  # fmt: skip
+    name = {"before the scores": "write_table", "before the entry": "write_json", "before the result": "write_text"}[
+        moment
+    ]
+    wanted = {"write_table": "test_scores.parquet", "write_json": "run.json", "write_text": "summary.md"}[name]
     from resemb_ext.train import runner
 
     whole = getattr(runner, name)
@@ -130,9 +127,7 @@ def stopped_run(tmp_path, monkeypatch, **options):
 
 def test_other_options_are_refused_by_name(tmp_path, monkeypatch):
     stopped_run(tmp_path, monkeypatch)
-    words = (
-        r"differ from those of the run in .*: dim 4 \(saved: 8\), hidden \[4\] \(saved: \[8\]\);"
-    )
+    words = r"differ from those of the run in .*: dim 4 \(saved: 8\), hidden \[4\] \(saved: \[8\]\);"
     with pytest.raises(ValueError, match=words):
         run(**{**SMALL, "dim": 4, "hidden": (4,)}, out=str(tmp_path), resume=True)
     with pytest.raises(ValueError, match=r"seed \[5\] \(saved: \[0\]\)"):
@@ -140,8 +135,7 @@ def test_other_options_are_refused_by_name(tmp_path, monkeypatch):
 
 
 def test_another_log_is_refused(tmp_path, monkeypatch):
-    frame = pd.DataFrame({"user_id": np.repeat(range(40), 5), "item_id": np.arange(200) % 17,
-                          "timestamp": range(200)})  # fmt: skip
+    frame = pd.DataFrame({"user_id": np.repeat(range(40), 5), "item_id": np.arange(200) % 17, "timestamp": range(200)})
     path, out = tmp_path / "log.csv", tmp_path / "out"
     frame.to_csv(path, index=False)
     stopped_run(out, monkeypatch, data=str(path))
@@ -253,20 +247,24 @@ def test_flags_of_the_command(tmp_path, monkeypatch, capsys):
 def test_ctrl_c_and_kill_of_a_real_process(tmp_path, monkeypatch, capsys):
     """One process interrupted, one killed; two at once on one folder; what a kill leaves behind."""
     log, out = tmp_path / "log.csv", tmp_path / "out"
-    pd.DataFrame({"user_id": np.repeat(range(300), 8), "item_id": np.arange(2400) * 7 % 101,
-                  "timestamp": range(2400)}).to_csv(log, index=False)  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "resemb_ext",
-        "train",
-        "--threads",
-        "1",
-        "--embedding",
-        "plain",
+    pd.DataFrame(
+        {"user_id": np.repeat(range(300), 8), "item_id": np.arange(2400) * 7 % 101, "timestamp": range(2400)}
+    ).to_csv(log, index=False)
+    command = [sys.executable, "-m", "resemb_ext", "train", "--threads", "1", "--embedding", "plain"]
+    options = [
+        "--data",
+        str(log),
+        "--epochs",
+        "1000",
+        "--patience",
+        "1000",
+        "--save-every",
+        "0",
+        "--batch-size",
+        "64",
+        "--dim",
+        "4",
     ]
-    options = ["--data", str(log), "--epochs", "1000", "--patience", "1000", "--save-every", "0",
-               "--batch-size", "64", "--dim", "4"]  # fmt: skip
     last = out / "arms" / "plain-seed0" / "last.safetensors"
 
     def begin(*arguments):

@@ -32,12 +32,14 @@ def log_file(tmp_path):
     """A log with categories and text ids as a CSV file."""
     log, truth = rx.data.simulate(seed=2)
     path = tmp_path / "shop.csv"
-    frame = pd.DataFrame({
-        "user_id": [f"u{u}" for u in log.user],
-        "item_id": [f"item-{i}" for i in log.item],
-        "timestamp": log.time,
-        "category": [f"c{d}" for d in truth.domain[log.item]],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "user_id": [f"u{u}" for u in log.user],
+            "item_id": [f"item-{i}" for i in log.item],
+            "timestamp": log.time,
+            "category": [f"c{d}" for d in truth.domain[log.item]],
+        }
+    )
     frame.to_csv(path, index=False)
     return path
 
@@ -65,18 +67,23 @@ def test_the_folder_is_complete(finished):
         for file in ("best.safetensors", "last.safetensors", "run.json")
     }
     assert found == arms | {
-        "config.resolved.json", "curves.png", "graph.npz", "id_maps.json", "inputs.json", "result.json",
-        "summary.md", "test_scores.parquet", "valid_candidates.parquet",
-    }  # fmt: skip
+        "config.resolved.json",
+        "curves.png",
+        "graph.npz",
+        "id_maps.json",
+        "inputs.json",
+        "result.json",
+        "summary.md",
+        "test_scores.parquet",
+        "valid_candidates.parquet",
+    }
     assert (finished.folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_result_follows_the_schema(finished):
     result = json.loads((finished.folder / "result.json").read_text())
     assert result == finished.result
-    assert [(r["embedding"], r["seed"]) for r in result["runs"]] == [
-        ("plain", 0), ("res", 0), ("plain", 1), ("res", 1),
-    ]  # fmt: skip
+    assert [(r["embedding"], r["seed"]) for r in result["runs"]] == [("plain", 0), ("res", 0), ("plain", 1), ("res", 1)]
     for entry in result["runs"]:
         assert entry["model"] == "dnn" and entry["epochs"] == 2
         for part in ("valid", "test"):
@@ -92,9 +99,7 @@ def test_result_follows_the_schema(finished):
     assert {"torch", "numpy", "resemb_ext"} <= set(result["versions"])
     assert {"commit", "threads", "isa", "machine", "started", "wall_s"} <= set(result)
     assert result["threads"] == 1
-    assert set(result["hashes"]) == {
-        "data", "split", "graph", "graph_events", "valid_candidates", "test_candidates",
-    }  # fmt: skip
+    assert set(result["hashes"]) == {"data", "split", "graph", "graph_events", "valid_candidates", "test_candidates"}
     assert all(len(value) == 64 for value in result["hashes"].values())
 
 
@@ -110,9 +115,15 @@ def test_the_graph_is_that_of_the_training_events(finished):
 def test_scores_of_every_test_row_give_the_reported_metrics(finished):
     rows = pd.read_parquet(finished.folder / "test_scores.parquet")
     assert list(rows) == [
-        "user", "item", "label", "target_seen", "plain_seed0", "res_seed0", "plain_seed1",
+        "user",
+        "item",
+        "label",
+        "target_seen",
+        "plain_seed0",
+        "res_seed0",
+        "plain_seed1",
         "res_seed1",
-    ]  # fmt: skip
+    ]
     for entry in finished.result["runs"]:
         scores = rows[f"{entry['embedding']}_seed{entry['seed']}"].to_numpy()
         gauc = rx.metrics.gauc(rows.label.to_numpy(), scores, rows.user.to_numpy())
@@ -145,16 +156,12 @@ def test_bayes_row(finished):
     best = max(entry["test"]["gauc"] for entry in finished.result["runs"])
     assert best < bayes["test"]["gauc"] < 1 and bayes["test"]["exact"]
     assert not bayes["valid"]["exact"]
-    assert finished.table.splitlines()[-1].split()[:2] == [
-        "Bayes",
-        f"~{bayes['valid']['gauc']:.4f}",
-    ]
+    assert finished.table.splitlines()[-1].split()[:2] == ["Bayes", f"~{bayes['valid']['gauc']:.4f}"]
 
 
 def test_difference_is_paired_by_seed(finished):
     values = {
-        arm: [r["test"]["gauc"] for r in finished.result["runs"] if r["embedding"] == arm]
-        for arm in ("plain", "res")
+        arm: [r["test"]["gauc"] for r in finished.result["runs"] if r["embedding"] == arm] for arm in ("plain", "res")
     }
     gain = finished.result["summary"]["difference"]["test"]["gauc"]
     assert gain == rx.train.paired_difference(values["plain"], values["res"])
@@ -164,9 +171,7 @@ def test_difference_is_paired_by_seed(finished):
     assert "±" in finished.table
     (line,) = (note for note in notes(finished.result) if note.startswith("seconds an epoch"))
     spent = [r["seconds_per_epoch"]["forward"] for r in finished.result["runs"][::2]]
-    assert (
-        "plain data " in line and f"forward {sum(spent) / 2:.2f}" in line and "; res data" in line
-    )
+    assert "plain data " in line and f"forward {sum(spent) / 2:.2f}" in line and "; res data" in line
     (line,) = (note for note in notes(finished.result) if note.startswith("res - plain"))
     assert f"gAUC {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in line
 
@@ -179,9 +184,7 @@ def test_summary_shows_the_table(finished):
 
 
 def test_same_seed_same_run(tmp_path):
-    first, second = (
-        run(out=str(tmp_path / name), embedding="res", seed=7, **SMALL) for name in "ab"
-    )
+    first, second = (run(out=str(tmp_path / name), embedding="res", seed=7, **SMALL) for name in "ab")
     for a, b in zip(first.result["runs"], second.result["runs"], strict=True):
         assert a["valid"] == b["valid"] and a["test"] == b["test"]
         assert [e["loss"] for e in a["history"]] == [e["loss"] for e in b["history"]]
@@ -189,13 +192,21 @@ def test_same_seed_same_run(tmp_path):
 
 @pytest.mark.parametrize("model", ["dnn", "din"])
 def test_a_file_with_categories(tmp_path, log_file, model):
-    done = run(data=str(log_file), out=str(tmp_path / "out"), model=model, category=True,
-               split="time", metric="auc", **SMALL)  # fmt: skip
+    done = run(
+        data=str(log_file), out=str(tmp_path / "out"), model=model, category=True, split="time", metric="auc", **SMALL
+    )
     result = done.result
     assert result["bayes"] is None and result["data"]["categories"] == 4
     assert result["runs"][0]["aggregation_radius_details"]["domain_source"] == "category"
-    without = run(data=str(log_file), out=str(tmp_path / "no"), model=model, split="time",
-                  metric="auc", embedding="plain", **SMALL)  # fmt: skip
+    without = run(
+        data=str(log_file),
+        out=str(tmp_path / "no"),
+        model=model,
+        split="time",
+        metric="auc",
+        embedding="plain",
+        **SMALL,
+    )
     assert without.result["runs"][0]["parameters"] < result["runs"][0]["parameters"]
     assert without.result["hashes"]["graph"] is None
     assert without.result["summary"]["difference"] is None
@@ -223,8 +234,7 @@ def test_a_saved_graph_of_these_events_is_taken(tmp_path, log_file):
     path = tmp_path / "graph.npz"
     graph = rx.InterestGraph.from_log(split.train, window=2, top_k=4)
     graph.save(path)
-    done = run(data=str(log_file), graph=str(path), embedding="res", out=str(tmp_path / "out"),
-               **SMALL)  # fmt: skip
+    done = run(data=str(log_file), graph=str(path), embedding="res", out=str(tmp_path / "out"), **SMALL)
     assert done.result["hashes"]["graph"] == graph.hash
 
 
@@ -291,8 +301,16 @@ def test_threads_are_given_back(tmp_path):
 
 @pytest.mark.parametrize("model", ["dnn", "din"])
 def test_lazy_tables_in_a_run(tmp_path, log_file, model):
-    done = run(data=str(log_file), out=str(tmp_path / "out"), model=model, category=True,
-               table_optimizer="lazy", decay="global", in_backward=True, **SMALL)  # fmt: skip
+    done = run(
+        data=str(log_file),
+        out=str(tmp_path / "out"),
+        model=model,
+        category=True,
+        table_optimizer="lazy",
+        decay="global",
+        in_backward=True,
+        **SMALL,
+    )
     for entry in done.result["runs"]:
         seconds = entry["seconds_per_epoch"]
         assert sum(seconds.values()) < entry["wall_s"] and min(seconds.values()) > 0

@@ -20,17 +20,20 @@ from resemb_ext.train import run
 from resemb_ext.train.prepare import prepare
 from resemb_ext.train.serving import SavedModel, score_file
 
-SMALL = {"epochs": 1, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1,
-         "max_history": 5}  # fmt: skip
+SMALL = {"epochs": 1, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1, "max_history": 5}
 
 
 def train(folder, *, text, **options):
     log, truth = rx.data.simulate(users=120, items=100, domains=4, events_per_user=(5, 9), seed=2)
     name = (lambda i: f"item-{i}") if text else (lambda i: int(i) * 3 - 50)
-    frame = pd.DataFrame({
-        "user_id": log.user, "item_id": [name(i) for i in log.item], "timestamp": log.time,
-        "category": [f"c{d}" for d in truth.domain[log.item]],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "user_id": log.user,
+            "item_id": [name(i) for i in log.item],
+            "timestamp": log.time,
+            "category": [f"c{d}" for d in truth.domain[log.item]],
+        }
+    )
     folder.mkdir(parents=True)
     frame.to_csv(folder / "log.csv", index=False)
     return run(data=str(folder / "log.csv"), out=str(folder / "run"), **{**SMALL, **options})
@@ -52,13 +55,11 @@ def rows_of(folder):
     samples, items = prepared.test, prepared.log.items
     # Whole histories: cutting them to max_history is the scorer's job.
     first = prepared.log.user_start[samples.user]
-    history = [
-        items.decode(samples.history_items[a:b]).tolist()
-        for a, b in zip(first, samples.end, strict=True)
-    ]
+    history = [items.decode(samples.history_items[a:b]).tolist() for a, b in zip(first, samples.end, strict=True)]
     scores = pd.read_parquet(folder / "test_scores.parquet")
-    return pa.table({"row": np.arange(len(samples)), "history": history,
-                     "target": items.decode(samples.target)}), scores  # fmt: skip
+    return pa.table(
+        {"row": np.arange(len(samples)), "history": history, "target": items.decode(samples.target)}
+    ), scores
 
 
 def joined(table, separator="^"):
@@ -95,11 +96,22 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
     items = rx.data.IdMap.from_dict(json.loads((done.folder / "id_maps.json").read_text())["items"])
     known = items.values[:2].tolist()
     strange = ["nobody", "?"] if kind == "text" else [10**9, 10**10]
-    table = pa.table({"history": [known, [known[0], strange[0]], [], None],
-                      "item_id": [known[1], strange[1], strange[0], known[0]]})  # fmt: skip
+    table = pa.table(
+        {"history": [known, [known[0], strange[0]], [], None], "item_id": [known[1], strange[1], strange[0], known[0]]}
+    )
     pq.write_table(table, tmp_path / "rows.parquet")
-    arguments = ["predict", str(done.folder), str(tmp_path / "rows.parquet"), "--arm", "res",
-                 "--seed", "0", "--json", "--out", str(tmp_path / "out.parquet")]  # fmt: skip
+    arguments = [
+        "predict",
+        str(done.folder),
+        str(tmp_path / "rows.parquet"),
+        "--arm",
+        "res",
+        "--seed",
+        "0",
+        "--json",
+        "--out",
+        str(tmp_path / "out.parquet"),
+    ]
     assert main(arguments) == 0
     seen = capsys.readouterr()
     assert json.loads(seen.out)["unknown_targets"] == 2
@@ -110,9 +122,7 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
     saved = SavedModel.load(done.folder, "res", 0)
     a, b = items.encode(known)[0]
     by_hand = saved.score(
-        np.array([b, items.oov, items.oov, a]),
-        np.array([a, b, a, items.oov]),
-        np.array([2, 2, 0, 0]),
+        np.array([b, items.oov, items.oov, a]), np.array([a, b, a, items.oov]), np.array([2, 2, 0, 0])
     )
     np.testing.assert_allclose(logit, by_hand, rtol=1e-5)
     # As text, what spells no integer is unknown as well.

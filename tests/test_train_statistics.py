@@ -51,9 +51,7 @@ def test_peak_memory_sees_what_was_freed():
 def test_json_is_strict_and_whole(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"nan": math.nan, "array": np.arange(3), "scalar": np.float32(0.5), 1: (2,)})
-    assert json.loads(path.read_text()) == {
-        "nan": None, "array": [0, 1, 2], "scalar": 0.5, "1": [2],
-    }  # fmt: skip
+    assert json.loads(path.read_text()) == {"nan": None, "array": [0, 1, 2], "scalar": 0.5, "1": [2]}
     assert plain(np.array([np.inf])) == [None]
 
 
@@ -80,8 +78,9 @@ def test_commit_marks_changes(tmp_path):
     def git(*arguments):
         subprocess.run(
             ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+        )
 
     assert commit(tmp_path) is None
     git("init")

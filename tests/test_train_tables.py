@@ -18,8 +18,7 @@ LAZY = {"table_optimizer": "lazy"}
 def parts():
     log, truth = rx.data.simulate(users=120, items=100, domains=4, events_per_user=(6, 12), seed=1)
     category = truth.domain[log.item] + 1
-    log = rx.data.read_log({"user": log.user, "item": log.item, "time": log.time,
-                            "category": category})  # fmt: skip
+    log = rx.data.read_log({"user": log.user, "item": log.item, "time": log.time, "category": category})
     split = rx.data.split(log)
     return {
         "log": log,

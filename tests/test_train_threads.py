@@ -16,8 +16,7 @@ def sleepy(seconds):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "chosen"),
-    [({1: 0.02, 2: 0.01}, 2), ({1: 0.01, 2: 0.02}, 1), ({1: 0.01, 2: 0.0098}, 1)],
+    ("seconds", "chosen"), [({1: 0.02, 2: 0.01}, 2), ({1: 0.01, 2: 0.02}, 1), ({1: 0.01, 2: 0.0098}, 1)]
 )
 def test_more_threads_must_be_clearly_faster(seconds, chosen):
     before = torch.get_num_threads()
@@ -58,9 +57,7 @@ def test_a_run_measures_unless_told(tmp_path, monkeypatch):
         lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o),
     )
     asked = []
-    monkeypatch.setattr(
-        "resemb_ext.train.runner.faster_threads", lambda step, most: asked.append(step()) or 3
-    )
+    monkeypatch.setattr("resemb_ext.train.runner.faster_threads", lambda step, most: asked.append(step()) or 3)
     small = {"epochs": 1, "dim": 4, "hidden": (4,), "progress": False}
     measured = rx.train.run(out=str(tmp_path / "a"), embedding="res", **small).result
     assert measured["threads"] == 3 and len(asked) == 1

@@ -22,9 +22,7 @@ SMALL = {"epochs": 1, "batch_size": 256, "dim": 4, "hidden": (4,), "threads": 1}
 def small_simulation(monkeypatch):
     whole = rx.data.simulate
     monkeypatch.setattr(
-        prepare.data,
-        "simulate",
-        lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o),
+        prepare.data, "simulate", lambda **o: whole(users=80, items=60, domains=3, events_per_user=(4, 7), **o)
     )
 
 
@@ -42,9 +40,7 @@ def told(result):
 
 def test_both_arms_get_the_same_search(tmp_path):
     done = search(tmp_path, trials=4)
-    trials = {
-        arm: [t for t in done.result["trials"] if t["arm"] == arm] for arm in ("plain", "res")
-    }
+    trials = {arm: [t for t in done.result["trials"] if t["arm"] == arm] for arm in ("plain", "res")}
     assert [len(found) for found in trials.values()] == [4, 4]
     given = RunConfig()
     for name in tuning_module.SPACE:
@@ -142,9 +138,7 @@ def test_a_stopped_search_goes_on_to_the_same_end(tmp_path, monkeypatch):
 def test_a_trial_goes_on_inside(tmp_path, monkeypatch):
     from resemb_ext.train import loop
 
-    whole = tune(
-        RunConfig(**{**SMALL, "epochs": 2}, out=str(tmp_path / "a")), trials=1, progress=False
-    )
+    whole = tune(RunConfig(**{**SMALL, "epochs": 2}, out=str(tmp_path / "a")), trials=1, progress=False)
     save, sent = loop._Training.save, []
 
     def interrupt(self):
@@ -155,9 +149,7 @@ def test_a_trial_goes_on_inside(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop._Training, "save", interrupt)
     config = RunConfig(**{**SMALL, "epochs": 2}, save_every=0, out=str(tmp_path / "b"))
-    with pytest.raises(
-        TrainingInterrupted, match="plain trial 1/1: stopped in epoch 1 after step 2"
-    ):
+    with pytest.raises(TrainingInterrupted, match="plain trial 1/1: stopped in epoch 1 after step 2"):
         tune(config, trials=1, progress=False)
     done = tune(config, trials=1, progress=False, resume=True)
     assert told(done.result) == told(whole.result)
@@ -213,18 +205,7 @@ def test_overwriting_begins_anew(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "out"
-    flags = [
-        "--epochs",
-        "1",
-        "--dim",
-        "4",
-        "--hidden",
-        "4",
-        "--batch-size",
-        "256",
-        "--threads",
-        "1",
-    ]
+    flags = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
 
     def refused(*arguments):
         assert main(["tune", *arguments, "--quiet"]) == 2
@@ -239,9 +220,7 @@ def test_the_command(tmp_path, capsys):
     assert "holds an earlier search" in refused(*begin)
     assert "lr 0.5 (saved: 0.003)" in refused("--resume", str(out), "--lr", "0.5")
     assert "tune_seed 4 (saved: 0)" in refused("--resume", str(out), "--tune-seed", "4")
-    assert "range lr [0.5, 1.0] (saved: [0.001, 0.002])" in refused(
-        "--resume", str(out), "--range", "lr=0.5:1"
-    )
+    assert "range lr [0.5, 1.0] (saved: [0.001, 0.002])" in refused("--resume", str(out), "--range", "lr=0.5:1")
     assert "resume: name the folder" in refused("--resume")
     assert main(["tune", "--resume", "--out", str(out), "--trials", "2", "--quiet"]) == 0
     result = json.loads((out / "tune.json").read_text())

@@ -37,12 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lazy": {"table_optimizer": "lazy", "embedding_l2": 1e-2},
     "global in backward": {"table_optimizer": "lazy", "decay": "global", "in_backward": True},
     "cross-fit, global": {"table_optimizer": "lazy", "decay": "global", "cross_fit": 3},
-    "din, dropout, dice": {
-        "model": "din",
-        "dropout": 0.2,
-        "activation": "dice",
-        "embedding": "res",
-    },
+    "din, dropout, dice": {"model": "din", "dropout": 0.2, "activation": "dice", "embedding": "res"},
 }
 PHASES = ("preparing and reporting", "training", "saving")
 TIMES = {"samples_per_s", "peak_memory_mb", "peak_memory_before_mb", "wall_s", "seconds_per_epoch"}
@@ -56,8 +51,18 @@ def write_log(path: Path) -> None:
 
 
 def options(log: Path, variant: str) -> dict[str, Any]:
-    return {"data": str(log), "epochs": 3, "batch_size": 64, "dim": 4, "hidden": (4,), "threads": 1,
-            "seed": (0, 1), "save_every": 0.0, "eval_negatives": 5, **VARIANTS[variant]}  # fmt: skip
+    return {
+        "data": str(log),
+        "epochs": 3,
+        "batch_size": 64,
+        "dim": 4,
+        "hidden": (4,),
+        "threads": 1,
+        "seed": (0, 1),
+        "save_every": 0.0,
+        "eval_negatives": 5,
+        **VARIANTS[variant],
+    }
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -169,8 +174,7 @@ def main() -> int:
             for name in phases:
                 counts[name] += 1
             word = "same results" if same else "DIFFERENT RESULTS"
-            print(f"{variant}: {len(phases)} kills, {word}{' and left ' * bool(left)}"
-                  f"{', '.join(left)}", flush=True)  # fmt: skip
+            print(f"{variant}: {len(phases)} kills, {word}{' and left ' * bool(left)}{', '.join(left)}", flush=True)
             shutil.rmtree(folder)
     print(json.dumps({"kills": kills, "runs": runs, "different": different, "during": counts}))
     return 1 if different else 0

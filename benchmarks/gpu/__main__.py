@@ -57,30 +57,30 @@ def refusal() -> str | None:
         return "resemb_ext was built without CUDA"
     runtime = build["cuda_runtime"]
     if not runtime["devices"]:  # its CUDA runtime is not torch's, and may be newer than the driver
-        return (
-            f"resemb_ext, built with CUDA {runtime['runtime']}, sees no device: {runtime['error']}"
-        )
+        return f"resemb_ext, built with CUDA {runtime['runtime']}, sees no device: {runtime['error']}"
     return None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__,
-        epilog="example: python -m benchmarks.gpu --check --out gpu_check.json")  # fmt: skip
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        epilog="example: python -m benchmarks.gpu --check --out gpu_check.json",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--check", nargs="*", choices=checks.PARTS, metavar="PART",
-        help=f"tests and sanitizers instead of times: {', '.join(checks.PARTS)}, or some of them")  # fmt: skip
-    what.add_argument(
-        "--dry-run", action="store_true", help="tiny cells on the CPU; their times mean nothing"
+        "--check",
+        nargs="*",
+        choices=checks.PARTS,
+        metavar="PART",
+        help=f"tests and sanitizers instead of times: {', '.join(checks.PARTS)}, or some of them",
     )
+    what.add_argument("--dry-run", action="store_true", help="tiny cells on the CPU; their times mean nothing")
     parser.add_argument("--items", type=int, nargs="+", default=[1_000_000, 10_000_000], help="H")
     parser.add_argument("--positions", type=int, nargs="+", default=[205_000, 1_300_000], help="P")
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128], help="D")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each variant")
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/out/gpu.json"), help="JSON file"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/gpu.json"), help="JSON file")
     args = parser.parse_args()
     why = None if args.dry_run else refusal()
     if why is not None:
@@ -100,8 +100,11 @@ def main() -> int:
         failed = not checks.passed(found)
         print(json.dumps(found, indent=1))
     else:
-        sizes = DRY if args.dry_run else {
-            "items": args.items, "positions": args.positions, "dims": args.dims, "rounds": args.rounds}  # fmt: skip
+        sizes = (
+            DRY
+            if args.dry_run
+            else {"items": args.items, "positions": args.positions, "dims": args.dims, "rounds": args.rounds}
+        )
         device = "cpu" if args.dry_run else "cuda"
         cells = speed.speed(**sizes, device=device, keep=lambda cells: keep("cells", cells))
         keep("cells", cells)

@@ -21,9 +21,7 @@ class Zipf:
         self.places = torch.randperm(items, generator=self.generator, device=device)
 
     def ranks(self, count: int) -> Tensor:
-        draws = torch.rand(
-            count, dtype=torch.float64, device=self.places.device, generator=self.generator
-        )
+        draws = torch.rand(count, dtype=torch.float64, device=self.places.device, generator=self.generator)
         found = torch.searchsorted(self.cumulated, draws * self.cumulated[-1])
         return found.clamp_(max=self.places.numel() - 1)
 
@@ -55,9 +53,7 @@ def draw_graph(items: int, neighbors: int, device: str, seed: int = 0) -> Tensor
     return graph
 
 
-def draw_batches(
-    items: int, positions: int, count: int, device: str, seed: int = 1
-) -> list[Tensor]:
+def draw_batches(items: int, positions: int, count: int, device: str, seed: int = 1) -> list[Tensor]:
     """int64 [P] each, Zipf(1.05)."""
     law = Zipf(items, 1.05, device, seed)
     return [law.ids(positions) for _ in range(count)]
@@ -69,15 +65,20 @@ def make_case(cell: Cell, graph: Tensor, device: str) -> Case:
     weights = torch.rand(graph.shape, device=device, generator=generator) + 0.1
     weights /= weights.sum(dim=1, keepdim=True)
     tables = [
-        torch.empty((cell.items, cell.dim), device=device)
-        .normal_(generator=generator)
-        .requires_grad_()
+        torch.empty((cell.items, cell.dim), device=device).normal_(generator=generator).requires_grad_()
         for _ in range(3)
     ]
     indptr = torch.arange(cell.items + 1, device=device) * cell.neighbors
     return Case(
-        cell, *tables, graph, weights, indptr, graph.reshape(-1).to(torch.int32),
-        weights.reshape(-1), draw_batches(cell.items, cell.positions, cell.batches, device))  # fmt: skip
+        cell,
+        *tables,
+        graph,
+        weights,
+        indptr,
+        graph.reshape(-1).to(torch.int32),
+        weights.reshape(-1),
+        draw_batches(cell.items, cell.positions, cell.batches, device),
+    )
 
 
 def bench_of(case: Case) -> Bench:

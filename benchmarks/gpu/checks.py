@@ -23,8 +23,12 @@ TESTS = tuple(f"tests/test_cuda_{part}.py" for part in ("device", "attention", "
 PARTS = ("tests", "memcheck", "racecheck")
 LIMIT_S = 450  # of all parts together
 _TESTS_S = 300  # of the tests alone
-SANITIZED = ("tests/test_cuda_device.py", "tests/test_cuda_attention.py",
-             "-k", "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None")  # fmt: skip
+SANITIZED = (
+    "tests/test_cuda_device.py",
+    "tests/test_cuda_attention.py",
+    "-k",
+    "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None",
+)
 # torch's allocator puts many tensors into one block, in which no reading past an end would be seen.
 _SANITIZED_ENV = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 _TORCH_KERNELS = "kns=_ZN2at"  # the filter takes a part of the mangled name
@@ -34,8 +38,13 @@ def _run(command: list[str], env: dict[str, str], timeout: float) -> tuple[int, 
     """Exit code and output; -1 past the timeout. Nothing that the command started goes on."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
-            command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **env})  # fmt: skip
+            command,
+            cwd=_ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **env},
+        )
         try:
             code, stopped = process.wait(timeout), ""
         except subprocess.TimeoutExpired:
@@ -54,9 +63,7 @@ def _ends(output: str, most: int = 6000) -> str:
     return output if len(output) <= 2 * most else f"{output[:most]}\n...\n{output[-most:]}"
 
 
-def run_pytest(
-    prefix: list[str], *selection: str, timeout: float, env: dict[str, str] | None = None
-) -> dict[str, Any]:
+def run_pytest(prefix: list[str], *selection: str, timeout: float, env: dict[str, str] | None = None) -> dict[str, Any]:
     """Counts of a run of the device tests, and the names of those that failed.
 
     Args:
@@ -67,14 +74,10 @@ def run_pytest(
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *selection]  # fmt: skip
+        command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *selection]
         start = time.perf_counter()
         code, output = _run(command, {"RESEMB_REQUIRE_CUDA": "1", **(env or {})}, timeout)
-        result: dict[str, Any] = {
-            "exit_code": code,
-            "seconds": round(time.perf_counter() - start, 1),
-            "passed": 0,
-        }
+        result: dict[str, Any] = {"exit_code": code, "seconds": round(time.perf_counter() - start, 1), "passed": 0}
         if not report.exists():
             return {**result, "output": _ends(output)}
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
@@ -100,8 +103,7 @@ def sanitize(tool: str, timeout: float) -> dict[str, Any]:
         return {"refused": "compute-sanitizer is neither on PATH nor in CUDA_HOME"}
     # Calls of torch that fail are handled there.
     own = ["--report-api-errors=no"] if tool == "memcheck" else []
-    prefix = [program, f"--tool={tool}", "--error-exitcode=99", *own,
-              "--kernel-name-exclude", _TORCH_KERNELS]  # fmt: skip
+    prefix = [program, f"--tool={tool}", "--error-exitcode=99", *own, "--kernel-name-exclude", _TORCH_KERNELS]
     found = run_pytest(prefix, *SANITIZED, timeout=timeout, env=_SANITIZED_ENV)
     output = found.get("output", "")
     if "device not supported" in output.lower():
@@ -116,9 +118,7 @@ def _sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def check(
-    parts: Sequence[str] = PARTS, keep: Callable[[dict[str, Any]], None] = lambda found: None
-) -> dict[str, Any]:
+def check(parts: Sequence[str] = PARTS, keep: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
     """Tests of parity, bits, capture and compilation, then memcheck and racecheck, within `LIMIT_S`.
 
     Args:

@@ -74,16 +74,10 @@ def variants(case: Case) -> dict[str, Callable[[], tuple[DIN, list[torch.optim.O
             return model, [torch.optim.SparseAdam(tables, lr=LR), torch.optim.Adam(rest, lr=LR)]
         return model, [torch.optim.Adam(model.parameters(), lr=LR, fused=True)]
 
-    return {
-        OWN: own,
-        GATHER[0]: lambda: gathered(True),
-        GATHER[1]: lambda: gathered(False),
-    }
+    return {OWN: own, GATHER[0]: lambda: gathered(True), GATHER[1]: lambda: gathered(False)}
 
 
-def step_of(
-    made: tuple[DIN, list[torch.optim.Optimizer]], batches: list[TorchBatch]
-) -> Callable[[int], Any]:
+def step_of(made: tuple[DIN, list[torch.optim.Optimizer]], batches: list[TorchBatch]) -> Callable[[int], Any]:
     model, optimizers = made
 
     def run(turn: int) -> None:

@@ -68,9 +68,7 @@ def copy_rate(device: str, numbers: int) -> float:
     return 2 * source.nbytes / (ms * 1e-3)
 
 
-def compulsory_bytes(
-    positions: int, unique: int, touched: int, edges: int, dim: int
-) -> dict[str, int]:
+def compulsory_bytes(positions: int, unique: int, touched: int, edges: int, dim: int) -> dict[str, int]:
     """What forward and the whole Adam step must move in float32: each row once in, once out."""
     row = 4 * dim
     forward = positions * (8 + row) + edges * 8 + (unique + touched) * row
@@ -86,9 +84,7 @@ def stages(case: Case, step: Callable[[int], Any], turns: int = 5) -> dict[str, 
     _loader.take_profile(True)
     try:
         for turn in range(turns):
-            if (
-                device == "cuda"
-            ):  # clocks, so that the host runs ahead and no stage waits for a launch
+            if device == "cuda":  # clocks, so that the host runs ahead and no stage waits for a launch
                 torch.cuda._sleep(_AHEAD)
             step(turn)
     finally:  # left on, its events would be made in what is timed next
@@ -163,13 +159,7 @@ def free(case: Case) -> None:
 
 
 def run_cell(
-    cell: dict[str, Any],
-    graph: Tensor,
-    rate: float,
-    rounds: int,
-    device: str,
-    first: bool,
-    clock: Clock,
+    cell: dict[str, Any], graph: Tensor, rate: float, rounds: int, device: str, first: bool, clock: Clock
 ) -> None:
     """Times one cell; parts that no time is left for are named as skipped.
 
@@ -217,9 +207,14 @@ def run_din(cell: dict[str, Any], case: Case, rounds: int, device: str) -> None:
 
 
 def speed(
-    items: list[int], positions: list[int], dims: list[int], rounds: int, device: str = "cuda",
-    limit: float = LIMIT_S, keep: Callable[[list[dict[str, Any]]], None] = lambda cells: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    items: list[int],
+    positions: list[int],
+    dims: list[int],
+    rounds: int,
+    device: str = "cuda",
+    limit: float = LIMIT_S,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda cells: None,
+) -> list[dict[str, Any]]:
     """All cells, the small ones first; those that do not fit the device or the time are named as skipped.
 
     A cell that fails as a whole, as all do on a device that has failed, keeps what it had found.
@@ -264,12 +259,10 @@ def table(cells: list[dict[str, Any]]) -> str:
     """The cells for a reader."""
     lines = []
     for cell in cells:
-        lines.append(" ".join(f"{k}={cell[k]:,}" for k in ("H", "D", "K", "P", "U", "V") if k in cell))  # fmt: skip
+        lines.append(" ".join(f"{k}={cell[k]:,}" for k in ("H", "D", "K", "P", "U", "V") if k in cell))
         lines += [f"  {why}: {cell[why]}" for why in ("skipped", "failed") if why in cell]
         if "stages" in cell:
-            lines.append(
-                f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s"
-            )
+            lines.append(f"  compulsory bytes: {cell['compulsory_ms']} ms at {cell['copy_gb_s']} GB/s")
             lines.append(f"  ours by stage, ms: {cell['stages']}")
         for part in (cell, cell.get("din", {})):
             for name, found in part.get("variants", {}).items():

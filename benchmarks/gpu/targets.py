@@ -41,19 +41,13 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
 
     def aim(
-        what: str,
-        found: float | None,
-        low: float | None = None,
-        high: float | None = None,
-        against: str = "",
+        what: str, found: float | None, low: float | None = None, high: float | None = None, against: str = ""
     ) -> None:
-        wanted = (
-            f">= {low}" if low is not None else f"<= {high}" if high is not None else "reported"
-        )
+        wanted = f">= {low}" if low is not None else f"<= {high}" if high is not None else "reported"
         met = None
         if found is not None and (low is not None or high is not None):
             met = bool((low is None or found >= low) and (high is None or found <= high))
-        entry = {"what": what, "wanted": wanted, "found": None if found is None else round(found, 3), "met": met}  # fmt: skip
+        entry = {"what": what, "wanted": wanted, "found": None if found is None else round(found, 3), "met": met}
         result.append({**entry, "against": against} if against else entry)
 
     def ratio(over: str, under: str) -> float | None:
@@ -61,13 +55,12 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
 
     kernel = cell.get("stages_of_unique_ids", {}).get("forward")
     gather = ms.get(GATHER_SUM)
-    aim(
-        "gather-sum over the same list / lookup kernel",
-        gather / kernel if kernel and gather else None, low=0.8)  # fmt: skip
+    aim("gather-sum over the same list / lookup kernel", gather / kernel if kernel and gather else None, low=0.8)
     aim(
         "compulsory bytes' time / whole Adam step",
         cell["compulsory_ms"]["step"] / ms[STEP] if STEP in ms else None,
-        low=0.25 if cell["P"] < SMALL_P else 0.4)  # fmt: skip
+        low=0.25 if cell["P"] < SMALL_P else 0.4,
+    )
     for start, what, low, high in (
         ("step: res", "best torch step of Res-embedding / ours", 5.0, None),
         ("step: plain", "ours / best plain step", None, None),
@@ -87,19 +80,13 @@ def targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
     aim("float32 / bfloat16 step", ratio(STEP, STEP_BF16), low=1.2)
     aim("attention / average link, forward + backward", ratio(ATTENTION, AVERAGE), high=2.0)
     if "din" in cell:
-        per_s = {
-            n: v["samples_per_s"]
-            for n, v in cell["din"]["variants"].items()
-            if "samples_per_s" in v
-        }
+        per_s = {n: v["samples_per_s"] for n, v in cell["din"]["variants"].items() if "samples_per_s" in v}
         others = [per_s[n] for n in din.GATHER if n in per_s]
-        aim(
-            "DIN, ours / gather form",
-            per_s[din.OWN] / max(others) if din.OWN in per_s and others else None,
-            low=3.0)  # fmt: skip
+        aim("DIN, ours / gather form", per_s[din.OWN] / max(others) if din.OWN in per_s and others else None, low=3.0)
     if "memory" in cell:
         aim(
             "scratch of a step, integers of 4 bytes / (P + min(P, H) K)",
             cell["memory"].get("share"),
-            high=MOST_INTEGERS)  # fmt: skip
+            high=MOST_INTEGERS,
+        )
     return result

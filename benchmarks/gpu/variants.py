@@ -99,9 +99,7 @@ def dense_adam(look_up: Callable[[Tensor], Tensor], bench: Bench, plain: bool = 
     return steps._with_optimizer(look_up, optimizer, bench)
 
 
-def plain_with(
-    case: Case, make: Callable[[list[Tensor]], torch.optim.Optimizer], sparse: bool
-) -> Step:
+def plain_with(case: Case, make: Callable[[list[Tensor]], torch.optim.Optimizer], sparse: bool) -> Step:
     """Plain nn.Embedding with an optimizer whose state is its own."""
     optimizer, look_up = make([case.plain]), peers.plain_embedding(case, sparse=sparse)
 
@@ -132,8 +130,8 @@ def cusparse(case: Case) -> Callable[[Tensor], Tensor]:
     """W C + R as one CSR product a step, F.embedding over it; the matrix is made once."""
     items = case.cell.items
     matrix = torch.sparse_csr_tensor(
-        case.indptr, case.neighbors.reshape(-1), case.weights.reshape(-1), (items, items),
-        check_invariants=False)  # fmt: skip
+        case.indptr, case.neighbors.reshape(-1), case.weights.reshape(-1), (items, items), check_invariants=False
+    )
     return lambda ids: F.embedding(ids, matrix @ case.central + case.residual)
 
 
@@ -218,18 +216,14 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         STEP: whole(lambda: in_backward(case)),
         STEP_BF16: whole(lambda: in_backward(case, torch.bfloat16)),
         CAPTURED: whole(lambda: captured(case)),
-        "step: resemb_ext, Adam in backward, graph in pinned host memory": whole(
-            lambda: pinned_in_backward(case)
-        ),
+        "step: resemb_ext, Adam in backward, graph in pinned host memory": whole(lambda: pinned_in_backward(case)),
         "step: resemb_ext, optim.Adam": with_bench(steps.own),
         "step: res, unique + embedding_bag, SparseAdam": with_bench(steps.unique_sparse_adam),
         "step: res, unique + embedding_bag, dense fused Adam": with_bench(
             lambda b: dense_adam(peers.bag_over_unique(case, sparse=False), b)
         ),
         "step: res, touched rows as leaves, lazy Adam by hand": with_bench(steps.touched_rows),
-        "step: res, cuSPARSE W C + R, dense fused Adam": with_bench(
-            lambda b: dense_adam(cusparse(case), b)
-        ),
+        "step: res, cuSPARSE W C + R, dense fused Adam": with_bench(lambda b: dense_adam(cusparse(case), b)),
         "step: res, FBGEMM TBE over unique rows, Adam": whole(tbe_step),
         SPARSE_ADAM: with_bench(steps.plain_sparse_adam),
         "step: plain, dense fused Adam": with_bench(
@@ -238,13 +232,9 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         "step: plain, touched rows, lazy Adam by hand": with_bench(steps.plain_touched_rows),
         "step: plain, resemb_ext optim.Adam": with_bench(steps.plain_own_adam),
         "step: plain, SGD, sparse gradients": plain(lambda t: torch.optim.SGD(t, lr=0.01), True),
-        "step: plain, Adagrad, sparse gradients": plain(
-            lambda t: torch.optim.Adagrad(t, lr=0.01), True
-        ),
-        "step: plain, fused SGD, dense gradients": plain(
-            lambda t: torch.optim.SGD(t, lr=0.01, fused=True), False
-        ),
-    }  # fmt: skip
+        "step: plain, Adagrad, sparse gradients": plain(lambda t: torch.optim.Adagrad(t, lr=0.01), True),
+        "step: plain, fused SGD, dense gradients": plain(lambda t: torch.optim.SGD(t, lr=0.01, fused=True), False),
+    }
     if compiled:
         found["forward: torch.compile of the gather"] = forward(peers.compiled_gather)
         found["step: res, torch.compile of the gather, dense fused Adam"] = with_bench(

@@ -56,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--list", action="store_true", help="only say which cells would run")
     result.add_argument("--report", action="store_true", help="only write the page from --out")
     result.add_argument(
-        "--study",
-        type=Path,
-        help="results of resemb study compare, for the tuned table (default: those in docs/study)",
+        "--study", type=Path, help="results of resemb study compare, for the tuned table (default: those in docs/study)"
     )
     result.add_argument("--page", type=Path, default=PAGE, help="the page that --report writes")
     return result
@@ -70,10 +68,7 @@ def chosen(args: argparse.Namespace) -> list[Cell]:
     return [
         cell
         for cell in all_cells()
-        if cell.log in args.logs
-        and cell.split in args.splits
-        and cell.model in args.models
-        and cell.category in wanted
+        if cell.log in args.logs and cell.split in args.splits and cell.model in args.models and cell.category in wanted
     ]
 
 
@@ -107,9 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = None if args.seeds is None else tuple(args.seeds)
         content = load(args.out)
         cells = [
-            cell
-            for cell in chosen(args)
-            if args.redo or not is_done(content, cell, seeds=seeds, overrides=overrides)
+            cell for cell in chosen(args) if args.redo or not is_done(content, cell, seeds=seeds, overrides=overrides)
         ]
         if args.list:
             print("\n".join(cell.name for cell in cells))
@@ -127,12 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("nothing to do: the output holds these cells; --redo runs them again")
         return 0
     tasks = [
-        Task(
-            cell, args.data_dir, seeds, overrides, args.threads, args.workers, args.runs,
-            show=args.workers == 1,
-        )
+        Task(cell, args.data_dir, seeds, overrides, args.threads, args.workers, args.runs, show=args.workers == 1)
         for cell in longest_first(cells)
-    ]  # fmt: skip
+    ]
     failed = run_tasks(tasks, args.out)
     say(f"results in {args.out}" + (f"; {failed} cells failed" if failed else ""))
     return 1 if failed else 0

@@ -70,12 +70,7 @@ class Cell:
     @property
     def key(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
-        return {
-            "log": self.log,
-            "split": self.split,
-            "model": self.model,
-            "category": self.category,
-        }
+        return {"log": self.log, "split": self.split, "model": self.model, "category": self.category}
 
     @property
     def file(self) -> str:
@@ -96,11 +91,7 @@ def all_cells() -> list[Cell]:
 
 def longest_first(cells: list[Cell]) -> list[Cell]:
     """By falling cost, so that workers side by side end at about the same time."""
-    return sorted(
-        cells,
-        key=lambda c: (c.log == "ml-1m", c.model in ("din", "dien"), c.category),
-        reverse=True,
-    )
+    return sorted(cells, key=lambda c: (c.log == "ml-1m", c.model in ("din", "dien"), c.category), reverse=True)
 
 
 def config_of(

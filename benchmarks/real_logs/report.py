@@ -156,11 +156,7 @@ def _not_run(cells: list[dict[str, Any]]) -> list[str]:
             where.append(_cell_name(cell.key))
     if not missing:
         return []
-    return [
-        "Not run yet: "
-        + "; ".join(f"{where}: {_list(names)}" for where, names in missing.items())
-        + "."
-    ]
+    return ["Not run yet: " + "; ".join(f"{where}: {_list(names)}" for where, names in missing.items()) + "."]
 
 
 def _spread(value: dict[str, Any]) -> str:
@@ -190,9 +186,7 @@ def _side(cell: dict[str, Any]) -> int:
     """1 or -1 where every interval of the gAUC difference excludes 0 on that side, else 0."""
     intervals = [cell["summary"]["difference"]["test"]["gauc"], cell["gauc_over_users"]]
     signs = {
-        1 if value["low"] > 0 else -1 if value["high"] < 0 else 0
-        for value in intervals
-        if value["low"] is not None
+        1 if value["low"] > 0 else -1 if value["high"] < 0 else 0 for value in intervals if value["low"] is not None
     }
     return signs.pop() if len(signs) == 1 else 0
 
@@ -203,7 +197,7 @@ def _verdict(cells: list[dict[str, Any]]) -> str:
         sides = {
             _side_name: [_cell_name(c) for c in cells if (c["log"], c["split"]) == (log, split) and _side(c) == side]
             for side, _side_name in ((1, "above"), (-1, "below"), (0, "undecided"))
-        }  # fmt: skip
+        }
         found = [f"{name} in {_list(where)}" for name, where in sides.items() if where]
         texts.append(f"on {log} ({split}) it is " + ", ".join(found))
     return (
@@ -236,8 +230,7 @@ def _caveats(cells: list[dict[str, Any]]) -> list[str]:
             "epochs rather than by early stopping, so they may not have converged, and a difference "
             "between them also measures which embedding learns faster: "
             + ", ".join(
-                f"{name} x {capped.count(name)}" if capped.count(name) > 1 else name
-                for name in dict.fromkeys(capped)
+                f"{name} x {capped.count(name)}" if capped.count(name) > 1 else name for name in dict.fromkeys(capped)
             )
             + "."
         )
@@ -308,10 +301,8 @@ def _split_text(split: str, cells: list[dict[str, Any]], usual: dict[str, Any]) 
     data = cells[0]["data"]
     parts = data["split"]
     how = {
-        "leave-last-out": "a user's last event is the test target, the one before it the validation "
-        "target",
-        "time": "events cut by time into shares of "
-        + " / ".join(f"{share:g}" for share in parts["fractions"] or ()),
+        "leave-last-out": "a user's last event is the test target, the one before it the validation target",
+        "time": "events cut by time into shares of " + " / ".join(f"{share:g}" for share in parts["fractions"] or ()),
     }[split]
     text = (
         f"{cells[0]['log']}, **{split}**: {how}; {parts['train']:,} training, {parts['valid']:,} "

@@ -23,9 +23,18 @@ FORMAT = 1
 _METRICS = ("auc", "gauc", "logloss", "rows", "gauc_users", "gauc_skipped_users")
 _RADIUS = ("ratio", "permuted_ratio", "domains", "items", "min_items", "domain_source")
 _RUN = (
-    "embedding", "seed", "epochs", "best_epoch", "stopped", "steps", "aggregation_radius",
-    "samples_per_s", "peak_memory_mb", "parameters", "wall_s",
-)  # fmt: skip
+    "embedding",
+    "seed",
+    "epochs",
+    "best_epoch",
+    "stopped",
+    "steps",
+    "aggregation_radius",
+    "samples_per_s",
+    "peak_memory_mb",
+    "parameters",
+    "wall_s",
+)
 _DATA = ("name", "events", "users", "items", "categories", "columns", "samples")
 _ENVIRONMENT = ("versions", "commit", "machine", "threads", "isa")
 
@@ -55,9 +64,7 @@ def compact(cell: Cell, done: RunResult, workers: int = 1) -> dict[str, Any]:
                 "power": config["negative_power"],
             },
         },
-        "graph": {
-            key: result["graph"]["stats"][key] for key in ("num_edges", "isolated", "kept_mass")
-        },
+        "graph": {key: result["graph"]["stats"][key] for key in ("num_edges", "isolated", "kept_mass")},
         "runs": [_run(run) for run in result["runs"]],
         "summary": result["summary"],
         "gauc_over_users": _over_users(done),
@@ -87,9 +94,7 @@ def _over_users(done: RunResult) -> dict[str, Any]:
     def columns(arm: str) -> list[Any]:
         return [scores[f"{arm}_seed{seed}"].to_numpy() for seed in done.result["config"]["seed"]]
 
-    return user_interval(
-        scores["label"].to_numpy(), columns("plain"), columns("res"), scores["user"].to_numpy()
-    )
+    return user_interval(scores["label"].to_numpy(), columns("plain"), columns("res"), scores["user"].to_numpy())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -121,10 +126,7 @@ def load(path: Path) -> dict[str, Any]:
     then = content["defaults"]
     differ = sorted(k for k in then if k not in usual or then[k] != usual[k])
     if differ:
-        raise ValueError(
-            f"{path} was made with other defaults of resemb train ({', '.join(differ)}); "
-            "start a new file"
-        )
+        raise ValueError(f"{path} was made with other defaults of resemb train ({', '.join(differ)}); start a new file")
     content["defaults"] = usual
     return content
 
@@ -155,8 +157,7 @@ def is_done(content: dict[str, Any], cell: Cell, **options: Any) -> bool:
     if given != wanted:
         differ = sorted(k for k in {**wanted, **given} if wanted.get(k) != given.get(k))
         raise ValueError(
-            f"{cell.name} is in the file with other options ({', '.join(differ)}); give --redo to "
-            "replace it"
+            f"{cell.name} is in the file with other options ({', '.join(differ)}); give --redo to replace it"
         )
     return True
 

@@ -12,11 +12,7 @@ from resemb_ext.metrics import user_aucs
 
 
 def user_interval(
-    labels: Any,
-    first: Sequence[Any],
-    second: Sequence[Any],
-    users: Any,
-    level: float = 0.95,
+    labels: Any, first: Sequence[Any], second: Sequence[Any], users: Any, level: float = 0.95
 ) -> dict[str, Any]:
     """gAUC of ``second`` minus that of ``first``, with an interval over test users.
 
@@ -48,8 +44,6 @@ def user_interval(
     low = high = None
     if n > 1:
         error = weight * (gain - mean)
-        half = float(
-            special.ndtri(0.5 + level / 2) * np.sqrt((error**2).sum() * n / (n - 1)) / total
-        )
+        half = float(special.ndtri(0.5 + level / 2) * np.sqrt((error**2).sum() * n / (n - 1)) / total)
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "level": level, "n": n}

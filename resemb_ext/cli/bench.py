@@ -48,6 +48,5 @@ def run_bench(args: argparse.Namespace) -> int:
         )
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.call(
-        [sys.executable, "-m", "benchmarks", *args.rest],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        [sys.executable, "-m", "benchmarks", *args.rest], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     )

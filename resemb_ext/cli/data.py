@@ -55,9 +55,7 @@ def add_parser(subparsers: Any) -> None:
     )
     _add_source(convert)
     convert.add_argument(
-        "--drop-duplicates",
-        action="store_true",
-        help="keep one of the events that share user, item and time",
+        "--drop-duplicates", action="store_true", help="keep one of the events that share user, item and time"
     )
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     convert.set_defaults(run=run_convert)
@@ -67,16 +65,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     from resemb_ext.data.files import SUFFIXES
 
     parser.add_argument(
-        "log",
-        metavar="LOG",
-        type=Path,
-        help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst",
+        "log", metavar="LOG", type=Path, help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst"
     )
     for name in FIELDS:
         optional = ', "-" for none' if name in ("category", "label", "session") else ""
-        parser.add_argument(
-            f"--{name}-column", metavar="NAME", help=f"{name} column{optional} (default: guessed)"
-        )
+        parser.add_argument(f"--{name}-column", metavar="NAME", help=f"{name} column{optional} (default: guessed)")
     parser.add_argument(
         "--session-gap",
         type=float,
@@ -84,10 +77,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         help="a session ends where the next event is more than X later, in the times' unit",
     )
     parser.add_argument(
-        "--header",
-        type=_names,
-        metavar="A,B,...",
-        help="column names of a text file that has no header line",
+        "--header", type=_names, metavar="A,B,...", help="column names of a text file that has no header line"
     )
     parser.add_argument(
         "--where",
@@ -117,13 +107,7 @@ def _read(args: argparse.Namespace) -> Any:
         raise ValueError("--where: give a column once, with its values joined by commas")
     columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in FIELDS}
     columns = {name: False if column == "-" else column for name, column in columns.items()}
-    return read_log(
-        args.log,
-        **columns,
-        session_gap=args.session_gap,
-        header=args.header,
-        where=where,
-    )
+    return read_log(args.log, **columns, session_gap=args.session_gap, header=args.header, where=where)
 
 
 def run_validate(args: argparse.Namespace) -> int:

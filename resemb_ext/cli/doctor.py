@@ -46,10 +46,7 @@ def lines(info: dict[str, Any]) -> list[tuple[str, str]]:
     build = info["build"]
     found = [(name, version or "not installed") for name, version in info["versions"].items()]
     found.append(("commit", info["commit"] or "not a git checkout"))
-    found.append(
-        ("built with", f"torch {build.get('torch_built_with')}, runs on torch "
-                       f"{build.get('torch_needed')}")
-    )  # fmt: skip
+    found.append(("built with", f"torch {build.get('torch_built_with')}, runs on torch {build.get('torch_needed')}"))
     paths = build["available_isas"]
     found.append(("CPU path", f"{build['isa']} (available: {', '.join(paths)}; set RESEMB_ISA)"))
     found.append(("threads", str(build["threads"])))

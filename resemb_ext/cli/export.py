@@ -26,9 +26,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of resemb train")
-    parser.add_argument(
-        "--out", metavar="FOLDER", type=Path, help="folder to write (default: RUN/export)"
-    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="folder to write (default: RUN/export)")
     parser.add_argument("--arm", choices=("plain", "res"), help="(default: the best on validation)")
     parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
@@ -40,14 +38,7 @@ def run_export(args: argparse.Namespace) -> int:
     """Runs ``resemb export``."""
     from resemb_ext.export import export_run
 
-    place = export_run(
-        args.folder,
-        args.out,
-        arm=args.arm,
-        seed=args.seed,
-        onnx=args.onnx,
-        overwrite=args.overwrite,
-    )
+    place = export_run(args.folder, args.out, arm=args.arm, seed=args.seed, onnx=args.onnx, overwrite=args.overwrite)
     for file in sorted(place.iterdir()):
         print(f"{file.stat().st_size:>12,}  {file}")
     return 0

@@ -39,8 +39,7 @@ def add_parser(subparsers: Any) -> None:
         commands,
         "neighbors",
         "list an item's row, heaviest first",
-        "resemb graph neighbors graph.npz 42\n"
-        "  resemb graph neighbors graph.npz B000142FVW --data events.parquet",
+        "resemb graph neighbors graph.npz 42\n  resemb graph neighbors graph.npz B000142FVW --data events.parquet",
     )
     near.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
     near.add_argument("item", metavar="ITEM", help="row number, or with --data a raw item id")

@@ -116,19 +116,11 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
         raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
     named: dict[str, Any] = columns
     return InterestGraph.from_parquet(
-        args.data,
-        **named,
-        **maps,
-        before=before,
-        memory=args.memory,
-        padding_idx=0,
-        **options,
+        args.data, **named, **maps, before=before, memory=args.memory, padding_idx=0, **options
     )
 
 
-def _of_times(
-    kind: Any, options: dict[str, Any], before: float | None
-) -> tuple[dict[str, Any], Any]:
+def _of_times(kind: Any, options: dict[str, Any], before: float | None) -> tuple[dict[str, Any], Any]:
     """Gaps and `--before` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
     import pyarrow as pa
 
@@ -166,8 +158,7 @@ def add_build(commands: Any) -> None:
         commands,
         "build",
         "count co-occurrences in a log",
-        "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10"
-        " --out graph.npz",
+        "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10 --out graph.npz",
     )
     add_log(build, required=True, purpose="the log: .parquet or .csv")
     build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
@@ -178,9 +169,7 @@ def add_build(commands: Any) -> None:
         help="take the training events of this split only, so that a model trained with the graph"
         " sees no future edge (default: %(default)s, all events)",
     )
-    build.add_argument(
-        "--window", type=int, default=3, help="positions between two events (default: %(default)s)"
-    )
+    build.add_argument("--window", type=int, default=3, help="positions between two events (default: %(default)s)")
     build.add_argument(
         "--top-k",
         type=_top_k,
@@ -188,12 +177,8 @@ def add_build(commands: Any) -> None:
         metavar="K",
         help='other items kept in a row, or "all" (default: %(default)s)',
     )
-    build.add_argument(
-        "--min-count", type=int, default=1, help="smallest pair count (default: %(default)s)"
-    )
-    build.add_argument(
-        "--max-gap", type=float, metavar="T", help="longest time between two events of a pair"
-    )
+    build.add_argument("--min-count", type=int, default=1, help="smallest pair count (default: %(default)s)")
+    build.add_argument("--max-gap", type=float, metavar="T", help="longest time between two events of a pair")
     build.add_argument(
         "--session-gap",
         type=float,
@@ -207,10 +192,7 @@ def add_build(commands: Any) -> None:
         help='what a pair at distance g counts: "inverse" (1/g) or a number r (r^(g-1)) (default: 1)',
     )
     build.add_argument(
-        "--weighting",
-        choices=("count", "cosine", "jaccard", "ppmi"),
-        default="count",
-        help="(default: %(default)s)",
+        "--weighting", choices=("count", "cosine", "jaccard", "ppmi"), default="count", help="(default: %(default)s)"
     )
     build.add_argument(
         "--damping",
@@ -226,9 +208,7 @@ def add_build(commands: Any) -> None:
         metavar="N",
         help="join every item to the N most frequent of its category (default: %(default)s)",
     )
-    build.add_argument(
-        "--category-weight", type=float, default=1.0, metavar="W", help="their weight (default: 1)"
-    )
+    build.add_argument("--category-weight", type=float, default=1.0, metavar="W", help="their weight (default: 1)")
     build.add_argument(
         "--self-weight",
         type=_self_weight,
@@ -236,26 +216,15 @@ def add_build(commands: Any) -> None:
         metavar="W",
         help='"max" (the row\'s largest weight) or a number (default: %(default)s)',
     )
-    build.add_argument(
-        "--directed", action="store_true", help="count a pair in its earlier item's row only"
-    )
-    build.add_argument(
-        "--keep-counts",
-        action="store_true",
-        help="keep all pairs' counts, for InterestGraph.update",
-    )
+    build.add_argument("--directed", action="store_true", help="count a pair in its earlier item's row only")
+    build.add_argument("--keep-counts", action="store_true", help="keep all pairs' counts, for InterestGraph.update")
     build.add_argument(
         "--stream",
         action="store_true",
         help="read a .parquet log in batches: it may be larger than memory; training cannot tell such a "
         "graph's events and takes it with --allow-future-edges only",
     )
-    build.add_argument(
-        "--memory",
-        type=_bytes,
-        metavar="SIZE",
-        help="with --stream: spill beyond it, for example 4G",
-    )
+    build.add_argument("--memory", type=_bytes, metavar="SIZE", help="with --stream: spill beyond it, for example 4G")
     build.add_argument(
         "--before",
         type=float,

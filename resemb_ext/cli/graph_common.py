@@ -14,9 +14,7 @@ def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) ->
     parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
     for column in COLUMNS:
         none = ', "-" for none' if column in OPTIONAL else ""
-        parser.add_argument(
-            f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)"
-        )
+        parser.add_argument(f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)")
 
 
 def read(args: argparse.Namespace) -> Any:

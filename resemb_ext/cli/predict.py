@@ -32,16 +32,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of resemb train")
     parser.add_argument("file", metavar="FILE", type=Path, help=".parquet or .csv file of rows")
-    parser.add_argument(
-        "--out", metavar="FILE", type=Path, required=True, help=".parquet or .csv file to write"
-    )
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".parquet or .csv file to write")
     parser.add_argument("--arm", choices=("plain", "res"), help="(default: the best on validation)")
     parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
     parser.add_argument("--history-column", metavar="NAME", help="(default: guessed)")
     parser.add_argument("--target-column", metavar="NAME", help="(default: guessed)")
-    parser.add_argument(
-        "--separator", default="^", help="between ids of a text history (default: %(default)s)"
-    )
+    parser.add_argument("--separator", default="^", help="between ids of a text history (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what lies in FILE.json")
     parser.set_defaults(run=run_predict)
 

@@ -15,20 +15,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "selftest",
         help="run the operators' property tests against the installed package",
-        description=(
-            "Compares the operators with their plain-PyTorch twin on random problems. Needs\n"
-            "hypothesis."
-        ),
+        description=("Compares the operators with their plain-PyTorch twin on random problems. Needs\nhypothesis."),
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument(
-        "--examples",
-        type=int,
-        default=200,
-        metavar="N",
-        help="random problems per property (default: %(default)s)",
+        "--examples", type=int, default=200, metavar="N", help="random problems per property (default: %(default)s)"
     )
     parser.set_defaults(run=run_selftest)
 

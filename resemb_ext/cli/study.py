@@ -31,9 +31,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "study", choices=(*STUDIES, "all", "report"), help="a study, all of them, or report"
-    )
+    parser.add_argument("study", choices=(*STUDIES, "all", "report"), help="a study, all of them, or report")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results")
     parser.add_argument(
         "--data",
@@ -44,16 +42,10 @@ def add_parser(subparsers: Any) -> None:
         help="log file, may be given more than once (default: simulated logs)",
     )
     parser.add_argument("--quick", action="store_true", help="small data, few seeds: minutes")
-    parser.add_argument(
-        "--into", type=Path, metavar="DIR", help="with report: where pages go (default: OUT/report)"
-    )
+    parser.add_argument("--into", type=Path, metavar="DIR", help="with report: where pages go (default: OUT/report)")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the tables")
     parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        metavar="N",
-        help="CPU threads of training (default: 1; the models are small)",
+        "--threads", type=int, default=1, metavar="N", help="CPU threads of training (default: 1; the models are small)"
     )
     parser.add_argument(
         "--jobs",

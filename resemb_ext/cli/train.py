@@ -22,22 +22,71 @@ EXAMPLES = """examples:
 # Every option of RunConfig, in the order of --help.
 GROUPS: dict[str, tuple[str, ...]] = {
     "log and samples": (
-        "data", "user_column", "item_column", "time_column", "category_column", "label_column",
-        "session_column", "split", "max_history", "train_negatives", "eval_negatives", "negative_power", "eval_seed",
+        "data",
+        "user_column",
+        "item_column",
+        "time_column",
+        "category_column",
+        "label_column",
+        "session_column",
+        "split",
+        "max_history",
+        "train_negatives",
+        "eval_negatives",
+        "negative_power",
+        "eval_seed",
         "sim_seed",
     ),
-    "interest graph": ("graph", "allow_future_edges", "cross_fit", "window", "max_gap", "session_gap", "top_k", "min_count", "weighting", "damping", "link", "hops", "heads", "edge_dropout"),
+    "interest graph": (
+        "graph",
+        "allow_future_edges",
+        "cross_fit",
+        "window",
+        "max_gap",
+        "session_gap",
+        "top_k",
+        "min_count",
+        "weighting",
+        "damping",
+        "link",
+        "hops",
+        "heads",
+        "edge_dropout",
+    ),
     "model": (
-        "model", "model_options", "embedding", "category", "dim", "hidden", "attention_hidden", "activation",
-        "dropout", "init_std", "residual_scale",
+        "model",
+        "model_options",
+        "embedding",
+        "category",
+        "dim",
+        "hidden",
+        "attention_hidden",
+        "activation",
+        "dropout",
+        "init_std",
+        "residual_scale",
     ),
     "training": (
-        "epochs", "patience", "metric", "batch_size", "eval_batch_size", "lr", "l2",
-        "embedding_lr", "embedding_l2", "central_lr", "central_l2", "residual_lr", "residual_l2",
-        "table_optimizer", "decay", "in_backward", "save_every",
+        "epochs",
+        "patience",
+        "metric",
+        "batch_size",
+        "eval_batch_size",
+        "lr",
+        "l2",
+        "embedding_lr",
+        "embedding_l2",
+        "central_lr",
+        "central_l2",
+        "residual_lr",
+        "residual_l2",
+        "table_optimizer",
+        "decay",
+        "in_backward",
+        "save_every",
     ),
     "run": ("seed", "threads", "out", "overwrite"),
-}  # fmt: skip
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,9 +116,7 @@ def add_parser(subparsers: Any) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds ``--config``, ``--quiet`` and a flag for every option of :class:`RunConfig`."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="TOML or JSON file of options; flags override it"
-    )
+    parser.add_argument("--config", metavar="FILE", help="TOML or JSON file of options; flags override it")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     for title, names in GROUPS.items():
@@ -130,9 +177,7 @@ def resolve(args: argparse.Namespace) -> RunConfig:
 def run_train(args: argparse.Namespace) -> int:
     """Runs ``resemb train``."""
     try:
-        done = run(
-            resolve(args), resume=args.resume is not None, progress=False if args.quiet else None
-        )
+        done = run(resolve(args), resume=args.resume is not None, progress=False if args.quiet else None)
     except TrainingInterrupted as stop:
         print(f"resemb train: {stop}", file=sys.stderr)
         return 128 + stop.signum

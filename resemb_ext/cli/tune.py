@@ -39,9 +39,7 @@ def add_parser(subparsers: Any) -> None:
         type=_range,
         metavar="OPTION=LOW:HIGH",
         help="other limits of a searched option; defaults: "
-        + ", ".join(
-            f"{n}={low:g}:{high:g}" for n, (low, high) in {**SPACE, **RESIDUAL_SPACE}.items()
-        ),
+        + ", ".join(f"{n}={low:g}:{high:g}" for n, (low, high) in {**SPACE, **RESIDUAL_SPACE}.items()),
     )
     parser.add_argument(
         "--resume",
@@ -79,12 +77,7 @@ def run_tune(args: argparse.Namespace) -> int:
         config = _saved(Path(folder), options, search)
     search = {name: value for name, value in search.items() if value is not None}
     try:
-        done = tune(
-            config,
-            **search,
-            resume=args.resume is not None,
-            progress=False if args.quiet else None,
-        )
+        done = tune(config, **search, resume=args.resume is not None, progress=False if args.quiet else None)
     except TrainingInterrupted as stop:
         print(f"resemb tune: {stop}", file=sys.stderr)
         return 128 + stop.signum
@@ -103,9 +96,7 @@ def _saved(folder: Path, options: dict[str, Any], search: dict[str, Any]) -> Run
         for name, key in (("trials", "trials_per_arm"), ("tune_seed", "tune_seed")):
             if search[name] is None:
                 search[name] = saved[key]
-        limits = {
-            name: tuple(pair) for arm in saved["space"].values() for name, pair in arm.items()
-        }
+        limits = {name: tuple(pair) for arm in saved["space"].values() for name, pair in arm.items()}
         search["ranges"] = {**limits, **search.get("ranges", {})}
         return RunConfig.saved(saved["config"], **{**options, "out": str(folder)})
     except (LookupError, AttributeError, TypeError) as error:

@@ -31,8 +31,7 @@ def as_arrow(values: Any, column: str) -> pa.Array:
             values = _big_int_array(values, column)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise TypeError(
-                f"column {column!r} cannot be read as one type (ids are all integers or all text): "
-                f"{error}"
+                f"column {column!r} cannot be read as one type (ids are all integers or all text): {error}"
             ) from None
         if isinstance(values, pa.ChunkedArray):
             values = values.combine_chunks()
@@ -47,9 +46,7 @@ def _big_int_array(values: Any, column: str) -> pa.Array:
     try:
         return pa.array(values, type=pa.uint64(), from_pandas=True)
     except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
-        raise ValueError(
-            f"column {column!r} holds integers outside both int64 and uint64; pass them as text"
-        ) from None
+        raise ValueError(f"column {column!r} holds integers outside both int64 and uint64; pass them as text") from None
 
 
 class BadEntry(ValueError):
@@ -108,9 +105,7 @@ def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
     return pa.array(values.astype(np.int64), mask=~valid)
 
 
-def canonical_ids(
-    values: Any, column: str, what: str = "id", *, nulls: bool = False, parse: bool = False
-) -> pa.Array:
+def canonical_ids(values: Any, column: str, what: str = "id", *, nulls: bool = False, parse: bool = False) -> pa.Array:
     """Raw ids of any kind as int64, uint64 or large_string.
 
     Args:
@@ -214,9 +209,7 @@ def canonical_times(values: Any, column: str) -> np.ndarray:
         if not np.isfinite(times).all():
             raise_at(~np.isfinite(times), column, "time is not finite", array)
         return times
-    raise TypeError(
-        f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text"
-    )
+    raise TypeError(f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text")
 
 
 def _parse_text_times(array: pa.Array, column: str) -> pa.Array:

@@ -7,16 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 # Names that a field's column often bears, in order of preference; case and "-" do not matter.
 GUESSES: dict[str, tuple[str, ...]] = {
-    "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid",
-             "session_id", "sessionid"),
-    "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id",
-             "asin", "sid"),
-    "time": ("timestamp", "time", "ts", "datetime", "event_time", "time_stamp", "unixreviewtime",
-             "date", "order"),
+    "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid", "session_id", "sessionid"),
+    "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id", "asin", "sid"),
+    "time": ("timestamp", "time", "ts", "datetime", "event_time", "time_stamp", "unixreviewtime", "date", "order"),
     "category": ("category", "category_id", "cat_id", "cate_id", "cate", "categoryid"),
     "label": ("label", "click", "clicked", "is_click", "clk"),
     "session": ("session_id", "session", "sessionid"),
-}  # fmt: skip
+}
 REQUIRED = ("user", "item", "time")
 
 Wanted = Mapping[str, "str | Literal[False] | None"]
@@ -30,12 +27,7 @@ class Columns(NamedTuple):
 
 
 def resolve_columns(
-    available: Sequence[str],
-    wanted: Wanted,
-    source: str,
-    *,
-    required: Sequence[str] = REQUIRED,
-    hint: str = "",
+    available: Sequence[str], wanted: Wanted, source: str, *, required: Sequence[str] = REQUIRED, hint: str = ""
 ) -> Columns:
     """Which source column feeds which field.
 
@@ -97,8 +89,7 @@ def list_names(names: Sequence[str]) -> str:
 def describe_columns(columns: Mapping[str, str], guessed: Sequence[str]) -> str:
     """One line for people: "user 'uid' (guessed), item 'movie', time 'ts' (guessed)"."""
     return ", ".join(
-        f"{field} {column!r}" + (" (guessed)" if field in guessed else "")
-        for field, column in columns.items()
+        f"{field} {column!r}" + (" (guessed)" if field in guessed else "") for field, column in columns.items()
     )
 
 

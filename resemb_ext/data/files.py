@@ -89,9 +89,7 @@ def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
             "are read, by `resemb train`"
         )
     if not kind:
-        raise ValueError(
-            f"cannot read {str(path)!r}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"
-        )
+        raise ValueError(f"cannot read {str(path)!r}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     if header is not None and kind not in _TEXT:
         raise ValueError(f"header: {path.name} names its columns itself")
     with readable(path):
@@ -160,9 +158,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
         skip = 0
         named = {name.lower() for name in first} & {name.lower() for name in (*header, *NAMES)}
         if named:
-            raise ValueError(
-                f"header: line 1 holds names itself ({', '.join(sorted(named))}); leave header out"
-            )
+            raise ValueError(f"header: line 1 holds names itself ({', '.join(sorted(named))}); leave header out")
     if kind == ".dat" and header is None:
         header, skip = MOVIELENS, 0
     names, hint, types = list(header or first), "", {}
@@ -177,9 +173,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
     found = first[::step]
     if len(found) != len(names) or any(first[1::step] if step > 1 else ()):
         mark = "::" if step > 1 else delimiter
-        raise ValueError(
-            f"line 1 has {len(found)} columns, expected {len(names)}: {mark.join(names)}"
-        )
+        raise ValueError(f"line 1 has {len(found)} columns, expected {len(names)}: {mark.join(names)}")
     spread = names
     if step > 1:
         spread = [n for name in names for n in (name, f"\0{name}")][:-1]
@@ -187,9 +181,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
     def read(columns: Sequence[str], text: Sequence[str]) -> pa.Table:
         for column in columns:
             if types.get(column, "").endswith("_seq"):
-                raise ValueError(
-                    f"column {column!r} of {path.name} is a {types[column]}, expected one value"
-                )
+                raise ValueError(f"column {column!r} of {path.name} is a {types[column]}, expected one value")
         gaps = [n for n in spread if n.startswith("\0")]
         # Ids are read as text first: type inference would turn "007" into 7 and ids beyond int64
         # into floats that collide.
@@ -204,9 +196,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
                     path,
                     pa.csv.ReadOptions(column_names=spread, skip_rows=skip),
                     pa.csv.ParseOptions(
-                        delimiter=delimiter,
-                        quote_char='"' if quoted else False,
-                        newlines_in_values=quoted,
+                        delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
                     ),
                     convert,
                 )
@@ -245,18 +235,13 @@ def _bad_line(path: Path, delimiter: str, quoted: bool, columns: int, step: int)
             shown = f"{(delimiter * step).join(record[::step]):.60}"
             if len(record) != columns:
                 expected, found = -(-columns // step), -(-len(record) // step)
-                return (
-                    f"line {records.line_num}: expected {expected} columns, found {found} "
-                    f"({shown!a})"
-                )
+                return f"line {records.line_num}: expected {expected} columns, found {found} ({shown!a})"
             if any("\ufffd" in value for value in record):
                 return f"line {records.line_num} is not UTF-8 text ({shown!a})"
     return None
 
 
-_JSON_TYPES: dict[type, pa.DataType] = {
-    bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
-}  # fmt: skip
+_JSON_TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def _json(path: Path) -> Source:
@@ -284,9 +269,7 @@ def _json(path: Path) -> Source:
                 if types[column] is None:
                     raise ValueError(f"column {column!r}: expected numbers or text in line 1")
             schema = pa.schema([(column, types[column]) for column in columns])
-            options = pa.json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
-            )
+            options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
             try:
                 return pa.json.read_json(path, parse_options=options).select(list(columns))
             except pa.ArrowException as error:

@@ -28,9 +28,7 @@ def split_histories(values: Any, column: str) -> tuple[np.ndarray, Sequences]:
     """Which distinct history each row has (-1: none), and these histories' tokens."""
     array = as_arrow(values, column)
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(
-            f"column {column!r} has type {array.type}; histories are ids joined by {SEPARATOR}"
-        )
+        raise TypeError(f"column {column!r} has type {array.type}; histories are ids joined by {SEPARATOR}")
     array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
     encoded = array.dictionary_encode()
     index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -62,20 +60,14 @@ def row_lengths(index: np.ndarray, sequences: Sequences) -> np.ndarray:
     return np.append(np.diff(sequences.start), 0)[index]  # -1 takes the 0 at the end
 
 
-def check_lengths(
-    index: np.ndarray, one: Sequences, other_index: np.ndarray, other: Sequences, column: str
-) -> None:
+def check_lengths(index: np.ndarray, one: Sequences, other_index: np.ndarray, other: Sequences, column: str) -> None:
     lengths, found = row_lengths(index, one), row_lengths(other_index, other)
     if not np.array_equal(lengths, found):
         row = int(np.flatnonzero(lengths != found)[0])
-        raise BadEntry(
-            row, column, f"{found[row]} entries, but {lengths[row]} items in the history"
-        )
+        raise BadEntry(row, column, f"{found[row]} entries, but {lengths[row]} items in the history")
 
 
-def aligned(
-    index: np.ndarray, items: Sequences, other_index: np.ndarray, other: Sequences
-) -> Sequences:
+def aligned(index: np.ndarray, items: Sequences, other_index: np.ndarray, other: Sequences) -> Sequences:
     """The other sequences in the order of the items' (one of each distinct item sequence's)."""
     which = np.zeros(len(items.start) - 1, dtype=np.int64)
     used = index >= 0

@@ -88,10 +88,7 @@ class Log:
         return len(self.user)
 
     def __repr__(self) -> str:
-        return (
-            f"Log({self.name!r}: {len(self)} events, {len(self.users)} users, "
-            f"{len(self.items)} items)"
-        )
+        return f"Log({self.name!r}: {len(self)} events, {len(self.users)} users, {len(self.items)} items)"
 
     @property
     def columns_line(self) -> str:

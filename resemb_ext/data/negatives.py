@@ -43,11 +43,7 @@ def _contains(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 def draw_negatives(
-    users: np.ndarray,
-    law: np.ndarray,
-    known: np.ndarray,
-    rng: np.random.Generator,
-    raw_ids: IdMap,
+    users: np.ndarray, law: np.ndarray, known: np.ndarray, rng: np.random.Generator, raw_ids: IdMap
 ) -> np.ndarray:
     """One negative per entry of ``users``, independently: the law restricted to unknown items.
 

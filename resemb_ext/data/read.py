@@ -67,8 +67,7 @@ def read_log(
         if not (np.isfinite(session_gap) and session_gap >= 0):
             raise ValueError(f"session_gap must be a finite number >= 0, got {session_gap}")
         session = False
-    wanted = {"user": user, "item": item, "time": time, "category": category, "label": label,
-              "session": session}  # fmt: skip
+    wanted = {"user": user, "item": item, "time": time, "category": category, "label": label, "session": session}
     file: Source | None = None
     extra = list(where or ())
     if isinstance(source, str | Path):
@@ -116,8 +115,7 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
     for column in names:
         if column not in available:
             raise ValueError(
-                f"no column {column!r} (given in where); {source} has the columns: "
-                f"{list_names(available)}"
+                f"no column {column!r} (given in where); {source} has the columns: {list_names(available)}"
             )
 
 
@@ -133,9 +131,7 @@ def _rows_where(filters: Mapping[str, Any], where: Mapping[str, Any], name: str)
         same = pc.is_in(values.cast(pa.string()), value_set=pa.array(spelled, pa.string()))
         if not pc.any(same).as_py():
             found = ", ".join(map(str, pc.unique(values)[:8].to_pylist()))
-            raise ValueError(
-                f"no row of {name!r} has {column} = {' or '.join(spelled)}; it holds {found}"
-            )
+            raise ValueError(f"no row of {name!r} has {column} = {' or '.join(spelled)}; it holds {found}")
         keep = same if keep is None else pc.and_(keep, same)
     return np.flatnonzero(keep.to_numpy(zero_copy_only=False))
 
@@ -195,6 +191,5 @@ def _columns_of(source: Any) -> list[str]:
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):
         return list(source.columns)
     raise TypeError(
-        "source must be a path, a DataFrame, a pyarrow Table or a mapping of arrays, got "
-        f"{type(source).__name__}"
+        f"source must be a path, a DataFrame, a pyarrow Table or a mapping of arrays, got {type(source).__name__}"
     )

@@ -128,8 +128,7 @@ def read_ready_made(
     for k, (name, part) in enumerate(parts.items()):
         flat[name] = item_numbers[2 * k + 1][part.sequences.codes]
         rows[name] = (user_numbers[k], item_numbers[2 * k], part.label, *_ends(part))
-    histories = {"train": flat["train"], "valid": flat.get("valid", flat["train"]),
-                 "test": flat["test"]}  # fmt: skip
+    histories = {"train": flat["train"], "valid": flat.get("valid", flat["train"]), "test": flat["test"]}
     held_out = 0.0
     if "valid" not in rows:
         held_out = valid_share
@@ -140,8 +139,7 @@ def read_ready_made(
     for name in PARTS:
         _two_classes(rows[name][2], name, place)
 
-    log = _log(rows["train"], flat["train"], users, items, cats, table, place.name,
-               parts["train"].columns)  # fmt: skip
+    log = _log(rows["train"], flat["train"], users, items, cats, table, place.name, parts["train"].columns)
     digest = hashlib.sha256(log.content_hash.encode())
     for name in PARTS:
         for values in (*rows[name], histories[name]):
@@ -168,8 +166,9 @@ def read_ready_made(
         for name, (user_of, target, labels, begin, end) in ((n, rows[n]) for n in PARTS)
     }
     none = np.zeros(0, dtype=np.int64)
-    return ReadySplit(log, log, np.arange(len(log)), none, none, "ready-made", samples=samples,
-                      mixed_items=mixed, held_out=held_out)  # fmt: skip
+    return ReadySplit(
+        log, log, np.arange(len(log)), none, none, "ready-made", samples=samples, mixed_items=mixed, held_out=held_out
+    )
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -181,9 +180,7 @@ def _files(folder: Path) -> dict[str, Path]:
     for part in PARTS:
         found = [path for path in inside if path.name.split(".")[0].lower() == part]
         if len(found) > 1:
-            raise ValueError(
-                f"{folder} has several {part} files: {list_names([p.name for p in found])}"
-            )
+            raise ValueError(f"{folder} has several {part} files: {list_names([p.name for p in found])}")
         if found:
             chosen[part] = found[0]
         elif part != "valid":
@@ -196,9 +193,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _history_column(names: list[str], column: str, field: str) -> str:
     stem = column.removesuffix("_id")
-    tried = [
-        f"{base}{end}" for base in dict.fromkeys((column, stem)) for end in ("_history", "_his")
-    ]
+    tried = [f"{base}{end}" for base in dict.fromkeys((column, stem)) for end in ("_history", "_his")]
     for name in tried:
         if name in names:
             return name
@@ -211,9 +206,7 @@ def _history_column(names: list[str], column: str, field: str) -> str:
 def _read_part(path: Path, wanted: Mapping[str, Any]) -> _Part:
     source = open_source(path)
     columns = dict(
-        resolve_columns(
-            source.names, wanted, path.name, required=("user", "item", "label"), hint=source.hint
-        ).by_field
+        resolve_columns(source.names, wanted, path.name, required=("user", "item", "label"), hint=source.hint).by_field
     )
     columns["history"] = _history_column(source.names, columns["item"], "item")
     if "category" in columns:
@@ -254,9 +247,7 @@ def _words(part: _Part) -> pa.Array:
     return part.categories.words
 
 
-def _numbers(
-    texts: list[Any], field: str, parts: Mapping[str, _Part], *, first: int
-) -> tuple[IdMap, list[np.ndarray]]:
+def _numbers(texts: list[Any], field: str, parts: Mapping[str, _Part], *, first: int) -> tuple[IdMap, list[np.ndarray]]:
     """One id map over texts of all parts, and the numbers of each text."""
     distinct = pc.unique(pa.concat_arrays(texts))
     column = next(iter(parts.values())).columns[field]
@@ -283,11 +274,7 @@ def _ends(part: _Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _category_table(
-    parts: list[_Part],
-    items: IdMap,
-    item_numbers: list[np.ndarray],
-    cats: IdMap,
-    cat_numbers: list[np.ndarray],
+    parts: list[_Part], items: IdMap, item_numbers: list[np.ndarray], cats: IdMap, cat_numbers: list[np.ndarray]
 ) -> tuple[np.ndarray, int]:
     """int64 [H]: each item's first category; and how many items have several."""
     pairs = []

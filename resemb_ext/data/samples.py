@@ -85,8 +85,7 @@ class Samples:
 
     def __repr__(self) -> str:
         return (
-            f"Samples({self.which}: {len(self)} rows, {int(self.label.sum())} positive, "
-            f"history <= {self.max_history})"
+            f"Samples({self.which}: {len(self)} rows, {int(self.label.sum())} positive, history <= {self.max_history})"
         )
 
     @cached_property
@@ -126,13 +125,7 @@ class Samples:
         return rng.permutation(len(self))
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        start: int = 0,
+        self, batch_size: int, *, shuffle: bool = False, seed: int = 0, epoch: int = 0, start: int = 0
     ) -> Iterator[Batch]:
         """Iterate over batches; the last one may be short.
 
@@ -158,12 +151,7 @@ class Samples:
 
 
 def make_train_samples(
-    split: Split,
-    *,
-    max_history: int = 50,
-    negatives: int = 1,
-    power: float = 0.75,
-    seed: int = 0,
+    split: Split, *, max_history: int = 50, negatives: int = 1, power: float = 0.75, seed: int = 0
 ) -> Samples:
     """Samples of the training events.
 
@@ -257,9 +245,7 @@ def _make(
     else:
         per_event = 1 + negatives
         law = negative_law(split.item_counts, power)
-        known_user, known_item = (
-            (log.user, log.item) if known is None else (log.user[known], log.item[known])
-        )
+        known_user, known_item = (log.user, log.item) if known is None else (log.user[known], log.item[known])
         keys = known_keys(known_user, known_item, log.num_items)
         rng = np.random.default_rng([_STREAM[which], seed])
         grid = np.empty((len(events), per_event), dtype=np.int64)

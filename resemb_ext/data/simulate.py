@@ -165,14 +165,18 @@ def simulate(
         ValueError: an argument out of range, or domains smaller than a user's number of events.
     """
     low, high = (
-        (events_per_user, events_per_user)
-        if isinstance(events_per_user, int | np.integer)
-        else tuple(events_per_user)
+        (events_per_user, events_per_user) if isinstance(events_per_user, int | np.integer) else tuple(events_per_user)
     )
     parameters = {
-        "users": users, "items": items, "domains": domains, "events_per_user": [low, high],
-        "stay": stay, "zipf": zipf, "null": null, "seed": seed,
-    }  # fmt: skip
+        "users": users,
+        "items": items,
+        "domains": domains,
+        "events_per_user": [low, high],
+        "stay": stay,
+        "zipf": zipf,
+        "null": null,
+        "seed": seed,
+    }
     if min(users, items, domains, low) < 1 or high < low:
         raise ValueError(f"sizes must be at least 1 and events_per_user ascending: {parameters}")
     if not 0 <= stay <= 1 or not (np.isfinite(zipf) and zipf >= 0):
@@ -231,11 +235,7 @@ def _interests(
 
 
 def _items_in_turn(
-    rng: np.random.Generator,
-    user: np.ndarray,
-    interest: np.ndarray,
-    weight: np.ndarray,
-    group: np.ndarray,
+    rng: np.random.Generator, user: np.ndarray, interest: np.ndarray, weight: np.ndarray, group: np.ndarray
 ) -> np.ndarray:
     """Item of each event: drawn by weight in its interest's group, among items not yet met.
 
@@ -264,9 +264,7 @@ def _items_in_turn(
             arrival = rng.standard_exponential((high - low, table.shape[1])) / rate[groups]
         # argpartition first: a null log races thousands of items for the first few places.
         early = np.argpartition(arrival, most - 1, axis=1)[:, :most]
-        early = np.take_along_axis(
-            early, np.argsort(np.take_along_axis(arrival, early, axis=1), axis=1), axis=1
-        )
+        early = np.take_along_axis(early, np.argsort(np.take_along_axis(arrival, early, axis=1), axis=1), axis=1)
         local = pair[by_pair[events]] - low
         item[by_pair[events]] = table[groups[local], early[local, turn[events]]]
     return item

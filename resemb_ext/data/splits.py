@@ -78,12 +78,7 @@ class Split:
         }
 
 
-def split(
-    log: Log,
-    how: str = "leave-last-out",
-    *,
-    fractions: Sequence[float] = (0.8, 0.1, 0.1),
-) -> Split:
+def split(log: Log, how: str = "leave-last-out", *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
     """Split a log into training, validation and test targets.
 
     "leave-last-out": the last event of each user is a test target, the one before it a validation
@@ -157,9 +152,7 @@ def _by_time(log: Log, fractions: Sequence[float]) -> Split:
     )
 
 
-def _assemble(
-    log: Log, train: np.ndarray, valid: np.ndarray, test: np.ndarray, how: str, **cuts: Any
-) -> Split:
+def _assemble(log: Log, train: np.ndarray, valid: np.ndarray, test: np.ndarray, how: str, **cuts: Any) -> Split:
     index = train if log.label is None else train[log.label[train] == 1]
     part = log.subset(index, name=f"{log.name} (train)")
     return Split(log, part, train, valid, test, how, **cuts)

@@ -109,24 +109,40 @@ def _share(count: int, of: int) -> str:
     return f"{count:,} of {of:,} ({count / of:.1%})"
 
 
-def _times(
-    log: Log, figures: dict[str, Any], unit: tuple[str, int] | None, now: float
-) -> list[Finding]:
+def _times(log: Log, figures: dict[str, Any], unit: tuple[str, int] | None, now: float) -> list[Finding]:
     found = []
     figures["in_time_order"] = log.was_sorted
     if not log.was_sorted:
-        found.append(Finding(NOTE, "time order", "events of a user do not come in time order",
-                             "sorted by user and time; ties keep the order of the source"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "time order",
+                "events of a user do not come in time order",
+                "sorted by user and time; ties keep the order of the source",
+            )
+        )
     ties = int(((log.user[1:] == log.user[:-1]) & (log.time[1:] == log.time[:-1])).sum())
     figures["same_time_as_previous"] = ties
     if ties:
-        found.append(Finding(NOTE, "ties", f"{_share(ties, len(log))} events have the time of the"
-                             " user's event before", "kept in the order of the source"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "ties",
+                f"{_share(ties, len(log))} events have the time of the user's event before",
+                "kept in the order of the source",
+            )
+        )
     future = 0 if unit is None else int((log.time > now * unit[1]).sum())
     figures["future_times"] = future
     if future:
-        found.append(Finding(WARNING, "future times", f"{_share(future, len(log))} events lie past"
-                             " the clock", "kept; a time split puts them into its test part"))  # fmt: skip
+        found.append(
+            Finding(
+                WARNING,
+                "future times",
+                f"{_share(future, len(log))} events lie past the clock",
+                "kept; a time split puts them into its test part",
+            )
+        )
     figures["times_are_positions"] = times_are_positions(log)
     return found
 
@@ -136,40 +152,73 @@ def _repeats(log: Log, figures: dict[str, Any]) -> list[Finding]:
     doubled = int(duplicates(log).sum())
     figures["duplicates"] = doubled
     if doubled:
-        found.append(Finding(WARNING, "duplicates", f"{_share(doubled, len(log))} events repeat a"
-                             " user, item and time", "kept, each an event; `resemb data convert"
-                             " --drop-duplicates` writes a log without them"))  # fmt: skip
+        found.append(
+            Finding(
+                WARNING,
+                "duplicates",
+                f"{_share(doubled, len(log))} events repeat a user, item and time",
+                "kept, each an event; `resemb data convert --drop-duplicates` writes a log without them",
+            )
+        )
     pairs = np.unique(log.user * np.int64(log.num_items) + log.item)
     again = len(log) - len(pairs) - doubled
     figures["repeated_items"] = again
     if again:
-        found.append(Finding(NOTE, "repeats", f"{_share(again, len(log))} events bring an item that"
-                             " the user has met before", "kept; an item is no neighbour of itself"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "repeats",
+                f"{_share(again, len(log))} events bring an item that the user has met before",
+                "kept; an item is no neighbour of itself",
+            )
+        )
     counts = np.bincount(log.item, minlength=log.num_items)
     figures["items_met_once"] = int((counts == 1).sum())
     known = np.bincount(pairs // log.num_items, minlength=log.num_users)
     all_known = int((known == len(log.items)).sum())
     figures["users_who_know_every_item"] = all_known
     if all_known and log.label is None:
-        found.append(Finding(ERROR, "too few items", f"{_share(all_known, log.num_users)} users have"
-                             f" met all {len(log.items)} items", "no negative can be drawn for them:"
-                             " training stops; it needs more items or a label column"))  # fmt: skip
+        found.append(
+            Finding(
+                ERROR,
+                "too few items",
+                f"{_share(all_known, log.num_users)} users have met all {len(log.items)} items",
+                "no negative can be drawn for them: training stops; it needs more items or a label column",
+            )
+        )
     return found
 
 
 def _labels(log: Log, figures: dict[str, Any]) -> list[Finding]:
     if log.label is None:
         figures["positive_share"] = None
-        return [Finding(NOTE, "no labels", "there is no label column", "every event is a positive;"
-                        " negatives are drawn by popularity")]  # fmt: skip
+        return [
+            Finding(
+                NOTE,
+                "no labels",
+                "there is no label column",
+                "every event is a positive; negatives are drawn by popularity",
+            )
+        ]
     share = float(log.label.mean())
     figures["positive_share"] = share
     if share in (0.0, 1.0):
-        return [Finding(ERROR, "one-class labels", f"all {len(log):,} events have label {share:.0f}",
-                        "training stops; --label-column - leaves the column out and draws"
-                        " negatives")]  # fmt: skip
-    return [Finding(NOTE, "labels", f"{share:.1%} of the events have label 1", "every event is a"
-                    " sample; histories and graph take label 1 alone")]  # fmt: skip
+        return [
+            Finding(
+                ERROR,
+                "one-class labels",
+                f"all {len(log):,} events have label {share:.0f}",
+                "training stops; --label-column - leaves the column out and draws negatives",
+            )
+        ]
+    return [
+        Finding(
+            NOTE,
+            "labels",
+            f"{share:.1%} of the events have label 1",
+            "every event is a sample; histories and graph take label 1 alone",
+        )
+    ]
 
 
 def _categories(log: Log, figures: dict[str, Any]) -> list[Finding]:
@@ -179,15 +228,26 @@ def _categories(log: Log, figures: dict[str, Any]) -> list[Finding]:
     without = int((log.category == 0).sum())
     figures["without_category"] = without
     if without:
-        found.append(Finding(NOTE, "no category", f"{_share(without, len(log))} events have none",
-                             "they get the number 0, as padding"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "no category",
+                f"{_share(without, len(log))} events have none",
+                "they get the number 0, as padding",
+            )
+        )
     first = log.item_category[log.item]
     changing = len(np.unique(log.item[(log.category > 0) & (log.category != first)]))
     figures["items_of_several_categories"] = changing
     if changing:
-        found.append(Finding(NOTE, "several categories", f"{_share(changing, len(log.items))} items"
-                             " have more than one", "an item has that of its first event in user"
-                             " and time order"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "several categories",
+                f"{_share(changing, len(log.items))} items have more than one",
+                "an item has that of its first event in user and time order",
+            )
+        )
     return found
 
 
@@ -196,12 +256,20 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
     lengths = np.diff(log.user_start)
     short = int((lengths < 3).sum())
     figures["events_per_user"] = {
-        "min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max()),
-    }  # fmt: skip
+        "min": int(lengths.min()),
+        "median": float(np.median(lengths)),
+        "max": int(lengths.max()),
+    }
     figures["users_under_3_events"] = short
     if 0 < short < log.num_users:
-        found.append(Finding(NOTE, "short users", f"{_share(short, log.num_users)} users have fewer"
-                             " than 3 events", "leave-last-out only trains on them"))  # fmt: skip
+        found.append(
+            Finding(
+                NOTE,
+                "short users",
+                f"{_share(short, log.num_users)} users have fewer than 3 events",
+                "leave-last-out only trains on them",
+            )
+        )
     sizes: dict[str, Any] = {}
     why = {}
     for how in HOWS:
@@ -210,14 +278,17 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
         except ValueError as error:
             sizes[how], why[how] = None, str(error)
         else:
-            sizes[how] = {
-                "train": len(parts.train_index), "valid": len(parts.valid), "test": len(parts.test),
-            }  # fmt: skip
+            sizes[how] = {"train": len(parts.train_index), "valid": len(parts.valid), "test": len(parts.test)}
     figures["splits"] = sizes
     if sizes[HOWS[0]] is not None and log.label is not None:
-        found.append(Finding(WARNING, "gAUC", f"{HOWS[0]} holds out one event of a user, whose label is"
-                             " one class", "gAUC is undefined: training needs --metric auc or --split"
-                             " time"))  # fmt: skip
+        found.append(
+            Finding(
+                WARNING,
+                "gAUC",
+                f"{HOWS[0]} holds out one event of a user, whose label is one class",
+                "gAUC is undefined: training needs --metric auc or --split time",
+            )
+        )
     for how, reason in why.items():
         default = how == HOWS[0]
         level = ERROR if len(why) == len(HOWS) else WARNING if default else NOTE

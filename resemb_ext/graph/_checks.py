@@ -72,9 +72,7 @@ def floats(name: str, values: Any) -> np.ndarray:
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         bad = int(np.argmax(wrong))
-        raise ValueError(
-            f"{name}[{bad}] is {array[bad]}, expected a finite number >= 0 that float32 can hold"
-        )
+        raise ValueError(f"{name}[{bad}] is {array[bad]}, expected a finite number >= 0 that float32 can hold")
     return weights
 
 
@@ -88,13 +86,10 @@ def check_indptr(indptr: np.ndarray, num_edges: int) -> None:
     if falls.any():
         row = int(np.argmax(falls))
         raise ValueError(
-            f"indptr falls from {indptr[row]} to {indptr[row + 1]} at row {row}, expected"
-            " row offsets that never fall"
+            f"indptr falls from {indptr[row]} to {indptr[row + 1]} at row {row}, expected row offsets that never fall"
         )
     if indptr[-1] != num_edges:
-        raise ValueError(
-            f"indptr ends at {indptr[-1]}, expected the number of neighbors, {num_edges}"
-        )
+        raise ValueError(f"indptr ends at {indptr[-1]}, expected the number of neighbors, {num_edges}")
 
 
 def check_neighbors(indptr: np.ndarray, neighbors: np.ndarray, num_items: int) -> None:
@@ -103,10 +98,7 @@ def check_neighbors(indptr: np.ndarray, neighbors: np.ndarray, num_items: int) -
         return
     at = int(np.argmax((neighbors < 0) | (neighbors >= num_items)))
     row = int(np.searchsorted(indptr, at, side="right")) - 1
-    raise IndexError(
-        f"neighbors[{at}] (row {row}) is {neighbors[at]}, expected an id in"
-        f" [0, num_items = {num_items})"
-    )
+    raise IndexError(f"neighbors[{at}] (row {row}) is {neighbors[at]}, expected an id in [0, num_items = {num_items})")
 
 
 def row_starts_mask(indptr: np.ndarray) -> np.ndarray:

@@ -7,9 +7,7 @@ import numpy as np
 from . import _checks, _file, _links
 
 
-def given(
-    indptr: Any, neighbors: Any, weights: Any, num_items: int | None, directed: bool | None
-) -> dict[str, Any]:
+def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, directed: bool | None) -> dict[str, Any]:
     """The fields of `InterestGraph.from_csr`, which documents the arguments."""
     indptr = _checks.integers("indptr", indptr).copy()
     ids = _checks.integers("neighbors", neighbors)
@@ -17,38 +15,27 @@ def given(
     rows = len(indptr) - 1
     height = rows if num_items is None else _checks.whole_number("num_items", num_items, 1)
     if height < max(rows, 1):
-        raise ValueError(
-            f"num_items is {height}, expected at least 1 and the {rows} rows of indptr"
-        )
+        raise ValueError(f"num_items is {height}, expected at least 1 and the {rows} rows of indptr")
     if directed is not None and not isinstance(directed, (bool, np.bool_)):
         raise TypeError(f"directed is {directed!r}, expected True, False or None")
     indptr = np.concatenate([indptr, np.full(height - rows, len(ids), np.int64)])
     _checks.check_neighbors(indptr, ids, height)
     ids = ids.astype(_checks.neighbor_dtype(height))
-    values = (
-        np.ones(len(ids), np.float32) if weights is None else _checks.floats("weights", weights)
-    )
+    values = np.ones(len(ids), np.float32) if weights is None else _checks.floats("weights", weights)
     if len(values) != len(ids):
-        raise ValueError(
-            f"weights has {len(values)} entries, expected {len(ids)}, as neighbors has"
-        )
+        raise ValueError(f"weights has {len(values)} entries, expected {len(ids)}, as neighbors has")
     if _checks.unsorted_at(indptr, ids) is not None:
         order = np.lexsort((ids, _checks.row_ids(indptr)))
         ids, values = ids[order], values[order]
     twice = _checks.unsorted_at(indptr, ids)
     if twice is not None:
         row = int(np.searchsorted(indptr, twice, side="right")) - 1
-        raise ValueError(
-            f"neighbors: row {row} holds {ids[twice]} twice, expected no duplicates in a row"
-        )
+        raise ValueError(f"neighbors: row {row} holds {ids[twice]} twice, expected no duplicates in a row")
     given = _links.Rows(indptr, ids, values, _checks.row_sums(indptr, values))
     meta = {
         "version": 2,
         "source": "csr",
-        "options": {
-            "num_items": height,
-            "directed": None if directed is None else bool(directed),
-        },
+        "options": {"num_items": height, "directed": None if directed is None else bool(directed)},
         "events": None,
         "time_cut": None,
         "event_hash": None,

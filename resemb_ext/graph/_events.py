@@ -80,9 +80,7 @@ def build(
     chosen = Options.of(options, events.time_unit, events.time is not None)
     category = categories(options.get("category"), height)
     workers = thread_count(threads)
-    native = chosen.native(
-        num_items=height, events=len(events.item), padding=padding, category=category
-    )
+    native = chosen.native(num_items=height, events=len(events.item), padding=padding, category=category)
     totals = Totals.of(events, workers)
     meta = meta_of(chosen, height, padding, totals, events.time_unit) | (log_meta or {})
     with progress_call(progress) as report:
@@ -123,11 +121,7 @@ class Totals(NamedTuple):
 
 
 def meta_of(
-    options: Options,
-    num_items: int,
-    padding: int | None,
-    totals: Totals,
-    time_unit: str | None,
+    options: Options, num_items: int, padding: int | None, totals: Totals, time_unit: str | None
 ) -> dict[str, Any]:
     """The meta data of a graph of events."""
     return {
@@ -151,9 +145,7 @@ def digest_events(user: Any, item: Any, time: Any = None) -> str:
     return Totals.of(events_of(user, item, time), thread_count(None)).hex_digest()
 
 
-def built(
-    arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts | None = None
-) -> Built:
+def built(arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts | None = None) -> Built:
     """The builder's arrays with neighbors in the dtype of a graph."""
     indptr, neighbors, weights, degree = arrays[:4]
     neighbors = neighbors.astype(_checks.neighbor_dtype(num_items), copy=False)
@@ -162,9 +154,7 @@ def built(
 
 def event_store(expected: int, folder: str | None = None, memory: int | None = None) -> Any:
     """A `_builder.EventStore`; memory None: no limit."""
-    return _builder.EventStore(
-        folder or tempfile.gettempdir(), -1 if memory is None else memory, expected
-    )
+    return _builder.EventStore(folder or tempfile.gettempdir(), -1 if memory is None else memory, expected)
 
 
 def count_pairs(
@@ -179,29 +169,14 @@ def count_pairs(
     arrays, user, item, stamps = store.count_pairs(native, threads=threads, progress=report)
     indptr, neighbors, counted, _, occurrences = arrays
     return KeptCounts(
-        indptr,
-        neighbors,
-        counted,
-        occurrences.astype(np.int64),
-        user,
-        item,
-        None if time is None else stamps,
-        category,
+        indptr, neighbors, counted, occurrences.astype(np.int64), user, item, None if time is None else stamps, category
     )
 
 
-def from_counts(
-    counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int
-) -> Built:
+def from_counts(counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int) -> Built:
     """The graph of counted pairs, with the counts."""
     arrays = _builder.weigh(
-        counts.indptr,
-        counts.neighbors,
-        counts.masses,
-        counts.occurrences,
-        native,
-        threads=threads,
-        progress=None,
+        counts.indptr, counts.neighbors, counts.masses, counts.occurrences, native, threads=threads, progress=None
     )
     return built(arrays, native["num_items"], meta, counts)
 

@@ -18,12 +18,7 @@ FORMAT = "resemb-interest-graph"
 VERSION = 2
 READS = (1, 2)  # version 1 has no kept counts
 ARRAYS = ("indptr", "neighbors", "weights", "degree")
-DTYPES = {
-    "indptr": ("<i8",),
-    "neighbors": ("<i4", "<i8"),
-    "weights": ("<f4",),
-    "degree": ("<f8",),
-}
+DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4",), "degree": ("<f8",)}
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {
     "indptr": ("<i8",),
@@ -141,10 +136,7 @@ def _read(file: Any) -> Read:
             raise ValueError("its header is foreign")
         version = header.get("version")
         if version not in READS or isinstance(version, bool):
-            raise ValueError(
-                f"its format version is {version!r}, this release reads"
-                f" {' and '.join(map(str, READS))}"
-            )
+            raise ValueError(f"its format version is {version!r}, this release reads {' and '.join(map(str, READS))}")
         arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
         kept = {
             name: _array(archive, f"counts.{name}", dtypes)

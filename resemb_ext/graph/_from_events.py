@@ -312,7 +312,5 @@ class FromEvents(ABC):
             TypeError: times of another kind than the old ones.
         """
         return type(self)._of(
-            _update.updated(
-                cast("InterestGraph", self), new_events, num_items, category, threads, progress
-            )
+            _update.updated(cast("InterestGraph", self), new_events, num_items, category, threads, progress)
         )

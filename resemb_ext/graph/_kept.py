@@ -50,9 +50,7 @@ class KeptCounts:
         if (self.occurrences < 0).any():
             raise ValueError("kept counts: occurrences are negative")
         tails = len(self.tail_user)
-        if len(self.tail_item) != tails or (
-            self.tail_time is not None and len(self.tail_time) != tails
-        ):
+        if len(self.tail_item) != tails or (self.tail_time is not None and len(self.tail_time) != tails):
             raise ValueError("kept counts: the last events differ in length")
         item = self.tail_item
         if tails and (item.min() < 0 or item.max() >= num_items):

@@ -33,9 +33,7 @@ def linked(
         raise ValueError(f'hops is {hops} with link={link!r}, expected 1: only "gcn" has hops')
     before = graph.meta.get("link", {})
     if link == graph.link == "gcn" and hops > 1 and before.get("hops", hops) != hops:
-        raise ValueError(
-            f"hops is {hops}, but this graph already holds {before['hops']} hop(s); link the raw graph"
-        )
+        raise ValueError(f"hops is {hops}, but this graph already holds {before['hops']} hop(s); link the raw graph")
     if link not in ("given", graph.link) and graph.link != "raw":
         raise ValueError(
             f"link={link!r} needs raw weights, but this graph already holds {graph.link!r} weights;"
@@ -66,11 +64,7 @@ def linked(
     meta = dict(graph.meta)
     if link == graph.link == "gcn" and before:
         return {**parts.fields(), "link": link, "meta": meta}
-    meta["link"] = {
-        "name": link,
-        "padding_idx": padding,
-        "self_weight": "max" if own is None else own,
-    }
+    meta["link"] = {"name": link, "padding_idx": padding, "self_weight": "max" if own is None else own}
     if link == "gcn" and graph.link == "raw":
         meta["link"] |= {"hops": hops, "hop_top_k": keep, "kept_mass": kept_mass}
     return {**parts.fields(), "link": link, "meta": meta}
@@ -89,18 +83,11 @@ def is_directed(graph: "InterestGraph") -> bool:
 class Rows:
     """CSR arrays on their way to a new graph."""
 
-    def __init__(
-        self, indptr: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, degree: np.ndarray
-    ):
+    def __init__(self, indptr: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, degree: np.ndarray):
         self.indptr, self.neighbors, self.weights, self.degree = indptr, neighbors, weights, degree
 
     def fields(self) -> dict[str, np.ndarray]:
-        return {
-            "indptr": self.indptr,
-            "neighbors": self.neighbors,
-            "weights": self.weights,
-            "degree": self.degree,
-        }
+        return {"indptr": self.indptr, "neighbors": self.neighbors, "weights": self.weights, "degree": self.degree}
 
     def diagonal(self) -> np.ndarray:
         """bool [E]: True where a row points at itself."""
@@ -122,9 +109,7 @@ def without_padding(rows: Rows, padding: int) -> Rows:
         return rows
     indptr = rows.indptr.copy()
     indptr[padding + 1 :] -= end - begin
-    neighbors, weights = (
-        np.delete(array, slice(begin, end)) for array in (rows.neighbors, rows.weights)
-    )
+    neighbors, weights = (np.delete(array, slice(begin, end)) for array in (rows.neighbors, rows.weights))
     degree = rows.degree.copy()
     degree[padding] = 0
     return Rows(indptr, neighbors, weights, degree)
@@ -185,9 +170,7 @@ def gcn(rows: Rows) -> Rows:
     return Rows(rows.indptr, rows.neighbors, weights.astype(np.float32), rows.degree)
 
 
-def powered(
-    rows: Rows, hops: int, top_k: int | None, prune_first: bool
-) -> tuple[Rows, list[float]]:
+def powered(rows: Rows, hops: int, top_k: int | None, prune_first: bool) -> tuple[Rows, list[float]]:
     """W^hops, pruned after every hop, and what each pruning kept of the rows' sums."""
     threads = _events.thread_count(None)
     keep = len(rows.degree) if top_k is None else top_k

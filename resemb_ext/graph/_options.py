@@ -59,9 +59,7 @@ class Options:
         known = {f.name for f in fields(cls)}
         for name in given:
             if name not in known | {"category"}:
-                raise TypeError(
-                    f"unexpected option {name!r}, expected one of {', '.join(sorted(known))}"
-                )
+                raise TypeError(f"unexpected option {name!r}, expected one of {', '.join(sorted(known))}")
         chosen = {name: value for name, value in given.items() if name in known}
         options = cls(**chosen)
         weighting = options.weighting
@@ -88,8 +86,7 @@ class Options:
         )
         if checked.category_edges and given.get("category") is None:
             raise ValueError(
-                f"category_edges is {checked.category_edges} but category is None; give the"
-                " category of every item"
+                f"category_edges is {checked.category_edges} but category is None; give the category of every item"
             )
         return checked
 
@@ -161,9 +158,7 @@ def categories(values: Any, num_items: int) -> np.ndarray | None:
         return None
     array = _checks.integers("category", values)
     if len(array) != num_items:
-        raise ValueError(
-            f"category has {len(array)} entries, expected {num_items}, one for every item"
-        )
+        raise ValueError(f"category has {len(array)} entries, expected {num_items}, one for every item")
     return array
 
 

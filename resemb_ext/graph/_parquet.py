@@ -99,9 +99,7 @@ def build(
             if not height:
                 raise ValueError("num_items is None and there are no events; give num_items")
         category = categories(options.get("category"), height)
-        native = chosen.native(
-            num_items=height, events=store.count, padding=padding, category=category
-        )
+        native = chosen.native(num_items=height, events=store.count, padding=padding, category=category)
         meta = _events.meta_of(chosen, height, padding, totals, unit)
 
         def later(step: int, steps: int) -> None:
@@ -164,8 +162,7 @@ def _survey(source: Source) -> tuple[int, str | None]:
         for field, name in _columns(source).items():
             if name not in schema.names:
                 raise ValueError(
-                    f"{path} has no column {name!r} (the {field}); it has"
-                    f" {', '.join(schema.names) or 'none'}"
+                    f"{path} has no column {name!r} (the {field}); it has {', '.join(schema.names) or 'none'}"
                 )
         if source.time is not None:
             kinds[schema.field(source.time).type] = path
@@ -216,9 +213,7 @@ def _batches(source: Source) -> Generator[tuple[_events.Events, int]]:
             raise _unreadable(path, error) from None
 
 
-def _picked(
-    source: Source, columns: dict[str, str], values: dict[str, Any], first: int
-) -> _events.Events:
+def _picked(source: Source, columns: dict[str, str], values: dict[str, Any], first: int) -> _events.Events:
     for field, array in values.items():
         if array.null_count:
             row = first + int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
@@ -249,9 +244,7 @@ def _clicks(column: str, values: Any, first: int) -> np.ndarray:
     bad = (labels != 0) & (labels != 1)
     if bad.any():
         at = int(np.argmax(bad))
-        raise ValueError(
-            f"column {column!r}, row {first + at}: label is {labels[at]}, expected 0 or 1"
-        )
+        raise ValueError(f"column {column!r}, row {first + at}: label is {labels[at]}, expected 0 or 1")
     return labels == 1
 
 
@@ -259,9 +252,7 @@ def _numpy(values: Any) -> np.ndarray:
     """An Arrow array without nulls. Numbers come as they lie: to_numpy would import pandas first."""
     import pyarrow as pa
 
-    if not len(values) or not (
-        pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-    ):
+    if not len(values) or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         return values.to_numpy(zero_copy_only=False)
     dtype = np.dtype(values.type.to_pandas_dtype())
     return np.frombuffer(values.buffers()[1], dtype, len(values), values.offset * dtype.itemsize)
@@ -273,7 +264,6 @@ def _ids(field: str, column: str, values: Any, known: Ids | None) -> np.ndarray:
     array = _numpy(values)
     if array.dtype.kind not in "iu":
         raise TypeError(
-            f"column {column!r} is {values.type}, expected integers; map other ids with"
-            f" {field}s=rx.data.IdMap.fit(...)"
+            f"column {column!r} is {values.type}, expected integers; map other ids with {field}s=rx.data.IdMap.fit(...)"
         )
     return array

@@ -29,9 +29,7 @@ def updated(
     """
     old = graph.counts
     if old is None:
-        raise ValueError(
-            "the graph keeps no counts, which update needs; build it with keep_counts=True"
-        )
+        raise ValueError("the graph keeps no counts, which update needs; build it with keep_counts=True")
     found = graph.meta["options"]
     options = Options.of_meta(found)
     events = _events_in(new_events, bool(graph.meta.get("sessions")))
@@ -47,10 +45,7 @@ def updated(
     workers = _events.thread_count(threads)
     padding = found["padding_idx"]
     native = options.native(
-        num_items=height,
-        events=int(old.occurrences.sum()) + len(events.item),
-        padding=padding,
-        category=groups,
+        num_items=height, events=int(old.occurrences.sum()) + len(events.item), padding=padding, category=groups
     )
     has_time = old.tail_time if len(old.tail_user) else events.time
     tail = (old.tail_user, old.tail_item, old.tail_time if len(old.tail_user) else None)
@@ -62,9 +57,7 @@ def updated(
                 if len(part[1]):
                     store.add(*part, num_items=height, padding=native["padding"], first=0)
             counted.append(
-                _events.count_pairs(
-                    store, native, has_time, groups, workers, report if len(parts) == 2 else None
-                )
+                _events.count_pairs(store, native, has_time, groups, workers, report if len(parts) == 2 else None)
             )
     before, after = counted
     indptr, neighbors, masses = _sum(old, before, after, height)
@@ -74,9 +67,7 @@ def updated(
         indptr=indptr,
         neighbors=neighbors,
         masses=masses,
-        occurrences=np.concatenate([old.occurrences, grown])
-        + after.occurrences
-        - before.occurrences,
+        occurrences=np.concatenate([old.occurrences, grown]) + after.occurrences - before.occurrences,
     )
     totals = _events.Totals(
         graph.meta["events"],
@@ -97,12 +88,7 @@ def _sum(
     from scipy.sparse import csr_array
 
     def matrix(counts: KeptCounts) -> Any:
-        indptr = np.concatenate(
-            [
-                counts.indptr,
-                np.full(height + 1 - len(counts.indptr), counts.indptr[-1], np.int64),
-            ]
-        )
+        indptr = np.concatenate([counts.indptr, np.full(height + 1 - len(counts.indptr), counts.indptr[-1], np.int64)])
         return csr_array((counts.masses, counts.neighbors, indptr), shape=(height, height))
 
     total = matrix(old) + (matrix(after) - matrix(before))
@@ -142,9 +128,7 @@ def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
     return who[use], log.item[use], None if log.time is None else log.time[use]
 
 
-def frame_events(
-    frame: Any, user: str, item: str, time: str | None, required: bool = False
-) -> tuple[Any, Any, Any]:
+def frame_events(frame: Any, user: str, item: str, time: str | None, required: bool = False) -> tuple[Any, Any, Any]:
     """user, item and time out of a DataFrame, Arrow table or mapping of columns."""
     names = getattr(frame, "column_names", None)  # Arrow
     if names is None:
@@ -155,9 +139,7 @@ def frame_events(
         wanted.append(("time", time))
     for field, name in wanted:
         if name not in available:
-            raise ValueError(
-                f"no column {name!r} (the {field}), found {', '.join(map(str, available))}"
-            )
+            raise ValueError(f"no column {name!r} (the {field}), found {', '.join(map(str, available))}")
     columns = [np.asarray(frame[name]) for _, name in wanted]
     return columns[0], columns[1], columns[2] if len(columns) == 3 else None
 

@@ -50,10 +50,7 @@ class InterestGraph(FromEvents):
             object.__setattr__(self, name, view)
 
     def __repr__(self) -> str:
-        return (
-            f"InterestGraph(num_items={self.num_items}, num_edges={self.num_edges},"
-            f" link={self.link!r})"
-        )
+        return f"InterestGraph(num_items={self.num_items}, num_edges={self.num_edges}, link={self.link!r})"
 
     @property
     def num_items(self) -> int:

@@ -3,12 +3,4 @@
 from .radius import AggregationRadius, aggregation_radius
 from .ranking import GroupAUC, auc, gauc, logloss, user_aucs
 
-__all__ = [
-    "AggregationRadius",
-    "GroupAUC",
-    "aggregation_radius",
-    "auc",
-    "gauc",
-    "logloss",
-    "user_aucs",
-]
+__all__ = ["AggregationRadius", "GroupAUC", "aggregation_radius", "auc", "gauc", "logloss", "user_aucs"]

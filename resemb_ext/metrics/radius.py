@@ -83,9 +83,7 @@ def aggregation_radius(
     if groups.dtype.kind not in "iu":
         raise TypeError(f"domain must be integers, got dtype {groups.dtype}")
     if min_items < 1 or permutations < 1:
-        raise ValueError(
-            f"min_items and permutations must be at least 1, got {min_items} and {permutations}"
-        )
+        raise ValueError(f"min_items and permutations must be at least 1, got {min_items} and {permutations}")
     usable = groups >= 0
     if seen is not None:
         counts = np.asarray(seen)

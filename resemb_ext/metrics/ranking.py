@@ -123,14 +123,10 @@ def auc(labels: Any, scores: Any) -> float:
 
 
 @overload
-def gauc(
-    labels: Any, scores: Any, groups: Any, *, return_details: Literal[False] = False
-) -> float: ...
+def gauc(labels: Any, scores: Any, groups: Any, *, return_details: Literal[False] = False) -> float: ...
 @overload
 def gauc(labels: Any, scores: Any, groups: Any, *, return_details: Literal[True]) -> GroupAUC: ...
-def gauc(
-    labels: Any, scores: Any, groups: Any, *, return_details: bool = False
-) -> float | GroupAUC:
+def gauc(labels: Any, scores: Any, groups: Any, *, return_details: bool = False) -> float | GroupAUC:
     """AUC within groups (users), averaged by their number of rows (Zhou et al. 2018, DIN).
 
     Sum over groups with both classes of n_g AUC_g, over the sum of n_g, where n_g counts rows.
@@ -217,8 +213,7 @@ def logloss(labels: Any, scores: Any, *, from_logits: bool = False) -> float:
     bad = np.flatnonzero((score < 0) | (score > 1))
     if len(bad):
         raise ValueError(
-            f"scores must be probabilities, got {score[bad[0]]} at position {bad[0]} "
-            "(pass from_logits=True for logits)"
+            f"scores must be probabilities, got {score[bad[0]]} at position {bad[0]} (pass from_logits=True for logits)"
         )
     p = np.clip(score, 1e-15, 1 - 1e-15)
     return float(-np.where(label == 1, np.log(p), np.log1p(-p)).mean())

@@ -51,9 +51,7 @@ class TorchBatch:
 
     def __post_init__(self) -> None:
         if self.target.dim() != 1:
-            raise ValueError(
-                f"target must be one-dimensional, found shape {list(self.target.shape)}"
-            )
+            raise ValueError(f"target must be one-dimensional, found shape {list(self.target.shape)}")
         if self.history.dim() not in (1, 2):
             raise ValueError(
                 "history must be one-dimensional with offsets or [histories, length], found shape "
@@ -66,15 +64,11 @@ class TorchBatch:
                 + ("None" if self.offsets is None else f"of shape {list(self.offsets.shape)}")
             )
         if self.offsets is not None and self.offsets.dim() != 1:
-            raise ValueError(
-                f"offsets must be one-dimensional, found shape {list(self.offsets.shape)}"
-            )
+            raise ValueError(f"offsets must be one-dimensional, found shape {list(self.offsets.shape)}")
         rows = self.target.shape[0]
         if self.history_row is None and self.histories != rows:
             name = "history" if self.offsets is None else "offsets"
-            raise ValueError(
-                f"{name} must have one entry per sample ({rows}), found {self.histories}"
-            )
+            raise ValueError(f"{name} must have one entry per sample ({rows}), found {self.histories}")
         events = list(self.history.shape)
         for name, shape in (
             ("label", [rows]),
@@ -91,9 +85,7 @@ class TorchBatch:
         for name in ("context", "dense"):
             value = getattr(self, name)
             if value is not None and (value.dim() != 2 or value.shape[0] != rows):
-                raise ValueError(
-                    f"{name} must have shape [{rows}, features], found {list(value.shape)}"
-                )
+                raise ValueError(f"{name} must have shape [{rows}, features], found {list(value.shape)}")
 
     def __len__(self) -> int:
         return self.target.shape[0]
@@ -126,10 +118,7 @@ class TorchBatch:
             value = getattr(batch, field.name, None)
             if value is None:
                 if field.default is MISSING:
-                    raise TypeError(
-                        f"batch must have target and history; {type(batch).__name__} "
-                        f"has no {field.name}"
-                    )
+                    raise TypeError(f"batch must have target and history; {type(batch).__name__} has no {field.name}")
                 values[field.name] = None
                 continue
             tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -139,8 +128,7 @@ class TorchBatch:
     def to(self, device: torch.device | str) -> TorchBatch:
         """The same batch with every tensor on ``device``."""
         moved: dict[str, Any] = {
-            f.name: None if (v := getattr(self, f.name)) is None else v.to(device)
-            for f in fields(self)
+            f.name: None if (v := getattr(self, f.name)) is None else v.to(device) for f in fields(self)
         }
         return TorchBatch(**moved)
 

@@ -61,9 +61,7 @@ class DIEN(CTRModel):
         auxiliary_weight: float = 1.0,
         auxiliary_hidden: Sequence[int] = (100, 50),
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         if not auxiliary_weight >= 0:
             raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
         self.auxiliary_weight = auxiliary_weight
@@ -111,12 +109,7 @@ class DIEN(CTRModel):
         return None if loss is None else loss * self.auxiliary_weight
 
     def _contrast(
-        self,
-        batch: TorchBatch,
-        histories: Histories,
-        keys: Tensor,
-        states: Tensor,
-        given: list[Tensor],
+        self, batch: TorchBatch, histories: Histories, keys: Tensor, states: Tensor, given: list[Tensor]
     ) -> Tensor:
         assert self.auxiliary is not None
         valid = histories.segments.followed()

@@ -100,9 +100,7 @@ class DIN(CTRModel):
         dropout: float = 0.0,
         softmax: bool = False,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         self.softmax = softmax
         self.attention = LocalActivation(self.event_size, attention_hidden, activation)
         self.mlp = MLP(2 * self.event_size + self.profile_size, hidden, activation, dropout)

@@ -42,9 +42,7 @@ class DNN(CTRModel):
         dropout: float = 0.0,
         pooling: str = "mean",
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         if pooling not in ("mean", "sum"):
             raise ValueError(f'pooling must be "mean" or "sum", found {pooling!r}')
         self.pooling = pooling

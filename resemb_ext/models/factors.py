@@ -66,10 +66,7 @@ def _weights(name: str, module: nn.Module, columns: int) -> nn.Embedding:
             f"{type(module).__name__} has none"
         )
     table = nn.Embedding(
-        rows,
-        columns,
-        padding_idx=getattr(module, "padding_idx", None),
-        sparse=bool(getattr(module, "sparse", False)),
+        rows, columns, padding_idx=getattr(module, "padding_idx", None), sparse=bool(getattr(module, "sparse", False))
     )
     nn.init.zeros_(table.weight)
     return table
@@ -97,9 +94,7 @@ class FieldModel(CTRModel):
         context_embeddings: Sequence[nn.Module] = (),
         dense: int = 0,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         #: D.
         self.dim = embedding_size("item_embedding", item_embedding)
         others = {"category_embedding": category_embedding, "user_embedding": user_embedding}

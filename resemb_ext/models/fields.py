@@ -158,8 +158,7 @@ def embedding_size(name: str, module: nn.Module) -> int:
     dim = getattr(module, "embedding_dim", None)
     if not isinstance(dim, int):
         raise TypeError(
-            f"{name} must be an embedding module with an integer embedding_dim, "
-            f"found {type(module).__name__}"
+            f"{name} must be an embedding module with an integer embedding_dim, found {type(module).__name__}"
         )
     return dim
 

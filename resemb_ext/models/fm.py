@@ -33,9 +33,7 @@ class FM(FieldModel):
         context_embeddings: Sequence[nn.Module] = (),
         dense: int = 0,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         self.first_order = FirstOrder(self)
 
     def forward(self, batch: Any) -> Tensor:
@@ -76,9 +74,7 @@ class DeepFM(FieldModel):
         activation: str = "prelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         self.first_order = FirstOrder(self)
         self.mlp = MLP(self.fields * self.dim, hidden, activation, dropout)
 

@@ -77,11 +77,7 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self,
-        features: int,
-        hidden: Sequence[int],
-        activation_name: str = "prelu",
-        dropout: float = 0.0,
+        self, features: int, hidden: Sequence[int], activation_name: str = "prelu", dropout: float = 0.0
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:

@@ -54,9 +54,7 @@ class PNN(FieldModel):
         activation: str = "prelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         if product not in PRODUCTS:
             raise ValueError(f"product must be one of {', '.join(PRODUCTS)}, found {product!r}")
         self.product = product

@@ -105,9 +105,7 @@ def pool_histories(
     return pooled, single
 
 
-def _pool_padded(
-    module: nn.Module, history: Tensor, target: Tensor, mode: str
-) -> tuple[Tensor, Tensor]:
+def _pool_padded(module: nn.Module, history: Tensor, target: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     padding = getattr(module, "padding_idx", None)
     if padding is None:
         raise ValueError(

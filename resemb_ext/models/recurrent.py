@@ -25,9 +25,7 @@ class GatedUnit(nn.Module):
         self.input = nn.Linear(size, 3 * size)
         self.state = nn.Linear(size, 3 * size)
 
-    def forward(
-        self, values: Tensor, segments: Segments, attention: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, values: Tensor, segments: Segments, attention: Tensor | None = None) -> Tensor:
         """States after each position, from a zero state.
 
         Args:

@@ -15,13 +15,5 @@ from .wide_deep import WideDeep
 
 #: Models by the name that the command line and configurations use.
 MODELS: Mapping[str, type[CTRModel]] = MappingProxyType(
-    {
-        "dnn": DNN,
-        "din": DIN,
-        "fm": FM,
-        "wide_deep": WideDeep,
-        "deepfm": DeepFM,
-        "pnn": PNN,
-        "dien": DIEN,
-    }
+    {"dnn": DNN, "din": DIN, "fm": FM, "wide_deep": WideDeep, "deepfm": DeepFM, "pnn": PNN, "dien": DIEN}
 )

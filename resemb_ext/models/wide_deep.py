@@ -41,9 +41,7 @@ class WideDeep(CTRModel):
         activation: str = "prelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            item_embedding, category_embedding, user_embedding, context_embeddings, dense
-        )
+        super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         self.wide = FirstOrder(self)
         self.mlp = MLP(2 * self.event_size + self.profile_size, hidden, activation, dropout)
 

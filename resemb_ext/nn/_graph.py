@@ -23,9 +23,7 @@ def check_place(graph_device: str | None) -> None:
         ValueError: another place than None or "pinned"; "pinned" without a CUDA device.
     """
     if graph_device not in (None, "pinned"):
-        raise ValueError(
-            f"graph_device: found {graph_device!r}; expected None (beside the tables) or 'pinned'"
-        )
+        raise ValueError(f"graph_device: found {graph_device!r}; expected None (beside the tables) or 'pinned'")
     if graph_device == "pinned" and not torch.cuda.is_available():
         raise ValueError("graph_device: 'pinned' is for CUDA, and torch sees no CUDA device")
 
@@ -49,9 +47,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, graph_device: str | None)
     return empty_table(shape, dtype=dtype, device="cpu")
 
 
-def moved(
-    tensor: Tensor, fn: Callable[[Tensor], Tensor], fresh: Callable[[], Tensor], pinned: bool
-) -> Tensor:
+def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor], fresh: Callable[[], Tensor], pinned: bool) -> Tensor:
     """A tensor of the graph after a module's `_apply`: it follows the device alone, or stays pinned.
 
     Args:
@@ -75,9 +71,7 @@ def from_state(state_dict: dict[str, Any], prefix: str) -> InterestGraph:
     """See `ResEmbedding.graph_from_state`."""
     extra = state_dict.get(f"{prefix}_extra_state")
     if not isinstance(extra, dict) or "graph" not in extra:
-        raise ValueError(
-            f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True"
-        )
+        raise ValueError(f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True")
     arrays = {name: extra["graph"][name].cpu().numpy() for name in _FIELDS}
     graph = InterestGraph(**arrays, link=extra["link"])
     if graph.hash != extra["graph_hash"]:

@@ -69,9 +69,7 @@ class GraphState(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Nothing to set: the graph was compared before the tables were loaded."""
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         extra = state_dict.get(f"{prefix}_extra_state")
         found = extra.get("graph_hash") if isinstance(extra, dict) else None
         if found is not None and found != self.graph.hash:

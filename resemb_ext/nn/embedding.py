@@ -143,9 +143,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.attention: AttentionLink | None = None
         if link == "attention":
-            self.attention = AttentionLink(
-                embedding_dim, heads, edge_dropout, dtype=dtype, device=device
-            )
+            self.attention = AttentionLink(embedding_dim, heads, edge_dropout, dtype=dtype, device=device)
         for table in (self.central, self.residual):
             watch_table(table)
         self.reset_parameters()
@@ -187,9 +185,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         """
         table = embedding.weight.detach()
         if graph.num_items != table.shape[0]:
-            raise ValueError(
-                f"graph: {graph.num_items} items; expected {table.shape[0]}, the embedding's rows"
-            )
+            raise ValueError(f"graph: {graph.num_items} items; expected {table.shape[0]}, the embedding's rows")
         settings: dict[str, Any] = {
             "padding_idx": embedding.padding_idx,
             "sparse": embedding.sparse,
@@ -227,8 +223,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         Args:
             training: False leaves out the dropout of edges.
         """
-        tensors = (
-            self.central, self.residual, self._indptr, self._neighbors, self._link_weights)  # fmt: skip
+        tensors = (self.central, self.residual, self._indptr, self._neighbors, self._link_weights)
         if self.attention is None:
             return functional.res_embedding, tensors, {}
         link = self.attention
@@ -311,9 +306,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         """
         with torch.no_grad():
             table = self.materialize()
-        return nn.Embedding.from_pretrained(
-            table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse
-        )
+        return nn.Embedding.from_pretrained(table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse)
 
     def parameter_groups(
         self,

@@ -17,11 +17,7 @@ class ReadOnlyTable(torch.Tensor):
 
     @classmethod
     def __torch_function__(
-        cls,
-        func: Callable,
-        types: Any,
-        args: tuple = (),
-        kwargs: dict[str, Any] | None = None,
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")

@@ -8,12 +8,4 @@ from resemb_ext.optim._algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagr
 from resemb_ext.optim._base import RowSparseOptimizer
 from resemb_ext.optim._clip import clip_grad_norm_
 
-__all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "RowSparseOptimizer",
-    "RowwiseAdagrad",
-    "clip_grad_norm_",
-]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RowSparseOptimizer", "RowwiseAdagrad", "clip_grad_norm_"]

@@ -51,11 +51,25 @@ class SGD(RowSparseOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
-                   "maximize": maximize, "foreach": foreach, "fused": fused}  # fmt: skip
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+        }
         super().__init__(
-            params, torch.optim.SGD, options, decay=decay, seed=seed, capturable=capturable,
-            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
+            params,
+            torch.optim.SGD,
+            options,
+            decay=decay,
+            seed=seed,
+            capturable=capturable,
+            decoupled_weight_decay=decoupled_weight_decay,
+            stochastic_rounding=stochastic_rounding,
+        )
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -114,12 +128,25 @@ class Adagrad(RowSparseOptimizer):
         capturable: bool = False,
         foreach: bool | None = None,
     ) -> None:
-        options = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
-                   "initial_accumulator_value": initial_accumulator_value, "eps": eps,
-                   "maximize": maximize, "foreach": foreach}  # fmt: skip
+        options = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "maximize": maximize,
+            "foreach": foreach,
+        }
         super().__init__(
-            params, torch.optim.Adagrad, options, decay=decay, seed=seed, capturable=capturable,
-            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding)  # fmt: skip
+            params,
+            torch.optim.Adagrad,
+            options,
+            decay=decay,
+            seed=seed,
+            capturable=capturable,
+            decoupled_weight_decay=decoupled_weight_decay,
+            stochastic_rounding=stochastic_rounding,
+        )
 
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
         return {"sum": table.shape}
@@ -135,12 +162,7 @@ class Adagrad(RowSparseOptimizer):
             state["sum"] = torch.full_like(parameter, self._initial(group))
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
-        return RowStep(
-            self._rule,
-            second=self.state[table]["sum"],
-            eps=group["eps"],
-            **options,
-        )
+        return RowStep(self._rule, second=self.state[table]["sum"], eps=group["eps"], **options)
 
 
 class RowwiseAdagrad(Adagrad):
@@ -212,13 +234,27 @@ class Adam(RowSparseOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                   "maximize": maximize, "foreach": foreach, "fused": fused,
-                   "capturable": capturable}  # fmt: skip
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+        }
         super().__init__(
-            params, torch.optim.Adam, options, decay=decay, seed=seed, capturable=capturable,
-            decoupled_weight_decay=decoupled_weight_decay, stochastic_rounding=stochastic_rounding,
-            bias_correction=bias_correction)  # fmt: skip
+            params,
+            torch.optim.Adam,
+            options,
+            decay=decay,
+            seed=seed,
+            capturable=capturable,
+            decoupled_weight_decay=decoupled_weight_decay,
+            stochastic_rounding=stochastic_rounding,
+            bias_correction=bias_correction,
+        )
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -226,9 +262,7 @@ class Adam(RowSparseOptimizer):
             if not 0 <= beta < 1:
                 raise ValueError(f"betas: found {group['betas']}; expected two numbers in [0, 1)")
         if group["bias_correction"] not in ("global", "row"):
-            raise ValueError(
-                f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'"
-            )
+            raise ValueError(f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'")
         if group.get("amsgrad"):
             raise ValueError("amsgrad: not supported")
 
@@ -240,9 +274,7 @@ class Adam(RowSparseOptimizer):
         row_steps = None
         if group["bias_correction"] == "row":
             if "row_steps" not in state:
-                state["row_steps"] = torch.zeros(
-                    table.shape[0], dtype=torch.int32, device=table.device
-                )
+                state["row_steps"] = torch.zeros(table.shape[0], dtype=torch.int32, device=table.device)
             row_steps = state["row_steps"]
         beta1, beta2 = group["betas"]
         return RowStep(
@@ -269,6 +301,4 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         **options: Any,
     ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, decoupled_weight_decay=True, **options
-        )
+        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True, **options)

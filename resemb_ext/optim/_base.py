@@ -194,8 +194,17 @@ class RowSparseOptimizer(Optimizer):
         for group, parameter, index in found:
             self._check_table(parameter, index, group)
         steps = [self._next_step(*place, live=place[0]["capturable"]) for place in found]
-        arguments = (grad, plan, central, residual, *graph, mean, need_samples,
-                     *steps[0].arguments(), *steps[1].arguments())  # fmt: skip
+        arguments = (
+            grad,
+            plan,
+            central,
+            residual,
+            *graph,
+            mean,
+            need_samples,
+            *steps[0].arguments(),
+            *steps[1].arguments(),
+        )
         live = [step.live for step in steps]
         if any(place[0]["capturable"] for place in found):
             samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_live_(*arguments, *live)
@@ -259,9 +268,7 @@ class RowSparseOptimizer(Optimizer):
                     f"need {state_dtype(parameter)}: do not mix both on a low-precision table"
                 )
 
-    def _next_step(
-        self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False
-    ) -> RowStep:
+    def _next_step(self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False) -> RowStep:
         """Counts a table's next step and gives what its kernel needs; the caller must make it.
 
         Args:

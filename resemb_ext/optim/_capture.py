@@ -25,9 +25,7 @@ def capturing() -> bool:
 
 def check_options(group: dict[str, Any]) -> None:
     if group["capturable"] and group["decay"] == "global":
-        raise ValueError(
-            "capturable: not with decay='global', whose pending rows are listed on the host"
-        )
+        raise ValueError("capturable: not with decay='global', whose pending rows are listed on the host")
 
 
 def check_table(group: dict[str, Any], table: Tensor, name: str) -> None:
@@ -41,14 +39,11 @@ def check_table(group: dict[str, Any], table: Tensor, name: str) -> None:
         refuse_capture([group])
         return
     if table.device.type not in DEVICES:
-        raise ValueError(
-            f"{name}: is on {table.device}; expected a table on CUDA with capturable=True"
-        )
+        raise ValueError(f"{name}: is on {table.device}; expected a table on CUDA with capturable=True")
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.device != table.device:
         raise ValueError(
-            f"lr: a tensor on {lr.device}; with capturable=True expected one on {table.device}, or a "
-            "number"
+            f"lr: a tensor on {lr.device}; with capturable=True expected one on {table.device}, or a number"
         )
 
 

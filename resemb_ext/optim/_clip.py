@@ -12,10 +12,7 @@ from resemb_ext.optim._rows import gradient_rows
 
 @torch.no_grad()
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor],
-    max_norm: float,
-    norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
     """torch.nn.utils.clip_grad_norm_ that takes sparse gradients too.
 

@@ -37,21 +37,18 @@ def raise_decay(state: dict[str, Any], table: Tensor, lr: float, weight_decay: f
 
 def check_decay(lr: float, weight_decay: float) -> None:
     if lr * weight_decay >= 1:
-        raise ValueError(
-            f"weight_decay: found {weight_decay} at lr {lr}; expected lr * weight_decay below 1"
-        )
+        raise ValueError(f"weight_decay: found {weight_decay} at lr {lr}; expected lr * weight_decay below 1")
 
 
 @torch.no_grad()
-def catch_up(
-    state: dict[str, Any], table: Tensor, rows: Tensor | None, random_rounding: bool, seed: int
-) -> None:
+def catch_up(state: dict[str, Any], table: Tensor, rows: Tensor | None, random_rounding: bool, seed: int) -> None:
     """Applies what is pending for ascending rows, or for all."""
     if "decayed" not in state:
         return
     # The step's own rounding takes bits of the same step, so these come of another seed.
     _ops.decay_rows_(
-        table, state["decayed"], rows, float(state["decay_log"]), random_rounding, ~seed, int(state["step"]))  # fmt: skip
+        table, state["decayed"], rows, float(state["decay_log"]), random_rounding, ~seed, int(state["step"])
+    )
     torch.autograd.graph.increment_version(table)
 
 

@@ -37,16 +37,12 @@ def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
     places = {id(p) for _, p in optimizer._places()}
     for table in tables:
         if id(table) not in places:
-            raise ValueError(
-                "module: holds an embedding table that is not among this optimizer's parameters"
-            )
+            raise ValueError("module: holds an embedding table that is not among this optimizer's parameters")
         if owner_of(table) is not None:
             raise ValueError("module: one of its tables is stepped in backward already")
     for part in embeddings:
         if not part.sparse:
-            raise ValueError(
-                f"module: {part} gives dense gradients; steps in backward need sparse=True"
-            )
+            raise ValueError(f"module: {part} gives dense gradients; steps in backward need sparse=True")
     for table in tables:
         setattr(table, _OWNER, weakref.ref(optimizer))
         # Without the optimizer, which holds the table: Python frees no cycle through the hook of a tensor.
@@ -90,8 +86,7 @@ def _refuse_backward(done: bool) -> None:
         )
     if done:
         raise RuntimeError(
-            "steps in backward: a second backward of one graph would step again on stale tables; look "
-            "up anew"
+            "steps in backward: a second backward of one graph would step again on stale tables; look up anew"
         )
     _refuse_ranks()
 
@@ -103,9 +98,7 @@ def _step_summed(table: Tensor) -> None:
     _refuse_backward(done=False)
     optimizer = owner_of(table)
     if optimizer is None:
-        raise RuntimeError(
-            "steps in backward: the table's embedding and optimizer are gone; keep one of them"
-        )
+        raise RuntimeError("steps in backward: the table's embedding and optimizer are gone; keep one of them")
     if not gradient.is_sparse:
         raise RuntimeError(
             "steps in backward: the table's gradient is dense; something beside lookups used it (a "
@@ -154,34 +147,45 @@ class _Lookups:
         self.open: weakref.WeakSet[_Open] = weakref.WeakSet()
 
     def look_up(
-        self, ids: Tensor, central: Tensor, residual: Tensor, indptr: Tensor, neighbors: Tensor,
-        weights: Tensor, offsets: Tensor | None, samples: Tensor | None, *options: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
+        self,
+        ids: Tensor,
+        central: Tensor,
+        residual: Tensor,
+        indptr: Tensor,
+        neighbors: Tensor,
+        weights: Tensor,
+        offsets: Tensor | None,
+        samples: Tensor | None,
+        *options: Any,
+    ) -> tuple[Tensor, None]:
         """The lookup operator's arguments and first result."""
         if torch.compiler.is_compiling():
             raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
         if weights.requires_grad:
             raise RuntimeError("steps in backward: link weights that are learned are not supported")
         if not torch.is_grad_enabled():
-            out, _ = _ops.res_embedding(
-                ids, central, residual, indptr, neighbors, weights, offsets, samples, *options)  # fmt: skip
+            out, _ = _ops.res_embedding(ids, central, residual, indptr, neighbors, weights, offsets, samples, *options)
             return out, None
         graph = (indptr, neighbors, weights, offsets)
         return _LookUp.apply(central, residual, samples, self, ids, graph, options), None
 
     def alone(self, own: _Open) -> bool:
         """Whether no other lookup can send gradients in the pass of `own`."""
-        return not any(
-            other is not own and other.in_pass in (None, own.in_pass) for other in self.open
-        )
+        return not any(other is not own and other.in_pass in (None, own.in_pass) for other in self.open)
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, central: Tensor, residual: Tensor, samples: Tensor | None, lookups: _Lookups,
-        ids: Tensor, graph: tuple, options: tuple,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        central: Tensor,
+        residual: Tensor,
+        samples: Tensor | None,
+        lookups: _Lookups,
+        ids: Tensor,
+        graph: tuple,
+        options: tuple,
+    ) -> Tensor:
         out, plan = _ops.res_embedding(ids, central, residual, *graph, samples, *options)
         # The tables are stepped where they lie; saving them would make that an error.
         ctx.tables = (central, residual)
@@ -206,25 +210,14 @@ class _LookUp(torch.autograd.Function):
             )
             return None, None, samples_grad, *nothing
         need_samples = ctx.needs_input_grad[2]
-        rows, row_values, columns, column_values, _, _, samples_grad = (
-            _ops.res_embedding_backward_rows(
-                grad,
-                plan,
-                central,
-                residual,
-                *graph,
-                ctx.mean,
-                central.dtype,
-                True,
-                True,
-                False,
-                need_samples,
-            )
+        rows, row_values, columns, column_values, _, _, samples_grad = _ops.res_embedding_backward_rows(
+            grad, plan, central, residual, *graph, ctx.mean, central.dtype, True, True, False, need_samples
         )
 
         def sparse(numbers: Tensor, values: Tensor) -> Tensor:
             return torch.sparse_coo_tensor(
-                numbers.unsqueeze(0), values, central.shape, is_coalesced=True, check_invariants=False)  # fmt: skip
+                numbers.unsqueeze(0), values, central.shape, is_coalesced=True, check_invariants=False
+            )
 
         gradients = sparse(columns, column_values), sparse(rows, row_values)
         return *gradients, samples_grad if need_samples else None, *nothing

@@ -32,8 +32,7 @@ def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str
             owner = owner_of(parameter)
             if owner is not None and owner is not optimizer:
                 raise RuntimeError(
-                    f"{kind.__name__}: holds a table that another optimizer steps in backward; leave "
-                    "it to that one"
+                    f"{kind.__name__}: holds a table that another optimizer steps in backward; leave it to that one"
                 )
             if refuses and parameter.grad is not None and parameter.grad.is_sparse:
                 raise RuntimeError(

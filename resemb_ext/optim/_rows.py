@@ -83,11 +83,15 @@ class RowStep:
 
     def arguments(self) -> tuple:
         """As the operators take them: four state tensors, reals, integers."""
-        reals = [
-            self.decay_now, self.shrink, self.weight_decay, self.lr, self.beta1, self.beta2, self.eps]  # fmt: skip
+        reals = [self.decay_now, self.shrink, self.weight_decay, self.lr, self.beta1, self.beta2, self.eps]
         integers = [
-            int(self.rule), int(self.maximize), int(self.nesterov), int(self.random_rounding),
-            self.seed, self.step]  # fmt: skip
+            int(self.rule),
+            int(self.maximize),
+            int(self.nesterov),
+            int(self.random_rounding),
+            self.seed,
+            self.step,
+        ]
         return self.first, self.second, self.row_steps, self.decayed, reals, integers
 
 

@@ -188,11 +188,7 @@ def mean_by_user(events: Sequences, values: np.ndarray) -> dict[str, float]:
     mean = float(values.mean())
     users = len(starts)
     spread = np.sqrt(((total - mean * count) ** 2).sum() * users / max(users - 1, 1)) / len(values)
-    return {
-        "mean": mean,
-        "low": mean - 1.96 * float(spread),
-        "high": mean + 1.96 * float(spread),
-    }
+    return {"mean": mean, "low": mean - 1.96 * float(spread), "high": mean + 1.96 * float(spread)}
 
 
 def same_as_last(events: Sequences) -> np.ndarray:
@@ -210,15 +206,7 @@ def _independent(events: Sequences) -> Fitted:
 
     base = float((shares**2).sum())
     loglik = float(score(events).sum())
-    return Fitted(
-        "independent",
-        events.domains - 1,
-        {},
-        loglik,
-        shares,
-        score,
-        lambda k: np.full(len(k), base),
-    )
+    return Fitted("independent", events.domains - 1, {}, loglik, shares, score, lambda k: np.full(len(k), base))
 
 
 def _delay(events: Sequences) -> Fitted:
@@ -261,9 +249,7 @@ def _delay(events: Sequences) -> Fitted:
 def _markov(events: Sequences) -> Fitted:
     size, shares = events.domains, events.shares
     after = np.flatnonzero(~events.first)
-    pairs, count = np.unique(
-        events.domain[after - 1] * np.int64(size) + events.domain[after], return_counts=True
-    )
+    pairs, count = np.unique(events.domain[after - 1] * np.int64(size) + events.domain[after], return_counts=True)
     source, target = pairs // size, pairs % size
     total = np.bincount(source, count, minlength=size)
 
@@ -295,20 +281,10 @@ def _markov(events: Sequences) -> Fitted:
             result[lag] = float(law @ np.diag(power))
         return np.array([result[int(lag)] for lag in k])
 
-    return Fitted(
-        "markov",
-        size * size - 1,
-        {"smoothing": mass},
-        loglik,
-        shares,
-        score,
-        share if size <= 500 else None,
-    )
+    return Fitted("markov", size * size - 1, {"smoothing": mass}, loglik, shares, score, share if size <= 500 else None)
 
 
-def _chances(
-    other: Sequences, shares: np.ndarray, stay: float, mass: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _chances(other: Sequences, shares: np.ndarray, stay: float, mass: float) -> tuple[np.ndarray, np.ndarray]:
     """p of each event under stays on top of fixed interests, and the part of it drawn anew from ``shares``."""
     scale = np.where(other.first, 1.0, 1 - stay) / (other.place + mass)
     fresh = scale * mass * shares[other.domain]
@@ -341,9 +317,7 @@ def _fit_interests(
 
 def _mixture(events: Sequences) -> Fitted:
     def fit_rest(lack: Callable[[float, float], float]) -> tuple[float, float]:
-        best = optimize.minimize_scalar(
-            lambda log_mass: lack(0.0, np.exp(log_mass)), bounds=(-6, 12), method="bounded"
-        )
+        best = optimize.minimize_scalar(lambda log_mass: lack(0.0, np.exp(log_mass)), bounds=(-6, 12), method="bounded")
         return 0.0, float(np.exp(best.x))
 
     _, mass, shares, loglik = _fit_interests(events, fit_rest)
@@ -371,9 +345,7 @@ def _both(events: Sequences) -> Fitted:
             return lack(*natural(x))
 
         tried = [
-            optimize.minimize(
-                of, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-9}
-            )
+            optimize.minimize(of, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-9})
             for start in starts
         ]
         best = min(tried, key=lambda found: float(found.fun))

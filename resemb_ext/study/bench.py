@@ -35,9 +35,7 @@ class Setting:
 
 
 #: Logs that are not split by leave-last-out, by name.
-SETTINGS = {
-    "ml-1m": Setting(split="time", max_history=20, eval_negatives=4, train_rows=200_000),
-}
+SETTINGS = {"ml-1m": Setting(split="time", max_history=20, eval_negatives=4, train_rows=200_000)}
 
 
 @dataclass(frozen=True, eq=False)

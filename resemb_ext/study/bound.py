@@ -37,11 +37,7 @@ def log_cells(domains: int, length: int) -> float:
 
 def log_multisets(domains: int, length: int) -> float:
     """ln C(domains + length, length)."""
-    return float(
-        special.gammaln(domains + length + 1)
-        - special.gammaln(length + 1)
-        - special.gammaln(domains + 1)
-    )
+    return float(special.gammaln(domains + length + 1) - special.gammaln(length + 1) - special.gammaln(domains + 1))
 
 
 def cells_term(domains: int, length: int, rows: int, ceiling: float, delta: float) -> float:
@@ -90,9 +86,13 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
             for length in (50, 1):
                 for arm in ("plain", "res"):
                     config = {
-                        **options, "arm": arm, "epochs": EPOCHS, "delta": DELTA, "ceiling": CEILING,
+                        **options,
+                        "arm": arm,
+                        "epochs": EPOCHS,
+                        "delta": DELTA,
+                        "ceiling": CEILING,
                         "max_history": length,
-                    }  # fmt: skip
+                    }
                     key = f"{arm}-{source.name}" + ("-newest" if length == 1 else "")
                     work = partial(_terms, source, arm, seed, length)
                     plan.append(Piece(key, work, config, [seed], source))
@@ -117,8 +117,7 @@ def _terms(source: Source, arm: str, seed: int, length: int = 50) -> dict[str, A
     users = len(np.unique(rows.user))
     domains = int(truth.domain.max()) + 1
     losses = [
-        mean_over_users(part, np.minimum(row_losses(part, predict(model, part)), CEILING))
-        for part in (rows, heldout)
+        mean_over_users(part, np.minimum(row_losses(part, predict(model, part)), CEILING)) for part in (rows, heldout)
     ]
     radius_term = constant * np.sqrt(2.0) * wide
     cells = {
@@ -197,28 +196,40 @@ def page(results: Results) -> Page:
     kept = {key: piece["result"] for key, piece in results.pieces.items()}
     terms = Table(
         f"Terms on simulated logs (M = {CEILING:g}, delta = {DELTA:g}; loss in nats)",
-        ("model, log", "n", "L", "Lambda", "2 rho", "radius term", "cells term", "vacuous",
-         "training loss", "gap"),
+        ("model, log", "n", "L", "Lambda", "2 rho", "radius term", "cells term", "vacuous", "training loss", "gap"),
         [
-            (key, str(r["independent_rows"]), str(r["longest_history"]), number(r["lipschitz"], 2),
-             number(r["diameter"], 2), number(r["radius_term"], 2), _large(r["cells_term"]),
-             "yes" if r["vacuous"] else "no", number(r["train_loss"], 4), number(r["gap"], 4))
+            (
+                key,
+                str(r["independent_rows"]),
+                str(r["longest_history"]),
+                number(r["lipschitz"], 2),
+                number(r["diameter"], 2),
+                number(r["radius_term"], 2),
+                _large(r["cells_term"]),
+                "yes" if r["vacuous"] else "no",
+                number(r["train_loss"], 4),
+                number(r["gap"], 4),
+            )
             for key, r in kept.items()
         ],
-    )  # fmt: skip
+    )
     first = next(iter(kept.values()), None)
     cells = Table(
-        "Cells by longest history" + ("" if first is None else f", {first['domains']} domains, "
-        f"n = {first['independent_rows']}"),
+        "Cells by longest history"
+        + ("" if first is None else f", {first['domains']} domains, n = {first['independent_rows']}"),
         ("L", "log10 N", "cells term", "above M"),
         []
         if first is None
         else [
-            (length, number(c["log10_cells"], 1), _large(c["term"]),
-             "no" if c["term"] is not None and c["term"] < first["ceiling"] else "yes")
+            (
+                length,
+                number(c["log10_cells"], 1),
+                _large(c["term"]),
+                "no" if c["term"] is not None and c["term"] < first["ceiling"] else "yes",
+            )
             for length, c in first["cells"].items()
         ],
-    )  # fmt: skip
+    )
     answers = []
     if kept:
         vacuous = [r for r in kept.values() if r["vacuous"]]
@@ -266,9 +277,12 @@ def _plot(kept: dict[str, dict[str, Any]], axes: Any) -> None:
         of_arm = [r for r in kept.values() if r["arm"] == arm and r["gap"] > 0]
         for name, color in (("radius_term", "C0"), ("cells_term", "C1")):
             axes.plot(
-                [r["gap"] for r in of_arm], [r[name] for r in of_arm], mark, color=color,
+                [r["gap"] for r in of_arm],
+                [r[name] for r in of_arm],
+                mark,
+                color=color,
                 label=f"{name.replace('_', ' ')}, {arm}",
-            )  # fmt: skip
+            )
     for level in (np.log(2), CEILING):
         axes.axhline(level, color="grey", linestyle="--")
     axes.set(xscale="log", yscale="log", xlabel="measured gap [nats]", ylabel="term [nats]")

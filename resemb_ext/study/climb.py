@@ -148,9 +148,7 @@ def _moved(point: Point, which: int, step: int) -> Point:
     return (*point[:which], step, *point[which + 1 :])
 
 
-def hopeless(
-    values: Sequence[float], target: float, *, cap: int, first: int = 6, span: int = 3
-) -> bool:
+def hopeless(values: Sequence[float], target: float, *, cap: int, first: int = 6, span: int = 3) -> bool:
     """Whether a training cannot reach ``target`` even if it went on gaining as fast as lately.
 
     Learning curves flatten, so the line through the last ``span`` epochs' gain is above what comes.

@@ -83,10 +83,7 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
 def bench_of(source: Source, setting: Setting) -> Bench:
     """The bench of a log."""
     config = RunConfig(
-        split=setting.split,
-        max_history=setting.max_history,
-        eval_negatives=setting.eval_negatives,
-        **OPTIONS,
+        split=setting.split, max_history=setting.max_history, eval_negatives=setting.eval_negatives, **OPTIONS
     )
     return Bench(source, config, setting.train_rows)
 
@@ -96,10 +93,7 @@ def contrasts(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     have = set(rows)
     found = [(row, row.beside("plain")) for row in rows if row.table != "plain"]
     found += [
-        (row, row.beside(control))
-        for row in rows
-        if row.table == "res"
-        for control in ("res-entries", "item2vec")
+        (row, row.beside(control)) for row in rows if row.table == "res" for control in ("res-entries", "item2vec")
     ]
     return [(one, other) for one, other in found if other in have]
 
@@ -114,12 +108,24 @@ def pieces_of_row(row: Row, bench: Bench, scale: Scale) -> list[Piece]:
     config = row_options(row, bench.config, scale)
     asked: dict[str, Any] = {
         "row": {**asdict(row.group), "table": row.table},
-        "options": {name: getattr(config, name) for name in (
-            *OPTIONS, "split", "max_history", "eval_negatives", "eval_seed", "model", "category",
-            "link", "hops", "epochs")},
+        "options": {
+            name: getattr(config, name)
+            for name in (
+                *OPTIONS,
+                "split",
+                "max_history",
+                "eval_negatives",
+                "eval_seed",
+                "model",
+                "category",
+                "link",
+                "hops",
+                "epochs",
+            )
+        },
         "train_rows": bench.train_rows,
         "residual_l2_over_l2": RESIDUAL,
-    }  # fmt: skip
+    }
     search = {
         "trials": scale.trials,
         "patience": scale.tune_patience,

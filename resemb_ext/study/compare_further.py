@@ -51,17 +51,7 @@ def tune_further(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, 
         kept = {k: v for k, v in kept.items() if k not in ("steps", "options", "seconds")}
         return kept["valid"]["gauc"] if "valid" in kept else -math.inf, kept
 
-    on = search_result(
-        climb(
-            evaluate,
-            factors_of(row.table),
-            trials=scale.further,
-            seed=ORDER_SEED,
-            least=len(left),
-        )
-    )
-    touched = search_result(
-        climb(attempt, touched_factors(on["options"]), trials=scale.touched, seed=ORDER_SEED)
-    )
+    on = search_result(climb(evaluate, factors_of(row.table), trials=scale.further, seed=ORDER_SEED, least=len(left)))
+    touched = search_result(climb(attempt, touched_factors(on["options"]), trials=scale.touched, seed=ORDER_SEED))
     best = max((on, touched), key=lambda search: search["valid_gauc"])
     return {**on, "touched": touched, "options": best["options"], "valid_gauc": best["valid_gauc"]}

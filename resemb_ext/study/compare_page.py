@@ -22,17 +22,7 @@ from .compare_said import (
     said_twice,
     verdict,
 )
-from .compare_view import (
-    Registered,
-    Seen,
-    Twice,
-    main_rows,
-    minus_plain,
-    registered,
-    seen_rows,
-    signed,
-    twice,
-)
+from .compare_view import Registered, Seen, Twice, main_rows, minus_plain, registered, seen_rows, signed, twice
 from .compare_work import BUCKETS
 from .frame import Results
 from .report import Figure, Page, Table, side
@@ -76,9 +66,15 @@ def page(results: Results) -> Page:
     tables += [_frequency_table(log, rows) for log in results.plan["data"]]
     tables.append(_tuning_table(rows))
     notes = (
-        _tested(tests), by_seeds(results, rows), best_against_res(rows), said_by_residual(rows),
-        open_searches(rows), said_further(results), at_the_cap(rows), said_twice(again),
-    )  # fmt: skip
+        _tested(tests),
+        by_seeds(results, rows),
+        best_against_res(rows),
+        said_by_residual(rows),
+        open_searches(rows),
+        said_further(results),
+        at_the_cap(rows),
+        said_twice(again),
+    )
     answers = [verdict(results, rows), *filter(None, notes)]
     return Page(
         "Res-embedding against plain tables and controls",
@@ -109,15 +105,9 @@ def _forest(results: Results, rows: Sequence[Seen], log: str) -> Figure | None:
     for seen in rows:
         found = minus_plain(results, seen.row)
         if found is not None:
-            lines.append(
-                (f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"])
-            )
+            lines.append((f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"]))
             plain = seen.row.beside("plain")
-            keys += [
-                contrast_key(seen.row, plain),
-                f"seeds-{seen.row.key}",
-                f"seeds-{plain.key}",
-            ]
+            keys += [contrast_key(seen.row, plain), f"seeds-{seen.row.key}", f"seeds-{plain.key}"]
     if not lines:
         return None
 
@@ -152,9 +142,7 @@ def _tested(tests: Sequence[Registered]) -> str | None:
     rest = len(tests) - len(done)
     return (
         "Registered comparisons, test gAUC with p by Holm over all "
-        f"{len(tests)}: "
-        + "; ".join(texts)
-        + (f" ({rest} are not run and count as p = 1)." if rest else ".")
+        f"{len(tests)}: " + "; ".join(texts) + (f" ({rest} are not run and count as p = 1)." if rest else ".")
     )
 
 
@@ -207,10 +195,20 @@ def _metrics_table(results: Results, rows: Sequence[Seen]) -> Table:
         )
     return Table(
         f"{rows[0].row.group.title}: test, mean ± standard deviation over seeds",
-        ("table", "gAUC", "minus plain", "over seeds", "AUC", "logloss", "valid gAUC", "parameters",
-         "training, s", "epochs (kept)"),
+        (
+            "table",
+            "gAUC",
+            "minus plain",
+            "over seeds",
+            "AUC",
+            "logloss",
+            "valid gAUC",
+            "parameters",
+            "training, s",
+            "epochs (kept)",
+        ),
         lines,
-    )  # fmt: skip
+    )
 
 
 def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
@@ -226,10 +224,7 @@ def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
         ]
         lines.append((seen.row.group.setting, TABLES[seen.row.table].title, *means))
     ends = [f" to {high - 1}" if high > low + 1 else "" for low, high in pairwise(BUCKETS)]
-    names = [
-        f"{low}{end} ({count:,})"
-        for low, end, count in zip(BUCKETS, [*ends, " or more"], events, strict=True)
-    ]
+    names = [f"{low}{end} ({count:,})" for low, end, count in zip(BUCKETS, [*ends, " or more"], events, strict=True)]
     return Table(
         f"{log}: test AUC by training events of the item (test events in brackets), mean over seeds",
         ("model", "table", *names),
@@ -253,24 +248,13 @@ def _tuning_table(rows: Sequence[Seen]) -> Table:
                 "yes" if seen.tune["closed"] else "no",
                 f"{found['embedding_lr']:.3g}",
                 f"{found['embedding_l2']:.3g} of {found['l2_of']}",
-                f"{found['init_std']:.3g}"
-                + (f", penalty {found[PENALTY]:.3g}" if PENALTY in found else ""),
+                f"{found['init_std']:.3g}" + (f", penalty {found[PENALTY]:.3g}" if PENALTY in found else ""),
                 f"{sum(trial['seconds'] for trial in trials) / 60:.1f}",
             )
         )
     return Table(
         "Tuning: validation gAUC of seed 0 at the common start and at the best trial, and its options",
-        (
-            "row",
-            "trials",
-            "start",
-            "best",
-            "closed",
-            "learning rate",
-            "L2",
-            "start's scale",
-            "minutes",
-        ),
+        ("row", "trials", "start", "best", "closed", "learning rate", "L2", "start's scale", "minutes"),
         lines,
     )
 
@@ -294,15 +278,23 @@ def tuned_section(results: Results) -> list[str]:
                 "yes" if group.category else "no",
                 TABLES[seen.row.table].title,
                 *(seen.spread(metric) for metric in ("auc", "gauc", "logloss")),
-                ""
-                if seen.row.table == "plain"
-                else signed(None if found is None else found["gauc"]),
+                "" if seen.row.table == "plain" else signed(None if found is None else found["gauc"]),
                 seen.mean("parameters", ",.0f"),
                 "" if seen.tune is None else ("yes" if seen.tune["closed"] else "no"),
             )
         )
-    head = ("log", "model", "category", "embedding", "AUC", "gAUC", "logloss", "minus plain, gAUC",
-            "parameters", "search closed")  # fmt: skip
+    head = (
+        "log",
+        "model",
+        "category",
+        "embedding",
+        "AUC",
+        "gAUC",
+        "logloss",
+        "minus plain, gAUC",
+        "parameters",
+        "search closed",
+    )
     parts = [Table("", head, lines).markdown(), verdict(results, rows)]
     notes = (
         best_against_res(rows),

@@ -62,8 +62,9 @@ def not_run(rows: Sequence[Seen]) -> str | None:
 
 def verdict(results: Results, rows: Sequence[Seen]) -> str:
     """One sentence: where res lies against plain in test gAUC, both tuned, with category first."""
-    groups = sorted({seen.row.group for seen in rows if seen.row.table == "res"},
-                    key=lambda g: (not g.category, g.log, g.model))  # fmt: skip
+    groups = sorted(
+        {seen.row.group for seen in rows if seen.row.table == "res"}, key=lambda g: (not g.category, g.log, g.model)
+    )
     sides: dict[str, list[str]] = {}
     for group in groups:
         found = minus_plain(results, Row(group, "res"))
@@ -74,11 +75,7 @@ def verdict(results: Results, rows: Sequence[Seen]) -> str:
             sides.setdefault(side(found["gauc"]), []).append(where)
     if not sides:
         return "No pair of a Res-embedding and a plain embedding is done yet."
-    names = (
-        ("above", "better than"),
-        ("below", "worse than"),
-        ("undecided", "not told apart from"),
-    )
+    names = (("above", "better than"), ("below", "worse than"), ("undecided", "not told apart from"))
     texts = [f"{text} plain on {listed(sides[name])}" for name, text in names if name in sides]
     return (
         "In test gAUC, both tuned alike, Res-embedding (average) is "
@@ -97,14 +94,11 @@ def best_against_res(rows: Sequence[Seen]) -> str | None:
     texts = []
     for group, values in by_group.items():
         if "res" in values:
-            higher = [f"{TABLES[t].title} ({v:.4f})" for t, v in values.items()
-                      if t != "res" and v >= values["res"]]  # fmt: skip
+            higher = [f"{TABLES[t].title} ({v:.4f})" for t, v in values.items() if t != "res" and v >= values["res"]]
             if higher:
                 texts.append(f"{group.title}: {listed(higher)} against {values['res']:.4f}")
     return _sentence(
-        "Where it does not favour res (average): tables with at least its mean test gAUC are, on ",
-        texts,
-        "; on ",
+        "Where it does not favour res (average): tables with at least its mean test gAUC are, on ", texts, "; on "
     )
 
 
@@ -136,8 +130,11 @@ def not_above_plain(results: Results, rows: Sequence[Seen]) -> str | None:
         if found is not None and seen.row.table in MAIN:
             name = f"{seen.row.group.title}: {TABLES[seen.row.table].title}"
             sides.setdefault(side(found["gauc"]), []).append(f"{name} ({signed(found['gauc'])})")
-    texts = [f"{text} plain: {'; '.join(sides[name])}" for name, text in
-             (("below", "worse than"), ("undecided", "not told apart from")) if name in sides]  # fmt: skip
+    texts = [
+        f"{text} plain: {'; '.join(sides[name])}"
+        for name, text in (("below", "worse than"), ("undecided", "not told apart from"))
+        if name in sides
+    ]
     return _sentence("Tables over the graph ", texts, ". And ")
 
 
@@ -157,8 +154,9 @@ def open_searches(rows: Sequence[Seen]) -> str | None:
     if left:
         among = f", among them {'. And '.join(texts)}" if texts else ""
         said += f" More trials might improve the rest{among}."
-    gains = {t: [g for r, tune in tuned.items() if r.table == t and (g := _gain(tune)) is not None]
-             for t in ("plain", "res")}  # fmt: skip
+    gains = {
+        t: [g for r, tune in tuned.items() if r.table == t and (g := _gain(tune)) is not None] for t in ("plain", "res")
+    }
     if all(gains.values()):
         spans = {table: _span(values, ".4f") for table, values in gains.items()}
         said += (
@@ -166,13 +164,8 @@ def open_searches(rows: Sequence[Seen]) -> str | None:
             f"{spans['res']} for res"
         )
         nearer = np.median(gains["plain"]) > np.median(gains["res"])
-        said += (
-            ": the start lies nearer to what suits res, and so few trials may favour it by that."
-            if nearer
-            else "."
-        )
-    touched = [sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in tune["trials"])
-               for tune in tuned.values()]  # fmt: skip
+        said += ": the start lies nearer to what suits res, and so few trials may favour it by that." if nearer else "."
+    touched = [sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in tune["trials"]) for tune in tuned.values()]
     won = sum(tune["options"]["l2_of"] == L2_MODES[1] for tune in tuned.values())
     return said + (
         f" Trials of L2 of touched rows, at strengths found for whole tables: {_span(touched, 'd')} a search; the best "
@@ -252,8 +245,7 @@ def at_the_cap(rows: Sequence[Seen]) -> str | None:
             title = TABLES[seen.row.table].title
             texts.append(f"{seen.row.group.title}, {title} ({cut} of {len(runs)} seeds)")
     return _sentence(
-        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: ",
-        texts,
+        "Ended by the limit of epochs before patience ran out, so that more epochs might improve them: ", texts
     )
 
 

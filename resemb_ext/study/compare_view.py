@@ -74,12 +74,7 @@ def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
     def place(seen: Seen) -> tuple[Any, ...]:
         group = seen.row.group
         models = ("dnn", "din")
-        return (
-            logs.index(group.log),
-            models.index(group.model),
-            not group.category,
-            order.index(seen.row.table),
-        )
+        return (logs.index(group.log), models.index(group.model), not group.category, order.index(seen.row.table))
 
     return sorted(found, key=place)
 
@@ -87,9 +82,7 @@ def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
 def _row_of(key: str, results: Results) -> Row:
     """The row of a key; names of logs may hold dashes."""
     logs = results.plan["data"]
-    for log, model, category, table, further in product(
-        logs, ("dnn", "din"), (True, False), TABLES, (False, True)
-    ):
+    for log, model, category, table, further in product(logs, ("dnn", "din"), (True, False), TABLES, (False, True)):
         row = Row(Group(log, model, category), table, further)
         if row.key == key:
             return row
@@ -147,9 +140,7 @@ def registered(results: Results) -> list[Registered]:
     values = [1.0 if entry is None else float(entry["gauc"]["p"]) for entry in found]
     return [
         Registered(one, other, entry, p, adjusted)
-        for (one, other), entry, p, adjusted in zip(
-            REGISTERED, found, values, holm(values), strict=True
-        )
+        for (one, other), entry, p, adjusted in zip(REGISTERED, found, values, holm(values), strict=True)
     ]
 
 

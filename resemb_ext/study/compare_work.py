@@ -109,9 +109,7 @@ Evaluate = Callable[[dict[str, Any], float], tuple[float, dict[str, Any]]]
 def tune(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, Any]:
     """The search; test is not there. Trials that an interrupted search left are not made again."""
     evaluate = trial_of(row, bench, scale, desk)
-    return search_result(
-        climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED)
-    )
+    return search_result(climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED))
 
 
 def trial_of(row: Row, bench: Bench, scale: Scale, desk: Desk) -> Evaluate:
@@ -168,10 +166,7 @@ def search_result(search: Climb) -> dict[str, Any]:
     if not math.isfinite(best.value):
         raise RuntimeError("every trial diverged")
     return {
-        "trials": [
-            {"steps": trial.point, "options": trial.options, **trial.details}
-            for trial in search.trials
-        ],
+        "trials": [{"steps": trial.point, "options": trial.options, **trial.details} for trial in search.trials],
         "best": search.best,
         "options": best.options,
         "valid_gauc": best.value,
@@ -187,13 +182,7 @@ def train_seeds(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, A
     for seed in scale.seeds:
         model = row.build(bench, config, seed, found.get(PENALTY))
         done = fit(
-            model,
-            bench.train(seed),
-            bench.valid,
-            bench.test,
-            config=config.fit_config(),
-            seed=seed,
-            progress=False,
+            model, bench.train(seed), bench.valid, bench.test, config=config.fit_config(), seed=seed, progress=False
         )
         assert done.test_scores is not None
         runs.append(_run(model, done, seed, bench))
@@ -226,9 +215,7 @@ def _run(model: nn.Module, done: FitResult, seed: int, bench: Bench) -> dict[str
     }
 
 
-def by_frequency(
-    samples: data.Samples, scores: np.ndarray, counts: np.ndarray
-) -> list[dict[str, Any]]:
+def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) -> list[dict[str, Any]]:
     """AUC of test events by how often their item was met in training.
 
     An event's negatives are counted with it, whatever their own frequency.
@@ -268,10 +255,9 @@ def take_contrast(one: Row, other: Row, scale: Scale, desk: Desk) -> dict[str, A
     both = ~np.isnan(gain).any(axis=0)
     found = bootstrap_difference(gain[:, both], rows[both], draws=scale.draws)
     values = {
-        name: [[run["test"][metric] for run in desk.results[f"seeds-{row.key}"]["runs"]]
-               for row in (other, one)]
+        name: [[run["test"][metric] for run in desk.results[f"seeds-{row.key}"]["runs"]] for row in (other, one)]
         for name, metric in (("gauc", "gauc"), ("auc", "auc"), ("logloss", "logloss"))
-    }  # fmt: skip
+    }
     return {
         "one": one.key,
         "other": other.key,

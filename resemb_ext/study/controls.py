@@ -59,9 +59,7 @@ def _clashes(row: np.ndarray, neighbor: np.ndarray, free: np.ndarray) -> np.ndar
     return free[bad[free]]
 
 
-def _graph(
-    row: np.ndarray, neighbor: np.ndarray, weight: np.ndarray, num_items: int
-) -> InterestGraph:
+def _graph(row: np.ndarray, neighbor: np.ndarray, weight: np.ndarray, num_items: int) -> InterestGraph:
     order = np.lexsort((neighbor, row))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_items))])
     return InterestGraph.from_csr(indptr, neighbor[order], weight[order])

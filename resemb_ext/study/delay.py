@@ -43,25 +43,14 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
         plan.append(Piece(f"recover-{source.name}", work, config, [seed], source))
     count = 20 if quick else 100
     for law in MODELS[:4]:
-        config = {
-            "law": law,
-            "interests": INTERESTS,
-            "logs": count,
-            "users": 300,
-            "events": 12,
-            "domains": 8,
-        }
+        config = {"law": law, "interests": INTERESTS, "logs": count, "users": 300, "events": 12, "domains": 8}
         seed_list = list(range(count))
         plan.append(Piece(f"choose-{law}", partial(choices, law, seed_list), config, seed_list))
     for source in sources:
         for kind in _kinds(source):
             shared = {"log": source.name, "domains": kind, "interests": INTERESTS}
             config = {**shared, "max_lag": MAX_LAG}
-            plan.append(
-                Piece(
-                    f"log-{source.name}-{kind}", partial(_of_log, source, kind), config, [0], source
-                )
-            )
+            plan.append(Piece(f"log-{source.name}-{kind}", partial(_of_log, source, kind), config, [0], source))
             config = {**shared, "draws": DRAWS}
             work = partial(_tail, source, kind)
             key = f"tail-{source.name}-{kind}"
@@ -83,10 +72,7 @@ def _recover(source: Source, stay: float | None) -> dict[str, Any]:
     log, truth = source.log, source.truth
     assert truth is not None
     first, second = halves(log)
-    crossed = [
-        sequences(second, communities_of(first)),
-        sequences(first, communities_of(second)),
-    ]
+    crossed = [sequences(second, communities_of(first)), sequences(first, communities_of(second))]
     kinds = {
         "known": [sequences(log, truth.domain)],
         "communities": crossed,
@@ -158,10 +144,7 @@ def _tail(source: Source, kind: str) -> dict[str, Any]:
     parts, train, _ = _split(source, kind)
     model = fit("delay+mixture", train)
     values = model.values
-    drawn = [
-        dwell_tail(draw_like(parts[0], **values, shares=model.shares, seed=seed))
-        for seed in range(DRAWS)
-    ]
+    drawn = [dwell_tail(draw_like(parts[0], **values, shares=model.shares, seed=seed)) for seed in range(DRAWS)]
     return {**values, "shapes": [found.get("shape") for found in drawn]}
 
 
@@ -172,9 +155,7 @@ def _of_log(source: Source, kind: str) -> dict[str, Any]:
     lengths = np.bincount(np.cumsum(parts[0].first) - 1)
     lags = np.arange(1, MAX_LAG + 1)
     models = {name: fit(name, train) for name in MODELS}
-    curves = {
-        name: None if model.share is None else model.share(lags) for name, model in models.items()
-    }
+    curves = {name: None if model.share is None else model.share(lags) for name, model in models.items()}
     return {
         "domains": kind,
         "median_history": float(np.median(lengths)),

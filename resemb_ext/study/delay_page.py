@@ -35,15 +35,11 @@ def page(results: Results) -> Page:
         prefix: {k: p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
         for prefix in ("recover-", "choose-", "log-", "tail-")
     }
-    graphs, moved = sensitivity.table(
-        {k: p for k, p in results.pieces.items() if k.startswith("graph-")}
-    )
+    graphs, moved = sensitivity.table({k: p for k, p in results.pieces.items() if k.startswith("graph-")})
     answers, figures, verdicts = [], [], []
     logs_used = {p["config"].get("log") for p in results.pieces.values()}
     recovered = [
-        (r["users"], kind, r["dwell"], entry)
-        for r in of["recover-"].values()
-        for kind, entry in r["estimates"].items()
+        (r["users"], kind, r["dwell"], entry) for r in of["recover-"].values() for kind, entry in r["estimates"].items()
     ]
     recovery, sizes = _recovery(recovered)
     answers += sizes
@@ -51,19 +47,24 @@ def page(results: Results) -> Page:
         "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
         ("law", "logs", "right", "chosen", "best held out"),
         [
-            (r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]),
-             _counts(r["best_heldout"]))
+            (r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]), _counts(r["best_heldout"]))
             for r in of["choose-"].values()
         ],
-    )  # fmt: skip
+    )
     rows = []
     for key, r in of["log-"].items():
         name = key.removeprefix("log-")
         for model, entry in r["models"]["models"].items():
             rows.append(
-                (name, model, str(entry["parameters"]), f"{entry['bic']:.0f}",
-                 number(entry["heldout"], 4), interval(entry["against_delay"], 4))
-            )  # fmt: skip
+                (
+                    name,
+                    model,
+                    str(entry["parameters"]),
+                    f"{entry['bic']:.0f}",
+                    number(entry["heldout"], 4),
+                    interval(entry["against_delay"], 4),
+                )
+            )
         models = r["models"]
         verdicts.append(models)
         tied = r["tied"] is not None and r["tied"] > TIED
@@ -74,11 +75,15 @@ def page(results: Results) -> Page:
             f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
             f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
             f"{_tail_said(r)} (median history {r['median_history']:.0f} events)"
-            + (f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
-               "source's rather than the user's" if tied else "")
+            + (
+                f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
+                "source's rather than the user's"
+                if tied
+                else ""
+            )
             + (f"; only {100 * covered:.0f} % of its events have a domain" if covered < COVERED else "")
             + "."
-        )  # fmt: skip
+        )
         figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r), [key]))
     fits = Table(
         "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
@@ -89,16 +94,28 @@ def page(results: Results) -> Page:
         "Chance that two events share a domain, by seconds between them",
         ("log", "gap [s]", "pairs", "mean lag", "share", *(f"{name}, by lag" for name in BY_LAG)),
         [
-            (key.removeprefix("log-"), f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
-             str(pairs), number(lag, 1), number(share),
-             *(number(found[i]) if (found := r["gaps"]["expected"].get(name)) else "-" for name in BY_LAG))
+            (
+                key.removeprefix("log-"),
+                f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
+                str(pairs),
+                number(lag, 1),
+                number(share),
+                *(number(found[i]) if (found := r["gaps"]["expected"].get(name)) else "-" for name in BY_LAG),
+            )
             for key, r in of["log-"].items()
             if r["gaps"] is not None
-            for i, (low, high, pairs, share, lag) in enumerate(zip(
-                r["gaps"]["low"], r["gaps"]["high"], r["gaps"]["pairs"], r["gaps"]["share"],
-                r["gaps"]["mean_lag"], strict=True))
+            for i, (low, high, pairs, share, lag) in enumerate(
+                zip(
+                    r["gaps"]["low"],
+                    r["gaps"]["high"],
+                    r["gaps"]["pairs"],
+                    r["gaps"]["share"],
+                    r["gaps"]["mean_lag"],
+                    strict=True,
+                )
+            )
         ],
-    )  # fmt: skip
+    )
     references = {key.removeprefix("tail-"): r for key, r in of["tail-"].items()}
     tails = _tails(of["log-"], references)
     return Page(
@@ -118,8 +135,7 @@ def page(results: Results) -> Page:
             "with the log; communities come from behaviour itself, though that of other users.",
             "By seconds, pairs of events at most 20 apart count; what a model says of a gap is its chance by lag, "
             "averaged over the pairs in that gap: none of them knows the time. A Markov chain over more than 500 domains "
-            "is left out there. "
-            + " ".join(f"{name}: {text}" for name, text in CAVEATS.items() if name in logs_used),
+            "is left out there. " + " ".join(f"{name}: {text}" for name, text in CAVEATS.items() if name in logs_used),
             "The simulated null log draws items without replacement, which puts its excess just below 0.",
         ),
         [
@@ -128,9 +144,7 @@ def page(results: Results) -> Page:
                 [_tail_verdict(r) for r in of["log-"].values()],
                 [key.removeprefix("log-") for key in of["log-"]],
                 [
-                    _beyond(r["tail"], references.get(key.removeprefix("log-")))
-                    if _long(r)
-                    else None
+                    _beyond(r["tail"], references.get(key.removeprefix("log-"))) if _long(r) else None
                     for key, r in of["log-"].items()
                 ],
             ),
@@ -155,17 +169,21 @@ def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
         estimate = r["estimate"]
         at = [estimate["lags"].index(lag) for lag in LAGS]
         rows.append(
-            (key.removeprefix("log-"), f"{100 * _covered(estimate):.0f} %",
-             *(" ".join(number(curve[i]) for i in at)
-               for curve in (estimate["share"], r["curves"]["delay"])),
-             number(estimate["chance"]), interval(estimate["by_stays"], 2), interval(estimate["by_decay"], 1))
-        )  # fmt: skip
+            (
+                key.removeprefix("log-"),
+                f"{100 * _covered(estimate):.0f} %",
+                *(" ".join(number(curve[i]) for i in at) for curve in (estimate["share"], r["curves"]["delay"])),
+                number(estimate["chance"]),
+                interval(estimate["by_stays"], 2),
+                interval(estimate["by_decay"], 1),
+            )
+        )
     lags = f"{', '.join(map(str, LAGS[:-1]))} and {LAGS[-1]}"
     return Table(
         f"Chance that two events {lags} apart share a domain, and dwell in events [95 % over users]",
         ("log", "events with a domain", "share", "delay model", "at large", "dwell by stays", "by decay"),
         rows,
-    )  # fmt: skip
+    )
 
 
 def _covered(estimate: dict[str, Any]) -> float:
@@ -173,9 +191,7 @@ def _covered(estimate: dict[str, Any]) -> float:
     return float(estimate["with_domain"] / estimate["events"])
 
 
-def _recovery(
-    estimates: Sequence[tuple[int, str, float | None, dict[str, Any]]],
-) -> tuple[Table, list[str]]:
+def _recovery(estimates: Sequence[tuple[int, str, float | None, dict[str, Any]]]) -> tuple[Table, list[str]]:
     """Estimates (users, domains, true dwell, estimate) by size of log, and a sentence on known domains
     and one on estimated ones."""
     cells: dict[tuple[int, float | None, str], list[dict[str, Any]]] = {}
@@ -183,23 +199,29 @@ def _recovery(
         cells.setdefault((users, true, kind), []).append(entry)
     rows: list[tuple[str, ...]] = []
     worst: dict[str, dict[int, float]] = {}
-    for (users, true, kind), group in sorted(
-        cells.items(), key=lambda cell: (cell[0][0], cell[0][1] or 0.0)
-    ):
+    for (users, true, kind), group in sorted(cells.items(), key=lambda cell: (cell[0][0], cell[0][1] or 0.0)):
         shown = []
         for way in ("by_stays", "by_decay"):
             values = [e[way]["value"] for e in group if e[way]["value"] is not None]
             off = max(abs(v / true - 1) for v in values) if values and true else None
-            shown += [number(float(np.mean(values)) if values else None, 2),
-                      "-" if off is None else f"{100 * off:.1f} %"]  # fmt: skip
+            shown += [
+                number(float(np.mean(values)) if values else None, 2),
+                "-" if off is None else f"{100 * off:.1f} %",
+            ]
             if off is not None and way == "by_stays" and kind in ("known", "communities"):
                 sizes = worst.setdefault(kind, {})
                 sizes[users] = max(off, sizes.get(users, 0.0))
         excess = [e["excess"]["value"] for e in group]
         rows.append(
-            (str(users), "none (null log)" if true is None else number(true, 0), kind, str(len(group)),
-             *shown, f"{min(excess):.4f} to {max(excess):.4f}")
-        )  # fmt: skip
+            (
+                str(users),
+                "none (null log)" if true is None else number(true, 0),
+                kind,
+                str(len(group)),
+                *shown,
+                f"{min(excess):.4f} to {max(excess):.4f}",
+            )
+        )
     said = [
         f"With {'known domains' if kind == 'known' else 'domains estimated from other users (communities)'}, the "
         "dwell of simulated logs was recovered within, at worst, "
@@ -208,8 +230,7 @@ def _recovery(
         for kind, sizes in worst.items()
     ]
     title = "Dwell on simulated logs in events, means over logs and the worst error (domains of items: known; communities of the other half's users; of the same users, circular; shuffled)"
-    header = ("users", "true dwell", "domains", "logs", "by stays", "worst", "by decay", "worst",
-              "excess over chance")  # fmt: skip
+    header = ("users", "true dwell", "domains", "logs", "by stays", "worst", "by decay", "worst", "excess over chance")
     return Table(title, header, rows), said
 
 
@@ -248,19 +269,23 @@ def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]
         shapes = _shapes(reference)
         beyond = _beyond(tail, reference)
         rows.append(
-            (key.removeprefix("log-"), str(tail["stays"]), str(tail["longest"]),
-             interval({**tail, "value": tail["shape"]}) if "shape" in tail else "-",
-             _tail_said(r) + (f": {tail['why']}" if "why" in tail else ""),
-             f"{min(shapes):.3f} to {max(shapes):.3f}" if shapes else "-",
-             "-" if beyond is None else "yes" if beyond else "no")
-        )  # fmt: skip
+            (
+                key.removeprefix("log-"),
+                str(tail["stays"]),
+                str(tail["longest"]),
+                interval({**tail, "value": tail["shape"]}) if "shape" in tail else "-",
+                _tail_said(r) + (f": {tail['why']}" if "why" in tail else ""),
+                f"{min(shapes):.3f} to {max(shapes):.3f}" if shapes else "-",
+                "-" if beyond is None else "yes" if beyond else "no",
+            )
+        )
     return Table(
         "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
         f"1 is geometric, below 1 heavier; told where the median history has at least {LONG} events. Users who differ in their interests give b below 1 too: beside it b of "
         "drawn logs of the same users and lengths, with geometric stays on top of the fitted interests (delay+mixture)",
         ("log", "stays", "longest", "b [95 %]", "verdict", "b, geometric stays", "heavier than all of them"),
         rows,
-    )  # fmt: skip
+    )
 
 
 def _in_one_sentence(
@@ -284,15 +309,15 @@ def _in_one_sentence(
         return sum(v["models"][name]["against_delay"]["high"] < 0 for v in verdicts)
 
     def named(rival: str) -> str:
-        where = [name for name, v in zip(names, verdicts, strict=False)
-                 if v["models"][rival]["against_delay"]["low"] > 0]  # fmt: skip
+        where = [
+            name for name, v in zip(names, verdicts, strict=False) if v["models"][rival]["against_delay"]["low"] > 0
+        ]
         return f", namely {', '.join(where)}" if where else ""
 
-    sizes = sorted({v["models"]["markov"]["parameters"] for v in verdicts
-                    if v["models"]["markov"]["against_delay"]["low"] > 0})  # fmt: skip
-    ends = (
-        " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
+    sizes = sorted(
+        {v["models"]["markov"]["parameters"] for v in verdicts if v["models"]["markov"]["against_delay"]["low"] > 0}
     )
+    ends = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
     pays = f", where it has {ends} parameters" if sizes else ""
     heavy = list(tails).count("heavier")
     told = len(tails) - list(tails).count("cannot tell")
@@ -333,13 +358,7 @@ def _lag_plot(result: dict[str, Any]) -> Any:
         share = np.array([estimate["share"][i] for i in keep])
         low = np.array([estimate["share_low"][i] for i in keep])
         high = np.array([estimate["share_high"][i] for i in keep])
-        axes.errorbar(
-            at,
-            share,
-            yerr=np.maximum([share - low, high - share], 0),
-            fmt="ko",
-            label="log",
-        )
+        axes.errorbar(at, share, yerr=np.maximum([share - low, high - share], 0), fmt="ko", label="log")
         for name, curve in result["curves"].items():
             if curve is not None:
                 axes.plot(lags, curve, label=name)

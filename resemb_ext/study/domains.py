@@ -84,15 +84,11 @@ def clusters(vectors: np.ndarray, number: int, *, seed: int = 0) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1)
     rows = np.flatnonzero(length > 0)
     if not 1 <= number <= len(rows):
-        raise ValueError(
-            f"number must lie in 1 to {len(rows)} (items with a vector), found {number}"
-        )
+        raise ValueError(f"number must lie in 1 to {len(rows)} (items with a vector), found {number}")
     points = vectors[rows].astype(np.float64) / length[rows, None]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        _, code = kmeans2(
-            points, number, iter=25, minit="++", seed=np.random.default_rng([27, seed])
-        )
+        _, code = kmeans2(points, number, iter=25, minit="++", seed=np.random.default_rng([27, seed]))
     domain = np.full(len(vectors), -1, dtype=np.int64)
     domain[rows] = np.unique(code, return_inverse=True)[1]
     return domain

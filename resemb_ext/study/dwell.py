@@ -12,9 +12,7 @@ from .behaviour import Sequences, same_as_last
 
 #: Limits of time gaps, in seconds: a minute, ten, an hour, six, a day, a week, a month.
 GAPS = (0.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0)
-MARGIN = (
-    0.1  # a shape this near 1 counts as geometric; one known less well tells nothing of the tail
-)
+MARGIN = 0.1  # a shape this near 1 counts as geometric; one known less well tells nothing of the tail
 
 
 def pairs_by_lag(parts: Sequence[Sequences], max_lag: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,9 +87,7 @@ def estimate_dwell(
     rng = np.random.default_rng([22, seed])
     users = len(pairs)
     draws = [np.bincount(rng.integers(0, users, users), minlength=users) for _ in range(resamples)]
-    figures = [
-        _figures(w @ pairs, w @ same, chance) for w in (np.ones(users, dtype=np.int64), *draws)
-    ]
+    figures = [_figures(w @ pairs, w @ same, chance) for w in (np.ones(users, dtype=np.int64), *draws)]
     curves = np.array([figure[0] for figure in figures])
     result: dict[str, Any] = {
         "lags": list(range(1, max_lag + 1)),
@@ -114,16 +110,11 @@ def estimate_dwell(
 def _quantile(values: np.ndarray, q: float) -> np.ndarray:
     """Quantile of each column over the rows that are finite; NaN where none is."""
     return np.array(
-        [
-            np.quantile(column[np.isfinite(column)], q) if np.isfinite(column).any() else np.nan
-            for column in values.T
-        ]
+        [np.quantile(column[np.isfinite(column)], q) if np.isfinite(column).any() else np.nan for column in values.T]
     )
 
 
-def _figures(
-    pairs: np.ndarray, same: np.ndarray, chance: float
-) -> tuple[np.ndarray, float, float, float]:
+def _figures(pairs: np.ndarray, same: np.ndarray, chance: float) -> tuple[np.ndarray, float, float, float]:
     """The curve S(k), its excess over chance at k = 1, and both dwells."""
     share = np.divide(same, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
     stay = share[0]
@@ -172,11 +163,7 @@ def dwell_tail(events: Sequences) -> dict[str, Any]:
         "longest": int(whole.max()) if len(whole) else 0,
     }
     if len(whole) < 3:
-        return {
-            **result,
-            "verdict": "cannot tell",
-            "why": "fewer than three lengths of whole stays",
-        }
+        return {**result, "verdict": "cannot tell", "why": "fewer than three lengths of whole stays"}
 
     def lack(log_rate: float, shape: float) -> float:
         rate = np.exp(log_rate)
@@ -186,9 +173,7 @@ def dwell_tail(events: Sequences) -> dict[str, Any]:
         return float((short_count * lasted).sum() - (whole_count * logs).sum())
 
     def profile(shape: float) -> float:
-        return float(
-            optimize.minimize_scalar(lack, args=(shape,), bounds=(-12, 4), method="bounded").fun
-        )
+        return float(optimize.minimize_scalar(lack, args=(shape,), bounds=(-12, 4), method="bounded").fun)
 
     best = optimize.minimize_scalar(profile, bounds=(0.05, 4), method="bounded")
     shape, step = float(best.x), 0.01

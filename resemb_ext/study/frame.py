@@ -207,9 +207,8 @@ def run_pieces(
                 return _do(study, todo[number], protocol, folder, paths)
 
             bar = tqdm(
-                total=len(asked), initial=done, desc=study, unit="piece", file=show.stream,
-                disable=not show.terminal,
-            )  # fmt: skip
+                total=len(asked), initial=done, desc=study, unit="piece", file=show.stream, disable=not show.terminal
+            )
             with bar:
                 for number, seconds in in_turn(needs, work, jobs):
                     show.say(f"{study}  {todo[number].key}  {seconds:.1f} s")
@@ -222,9 +221,7 @@ def _wanted(study: str, pieces: Sequence[Piece], only: str | None) -> set[str]:
     needs = {piece.key: piece.needs for piece in pieces}
     left = [key for key in needs if only is None or fnmatchcase(key, only)]
     if only is not None and not left:
-        raise ValueError(
-            f"only: no piece of {study} is named like {only!r}, say {next(iter(needs))}"
-        )
+        raise ValueError(f"only: no piece of {study} is named like {only!r}, say {next(iter(needs))}")
     wanted: set[str] = set()
     while left:
         key = left.pop()
@@ -239,9 +236,7 @@ def _stale(pieces: Sequence[Piece], paths: Mapping[str, Path]) -> list[str]:
     found = []
     digests: dict[str, str] = {}
     for piece in pieces:
-        made_from = (
-            read_json(paths[piece.key]).get("made_from", {}) if paths[piece.key].exists() else {}
-        )
+        made_from = read_json(paths[piece.key]).get("made_from", {}) if paths[piece.key].exists() else {}
         for key, digest in made_from.items():
             if key not in digests and paths[key].exists():
                 digests[key] = _digest(read_json(paths[key])["result"])
@@ -251,27 +246,18 @@ def _stale(pieces: Sequence[Piece], paths: Mapping[str, Path]) -> list[str]:
     return found
 
 
-def _todo(
-    pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path], stale: Sequence[str]
-) -> list[Piece]:
+def _todo(pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path], stale: Sequence[str]) -> list[Piece]:
     """Those without a valid result, and those whose files aside are gone though one of these needs them."""
     missing = {piece.key for piece in pieces if not paths[piece.key].exists()}.union(stale)
     needed = {key for piece in pieces if piece.key in missing for key in piece.needs}
     return [
         piece
         for piece in pieces
-        if piece.key in missing
-        or (piece.key in needed and not all((folder / name).exists() for name in piece.aside))
+        if piece.key in missing or (piece.key in needed and not all((folder / name).exists() for name in piece.aside))
     ]
 
 
-def _do(
-    study: str,
-    piece: Piece,
-    protocol: Mapping[str, Any],
-    folder: Path,
-    paths: Mapping[str, Path],
-) -> float:
+def _do(study: str, piece: Piece, protocol: Mapping[str, Any], folder: Path, paths: Mapping[str, Path]) -> float:
     """Does a piece and keeps its result; the seconds it took."""
     began = time.perf_counter()
     needed = {key: read_json(paths[key])["result"] for key in piece.needs}
@@ -333,8 +319,7 @@ def _check(path: Path, identity: Mapping[str, Any]) -> None:
     wrong = [name for name, value in identity.items() if kept.get(name) != value]
     if wrong:
         raise ValueError(
-            f"out: {path} was made with another {' and '.join(wrong)}; choose another folder or "
-            "remove that file"
+            f"out: {path} was made with another {' and '.join(wrong)}; choose another folder or remove that file"
         )
 
 

@@ -9,12 +9,7 @@ import numpy as np
 
 
 def bootstrap_difference(
-    gain: np.ndarray,
-    rows: np.ndarray,
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
+    gain: np.ndarray, rows: np.ndarray, *, draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Any]:
     """A difference of gAUC with an interval over users and seeds, and a two-sided p value.
 
@@ -39,9 +34,7 @@ def bootstrap_difference(
     """
     seeds, users = gain.shape
     if rows.shape != (users,) or not users or not seeds:
-        raise ValueError(
-            f"gain must be [seeds, users] and rows [users], found {gain.shape} and {rows.shape}"
-        )
+        raise ValueError(f"gain must be [seeds, users] and rows [users], found {gain.shape} and {rows.shape}")
     weight = rows.astype(np.float64)
     weighted = (gain * weight).T
     rng = np.random.default_rng([33, seed])

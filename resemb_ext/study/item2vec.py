@@ -40,9 +40,7 @@ def item_vectors(log: Log, dim: int, seed: int) -> np.ndarray:
     try:
         from gensim.models import Word2Vec
     except ImportError:
-        raise ImportError(
-            'item2vec needs gensim, which is not installed: pip install "resemb_ext[study]"'
-        ) from None
+        raise ImportError('item2vec needs gensim, which is not installed: pip install "resemb_ext[study]"') from None
     words = log.item.astype(str).tolist()
     sentences = [words[a:b] for a, b in itertools.pairwise(log.user_start.tolist()) if b > a]
     model = Word2Vec(sentences, vector_size=dim, seed=seed, workers=1, **OPTIONS)

@@ -33,9 +33,7 @@ class GraphPenalty(nn.Module):
     neighbors: Tensor
     weights: Tensor
 
-    def __init__(
-        self, model: nn.Module, graph: InterestGraph, strength: float, rows: int = PENALTY_ROWS
-    ) -> None:
+    def __init__(self, model: nn.Module, graph: InterestGraph, strength: float, rows: int = PENALTY_ROWS) -> None:
         super().__init__()
         self.model, self.strength, self.rows = model, strength, rows
         linked = graph.with_link("average", padding_idx=PADDING)
@@ -62,8 +60,6 @@ class GraphPenalty(nn.Module):
     def penalty(self, rows: Tensor) -> Tensor:
         """The part of the sum that ``rows`` have in it."""
         neighbors = self.neighbors[rows]
-        vectors = self.model.get_submodule("item_embedding")(
-            torch.cat([rows.unsqueeze(1), neighbors], dim=1)
-        )
+        vectors = self.model.get_submodule("item_embedding")(torch.cat([rows.unsqueeze(1), neighbors], dim=1))
         distance = (vectors[:, :1] - vectors[:, 1:]).square().sum(-1)
         return 0.5 * self.strength * (self.weights[rows] * distance).sum()

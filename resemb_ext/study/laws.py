@@ -52,9 +52,7 @@ def draw(
     return Sequences(np.repeat(np.arange(users), events), domain.ravel(), domains)
 
 
-def draw_like(
-    events: Sequences, *, stay: float, mass: float, shares: np.ndarray, seed: int
-) -> Sequences:
+def draw_like(events: Sequences, *, stay: float, mass: float, shares: np.ndarray, seed: int) -> Sequences:
     """Sequences of as many users and events by the law delay+mixture: geometric stays on top of interests.
 
     With probability ``stay`` an event repeats the domain before it; else it is that of one of the user's

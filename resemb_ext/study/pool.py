@@ -12,9 +12,7 @@ from typing import Any, cast
 import torch
 
 
-def in_turn(
-    needs: Sequence[Sequence[int]], work: Callable[[int], float], jobs: int
-) -> Iterator[tuple[int, float]]:
+def in_turn(needs: Sequence[Sequence[int]], work: Callable[[int], float], jobs: int) -> Iterator[tuple[int, float]]:
     """Calls ``work`` on 0, 1, ..., each as soon as what it needs is done, lower numbers first.
 
     Args:
@@ -92,9 +90,7 @@ def _workers(work: Callable[[int], float], count: int) -> Iterator[list[Any]]:
             here, there = context.Pipe()
             ours.append(here)
             # A forked process holds copies of the other pipes' ends, and would keep them open.
-            process = context.Process(
-                target=_serve, args=(there, list(ours), work, threads), daemon=True
-            )
+            process = context.Process(target=_serve, args=(there, list(ours), work, threads), daemon=True)
             process.start()
             there.close()
             processes.append(process)

@@ -51,16 +51,12 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     for source in (*simulated, *logs):
         truth = source.truth
         if truth is None and source.log.category_domain is None:
-            raise ValueError(
-                f"data: the radius study needs domains, {source.name} has no category column"
-            )
+            raise ValueError(f"data: the radius study needs domains, {source.name} has no category column")
         own = "category" if truth is None else "truth"
         seeds = 2 if quick else 3 if truth is None else 5
         gammas = (0.1, 1.0, 3.0) if quick or truth is None else (0.1, 0.3, 1.0, 3.0)
 
-        def plan(
-            kind: str, seeds: int, source: Source = source, gammas: tuple[float, ...] = gammas
-        ) -> list[Piece]:
+        def plan(kind: str, seeds: int, source: Source = source, gammas: tuple[float, ...] = gammas) -> list[Piece]:
             return [
                 _piece(source, k, gamma, rates, epochs, seed)
                 for seed in range(seeds)
@@ -86,13 +82,18 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     return main + late + last
 
 
-def _piece(
-    source: Source, kind: str, gamma: float, rates: tuple[float, ...], epochs: int, seed: int
-) -> Piece:
+def _piece(source: Source, kind: str, gamma: float, rates: tuple[float, ...], epochs: int, seed: int) -> Piece:
     config = {
-        "log": source.name, "domains": kind, "gamma": gamma, "rates": list(rates),
-        "epochs": epochs, "dim": DIM, "start": START, "held_out": HELD_OUT, "probed": PROBED,
-    }  # fmt: skip
+        "log": source.name,
+        "domains": kind,
+        "gamma": gamma,
+        "rates": list(rates),
+        "epochs": epochs,
+        "dim": DIM,
+        "start": START,
+        "held_out": HELD_OUT,
+        "probed": PROBED,
+    }
 
     key = _key(source, kind, gamma, seed)
     if gamma == 1 and kind.endswith(CONTROL):
@@ -106,8 +107,13 @@ def _piece(
 def _wider_piece(source: Source, kind: str, gamma: float, epochs: int, seed: int) -> Piece:
     """The training with further rates; where the best rate of its grid is an inner one, the same."""
     config = {
-        "log": source.name, "domains": kind, "gamma": gamma, "epochs": epochs, WIDER: list(LADDER), "steps": STEPS,
-    }  # fmt: skip
+        "log": source.name,
+        "domains": kind,
+        "gamma": gamma,
+        "epochs": epochs,
+        WIDER: list(LADDER),
+        "steps": STEPS,
+    }
     key = _key(source, kind, gamma, seed)
     if gamma == 1 and kind.endswith(CONTROL):
         same = f"{WIDER}-{_key(source, kind.removesuffix(CONTROL), gamma, seed)}"
@@ -183,9 +189,7 @@ def domains_of(source: Source, kind: str, seed: int) -> np.ndarray:
     return permuted(domain, seed=seed) if control else domain
 
 
-def _train(
-    source: Source, kind: str, gamma: float, rates: Sequence[float], epochs: int, seed: int
-) -> dict[str, Any]:
+def _train(source: Source, kind: str, gamma: float, rates: Sequence[float], epochs: int, seed: int) -> dict[str, Any]:
     domain = domains_of(source, kind, seed)
     rows, parts = parts_of(data.split(source.log), seed)
     best: dict[str, Any] = {}
@@ -202,9 +206,7 @@ def _train(
 
         # The table's parameter is under "other" for the optimizer: one rate steps all of the model.
         config = FitConfig(epochs=epochs, patience=epochs, lr=rate, metric="auc")
-        probe = train_probed(
-            model, table.weight, rows, parts, config, seed, read=read, before=table.restore
-        )
+        probe = train_probed(model, table.weight, rows, parts, config, seed, read=read, before=table.restore)
         found = probe.outcome()
         runs.append({"rate": rate, "at": found["at"], "losses": found["losses"]})
         if not best or found["losses"]["valid"] < best["losses"]["valid"]:

@@ -44,9 +44,7 @@ def _reached(losses: list[float], level: float) -> tuple[int, float]:
     train = [COIN, *losses]
     for i, loss in enumerate(train[1:], 1):
         if loss <= level:  # a level above a coin's loss is met at the first probe
-            return i, 1.0 if train[i - 1] <= level else (train[i - 1] - level) / (
-                train[i - 1] - loss
-            )
+            return i, 1.0 if train[i - 1] <= level else (train[i - 1] - level) / (train[i - 1] - loss)
     raise ValueError(f"level: the training loss never falls to {level}, its lowest is {min(train)}")
 
 
@@ -78,10 +76,7 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
     )
     if gamma == 1.0 or not seeds:
         return None
-    levels = {
-        s: max(min(cells[k, g, s]["curve"]["train"]) for k in kinds for g in (gamma, 1.0))
-        for s in seeds
-    }
+    levels = {s: max(min(cells[k, g, s]["curve"]["train"]) for k in kinds for g in (gamma, 1.0)) for s in seeds}
     values: dict[str, Callable[[dict[str, Any], int], float]] = {
         "matched_gap": lambda r, s: at_level(r["curve"], levels[s], "heldout") - levels[s],
         "matched_test": lambda r, s: at_level(r["curve"], levels[s], "test"),
@@ -98,10 +93,7 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
         },
     }
     for name, value in values.items():
-        change = {
-            k: [value(cells[k, gamma, s], s) - value(cells[k, 1.0, s], s) for s in seeds]
-            for k in kinds
-        }
+        change = {k: [value(cells[k, gamma, s], s) - value(cells[k, 1.0, s], s) for s in seeds] for k in kinds}
         zero = [0.0] * len(seeds)
         found[name] = {
             "domains": paired_difference(zero, change[kinds[0]]),

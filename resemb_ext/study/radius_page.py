@@ -38,12 +38,17 @@ def page(results: Results) -> Page:
             cells.setdefault((r["domains"], r["gamma"]), []).append(r)
         for (kind, gamma), group in cells.items():
             rows.append(
-                (log, kind, f"{gamma:g}", str(len(group)),
-                 number(_mean(r["radius"]["ratio"] for r in group)),
-                 " ".join(f"{r['rate']:g}" for r in group),
-                 *(number(_mean(r["losses"][part] for r in group), 4) for part in PARTS),
-                 number(_mean(r["gap"] for r in group), 4))
-            )  # fmt: skip
+                (
+                    log,
+                    kind,
+                    f"{gamma:g}",
+                    str(len(group)),
+                    number(_mean(r["radius"]["ratio"] for r in group)),
+                    " ".join(f"{r['rate']:g}" for r in group),
+                    *(number(_mean(r["losses"][part] for r in group), 4) for part in PARTS),
+                    number(_mean(r["gap"] for r in group), 4),
+                )
+            )
         for kind in dict.fromkeys(k for k, _ in cells if not k.endswith(CONTROL)):
             for extreme in (min, max):
                 found = contrast(entries, kind, extreme)
@@ -52,11 +57,16 @@ def page(results: Results) -> Page:
                 for name in OUTCOMES:
                     entry = found[name]
                     contrasts.append(
-                        (log, _marked(kind), f"{found['gamma']:g}", str(entry["difference"]["n"]),
-                         _NAMES[name],
-                         f"{found['level']:.3f} ({_passes(found)})" if "matched" in name else "-",
-                         *(interval(entry[k], 4) for k in ("domains", "random", "difference")))
-                    )  # fmt: skip
+                        (
+                            log,
+                            _marked(kind),
+                            f"{found['gamma']:g}",
+                            str(entry["difference"]["n"]),
+                            _NAMES[name],
+                            f"{found['level']:.3f} ({_passes(found)})" if "matched" in name else "-",
+                            *(interval(entry[k], 4) for k in ("domains", "random", "difference")),
+                        )
+                    )
                     told = "matched" not in name or not _hardly_learned(found)
                     if _empty(log, kind) and entry["difference"]["low"] is not None and told:
                         alarms.append(side(entry["difference"]) != "undecided")
@@ -111,8 +121,13 @@ def page(results: Results) -> Page:
             "Learning rates at an end of the grid, and logs of one kind, are limits of this design.",
         ),
         [
-            *_in_one_sentence(claims), *answers, *_false_alarms(alarms),
-            *_at_limits(results), *_at_the_end(results), *_with_more_rates(wider), *sweep.answers(swept),
+            *_in_one_sentence(claims),
+            *answers,
+            *_false_alarms(alarms),
+            *_at_limits(results),
+            *_at_the_end(results),
+            *_with_more_rates(wider),
+            *sweep.answers(swept),
         ]
         or ["No contrast can be formed from the pieces done."],
         [
@@ -122,8 +137,17 @@ def page(results: Results) -> Page:
                     "Gamma minus 1, with domains, with random domains, and the difference (logloss; 95 % t over "
                     "seeds; below 0: the smaller or larger gamma generalises better; epochs until the training loss was that: with "
                     "domains / with random ones / at gamma 1)",
-                    ("log", "domains", "gamma", "seeds", "outcome", "at training loss (after epochs)", "domains",
-                     "random", "difference"),
+                    (
+                        "log",
+                        "domains",
+                        "gamma",
+                        "seeds",
+                        "outcome",
+                        "at training loss (after epochs)",
+                        "domains",
+                        "random",
+                        "difference",
+                    ),
                     contrasts,
                 ),
                 Table(
@@ -139,7 +163,7 @@ def page(results: Results) -> Page:
         "that vanishes when the radius that came out, not gamma, is held alike in both arms.",
         figures,
         _left_out(results.missing),
-    )  # fmt: skip
+    )
 
 
 def _left_out(missing: list[str]) -> str | None:
@@ -147,11 +171,7 @@ def _left_out(missing: list[str]) -> str | None:
     if not missing:
         return None
     groups = Counter(re.sub(r"(-gamma|(?<=_scale)|(?<=_l2))[0-9].*$", "", key) for key in missing)
-    return (
-        "Not run, for time: "
-        + ", ".join(f"{name} ({n} pieces)" for name, n in groups.items())
-        + "."
-    )
+    return "Not run, for time: " + ", ".join(f"{name} ({n} pieces)" for name, n in groups.items()) + "."
 
 
 _NAMES = {
@@ -236,23 +256,21 @@ def _false_alarms(alarms: list[bool]) -> list[str]:
 
 #: What a radius does to the gap, by the side of 0 that its interval lies on.
 _EFFECTS = {
-    "below": "narrows it on", "above": "widens it on", "undecided": "makes no difference that shows on",
+    "below": "narrows it on",
+    "above": "widens it on",
+    "undecided": "makes no difference that shows on",
     "one seed": "was tried with one seed on",
     "hardly learned": "has an effect that cannot be told, as models had hardly learned, on",
-}  # fmt: skip
+}
 
 
 def _in_one_sentence(claims: dict[str, dict[str, list[str]]]) -> list[str]:
     """The primary contrast over all logs: ``claims`` has logs by way and side of 0."""
     if not claims:
         return []
-    ways = {
-        "smaller": "a smaller radius (the smallest gamma)",
-        "larger": "a larger one (the largest)",
-    }
+    ways = {"smaller": "a smaller radius (the smallest gamma)", "larger": "a larger one (the largest)"}
     texts = [
-        f"{ways[way]} "
-        + "; ".join(f"{_EFFECTS[found]} {listed(logs)}" for found, logs in sides.items())
+        f"{ways[way]} " + "; ".join(f"{_EFFECTS[found]} {listed(logs)}" for found, logs in sides.items())
         for way, sides in claims.items()
     ]
     return [
@@ -311,9 +329,7 @@ def _at_the_end(results: Results) -> list[str]:
         ended.setdefault(config["gamma"], []).append(result["at"] >= last)
     if not ended:
         return []
-    texts = [
-        f"gamma {gamma:g}: {sum(found)} of {len(found)}" for gamma, found in sorted(ended.items())
-    ]
+    texts = [f"gamma {gamma:g}: {sum(found)} of {len(found)}" for gamma, found in sorted(ended.items())]
     return [
         "Best on validation in the last epoch there was, so that what is said of the best epoch also measures how "
         f"fast they learn: {'; '.join(texts)}."
@@ -330,9 +346,7 @@ def _with_more_rates(wider: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
             found = contrast(entries, kind, extreme)
             if found is not None:
                 gap, gamma = found["matched_gap"]["difference"], found["gamma"]
-                texts.append(
-                    f"gamma {gamma:g} {interval(gap, 4)} ({_verdict(log, kind, gamma, _side_of_gap(found))})"
-                )
+                texts.append(f"gamma {gamma:g} {interval(gap, 4)} ({_verdict(log, kind, gamma, _side_of_gap(found))})")
         if texts:
             left = sum(r["rate_at_limit"] for r in entries.values())
             answers.append(
@@ -356,15 +370,12 @@ def _plot(cells: dict[tuple[str, float], list[dict[str, Any]]], kind: str, axes:
             if group:
                 length = min(len(r["curve"]["train"]) for r in group)
                 train, other = (
-                    np.mean([r["curve"][part][:length] for r in group], axis=0)
-                    for part in ("train", "heldout")
+                    np.mean([r["curve"][part][:length] for r in group], axis=0) for part in ("train", "heldout")
                 )
                 label = f"gamma {gamma:g}" if style == "-" else None
                 axes.plot(train, other, style, marker=".", color=f"C{number_}", label=label)
     axes.invert_xaxis()
     axes.set(xlabel="training logloss", ylabel="held-out logloss")
-    low = min(
-        min(r["curve"]["heldout"]) for (k, _), g in cells.items() if k.startswith(kind) for r in g
-    )
+    low = min(min(r["curve"]["heldout"]) for (k, _), g in cells.items() if k.startswith(kind) for r in g)
     axes.set_ylim(low - 0.02, 0.85)
     axes.legend()

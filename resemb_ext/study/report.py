@@ -25,9 +25,7 @@ class Table:
     def markdown(self) -> str:
         """As GitHub's Markdown."""
         lines = [f"**{self.title}**", ""] if self.title else []
-        lines += [
-            "| " + " | ".join(row) + " |" for row in (self.header, ["---"] * len(self.header))
-        ]
+        lines += ["| " + " | ".join(row) + " |" for row in (self.header, ["---"] * len(self.header))]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         return "\n".join(lines)
 
@@ -35,10 +33,7 @@ class Table:
         """As aligned text for a terminal."""
         cells = [list(self.header), *map(list, self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.header))]
-        body = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
+        body = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
         return "\n".join(([self.title] if self.title else []) + body)
 
 
@@ -155,14 +150,7 @@ def _origins(results: Results) -> str:
         for name, entry in data.items()
     ]
     if len(lines) > 8:  # folded away on GitHub
-        lines = [
-            f"<details><summary>{len(lines)} logs and their hashes</summary>",
-            "",
-            *lines,
-            "",
-            "</details>",
-            "",
-        ]
+        lines = [f"<details><summary>{len(lines)} logs and their hashes</summary>", "", *lines, "", "</details>", ""]
     pieces = results.pieces.values()
     seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
     spent = f"- {len(results.pieces)} pieces, {hours(pieces):.2f} hours of wall clock in all"

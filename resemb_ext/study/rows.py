@@ -85,18 +85,13 @@ TABLES: dict[str, Table] = {
     "gcn-2": Table("res, gcn, 2 hops", _res, {"link": "gcn", "hops": 2}),
     "attention": Table("res, attention", _res, {"link": "attention"}),
     "plain-2d": Table("plain, twice as wide", _twice_as_wide),
-    "two-tables": Table(
-        "two plain tables summed", _over(lambda bench, seed: without_edges(bench.log.num_items))
-    ),
+    "two-tables": Table("two plain tables summed", _over(lambda bench, seed: without_edges(bench.log.num_items))),
     "item2vec": Table("plain, started by item2vec", _item2vec),
     "laplacian": Table("plain, graph-Laplacian penalty", _plain, penalty=True),
     "res-entries": Table(
-        "res, permuted neighbour entries",
-        _over(lambda bench, seed: permuted_entries(bench.graph, seed)),
+        "res, permuted neighbour entries", _over(lambda bench, seed: permuted_entries(bench.graph, seed))
     ),
-    "res-labels": Table(
-        "res, permuted item labels", _over(lambda bench, seed: permuted_labels(bench.graph, seed))
-    ),
+    "res-labels": Table("res, permuted item labels", _over(lambda bench, seed: permuted_labels(bench.graph, seed))),
 }
 MAIN = ("plain", "centre", "res", "gcn-1", "gcn-2", "attention")
 CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "res-labels")

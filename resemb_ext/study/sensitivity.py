@@ -39,9 +39,20 @@ RARE = 5.0
 UNTRAINED = 0.56
 #: What a kept piece tells of its options.
 TOLD = (
-    "window", "top_k", "weighting", "cross_fit", "epochs", "patience", "batch_size", "lr",
-    "embedding_lr", "embedding_l2", "residual_l2", "init_std", "table_optimizer",
-)  # fmt: skip
+    "window",
+    "top_k",
+    "weighting",
+    "cross_fit",
+    "epochs",
+    "patience",
+    "batch_size",
+    "lr",
+    "embedding_lr",
+    "embedding_l2",
+    "residual_l2",
+    "init_std",
+    "table_optimizer",
+)
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
@@ -86,9 +97,15 @@ def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str,
     for seed in seeds:
         model = build_model(config, prepared, "res", seed)
         result = fit(
-            model, bench.train(seed), valid, test, config=config.fit_config(), seed=seed,
-            folds=build_folds(config, prepared, model, "res", seed), progress=False,
-        )  # fmt: skip
+            model,
+            bench.train(seed),
+            valid,
+            test,
+            config=config.fit_config(),
+            seed=seed,
+            folds=build_folds(config, prepared, model, "res", seed),
+            progress=False,
+        )
         assert result.test is not None
         for metric, values in found.items():
             values.append(result.test[metric])
@@ -110,10 +127,17 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
                 else {"auc": None, "gauc": None}
             )
             rows.append(
-                (log, name, str(len(result["auc"])), str(result["entries"]),
-                 number(_mean(result["auc"]), 4), interval(change["auc"], 4),
-                 number(_mean(result["gauc"]), 4), interval(change["gauc"], 4))
-            )  # fmt: skip
+                (
+                    log,
+                    name,
+                    str(len(result["auc"])),
+                    str(result["entries"]),
+                    number(_mean(result["auc"]), 4),
+                    interval(change["auc"], 4),
+                    number(_mean(result["gauc"]), 4),
+                    interval(change["gauc"], 4),
+                )
+            )
         if base is not None and len(variants) > 1:
             answers.append(_answer(log, base, variants))
     title = (
@@ -129,9 +153,7 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
 def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]]) -> str:
     """Changes of the graph that change test gAUC; cross-fitting always; seeds that did not train."""
     changes = {
-        name: paired_difference(base["gauc"], result["gauc"])
-        for name, result in variants.items()
-        if name != BASE
+        name: paired_difference(base["gauc"], result["gauc"]) for name, result in variants.items() if name != BASE
     }
     crossed = [name for name in changes if "cross_fit" in VARIANTS[name]]
     told = [
@@ -149,10 +171,7 @@ def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]])
         f"{interval(changes[name], 4)}"
         for name in crossed
     )
-    failed = {
-        name: sum(value < UNTRAINED for value in result["gauc"])
-        for name, result in variants.items()
-    }
+    failed = {name: sum(value < UNTRAINED for value in result["gauc"]) for name, result in variants.items()}
     texts = [f"{name} ({n} of {len(variants[name]['gauc'])})" for name, n in failed.items() if n]
     if texts:
         text += (

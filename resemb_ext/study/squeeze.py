@@ -32,8 +32,7 @@ class SqueezedEmbedding(nn.Module):
         super().__init__()
         if weight.ndim != 2 or len(weight) != len(domain):
             raise ValueError(
-                f"domain must have one entry a row of weight, found {len(domain)} for shape "
-                f"{tuple(weight.shape)}"
+                f"domain must have one entry a row of weight, found {len(domain)} for shape {tuple(weight.shape)}"
             )
         if not (np.isfinite(gamma) and gamma >= 0):
             raise ValueError(f"gamma must be a finite number >= 0, found {gamma}")

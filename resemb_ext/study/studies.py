@@ -10,16 +10,7 @@ from typing import Any
 from resemb_ext.train.files import write_text
 
 from . import bound, compare, compare_page, delay, delay_page, radius, radius_page
-from .frame import (
-    Piece,
-    Results,
-    Source,
-    file_source,
-    hours,
-    read_results,
-    run_pieces,
-    simulated_source,
-)
+from .frame import Piece, Results, Source, file_source, hours, read_results, run_pieces, simulated_source
 from .protocol import PROTOCOLS
 from .report import Page, write_page
 
@@ -44,29 +35,18 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "compare": Study(
-        compare.pieces,
-        compare_page.page,
-        "is Res-embedding better than plain tables and controls, all tuned alike?",
+        compare.pieces, compare_page.page, "is Res-embedding better than plain tables and controls, all tuned alike?"
     ),
     "delay": Study(delay.pieces, delay_page.page, "does the interest delay model hold?"),
-    "radius": Study(
-        radius.pieces, radius_page.page, "does a small radius in domains generalise better?"
-    ),
-    "bound": Study(
-        bound.pieces,
-        bound.page,
-        "a generalisation bound in the radius, and whether it says anything",
-    ),
+    "radius": Study(radius.pieces, radius_page.page, "does a small radius in domains generalise better?"),
+    "bound": Study(bound.pieces, bound.page, "a generalisation bound in the radius, and whether it says anything"),
 }
 
 
 def default_sources(quick: bool) -> list[Source]:
     """What is studied where no log is given: a simulated log and its null variant."""
     sizes: dict[str, Any] = {"users": 1000, "items": 600} if quick else {}
-    return [
-        simulated_source("simulated", **sizes),
-        simulated_source("simulated-null", null=True, **sizes),
-    ]
+    return [simulated_source("simulated", **sizes), simulated_source("simulated-null", null=True, **sizes)]
 
 
 def run_study(
@@ -117,9 +97,7 @@ def run_study(
     return write_report(out, names=[name])[0]
 
 
-def write_report(
-    out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None
-) -> list[Path]:
+def write_report(out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None) -> list[Path]:
     """Writes pages, figures and tables from the JSON under ``out`` alone.
 
     Args:
@@ -154,8 +132,11 @@ def write_report(
         total = sum(spent.values())
         over = f", over the {HOURS} core-hours that they should take" if total > HOURS else ""
         each = ", ".join(f"{name} {value:.1f}" for name, value in spent.items())
-        lines += ["", f"The pieces of all studies took {total:.1f} hours of wall clock ({each}){over}: "
-                  "one thread each, other work of the machine beside them."]  # fmt: skip
+        lines += [
+            "",
+            f"The pieces of all studies took {total:.1f} hours of wall clock ({each}){over}: "
+            "one thread each, other work of the machine beside them.",
+        ]
         index = folder / "README.md"
         write_text(index, "\n".join(lines) + "\n")
         paths.append(index)

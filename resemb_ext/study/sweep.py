@@ -30,9 +30,13 @@ def pieces(source: Source, seeds: int, epochs: int, *, quick: bool) -> list[Piec
         for option, values in SWEEPS.items():
             for value in values[1::3] if quick else values:
                 config = {
-                    "log": source.name, "sweep": option, "value": value, "epochs": epochs,
-                    "held_out": HELD_OUT, "probed": PROBED,
-                }  # fmt: skip
+                    "log": source.name,
+                    "sweep": option,
+                    "value": value,
+                    "epochs": epochs,
+                    "held_out": HELD_OUT,
+                    "probed": PROBED,
+                }
                 work = partial(_train, source, option, value, epochs, seed)
                 key = f"{source.name}-{option}{value:g}-seed{seed}"
                 plan.append(Piece(key, work, config, [seed], source))
@@ -64,9 +68,12 @@ def _train(source: Source, option: str, value: float, epochs: int, seed: int) ->
     result["residual_share"] = float((residual[trained] ** 2).sum() / (vectors[trained] ** 2).sum())
     if domain is not None:
         found = metrics.aggregation_radius(
-            vectors, domain, seen=split.item_counts, permutations=5,
+            vectors,
+            domain,
+            seen=split.item_counts,
+            permutations=5,
             domain_source="category" if source.truth is None else "simulated truth",
-        )  # fmt: skip
+        )
         result["radius"] = found.to_dict()
     return result
 
@@ -111,12 +118,17 @@ def table(kept: Sequence[dict[str, Any]]) -> Table:
     for (log, option, value), group in sorted(cells.items()):
         radius = [r["radius"]["normalised"] for r in group if "radius" in r]
         rows.append(
-            (log, option, f"{value:g}", str(len(group)),
-             number(float(np.mean(radius)) if radius else None),
-             number(float(np.mean([r["residual_share"] for r in group]))),
-             *(number(float(np.mean([r["losses"][part] for r in group])), 4) for part in PARTS),
-             number(float(np.mean([r["gap"] for r in group])), 4))
-        )  # fmt: skip
+            (
+                log,
+                option,
+                f"{value:g}",
+                str(len(group)),
+                number(float(np.mean(radius)) if radius else None),
+                number(float(np.mean([r["residual_share"] for r in group]))),
+                *(number(float(np.mean([r["losses"][part] for r in group])), 4) for part in PARTS),
+                number(float(np.mean([r["gap"] for r in group])), 4),
+            )
+        )
     title = (
         "Res-embedding by its residual, means over seeds at the best validation loss (radius: aggregation radius "
         "over that of permuted domains; residual: its share of the squared length of the vectors; rates not "

@@ -38,8 +38,16 @@ class AttentionProblem:
     dropout: float = 0.0
 
     def call(self, functions, **options) -> Tensor:
-        tensors = (self.central, self.residual, self.indptr, self.neighbors, self.log_weights,
-                   self.a_src, self.a_dst, self.b)  # fmt: skip
+        tensors = (
+            self.central,
+            self.residual,
+            self.indptr,
+            self.neighbors,
+            self.log_weights,
+            self.a_src,
+            self.a_dst,
+            self.b,
+        )
         options = {
             "padding_idx": self.padding_idx,
             "dropout": self.dropout,
@@ -49,18 +57,15 @@ class AttentionProblem:
         if self.offsets is None:
             return functions.attention_embedding(self.ids, *tensors, **options)
         return functions.attention_embedding_bag(
-            self.ids, self.offsets, *tensors, mode=self.mode, per_sample_weights=self.samples, **options)  # fmt: skip
+            self.ids, self.offsets, *tensors, mode=self.mode, per_sample_weights=self.samples, **options
+        )
 
     def to(self, device: str) -> AttentionProblem:
         """A copy on a device."""
-        tensors: dict[str, Any] = {
-            n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)
-        }
+        tensors: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **tensors)
 
-    def leaves(
-        self, dtype: torch.dtype | None = None
-    ) -> tuple[AttentionProblem, dict[str, Tensor]]:
+    def leaves(self, dtype: torch.dtype | None = None) -> tuple[AttentionProblem, dict[str, Tensor]]:
         """A copy over fresh leaves, in that dtype, and the leaves."""
         found = {
             n: t.detach().to(dtype or t.dtype, copy=True).requires_grad_()
@@ -97,9 +102,7 @@ def make_attention(
     drawn = zipf_ids(rng, num_items, row.size, exponent) if row.size else row
     alone = np.flatnonzero((lengths == 0) & (rng.random(num_items) < 0.5))
     own = np.concatenate([np.unique(row), alone]).astype(np.int64)
-    key = np.unique(
-        np.concatenate([row.astype(np.int64) * num_items + drawn, own * num_items + own])
-    )
+    key = np.unique(np.concatenate([row.astype(np.int64) * num_items + drawn, own * num_items + own]))
     row, column = key // num_items, key % num_items
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_items))])
     acc = torch.float64 if dtype == torch.float64 else torch.float32
@@ -134,9 +137,7 @@ def make_attention(
     return problem.to(device)
 
 
-def solve_attention(
-    problem: AttentionProblem, functions, upstream: Tensor, dtype=None, **options
-) -> dict[str, Tensor]:
+def solve_attention(problem: AttentionProblem, functions, upstream: Tensor, dtype=None, **options) -> dict[str, Tensor]:
     own, leaves = problem.leaves(dtype)
     out = own.call(functions, **options)
     gradients = torch.autograd.grad(out, list(leaves.values()), upstream.to(out.dtype))
@@ -155,9 +156,7 @@ def check_attention(problem: AttentionProblem, seed: int = 0, **options) -> None
     largest upstream gradient, value and count of terms at work.
     """
     upstream = torch.randn(
-        problem.call(reference).shape,
-        generator=torch.Generator().manual_seed(seed),
-        dtype=torch.float64,
+        problem.call(reference).shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
     kind = options.get("out_dtype") or problem.central.dtype
     upstream = upstream.to(kind).double().to(problem.ids.device)

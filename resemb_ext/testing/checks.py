@@ -12,12 +12,7 @@ from resemb_ext.testing.problems import Problem
 
 # Largest error of an element, as a share of the sum of the absolute values of its terms: the units of
 # rounding that its dtype allows, with room for a few hundred terms. One table for every test.
-TOLERANCE = {
-    torch.float64: 2e-12,
-    torch.float32: 5e-6,
-    torch.float16: 2e-3,
-    torch.bfloat16: 1.6e-2,
-}
+TOLERANCE = {torch.float64: 2e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 # Largest error of one of the twin's additions, likewise.
 _TWIN_ROUNDING = torch.finfo(torch.float64).eps / 2
@@ -36,9 +31,7 @@ def _leaves(problem: Problem, dtype: torch.dtype | None, absolute: bool = False)
     return problem.with_tensors(**fresh)
 
 
-def _run(
-    problem: Problem, functions: object, upstream: Tensor, **options: object
-) -> dict[str, Tensor]:
+def _run(problem: Problem, functions: object, upstream: Tensor, **options: object) -> dict[str, Tensor]:
     out = problem.call(functions, **options)
     leaves = {n: getattr(problem, n) for n in _LEAVES if getattr(problem, n) is not None}
     gradients = torch.autograd.grad(out, list(leaves.values()), upstream.to(out.dtype))
@@ -113,9 +106,7 @@ def check_problem(
         kind = dtype if name == "out" else getattr(problem, name).dtype
         working = max((kind, problem.central.dtype), key=lambda t: TOLERANCE[t])
         error = (value.double() - expected[name]).abs()
-        smallest = (
-            torch.finfo(kind).smallest_normal * torch.finfo(kind).eps
-        )  # the step of subnormals
+        smallest = torch.finfo(kind).smallest_normal * torch.finfo(kind).eps  # the step of subnormals
         tolerance = TOLERANCE[working] + _TWIN_ROUNDING * counts.get(name, 0)
         excess = error - tolerance * bound[name] - smallest
         if value.dtype != kind:
@@ -130,7 +121,5 @@ def check_problem(
     if sparse:
         out = own.call(functional, sparse=True)
         for name in ("central", "residual"):
-            (gradient,) = torch.autograd.grad(
-                out.double().sum(), getattr(own, name), retain_graph=True
-            )
+            (gradient,) = torch.autograd.grad(out.double().sum(), getattr(own, name), retain_graph=True)
             check_rows_ascend(gradient, name)

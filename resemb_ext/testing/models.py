@@ -23,8 +23,9 @@ def plain_table(rows: int = ITEMS) -> torch.nn.Module:
 def res_table() -> torch.nn.Module:
     """A Res-embedding [ITEMS, DIM] over a ring of the items."""
     # A ring over items 1..: each row has itself and its two neighbours.
-    rows: list[list[int]] = [[]] + [sorted({i, 1 + i % (ITEMS - 1), 1 + (i - 2) % (ITEMS - 1)})
-                   for i in range(1, ITEMS)]  # fmt: skip
+    rows: list[list[int]] = [[]] + [
+        sorted({i, 1 + i % (ITEMS - 1), 1 + (i - 2) % (ITEMS - 1)}) for i in range(1, ITEMS)
+    ]
     indptr = np.cumsum([0] + [len(row) for row in rows])
     graph = InterestGraph.from_csr(indptr, np.concatenate(rows).astype(np.int32))
     return ResEmbedding(graph, DIM, padding_idx=0)
@@ -91,9 +92,4 @@ def pad(batch: TorchBatch, length: int = 9, before: int = 1) -> TorchBatch:
             out[row, before : before + size] = values[start : start + size]
         return out
 
-    return replace(
-        batch,
-        history=spread(batch.history),
-        history_category=spread(batch.history_category),
-        offsets=None,
-    )
+    return replace(batch, history=spread(batch.history), history_category=spread(batch.history_category), offsets=None)

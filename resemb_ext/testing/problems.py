@@ -27,10 +27,7 @@ class Problem:
     recipe: str = ""
 
     def __repr__(self) -> str:
-        return (
-            self.recipe
-            or f"Problem(ids {tuple(self.ids.shape)}, tables {tuple(self.central.shape)})"
-        )
+        return self.recipe or f"Problem(ids {tuple(self.ids.shape)}, tables {tuple(self.central.shape)})"
 
     @property
     def graph(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,11 +41,19 @@ class Problem:
         """The problem solved by `resemb_ext.functional` or by `resemb_ext.reference`."""
         if self.offsets is None:
             return functions.res_embedding(  # type: ignore[attr-defined]
-                self.ids, self.central, self.residual, *self.graph, padding_idx=self.padding_idx,
-                **options)  # fmt: skip
+                self.ids, self.central, self.residual, *self.graph, padding_idx=self.padding_idx, **options
+            )
         return functions.res_embedding_bag(  # type: ignore[attr-defined]
-            self.ids, self.offsets, self.central, self.residual, *self.graph, mode=self.mode,
-            per_sample_weights=self.per_sample_weights, padding_idx=self.padding_idx, **options)  # fmt: skip
+            self.ids,
+            self.offsets,
+            self.central,
+            self.residual,
+            *self.graph,
+            mode=self.mode,
+            per_sample_weights=self.per_sample_weights,
+            padding_idx=self.padding_idx,
+            **options,
+        )
 
 
 def zipf_ranks(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
@@ -70,12 +75,7 @@ def zipf_ids(rng: np.random.Generator, num_items: int, count: int, exponent: flo
 
 
 def make_graph(
-    rng: np.random.Generator,
-    num_items: int,
-    neighbors: int,
-    *,
-    exponent: float = 1.05,
-    vary: bool = False,
+    rng: np.random.Generator, num_items: int, neighbors: int, *, exponent: float = 1.05, vary: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A random CSR graph: rows sorted and without duplicates, weights of a row summing to 1.
 
@@ -138,9 +138,7 @@ def make_problem(
     """
     recipe = "make_problem(" + ", ".join(f"{k}={v}" for k, v in locals().items()) + ")"
     rng = np.random.default_rng(seed)
-    indptr, columns, weights = make_graph(
-        rng, num_items, neighbors, exponent=neighbor_exponent, vary=vary
-    )
+    indptr, columns, weights = make_graph(rng, num_items, neighbors, exponent=neighbor_exponent, vary=vary)
     ids = zipf_ids(rng, num_items, positions, id_exponent)
     if padding_idx is not None:
         ids = np.where(rng.random(positions) < padding_share, padding_idx % num_items, ids)

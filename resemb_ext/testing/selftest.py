@@ -48,18 +48,13 @@ def selftest(device: str = "cpu", examples: int = 200) -> int:
     for path in paths:
         for sparse in (False, True):
             options = settings(
-                max_examples=examples,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
+                max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
             )
 
             def check(problem: Problem, seed: int, sparse: bool) -> None:
                 check_problem(problem, sparse=sparse, seed=seed)
 
-            run = options(
-                given(problems(device=device), st.integers(0, 2**31), st.just(sparse))(check)
-            )
+            run = options(given(problems(device=device), st.integers(0, 2**31), st.just(sparse))(check))
             name = f"{path}, {'sparse' if sparse else 'dense'} gradients"
             start = time.perf_counter()
             try:

@@ -31,10 +31,7 @@ def examples(count: int) -> settings:
 
 @st.composite
 def problems(
-    draw: st.DrawFn,
-    dtypes: tuple[torch.dtype, ...] = DTYPES,
-    device: str = "cpu",
-    max_positions: int = 700,
+    draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES, device: str = "cpu", max_positions: int = 700
 ) -> Problem:
     """Lookups and bags: any dtype and width, duplicates, padding, empty rows and bags, no ids."""
     num_items = draw(st.integers(1, 40) | st.integers(1, 2000), label="num_items")

@@ -11,9 +11,7 @@ from resemb_ext.data import Samples
 from resemb_ext.models import TorchBatch
 
 
-def train_batches(
-    samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0
-) -> Iterator[TorchBatch]:
+def train_batches(samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[TorchBatch]:
     """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on."""
     for batch in samples.batches(batch_size, shuffle=True, seed=seed, epoch=epoch, start=start):
         yield TorchBatch.of(batch)
@@ -35,9 +33,7 @@ def shared_batches(samples: Samples, batch_size: int) -> Iterator[TorchBatch]:
             offsets=torch.from_numpy(histories.offsets),
             target_category=None if category is None else torch.from_numpy(category[target]),
             history_category=(
-                None
-                if histories.history_category is None
-                else torch.from_numpy(histories.history_category)
+                None if histories.history_category is None else torch.from_numpy(histories.history_category)
             ),
             history_row=torch.from_numpy(np.cumsum(new) - 1),
             user=torch.from_numpy(samples.user[low:high]),

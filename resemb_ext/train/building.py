@@ -114,9 +114,7 @@ def make_model(
         item = plain_table(num_items, config)
     torch.manual_seed(seed)
     parameters = inspect.signature(MODELS[config.model]).parameters
-    options: dict[str, Any] = {
-        name: getattr(config, name) for name in _SHARED if name in parameters
-    }
+    options: dict[str, Any] = {name: getattr(config, name) for name in _SHARED if name in parameters}
     if config.category:
         if "category_embedding" not in parameters:
             raise ValueError(f"category: model {config.model} takes no category; drop --category")

@@ -40,12 +40,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     content = json.dumps(_pack(state, "", tensors), allow_nan=False)
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "state": content,
-        "sha256": _digest(content, tensors),
-    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "state": content, "sha256": _digest(content, tensors)}
 
     def write(target: Path) -> None:
         try:
@@ -82,9 +77,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of resemb_ext")
     if metadata.get("version") != str(VERSION):
-        raise ValueError(
-            f"{path} has checkpoint version {metadata.get('version')}, this package reads {VERSION}"
-        )
+        raise ValueError(f"{path} has checkpoint version {metadata.get('version')}, this package reads {VERSION}")
     content = metadata.get("state", "")
     if metadata.get("sha256") != _digest(content, tensors):
         raise ValueError(f"{path} is damaged: its content does not match its digest")
@@ -106,9 +99,7 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {k: _pack(v, _join(place, k), tensors) for k, v in value.items()}
         if not all(isinstance(key, (str, int)) for key in value):
-            raise TypeError(
-                f"checkpoint: {place or 'state'} has keys that are not text or integers"
-            )
+            raise TypeError(f"checkpoint: {place or 'state'} has keys that are not text or integers")
         pairs = [[k, _pack(v, _join(place, k), tensors)] for k, v in value.items()]
         return {_ITEMS: pairs}
     if isinstance(value, (list, tuple)):

@@ -33,12 +33,8 @@ class FitConfig:
     """
 
     epochs: int = option(20, "most passes over the training samples", low=1)
-    patience: int = option(
-        3, "stop after this many epochs without a better validation metric", low=1
-    )
-    metric: str = option(
-        "gauc", "validation metric that stops training and picks the epoch", choices=("gauc", "auc")
-    )
+    patience: int = option(3, "stop after this many epochs without a better validation metric", low=1)
+    metric: str = option("gauc", "validation metric that stops training and picks the epoch", choices=("gauc", "auc"))
     batch_size: int = option(1024, "training samples a step", low=1)
     eval_batch_size: int = option(16384, "rows a batch when scoring", low=1)
     lr: float = option(3e-3, "learning rate of everything but the embeddings", above=0)
@@ -48,15 +44,11 @@ class FitConfig:
     central_lr: float | None = option(
         None, "learning rate of Res-embedding's central table (default: embedding_lr)", above=0
     )
-    central_l2: float | None = option(
-        None, "L2 of Res-embedding's central table (default: embedding_l2)", low=0
-    )
+    central_l2: float | None = option(None, "L2 of Res-embedding's central table (default: embedding_l2)", low=0)
     residual_lr: float | None = option(
         None, "learning rate of Res-embedding's residual table (default: embedding_lr)", above=0
     )
-    residual_l2: float = option(
-        3e-4, "L2 of Res-embedding's residual table; it keeps the residual small", low=0
-    )
+    residual_l2: float = option(3e-4, "L2 of Res-embedding's residual table; it keeps the residual small", low=0)
 
     table_optimizer: str = option(
         "dense",
@@ -70,8 +62,7 @@ class FitConfig:
         choices=("touched", "global"),
     )
     in_backward: bool = option(
-        False,
-        "with the lazy table optimizer, step the tables inside backward: less time and memory",
+        False, "with the lazy table optimizer, step the tables inside backward: less time and memory"
     )
 
     save_every: float = option(
@@ -111,10 +102,7 @@ class FitConfig:
 
         return {
             "embedding": (self.embedding_lr, self.embedding_l2),
-            "central": (
-                either(self.central_lr, self.embedding_lr),
-                either(self.central_l2, self.embedding_l2),
-            ),
+            "central": (either(self.central_lr, self.embedding_lr), either(self.central_l2, self.embedding_l2)),
             "residual": (either(self.residual_lr, self.embedding_lr), self.residual_l2),
         }
 
@@ -128,41 +116,24 @@ class FitConfig:
 class RunConfig(FitConfig):
     """A whole run: log, split, samples, graph, model, arms, seeds, and the training of each arm."""
 
-    data: str = option(
-        "simulated", "log file (.parquet, .csv), or simulated, or simulated-null (no domains)"
-    )
+    data: str = option("simulated", "log file (.parquet, .csv), or simulated, or simulated-null (no domains)")
     user_column: str | None = option(None, "user column of the log file (default: guessed)")
     item_column: str | None = option(None, "item column of the log file (default: guessed)")
     time_column: str | None = option(None, "time column of the log file (default: guessed)")
-    category_column: str | None = option(
-        None, 'category column of the log file, "-" for none (default: guessed)'
-    )
-    label_column: str | None = option(
-        None, '0/1 label column of the log file, "-" for none (default: guessed)'
-    )
+    category_column: str | None = option(None, 'category column of the log file, "-" for none (default: guessed)')
+    label_column: str | None = option(None, '0/1 label column of the log file, "-" for none (default: guessed)')
     session_column: str | None = option(
-        None,
-        'session column of the log file, "-" for none (default: guessed); graph edges stay within sessions',
+        None, 'session column of the log file, "-" for none (default: guessed); graph edges stay within sessions'
     )
     sim_seed: int = option(0, "seed of the simulated log", low=0)
     split: str = option(
-        "leave-last-out",
-        "how events are held out for validation and test",
-        choices=("leave-last-out", "time"),
+        "leave-last-out", "how events are held out for validation and test", choices=("leave-last-out", "time")
     )
     max_history: int = option(50, "most recent events kept as a sample's history", low=1)
-    train_negatives: int = option(
-        1, "sampled negatives per training event (unlabelled logs)", low=1
-    )
-    eval_negatives: int = option(
-        20, "sampled negatives per validation and test event (unlabelled logs)", low=1
-    )
-    negative_power: float = option(
-        0.75, "negatives are drawn by training popularity to this power", low=0
-    )
-    eval_seed: int = option(
-        0, "seed of the evaluation candidates, the same for all arms and seeds", low=0
-    )
+    train_negatives: int = option(1, "sampled negatives per training event (unlabelled logs)", low=1)
+    eval_negatives: int = option(20, "sampled negatives per validation and test event (unlabelled logs)", low=1)
+    negative_power: float = option(0.75, "negatives are drawn by training popularity to this power", low=0)
+    eval_seed: int = option(0, "seed of the evaluation candidates, the same for all arms and seeds", low=0)
 
     graph: str | None = option(None, "saved interest graph, built from this log's training events")
     allow_future_edges: bool = option(
@@ -179,24 +150,16 @@ class RunConfig(FitConfig):
     window: int = option(3, "graph: events of a user at most this far apart are joined", low=1)
     top_k: int = option(10, "graph: neighbours kept per item, itself not counted", low=1)
     min_count: int = option(1, "graph: fewest co-occurrences of an edge", low=1)
-    max_gap: float | None = option(
-        None, "graph: longest time between two joined events, in the log's unit", low=0
-    )
+    max_gap: float | None = option(None, "graph: longest time between two joined events, in the log's unit", low=0)
     session_gap: float | None = option(
         None, "graph: a longer time between two neighbouring events parts sessions", low=0
     )
     weighting: str = option("count", "graph: weight of an edge", choices=WEIGHTINGS)
     damping: float = option(0.0, "graph: weights are divided by popularity to this power", low=0)
-    link: str = option(
-        "average",
-        "link weights of Res-embedding",
-        choices=("average", "gcn", "attention", "given"),
-    )
+    link: str = option("average", "link weights of Res-embedding", choices=("average", "gcn", "attention", "given"))
     hops: int = option(1, "hops of the link gcn", low=1, high=8)
     heads: int = option(1, "heads of the link attention; they share the dimension", low=1)
-    edge_dropout: float = option(
-        0.0, "share of edges dropped in training, of the link attention", low=0, below=1
-    )
+    edge_dropout: float = option(0.0, "share of edges dropped in training, of the link attention", low=0, below=1)
 
     model: str = option("dnn", "model", choices=tuple(MODELS))
     model_options: tuple[str, ...] = option(
@@ -215,15 +178,11 @@ class RunConfig(FitConfig):
     residual_scale: float = option(0.1, "residual table's start relative to init_std", low=0)
 
     seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0)
-    threads: int | None = option(
-        None, "CPU threads (default: torch's, or one where that measures faster)", low=1
-    )
+    threads: int | None = option(None, "CPU threads (default: torch's, or one where that measures faster)", low=1)
     out: str | None = option(
         None, "run folder (default: runs/DATE-TIME-data-model under the current folder)", free=True
     )
-    overwrite: bool = option(
-        False, "replace the results of an earlier run in the folder", free=True
-    )
+    overwrite: bool = option(False, "replace the results of an earlier run in the folder", free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,8 +208,7 @@ class RunConfig(FitConfig):
             raise ValueError("cross_fit: builds its graphs from the log; leave out graph")
         if self.cross_fit and self.in_backward:
             raise ValueError(
-                "cross_fit: lookups over several graphs are not stepped in backward; leave out "
-                "in_backward"
+                "cross_fit: lookups over several graphs are not stepped in backward; leave out in_backward"
             )
         if self.simulated:
             for name in ("user", "item", "time", "category", "label", "session"):

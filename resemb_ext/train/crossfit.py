@@ -62,8 +62,7 @@ class CrossFit:
         graphs = []
         for number in range(folds) if build is not None else ():
             others = split.train.subset(
-                np.flatnonzero(of_event != number),
-                name=f"{split.train.name}, fold {number} left out",
+                np.flatnonzero(of_event != number), name=f"{split.train.name}, fold {number} left out"
             )
             if not len(others):
                 raise ValueError(f"cross_fit: fold {number} holds all training events")
@@ -97,8 +96,7 @@ class FoldTables:
         self._model = model
         self._own = {n: m for n, m in model.named_modules() if isinstance(m, ResEmbedding)}
         self._of_fold = [
-            {name: _share(other.get_submodule(name), own) for name, own in self._own.items()}
-            for other in others
+            {name: _share(other.get_submodule(name), own) for name, own in self._own.items()} for other in others
         ]
 
     def attach(self, optimizer: Any) -> None:
@@ -141,8 +139,7 @@ class FoldTables:
         pieces = []
         for number in range(int(self.fold.max()) + 1):
             rows = order[of_row == number]
-            pieces += [(number, rows[low : low + batch_size])
-                       for low in range(0, len(rows), batch_size)]  # fmt: skip
+            pieces += [(number, rows[low : low + batch_size]) for low in range(0, len(rows), batch_size)]
         rng = np.random.default_rng([_STREAM, seed, epoch])
         for place in rng.permutation(len(pieces))[start:]:
             number, rows = pieces[place]

@@ -13,9 +13,7 @@ from .optimizer import parameter_groups
 _HUGE = 1e4
 
 
-def likely_cause(
-    model: nn.Module, batch: TorchBatch, config: FitConfig, losses: tuple[float, float] | None
-) -> str:
+def likely_cause(model: nn.Module, batch: TorchBatch, config: FitConfig, losses: tuple[float, float] | None) -> str:
     """Half a sentence on the likely cause of a loss that is not finite, and what to do.
 
     Args:

@@ -34,9 +34,7 @@ def commit(folder: Path | None = None) -> str | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10
-            )
+            done = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

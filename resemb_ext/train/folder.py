@@ -170,8 +170,7 @@ def check_folder_space(config: RunConfig, folder: Path, items: int, categories: 
     """
     beside = categories if config.category else 0
     rows = {"plain": items + beside, "res": 2 * items + beside}
-    check_space(folder, space_needed(*(4 * config.dim * rows[arm] for arm in config.arms
-                                       for _ in config.seed)))  # fmt: skip
+    check_space(folder, space_needed(*(4 * config.dim * rows[arm] for arm in config.arms for _ in config.seed)))
 
 
 def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -117,9 +117,7 @@ def fit(
     """
     config = replace(config or FitConfig(), **options)
     if len(train) == 0 or len(valid) == 0:
-        raise ValueError(
-            f"training needs samples: found {len(train)} for training, {len(valid)} for validation"
-        )
+        raise ValueError(f"training needs samples: found {len(train)} for training, {len(valid)} for validation")
     check_metric(valid, config.metric)
     if resume and folder is None:
         raise ValueError("resume: needs the folder that holds the last checkpoint")
@@ -129,9 +127,7 @@ def fit(
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed)
     if folds is not None:
         folds.attach(optimizer)
-    training = _Training(
-        model, optimizer, train, valid, config, seed, folds, give_up, saver, show, name
-    )
+    training = _Training(model, optimizer, train, valid, config, seed, folds, give_up, saver, show, name)
     if resume and saver is not None and saver.can_resume:
         training.take_up(saver.load_last())
     else:
@@ -217,9 +213,7 @@ class _Training:
         self.finished = saved["finished"]
         self._wall_before = saved["wall_s"]
         if not self.finished:
-            self.show.say(
-                f"{self.name}  continues in epoch {result.epochs + 1} after step {result.steps}"
-            )
+            self.show.say(f"{self.name}  continues in epoch {result.epochs + 1} after step {result.steps}")
 
     def run(self, interrupts: Interrupts) -> None:
         """Trains until patience or epochs run out, or a signal comes."""
@@ -273,9 +267,7 @@ class _Training:
                 if self.batch < steps and self.saver is not None and self.saver.due():
                     self.save()
 
-    def _batches(
-        self, epoch: int
-    ) -> tuple[int, Iterable[tuple[AbstractContextManager[None], TorchBatch]]]:
+    def _batches(self, epoch: int) -> tuple[int, Iterable[tuple[AbstractContextManager[None], TorchBatch]]]:
         """Batches of an epoch, from :attr:`batch` on with the context of their lookups; how many
         the whole epoch has."""
         size, folds = self.config.batch_size, self.folds
@@ -321,15 +313,11 @@ class _Training:
             self.best_state = {k: _copy(v) for k, v in self.model.state_dict().items()}
             return
         result = self.result
-        self.saver.save_best(
-            {"epoch": result.epochs, "step": result.steps, "metrics": result.valid}
-        )
+        self.saver.save_best({"epoch": result.epochs, "step": result.steps, "metrics": result.valid})
 
     def interrupted(self, signum: int) -> None:
         """Raises what says where training stands; it is saved there."""
-        where = (
-            f"{self.name}: stopped in epoch {self.result.epochs + 1} after step {self.result.steps}"
-        )
+        where = f"{self.name}: stopped in epoch {self.result.epochs + 1} after step {self.result.steps}"
         if self.saver is None:
             raise TrainingInterrupted(f"{where}; no folder was given, so nothing is saved", signum)
         raise TrainingInterrupted(f"{where}, saved in {self.saver.folder}", signum)

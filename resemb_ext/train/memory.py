@@ -47,10 +47,7 @@ class PeakMemory:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.before_mb:
             self.peak_mb = _status_mb("VmHWM")

@@ -22,12 +22,7 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
     Returns:
         dicts with ``name``, ``params``, ``lr`` and ``weight_decay``.
     """
-    groups: dict[str, list[nn.Parameter]] = {
-        "embedding": [],
-        "central": [],
-        "residual": [],
-        "other": [],
-    }
+    groups: dict[str, list[nn.Parameter]] = {"embedding": [], "central": [], "residual": [], "other": []}
     taken: set[int] = set()
 
     def put(name: str, parameter: nn.Parameter) -> None:
@@ -61,9 +56,7 @@ def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimize
             way round; or it learns link weights, which steps in backward do not take.
     """
     embeddings = {
-        name or "the model": module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding)
+        name or "the model": module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
     }
     for name, module in embeddings.items():
         if module.sparse != config.lazy:
@@ -84,8 +77,6 @@ def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimize
     if config.in_backward:
         for name, module in embeddings.items():
             if len([p for p in module.parameters(recurse=False) if p.requires_grad]) > 2:
-                raise ValueError(
-                    f"in_backward: {name} learns link weights, which are not stepped in backward"
-                )
+                raise ValueError(f"in_backward: {name} learns link weights, which are not stepped in backward")
         optimizer.step_in_backward(model)
     return optimizer

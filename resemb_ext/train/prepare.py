@@ -138,9 +138,7 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
         raise FileNotFoundError(f"graph: no file {config.graph}")
     graph = InterestGraph.load(config.graph)
     if graph.num_items != split.log.num_items:
-        raise ValueError(
-            f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}"
-        )
+        raise ValueError(f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}")
     found, needed = graph.meta.get("event_hash"), split.train.content_hash
     if found != needed and not config.allow_future_edges:
         last, cut = graph.meta.get("time_cut"), split.time_cut
@@ -163,11 +161,7 @@ def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Sampl
     if isinstance(split, data.ReadySplit):
         return split.samples["train"]
     return data.make_train_samples(
-        split,
-        max_history=config.max_history,
-        negatives=config.train_negatives,
-        power=config.negative_power,
-        seed=seed,
+        split, max_history=config.max_history, negatives=config.train_negatives, power=config.negative_power, seed=seed
     )
 
 
@@ -193,9 +187,7 @@ def check_models(config: RunConfig, prepared: Prepared) -> None:
         build_model(config, prepared, arm, config.seed[0])
 
 
-def build_folds(
-    config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int
-) -> FoldTables | None:
+def build_folds(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int) -> FoldTables | None:
     """The model's tables over each fold's graph, or None without cross-fitting."""
     cross = prepared.cross_fit
     if cross is None:

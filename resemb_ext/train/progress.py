@@ -39,9 +39,7 @@ class Progress:
 class Bar:
     """One progress bar, used as a context manager."""
 
-    def __init__(
-        self, total: int | None, what: str, done: int, unit: str, progress: Progress
-    ) -> None:
+    def __init__(self, total: int | None, what: str, done: int, unit: str, progress: Progress) -> None:
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -56,10 +54,7 @@ class Bar:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
 

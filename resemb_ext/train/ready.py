@@ -8,14 +8,7 @@ from resemb_ext import data
 
 from .config import RunConfig
 
-_FOR_LOGS = (
-    "time_column",
-    "session_column",
-    "split",
-    "train_negatives",
-    "eval_negatives",
-    "negative_power",
-)
+_FOR_LOGS = ("time_column", "session_column", "split", "train_negatives", "eval_negatives", "negative_power")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 
@@ -35,8 +28,7 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
     for name in _FOR_LOGS:
         if getattr(config, name) != _DEFAULTS[name]:
             raise ValueError(
-                f"{name} is for logs; the samples in {config.data} come split, with their histories "
-                "and negatives"
+                f"{name} is for logs; the samples in {config.data} come split, with their histories and negatives"
             )
     split = data.read_ready_made(
         config.data,

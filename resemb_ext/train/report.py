@@ -42,11 +42,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     gain = result["summary"]["difference"]
     if gain is not None:
         rows.append(
-            (
-                "res - plain",
-                *(_number(gain[part][metric]["mean"], "+.4f") for part, metric in _COLUMNS),
-                *[""] * 4,
-            )
+            ("res - plain", *(_number(gain[part][metric]["mean"], "+.4f") for part, metric in _COLUMNS), *[""] * 4)
         )
     bayes = result["bayes"]
     if bayes is not None:
@@ -97,9 +93,7 @@ def notes(result: dict[str, Any]) -> list[str]:
             for value in [gain["test"][metric]]
         ]
         found.append(
-            f"res - plain on test, paired by seed, with 95 % t interval over {seeds} seeds: "
-            + ", ".join(parts)
-            + "."
+            f"res - plain on test, paired by seed, with 95 % t interval over {seeds} seeds: " + ", ".join(parts) + "."
         )
     found += [
         f"{split['how']}: {split['train']:,} training, {split['valid']:,} validation, "
@@ -109,9 +103,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         + ("; ± is the standard deviation over seeds." if seeds > 1 else ", one seed."),
         "seen gAUC: targets with a training event only.",
         "radius: aggregation radius over separation, against random domains of the same sizes "
-        "(1: domains say nothing); domains: "
-        + (details["domain_source"] if details else "none in this log")
-        + ".",
+        "(1: domains say nothing); domains: " + (details["domain_source"] if details else "none in this log") + ".",
         f"peak MB: {runs[0]['peak_memory_source']}; the data counts in every arm.",
     ]
     found += _times(runs)

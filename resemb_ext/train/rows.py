@@ -37,24 +37,17 @@ def read_batches(source: Path) -> Iterator[Any]:
         yield from parquet.iter_batches(ROWS)
 
 
-def find_columns(
-    names: Sequence[str], history: str | None, target: str | None, source: Path
-) -> tuple[str, str]:
+def find_columns(names: Sequence[str], history: str | None, target: str | None, source: Path) -> tuple[str, str]:
     """The history's and the target's column."""
     listing = f"{source.name} has the columns: {', '.join(names) or '(none)'}"
     plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
     found = []
-    for what, given, known in (
-        ("history", history, HISTORY_NAMES),
-        ("target", target, TARGET_NAMES),
-    ):
+    for what, given, known in (("history", history, HISTORY_NAMES), ("target", target, TARGET_NAMES)):
         if given is not None and given not in names:
             raise ValueError(f"no column {given!r} (given as {what} column); {listing}")
         guess = given or next((plain[name] for name in known if name in plain), None)
         if guess is None:
-            raise ValueError(
-                f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}"
-            )
+            raise ValueError(f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}")
         found.append(guess)
     return found[0], found[1]
 
@@ -87,9 +80,7 @@ def histories_of(values: pa.Array, column: str, separator: str) -> tuple[pa.Arra
         values = values.dictionary_decode()
     if is_text(values.type):
         nothing = pc.fill_null(pc.equal(values, ""), True)
-        values = pc.split_pattern(
-            pc.if_else(nothing, pa.scalar(None, values.type), values), separator
-        )
+        values = pc.split_pattern(pc.if_else(nothing, pa.scalar(None, values.type), values), separator)
     elif pa.types.is_null(values.type):
         values = values.cast(pa.list_(pa.int64()))
     if not _is_list(values.type):
@@ -107,18 +98,14 @@ def histories_of(values: pa.Array, column: str, separator: str) -> tuple[pa.Arra
     if pc.any(bad).as_py():
         place = pc.index(bad, True).as_py()
         row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-        raise ValueError(
-            f"column {column!r}, row {row}: null or empty id in the history; rows count from 0"
-        )
+        raise ValueError(f"column {column!r}, row {row}: null or empty id in the history; rows count from 0")
     return ids, lengths
 
 
 def without_lists(batch: pa.RecordBatch, separator: str) -> pa.RecordBatch:
     """Lists as joined text, which a CSV can hold."""
     arrays = [
-        pc.binary_join(column.cast(pa.list_(pa.string())), separator)
-        if _is_list(column.type)
-        else column
+        pc.binary_join(column.cast(pa.list_(pa.string())), separator) if _is_list(column.type) else column
         for column in batch.columns
     ]
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

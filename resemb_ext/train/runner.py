@@ -43,15 +43,7 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .memory import PeakMemory
-from .prepare import (
-    Prepared,
-    build_folds,
-    build_model,
-    check_models,
-    item_vectors,
-    prepare,
-    train_samples,
-)
+from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, train_samples
 from .progress import Progress
 from .statistics import summarise
 from .threads import faster_threads, training_step
@@ -127,12 +119,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
 
 
 def _in_folder(
-    config: RunConfig,
-    prepared: Prepared,
-    folder: Path,
-    progress: Progress,
-    started: datetime,
-    resumed: bool,
+    config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime, resumed: bool
 ) -> RunResult:
     """The run in its folder, new or begun."""
     with locked(folder):
@@ -266,13 +253,7 @@ def measured_threads(config: RunConfig, prepared: Prepared) -> int:
 
 
 def _arm(
-    config: RunConfig,
-    prepared: Prepared,
-    train: Samples,
-    arm: str,
-    seed: int,
-    place: Path,
-    progress: Progress,
+    config: RunConfig, prepared: Prepared, train: Samples, arm: str, seed: int, place: Path, progress: Progress
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Trains one arm with one seed; its entry of ``result.json`` and its test logits."""
     name = f"{arm} seed {seed}"

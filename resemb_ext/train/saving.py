@@ -35,12 +35,7 @@ class Saver:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        config: FitConfig,
-        seed: int,
+        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, seed: int
     ) -> None:
         self.folder, self.config, self.seed = folder, config, seed
         self._model, self._optimizer = model, optimizer
@@ -86,11 +81,7 @@ class Saver:
         Raises:
             OSError: as :meth:`save_last`.
         """
-        state = {
-            "model": self._model.state_dict(),
-            "config": self.config.to_dict(),
-            "seed": self.seed,
-        }
+        state = {"model": self._model.state_dict(), "config": self.config.to_dict(), "seed": self.seed}
         self._write(BEST, {**state, **about})
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
@@ -101,8 +92,7 @@ class Saver:
             left = "the one before it is whole" if path.exists() else "there is none before it"
             what = f"cannot write {path}: {error.strerror}" if error.strerror else str(error)
             raise OSError(
-                f"out: {what}; {left}. Make room or mend the "
-                "folder, then continue with resemb train --resume"
+                f"out: {what}; {left}. Make room or mend the folder, then continue with resemb train --resume"
             ) from error
 
     def load_last(self) -> dict[str, Any]:

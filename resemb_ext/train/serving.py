@@ -73,9 +73,7 @@ class SavedModel:
     max_history: int
 
     @classmethod
-    def load(
-        cls, folder: Path | str, arm: str | None = None, seed: int | None = None
-    ) -> SavedModel:
+    def load(cls, folder: Path | str, arm: str | None = None, seed: int | None = None) -> SavedModel:
         """Reads a run folder.
 
         Args:
@@ -243,12 +241,7 @@ def score_file(
 
 
 def _score_batch(
-    saved: SavedModel,
-    batch: pa.RecordBatch,
-    columns: tuple[str, str],
-    separator: str,
-    text: bool,
-    done: Scored,
+    saved: SavedModel, batch: pa.RecordBatch, columns: tuple[str, str], separator: str, text: bool, done: Scored
 ) -> pa.RecordBatch:
     # Rows in messages count within the batch; say where it starts.
     since = f" from row {done.rows} on" if done.rows else ""
@@ -277,10 +270,7 @@ def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) 
             listed = ", ".join(map(str, known))
             raise ValueError(f"{name}: {folder} has no {name} {value}; it has {listed}")
     pairs = [
-        (one, number)
-        for number in config.seed
-        for one in config.arms
-        if arm in (None, one) and seed in (None, number)
+        (one, number) for number in config.seed for one in config.arms if arm in (None, one) and seed in (None, number)
     ]
     if len(pairs) == 1:
         return pairs[0]
@@ -312,7 +302,8 @@ def _read_ids(path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None]:
         array = None if of_item is None else np.asarray(of_item, dtype=np.int64)
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if array is not None and (array.shape != (items.size,) or maps is None
-                              or array.min() < 0 or array.max() >= maps.size):  # fmt: skip
+    if array is not None and (
+        array.shape != (items.size,) or maps is None or array.min() < 0 or array.max() >= maps.size
+    ):
         raise ValueError(f"{path}: item_category does not fit the maps")
     return items, maps, array

@@ -11,9 +11,7 @@ from scipy import special
 METRICS = ("auc", "gauc", "logloss")
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], level: float = 0.95
-) -> dict[str, Any]:
+def paired_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> dict[str, Any]:
     """Mean of ``second - first`` over pairs, with a two-sided t interval.
 
     Args:
@@ -28,10 +26,7 @@ def paired_difference(
         ValueError: the lengths differ or are 0.
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError(
-            f"paired values must be as many in both, at least one; found {len(first)} and "
-            f"{len(second)}"
-        )
+        raise ValueError(f"paired values must be as many in both, at least one; found {len(first)} and {len(second)}")
     gain = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     n, mean = len(gain), float(gain.mean())
     low = high = None
@@ -68,8 +63,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if {"plain", "res"} <= set(values):
         difference = {
             part: {
-                metric: paired_difference(of_seed, values["res"][part][metric])
-                for metric, of_seed in metrics.items()
+                metric: paired_difference(of_seed, values["res"][part][metric]) for metric, of_seed in metrics.items()
             }
             for part, metrics in values["plain"].items()
         }
@@ -77,7 +71,4 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-    }
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}

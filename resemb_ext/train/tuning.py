@@ -33,10 +33,7 @@ SPACE: dict[str, tuple[float, float]] = {
     "init_std": (5e-3, 0.3),
 }
 #: What Res-embedding has besides: how large its residual starts, and what holds it small.
-RESIDUAL_SPACE: dict[str, tuple[float, float]] = {
-    "residual_scale": (1e-2, 1.0),
-    "residual_l2": (1e-6, 1e-2),
-}
+RESIDUAL_SPACE: dict[str, tuple[float, float]] = {"residual_scale": (1e-2, 1.0), "residual_l2": (1e-6, 1e-2)}
 RESULT, SUMMARY, TRIAL = "tune.json", "tune.md", "tune-trials"
 _STARTUP = 10  # trials drawn at random before the sampler models what it has seen
 
@@ -54,8 +51,7 @@ class TuneResult:
         rows = _rows(self.result)
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
 
 
@@ -101,25 +97,19 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ImportError(
-            'tuning needs optuna, which is not installed: pip install "resemb_ext[tune]"'
-        ) from None
+        raise ImportError('tuning needs optuna, which is not installed: pip install "resemb_ext[tune]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
 
-def _space(
-    config: RunConfig, ranges: Mapping[str, tuple[float, float]]
-) -> dict[str, dict[str, tuple[float, float]]]:
+def _space(config: RunConfig, ranges: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, tuple[float, float]]]:
     """Ranges by arm."""
     known = {**SPACE, **RESIDUAL_SPACE}
     for name, (low, high) in ranges.items():
         if name not in known:
             raise ValueError(f"range: {name} is not searched; these are: {', '.join(known)}")
         if not (math.isfinite(high) and 0 < low < high):
-            raise ValueError(
-                f"range: {name} must be LOW:HIGH with 0 < LOW < HIGH, found {low}:{high}"
-            )
+            raise ValueError(f"range: {name} must be LOW:HIGH with 0 < LOW < HIGH, found {low}:{high}")
         for value in (low, high):
             options: dict[str, Any] = {name: value}
             replace(config, **options)  # the option's own limits
@@ -195,8 +185,7 @@ class _Search:
                         self._trial(folder, prepared, arm, number)
         except KeyboardInterrupt as stop:
             raise TrainingInterrupted(
-                f"{str(stop) or 'stopped'}; continue with: resemb tune --resume "
-                f"{shlex.quote(str(folder))}",
+                f"{str(stop) or 'stopped'}; continue with: resemb tune --resume {shlex.quote(str(folder))}",
                 getattr(stop, "signum", signal.SIGINT),
             ) from stop
         shutil.rmtree(folder / TRIAL, ignore_errors=True)
@@ -204,9 +193,7 @@ class _Search:
         for arm, best in result["best"].items():
             if best is not None:
                 options = {**self.config.to_dict(), **best["params"], "embedding": arm}
-                options = {
-                    k: v for k, v in options.items() if k not in ("out", "overwrite", "threads")
-                }
+                options = {k: v for k, v in options.items() if k not in ("out", "overwrite", "threads")}
                 write_json(folder / f"best-{arm}.json", options)
         done = TuneResult(folder, result)
         write_text(folder / SUMMARY, _summary(result))
@@ -257,13 +244,11 @@ class _Search:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         laws = {
-            name: optuna.distributions.FloatDistribution(low, high, log=True)
-            for name, (low, high) in space.items()
+            name: optuna.distributions.FloatDistribution(low, high, log=True) for name, (low, high) in space.items()
         }
         states = optuna.trial.TrialState
         for trial in self.done:
-            inside = all(space[n][0] <= v <= space[n][1] for n, v in trial["params"].items()
-                         if n in space)  # fmt: skip
+            inside = all(space[n][0] <= v <= space[n][1] for n, v in trial["params"].items() if n in space)
             if trial["arm"] != arm or not inside:  # optuna refuses what lies outside
                 continue
             diverged = trial["value"] is None
