@@ -19,13 +19,13 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Named one by one: to collect every test file takes time, and one that fails to import would end the run.
-TESTS = tuple(f"tests/test_cuda_{part}.py" for part in ("device", "attention", "capture", "pinned"))
+TESTS = tuple(f"tests/cuda/test_{part}.py" for part in ("device", "attention", "capture", "pinned"))
 PARTS = ("tests", "memcheck", "racecheck")
 LIMIT_S = 450  # of all parts together
 _TESTS_S = 300  # of the tests alone
 SANITIZED = (
-    "tests/test_cuda_device.py",
-    "tests/test_cuda_attention.py",
+    "tests/cuda/test_device.py",
+    "tests/cuda/test_attention.py",
     "-k",
     "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None",
 )

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.study.bound import experiment as bound
+from resemb_ext.study.compare import experiment as compare
+from resemb_ext.study.compare import page as compare_page
+from resemb_ext.study.delay import experiment as delay
+from resemb_ext.study.delay import page as delay_page
+from resemb_ext.study.harness.frame import (
+    Piece,
+    Results,
+    Source,
+    file_source,
+    hours,
+    read_results,
+    run_pieces,
+    simulated_source,
+)
+from resemb_ext.study.harness.protocol import PROTOCOLS
+from resemb_ext.study.harness.report import Page, write_page
+from resemb_ext.study.radius import experiment as radius
+from resemb_ext.study.radius import page as radius_page
 from resemb_ext.train.files import write_text
-
-from . import bound, compare, compare_page, delay, delay_page, radius, radius_page
-from .frame import Piece, Results, Source, file_source, hours, read_results, run_pieces, simulated_source
-from .protocol import PROTOCOLS
-from .report import Page, write_page
 
 REPORT = "report"
 #: What all studies in full should take at most, in core-hours.
@@ -67,8 +81,8 @@ def run_study(
         data: log files; none: simulated logs.
         quick: small data and few seeds.
         jobs, only: processes, and which pieces, as in
-            :func:`~resemb_ext.study.frame.run_pieces`.
-        progress: as in :func:`~resemb_ext.study.frame.run_pieces`.
+            :func:`~resemb_ext.study.harness.frame.run_pieces`.
+        progress: as in :func:`~resemb_ext.study.harness.frame.run_pieces`.
 
     Returns:
         the path of its page.

@@ -1,0 +1,1 @@
+"""Study bound: a generalisation bound in the radius."""

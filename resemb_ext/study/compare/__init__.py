@@ -1,0 +1,1 @@
+"""Study compare: Res-embedding against plain tables and controls, all tuned alike."""

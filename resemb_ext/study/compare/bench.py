@@ -1,0 +1,96 @@
+"""A log set up for the comparison: split, samples and graphs, each made once a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from resemb_ext import data
+from resemb_ext.graph import InterestGraph
+from resemb_ext.study.harness.frame import Source
+from resemb_ext.study.methods.heldout import some_events
+from resemb_ext.study.methods.item2vec import item_vectors
+from resemb_ext.train import RunConfig
+from resemb_ext.train.prepare import graph_of, train_samples
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a log is split and sampled.
+
+    Attributes:
+        split: "leave-last-out" or "time".
+        max_history: events kept of a history.
+        eval_negatives: per validation and test event.
+        train_rows: size of the fixed sample of training rows; None for all.
+    """
+
+    split: str = "leave-last-out"
+    max_history: int = 50
+    eval_negatives: int = 20
+    train_rows: int | None = None
+
+
+#: Logs that are not split by leave-last-out, by name.
+SETTINGS = {"ml-1m": Setting(split="time", max_history=20, eval_negatives=4, train_rows=200_000)}
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all rows of one log share.
+
+    Attributes:
+        source: the log.
+        config: options of split, samples and graph.
+        train_rows: see :class:`Setting`.
+    """
+
+    source: Source
+    config: RunConfig
+    train_rows: int | None = None
+    _made: dict[tuple[str, int, int], np.ndarray] = field(default_factory=dict)
+
+    @property
+    def log(self) -> data.Log:
+        return self.source.log
+
+    @cached_property
+    def split(self) -> data.Split:
+        return data.split(self.log, self.config.split)
+
+    @cached_property
+    def graph(self) -> InterestGraph:
+        """Interest graph of the training events alone."""
+        return graph_of(self.config, self.split.train)
+
+    @cached_property
+    def valid(self) -> data.Samples:
+        return self._evaluation("valid")
+
+    @cached_property
+    def test(self) -> data.Samples:
+        return self._evaluation("test")
+
+    def _evaluation(self, which: str) -> data.Samples:
+        return data.make_eval_samples(
+            self.split,
+            which,
+            max_history=self.config.max_history,
+            negatives=self.config.eval_negatives,
+            power=self.config.negative_power,
+            seed=self.config.eval_seed,
+        )
+
+    def train(self, seed: int) -> data.Samples:
+        """Training rows of a seed: all, or those of the same sample of events for every seed."""
+        rows = train_samples(self.config, self.split, seed)
+        return rows if self.train_rows is None else some_events(rows, self.train_rows)
+
+    def vectors(self, dim: int, seed: int) -> np.ndarray:
+        """item2vec of the training events, float32 [H, dim]."""
+        key = ("item2vec", dim, seed)
+        if key not in self._made:
+            self._made[key] = item_vectors(self.split.train, dim, seed)
+        return self._made[key]

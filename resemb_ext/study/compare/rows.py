@@ -1,0 +1,195 @@
+"""The rows of the comparison: item tables, the models around them, and which of them are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import ResEmbedding
+from resemb_ext.study.compare.bench import Bench
+from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
+from resemb_ext.study.methods.laplacian import GraphPenalty
+from resemb_ext.train import RunConfig
+from resemb_ext.train.building import make_model, plain_table, res_table
+
+#: Factor of the search that only the graph penalty has.
+PENALTY = "graph_l2"
+
+Maker = Callable[[Bench, RunConfig, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A kind of item table.
+
+    Attributes:
+        title: for people.
+        make: the module for a bench, options and seed; torch's generator is seeded.
+        options: of the run, that go with it.
+        penalty: the model gets a penalty along the graph.
+    """
+
+    title: str
+    make: Maker
+    options: Mapping[str, Any] = field(default_factory=dict)
+    penalty: bool = False
+
+
+def _plain(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+    del seed
+    return plain_table(bench.log.num_items, config)
+
+
+def _twice_as_wide(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+    return _plain(bench, replace(config, dim=2 * config.dim), seed)
+
+
+def _item2vec(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+    """Skip-gram vectors, scaled so that their entries' standard deviation is that of the start."""
+    table = plain_table(bench.log.num_items, config)
+    vectors = torch.from_numpy(bench.vectors(config.dim, seed))
+    known = vectors.abs().sum(1) > 0
+    with torch.no_grad():
+        table.weight[known] = vectors[known] * (config.init_std / vectors[known].std())
+    return table
+
+
+def _centre(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+    del seed
+    table = res_table(bench.graph, replace(config, residual_scale=0.0))
+    table.residual.requires_grad_(False)
+    return table
+
+
+def _over(graph_of: Callable[[Bench, int], InterestGraph]) -> Maker:
+    def make(bench: Bench, config: RunConfig, seed: int) -> ResEmbedding:
+        return res_table(graph_of(bench, seed), config)
+
+    return make
+
+
+_res = _over(lambda bench, seed: bench.graph)
+
+#: Item tables by name, in the order of the report. Two tables of the same size start alike.
+TABLES: dict[str, Table] = {
+    "plain": Table("plain", _plain),
+    "centre": Table("centre only", _centre),
+    "res": Table("res, average", _res),
+    "gcn-1": Table("res, gcn, 1 hop", _res, {"link": "gcn"}),
+    "gcn-2": Table("res, gcn, 2 hops", _res, {"link": "gcn", "hops": 2}),
+    "attention": Table("res, attention", _res, {"link": "attention"}),
+    "plain-2d": Table("plain, twice as wide", _twice_as_wide),
+    "two-tables": Table("two plain tables summed", _over(lambda bench, seed: without_edges(bench.log.num_items))),
+    "item2vec": Table("plain, started by item2vec", _item2vec),
+    "laplacian": Table("plain, graph-Laplacian penalty", _plain, penalty=True),
+    "res-entries": Table(
+        "res, permuted neighbour entries", _over(lambda bench, seed: permuted_entries(bench.graph, seed))
+    ),
+    "res-labels": Table("res, permuted item labels", _over(lambda bench, seed: permuted_labels(bench.graph, seed))),
+}
+MAIN = ("plain", "centre", "res", "gcn-1", "gcn-2", "attention")
+CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "res-labels")
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """Rows that differ in the item table alone."""
+
+    log: str
+    model: str
+    category: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.log}-{self.model}" + ("-category" if self.category else "")
+
+    @property
+    def title(self) -> str:
+        return f"{self.log}, {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Model and features, without the log."""
+        return self.model.upper() + (" with category" if self.category else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a group and an item table of :data:`TABLES`; ``further`` where its search was carried on."""
+
+    group: Group
+    table: str
+    further: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.group.key}-{self.table}" + ("-further" if self.further else "")
+
+    def beside(self, table: str) -> Row:
+        """The row of another table."""
+        return replace(self, table=table)
+
+    @property
+    def for_table_alone(self) -> bool:
+        """Whether the tuned table of docs/results.md asks for the row, and the study's question does not."""
+        plain_din = self.group.model == "din" and not self.group.category
+        return plain_din or self.table in ("gcn-1", "gcn-2", "attention")
+
+    def build(self, bench: Bench, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
+        """A new model, a function of the seed.
+
+        Args:
+            bench: of the row's log.
+            config: the options of the run.
+            seed: of the start, and of what the table draws.
+            penalty: strength along the graph, for a table with one.
+        """
+        table = TABLES[self.table]
+        model = make_model(
+            config,
+            lambda options: table.make(bench, options, seed),
+            seed,
+            num_items=bench.log.num_items,
+            num_categories=bench.log.num_categories,
+        )
+        if table.penalty:
+            assert penalty is not None
+            return GraphPenalty(model, bench.graph, penalty)
+        return model
+
+
+def rows_of(log: str, *, category: bool, quick: bool = False) -> list[tuple[int, Row]]:
+    """The rows of a log, each with its rank: lower ones are run first.
+
+    Args:
+        log: its name; ml-1m has three rows.
+        category: whether the log has categories.
+        quick: a few rows alone.
+    """
+
+    def group(model: str, with_category: bool, rank: int, tables: Iterable[str]) -> list:
+        return [(rank, Row(Group(log, model, with_category), table)) for table in tables]
+
+    if quick:
+        return group("dnn", False, 0, ("plain", "res", "res-entries"))
+    if log == "ml-1m":
+        return group("dnn", False, 8, ("plain", "centre", "res"))
+    first, rest = ("plain", "res"), ("centre", "gcn-1", "gcn-2", "attention")
+    registered = ("res-entries", "item2vec")
+    found = group("dnn", True, 0, first) if category else []
+    found += group("dnn", False, 1, (*first, *registered))
+    found += group("dnn", True, 2, rest) if category else []
+    found += group("dnn", False, 3, rest)
+    found += group("din", True, 4, first) if category else []
+    found += group("din", False, 5, first)
+    found += group("din", True, 6, rest) if category else []
+    found += group("din", False, 7, rest)
+    others = [table for table in CONTROLS if table not in registered]
+    found += group("dnn", False, 6, others)
+    carried_on = group("dnn", True, 9, first) if category else []
+    return found + [(rank, replace(row, further=True)) for rank, row in carried_on]

@@ -1,0 +1,191 @@
+"""What kept pieces of study ``compare`` say, for its page and for docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from resemb_ext.study.compare.experiment import contrast_key
+from resemb_ext.study.compare.rows import MAIN, TABLES, Group, Row
+from resemb_ext.study.harness.frame import Results
+from resemb_ext.study.harness.inference import holm
+from resemb_ext.study.harness.report import side
+
+#: The comparisons of the protocol, in its order: log, with category or not, table minus table.
+REGISTERED: tuple[tuple[Row, Row], ...] = tuple(
+    (Row(Group(log, "dnn", category), "res"), Row(Group(log, "dnn", category), other))
+    for other, category in (("plain", True), ("res-entries", False), ("item2vec", False))
+    for log in ("amazon-beauty", "amazon-toys")
+)
+METRICS = {"gauc": "gAUC", "auc": "AUC", "logloss": "logloss"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A row and what is kept of it.
+
+    Attributes:
+        row: the row.
+        tune, seeds: results of its pieces, or None.
+    """
+
+    row: Row
+    tune: dict[str, Any] | None
+    seeds: dict[str, Any] | None
+
+    def values(self, metric: str, part: str = "test") -> list[float]:
+        """One value a seed; none where the row was not run."""
+        return [] if self.seeds is None else [run[part][metric] for run in self.seeds["runs"]]
+
+    def spread(self, metric: str, part: str = "test") -> str:
+        """Mean and standard deviation over seeds, for a table."""
+        values = self.values(metric, part)
+        if not values:
+            return "not run"
+        text = f"{np.mean(values):.4f}"
+        return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.4f}"
+
+    def mean(self, name: str, form: str) -> str:
+        """Mean over seeds of an entry of the runs, for a table."""
+        if self.seeds is None:
+            return ""
+        return format(float(np.mean([run[name] for run in self.seeds["runs"]])), form)
+
+
+def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
+    """All rows of the plan by log, model, category and table: those whose search was carried on, or the others."""
+    order = list(TABLES)
+    found = []
+    for key in results.plan["pieces"]:
+        if not key.startswith("tune-"):
+            continue
+        row = _row_of(key.removeprefix("tune-"), results)
+        if row.further != further:
+            continue
+        kept = [results.pieces.get(f"{kind}-{row.key}") for kind in ("tune", "seeds")]
+        tune, seeds = (None if piece is None else piece["result"] for piece in kept)
+        found.append(Seen(row, tune, seeds))
+    logs = list(results.plan["data"])
+
+    def place(seen: Seen) -> tuple[Any, ...]:
+        group = seen.row.group
+        models = ("dnn", "din")
+        return (logs.index(group.log), models.index(group.model), not group.category, order.index(seen.row.table))
+
+    return sorted(found, key=place)
+
+
+def _row_of(key: str, results: Results) -> Row:
+    """The row of a key; names of logs may hold dashes."""
+    logs = results.plan["data"]
+    for log, model, category, table, further in product(logs, ("dnn", "din"), (True, False), TABLES, (False, True)):
+        row = Row(Group(log, model, category), table, further)
+        if row.key == key:
+            return row
+    raise ValueError(f"out: no row is named {key}")
+
+
+def contrast(results: Results, one: Row, other: Row) -> dict[str, Any] | None:
+    """The kept difference of two rows, or None."""
+    piece = results.pieces.get(contrast_key(one, other))
+    return None if piece is None else piece["result"]
+
+
+def minus_plain(results: Results, row: Row) -> dict[str, Any] | None:
+    """The kept difference to plain of the same group, or None."""
+    return contrast(results, row, row.beside("plain"))
+
+
+def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:
+    """``value`` or ``mean`` and its interval, with signs."""
+    if entry is None:
+        return missing
+    value = entry["value"] if "value" in entry else entry["mean"]
+    if entry.get("low") is None:
+        return f"{value:+.4f}"
+    return f"{value:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A comparison of the protocol: its rows, what was found, and p by itself and by Holm."""
+
+    one: Row
+    other: Row
+    found: dict[str, Any] | None
+    p: float
+    holm: float
+
+    @property
+    def title(self) -> str:
+        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
+
+    def shown(self, p: float) -> str:
+        """``p`` or ``holm`` for a reader, with "at most" where every draw lay on one side of 0."""
+        gauc = None if self.found is None else self.found["gauc"]
+        least = gauc is not None and gauc["p"] <= 2 / (gauc["draws"] + 1)
+        return ("at most " if least else "") + f"{p:.2g}"
+
+
+def registered(results: Results) -> list[Registered]:
+    """The protocol's comparisons, if any of them is in the plan; one not run counts as p = 1."""
+    keys = [contrast_key(*pair) for pair in REGISTERED]
+    if not any(key in results.plan["pieces"] for key in keys):
+        return []
+    found = [contrast(results, *pair) for pair in REGISTERED]
+    values = [1.0 if entry is None else float(entry["gauc"]["p"]) for entry in found]
+    return [
+        Registered(one, other, entry, p, adjusted)
+        for (one, other), entry, p, adjusted in zip(REGISTERED, found, values, holm(values), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A difference that was taken twice: of which rows, and what was found first and last."""
+
+    one: Row
+    other: Row
+    first: dict[str, Any]
+    last: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
+
+    @property
+    def left(self) -> bool:
+        """Whether the last value is outside the first interval."""
+        return not self.first["low"] <= self.last["value"] <= self.first["high"]
+
+    @property
+    def turned(self) -> bool:
+        """Whether the intervals lie otherwise with regard to 0."""
+        return side(self.first) != side(self.last)
+
+
+def twice(results: Results) -> list[Twice]:
+    """Differences of rows that were trained and scored again."""
+    rows = [seen.row for seen in seen_rows(results)]
+    found = []
+    for one in rows:
+        for other in rows:
+            key = contrast_key(one, other)
+            if one.group == other.group and key in results.earlier and key in results.pieces:
+                kept = (results.earlier[key], results.pieces[key])
+                found.append(Twice(one, other, *(piece["result"]["gauc"] for piece in kept)))
+    return found
+
+
+def short(table: str) -> str:
+    """A table's name in a sentence."""
+    return "res" if table == "res" else TABLES[table].title
+
+
+def main_rows(rows: Sequence[Seen]) -> list[Seen]:
+    """Rows of the tuned table of docs/results.md: :data:`~.rows.MAIN`, on logs split by leave-last-out."""
+    return [s for s in rows if s.row.table in MAIN and s.row.group.log != "ml-1m"]

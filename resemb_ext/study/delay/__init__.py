@@ -1,0 +1,1 @@
+"""Study delay: do users' interests stay put for a while, then jump?"""

@@ -1,0 +1,1 @@
+"""Item vectors, domains, controls and probes that several studies use."""

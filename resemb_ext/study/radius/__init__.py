@@ -1,0 +1,1 @@
+"""Study radius: does a smaller radius inside domains make a model generalise?"""

@@ -1,0 +1,256 @@
+"""The comparison: effects where there are some, none where there are none, and pages from JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resemb_ext import data, metrics
+from resemb_ext.study import studies
+from resemb_ext.study.compare import experiment as compare
+from resemb_ext.study.compare import further as compare_further
+from resemb_ext.study.compare import said as compare_said
+from resemb_ext.study.compare import view as compare_view
+from resemb_ext.study.compare import work as compare_work
+from resemb_ext.study.compare.bench import Setting
+from resemb_ext.study.compare.page import tuned_section
+from resemb_ext.study.compare.rows import Group, Row
+from resemb_ext.study.harness.draft import Draft
+from resemb_ext.study.harness.frame import Desk, Piece, read_results, run_pieces, simulated_source
+from resemb_ext.study.harness.protocol import PROTOCOLS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick run on the simulated log and its null variant."""
+    out = tmp_path_factory.mktemp("study")
+    studies.run_study("compare", out, quick=True, jobs=2, progress=False)
+    return out
+
+
+def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: Path) -> None:
+    kept = read_results(quick / "compare").pieces
+    found = kept["minus-simulated-dnn-res-plain"]["result"]["gauc"]
+    assert found["low"] > 0
+    assert kept["minus-simulated-dnn-res-res-entries"]["result"]["gauc"]["low"] > 0
+    null = kept["minus-simulated-null-dnn-res-plain"]["result"]["gauc"]
+    assert null["low"] <= 0 <= null["high"] and null["p"] > 0.05
+
+
+def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
+    results = read_results(quick / "compare")
+    assert not results.missing
+    tune = results.pieces["tune-simulated-dnn-res"]["result"]
+    assert len(tune["trials"]) == compare.QUICK.trials
+    best = max(tune["trials"], key=lambda trial: trial["valid"]["gauc"])
+    assert tune["options"] == best["options"] and tune["valid_gauc"] == best["valid"]["gauc"]
+    seeds = results.pieces["seeds-simulated-dnn-res"]
+    assert seeds["result"]["options"] == tune["options"]
+    assert [run["seed"] for run in seeds["result"]["runs"]] == list(compare.QUICK.seeds)
+    minus = results.pieces["minus-simulated-dnn-res-plain"]["result"]
+    means = [
+        np.mean([r["test"]["gauc"] for r in results.pieces[f"seeds-simulated-dnn-{t}"]["result"]["runs"]])
+        for t in ("res", "plain")
+    ]
+    assert minus["gauc"]["value"] == pytest.approx(means[0] - means[1], abs=1e-12)
+    assert minus["over_seeds"]["gauc"]["mean"] == pytest.approx(means[0] - means[1], abs=1e-12)
+
+
+def test_kept_json_holds_no_users(quick: Path) -> None:
+    users = simulated_source("x", users=1000, items=600).log.num_users
+    for file in (quick / "compare").glob("*.json"):
+        assert _longest(json.loads(file.read_text())) < users / 20
+
+
+def _longest(value: object) -> int:
+    if isinstance(value, dict):
+        return max(map(_longest, value.values()), default=0)
+    if isinstance(value, list):
+        return max([len(value), *map(_longest, value)])
+    return 0
+
+
+def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    make = data.make_eval_samples
+
+    def watched(split: data.Split, which: str, **options: object) -> data.Samples:
+        asked.append(which)
+        return make(split, which, **options)
+
+    monkeypatch.setattr(data, "make_eval_samples", watched)
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare_work.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
+    row = Row(Group("tiny", "dnn", False), "res")
+    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)
+    run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
+    assert asked == ["valid"]
+    run_pieces("s", plan, tmp_path, protocol={}, quick=True, progress=False)
+    assert asked == ["valid", "test"]
+
+
+def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare_work.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
+    row = Row(Group("tiny", "dnn", False), "plain")
+    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)[:1]
+    options = {"protocol": {}, "quick": True, "progress": False}
+    trained, train = [], compare_work.fit
+
+    def counted(*args: object, **options: object) -> object:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return train(*args, **options)
+
+    monkeypatch.setattr(compare_work, "fit", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_pieces("s", plan, tmp_path, **options)
+    draft = tmp_path / f"trials-{row.key}.draft.json"
+    assert len(json.loads(draft.read_text())["steps"]) == 3
+    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
+    run_pieces("s", plan, tmp_path, **options)
+    assert trained == [1, 1, 1, 2] and not draft.exists()
+    run_pieces("s", plan, tmp_path / "whole", **options)
+    first, whole = (
+        [
+            {k: v for k, v in trial.items() if k != "seconds"}
+            for trial in read_results(folder).pieces[f"tune-{row.key}"]["result"]["trials"]
+        ]
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    assert first == whole
+
+
+def test_a_draft_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    def step(draft: Draft, name: str, value: float) -> float:
+        return draft.recall({"name": name}, lambda: (value, {}))[0]
+
+    first = Draft(tmp_path / "d", "x")
+    assert [step(first, "a", 1.0), step(first, "b", -np.inf)] == [1.0, -np.inf]
+    again = Draft(tmp_path / "d", "x")
+    assert [step(again, "a", 7.0), step(again, "b", 7.0), step(again, "c", 3.0)] == [1, -np.inf, 3]
+    assert step(Draft(tmp_path / "d", "y"), "a", 7.0) == 7.0  # made for something else
+    first = Draft(tmp_path / "d", "y")
+    assert step(first, "z", 8.0) == 8.0 and step(first, "a", 9.0) == 9.0  # another step
+
+
+def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
+    source = _with_category()
+    scale = compare_work.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
+    bench = compare.bench_of(source, Setting(eval_negatives=5))
+    rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
+    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
+    plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
+    run_pieces("compare", plan, tmp_path / "compare", protocol=PROTOCOLS["compare"], quick=True, progress=False)
+    page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
+    assert "cats, DIN with category: test" in page
+    section = "\n".join(tuned_section(read_results(tmp_path / "compare")))
+    assert "| cats | DIN | yes | res, average |" in section
+
+
+def _with_category():
+    from resemb_ext.study.harness.frame import Source
+
+    log, truth = data.simulate(users=100, items=100, domains=4)
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"user_id": log.user, "item_id": log.item, "order": log.time, "category": truth.domain[log.item]}
+    )
+    return Source("cats", lambda: (data.read_log(frame, label=False), None))
+
+
+def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
+    source = simulated_source("tiny", users=200, items=150, domains=4)
+    bench = compare.bench_of(source, Setting(eval_negatives=4))
+    test, counts = bench.test, bench.split.item_counts
+    scores = np.random.default_rng(0).normal(size=len(test)).astype(np.float32)
+    found = compare_work.by_frequency(test, scores, counts)
+    assert sum(bucket["events"] for bucket in found) == len(test) // 5
+    for number, bucket in enumerate(found):
+        high = [*compare_work.BUCKETS, np.inf][number + 1]
+        first = counts[test.target[::5]]  # the positive comes first
+        rows = np.repeat((first >= bucket["least"]) & (first < high), 5)
+        assert bucket["events"] == rows.sum() // 5
+        if rows.any():
+            assert bucket["auc"] == pytest.approx(metrics.auc(test.label[rows], scores[rows]))
+        else:
+            assert np.isnan(bucket["auc"])
+
+
+def test_a_search_is_carried_on_from_its_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    scale = compare_work.Scale(trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4)
+    group, bench = Group("tiny", "dnn", False), compare.bench_of(source, Setting(eval_negatives=5))
+    rows = [Row(group, table, further) for further in (False, True) for table in ("plain", "res")]
+    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
+    pairs = compare.contrasts(rows)
+    assert [compare.contrast_key(*pair) for pair in pairs] == [
+        "minus-tiny-dnn-res-plain",
+        "minus-tiny-dnn-res-further-plain",
+    ]
+    plan += [compare.contrast_piece(*pair, bench, scale) for pair in pairs]
+    trained, train = [], compare_work.fit
+    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(1), train(*a, **o))[1])
+    options = {"protocol": {"version": 1}, "quick": True, "progress": False}
+    run_pieces("compare", plan, tmp_path / "compare", **options)
+    results = read_results(tmp_path / "compare")
+    searches = 0
+    for table in ("plain", "res"):
+        first, on = (results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further"))
+        keys = ("steps", "options", "valid", "epochs")
+        assert [[t[k] for k in keys] for t in on["trials"][:3]] == [[t[k] for k in keys] for t in first["trials"]]
+        assert 3 <= len(on["trials"]) <= 6 and (len(on["trials"]) == 6 or on["closed"])
+        touched = on["touched"]["trials"]
+        assert [t["options"]["l2_of"] for t in touched] == ["touched rows"] * 4
+        assert touched[0]["options"]["embedding_l2"] == compare_further.TOUCHED_L2
+        both = [*on["trials"], *touched]
+        assert on["valid_gauc"] == max(t["valid"]["gauc"] for t in both)
+        assert on["options"] in [t["options"] for t in both]
+        seeds = results.pieces[f"seeds-tiny-dnn-{table}-further"]["result"]
+        assert seeds["options"] == on["options"]
+        searches += len(on["trials"]) + 4
+    assert len(trained) == searches + 4 * 2  # no trial is made twice
+    seen = compare_view.seen_rows(results, further=True)
+    assert [one.row for one in seen] == rows[2:]
+    assert [one.row for one in compare_view.seen_rows(results)] == rows[:2]
+    text = compare_said.said_further(results)
+    minus = results.pieces["minus-tiny-dnn-res-further-plain"]["result"]["gauc"]
+    assert text is not None and f"on tiny, DNN: {compare_view.signed(minus)}, where it had been" in text
+    assert "4 of touched rows alone" in text
+    missing = compare_said.not_run([compare_view.Seen(rows[2], None, None)])
+    assert missing == "Not run yet: tiny, DNN: the only row."
+    other = {"trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]}
+    desk = Desk(tmp_path, {"tune-tiny-dnn-res": other}, "x")
+    with pytest.raises(RuntimeError, match="not the first of this search"):
+        compare_further.tune_further(rows[3], bench, scale, desk)
+
+
+def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
+    pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    text = pages[0].read_text()
+    assert "better than plain on simulated, DNN" in text and "A quick run" in text
+
+
+def test_pieces_name_all_that_they_depend_on() -> None:
+    source = simulated_source("tiny", users=100, items=100, domains=4)
+    plan = compare.pieces([source], quick=False)
+    keys = [piece.key for piece in plan]
+    assert len(set(keys)) == len(keys)
+    known: set[str] = set()
+    for piece in plan:  # what is needed comes before, so that one process never waits
+        assert known.issuperset(piece.needs)
+        known.add(piece.key)
+        assert isinstance(piece, Piece)
+    by_key = {piece.key: piece for piece in plan}
+    one, two = (by_key[f"tune-tiny-dnn-gcn-{hops}"].config["options"] for hops in (1, 2))
+    assert {k for k in one if one[k] != two[k]} == {"hops"}

@@ -1,0 +1,70 @@
+"""The plans of all studies, quick and full, and quick runs of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from resemb_ext import data
+from resemb_ext.cli import main
+from resemb_ext.study import STUDIES
+from resemb_ext.study.harness.frame import Source, read_results
+from resemb_ext.train.files import plain
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _log() -> tuple[data.Log, None]:
+    log, truth = data.simulate(users=100, items=100, domains=4)
+    frame = pd.DataFrame(
+        {"user_id": log.user, "item_id": log.item, "order": log.time, "category": truth.domain[log.item]}
+    )
+    return data.read_log(frame, label=False), None
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("name", STUDIES)
+def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick: bool) -> None:
+    plan = STUDIES[name].pieces([Source("cats", _log)], quick=quick)
+    keys = [piece.key for piece in plan]
+    assert keys and len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", key) for key in keys)
+    assert all(callable(piece.work) and piece.seeds for piece in plan)
+    # Two pieces of equal options, seeds and log would be one piece.
+    told = [
+        json.dumps([plain(dict(p.config)), list(p.seeds), p.source and p.source.name, p.key.split("-")[0]])
+        for p in plan
+    ]
+    assert len(set(told)) == len(told)
+    if name != "bound":  # which takes no log
+        assert any(piece.source is not None and piece.source.name == "cats" for piece in plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("bound", "Terms on simulated logs"),
+        ("delay", "Behaviour models on logs"),
+        ("radius", "Gamma minus 1, with domains"),
+    ],
+)
+def test_a_quick_study_by_the_command_line(
+    name: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The comparison's quick run is in tests/study/test_compare.py."""
+    assert main(["study", name, "--quick", "--quiet", "--out", str(tmp_path)]) == 0
+    assert not read_results(tmp_path / name).missing
+    page = (tmp_path / "report" / f"{name}.md").read_text()
+    assert "A quick run" in page and table in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_quick_studies_by_the_command_line(tmp_path: Path) -> None:
+    assert main(["study", "all", "--quick", "--quiet", "--jobs", "2", "--out", str(tmp_path)]) == 0
+    for name in STUDIES:
+        assert not read_results(tmp_path / name).missing
+        assert "A quick run" in (tmp_path / "report" / f"{name}.md").read_text()
