@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 OWN = "resemb_ext"
-GOAL = 4.0  # times faster than the best peer, at 10 million events
 
 
 def _good(cell: dict[str, Any], method: str) -> list[dict[str, Any]]:
@@ -46,24 +45,6 @@ def graph_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-PROFILE = (
-    "By a profile at 10^7 events about a quarter of our CPU time decodes Parquet and a fifth is the kernel's "
-    "first touch of memory, both the same for any builder; the rest groups users and counts pairs."
-)
-
-
-def verdict(result: dict[str, Any]) -> str:
-    """A sentence on the largest log that every method built: the best peer against the goal."""
-    peers = [name for name in _methods(result) if name != OWN]
-    cell = [c for c in result["cells"] if all(_good(c, name) for name in peers)][-1]
-    best = min(peers, key=lambda name: median(_ratios(cell, name)))
-    ratio = median(_ratios(cell, best))
-    return (
-        f"At {cell['events']:,} events the best peer, {best}, takes {ratio:.1f} times our time: the goal of "
-        f"{GOAL:g} is {'met' if ratio >= GOAL else 'not met'}."
-    )
-
-
 def draw_graph(result: dict[str, Any], path: Path) -> None:
     """PNG: seconds and peak memory over the number of events, medians with the range of the runs."""
     import matplotlib
@@ -91,22 +72,16 @@ def draw_graph(result: dict[str, Any], path: Path) -> None:
 
 
 def graph_section(result: dict[str, Any], plot: str) -> str:
-    """Markdown: what was measured, the plot, the table."""
+    """Markdown: settings and versions, the plot, the table."""
     m, s = result["machine"], result["settings"]
     return "\n".join(
         [
-            f"`python -m benchmarks.graph`: the graph of simulated logs, {s['items']:,} items, window {s['window']}, top_k "
-            f"{s['top_k']}, counts, from Parquet, {s['threads']} threads. Every run is a process of its own and every method "
-            "keeps the same rows, compared by hash; imports are not timed. The peers are the fastest forms found: a product of "
-            "sparse matrices and partitions of rows side by side (scipy, which has one thread but for reading), sorted "
-            "integers and run lengths (polars), one aggregation of unordered pairs and max(key, k) (duckdb). "
-            f"{m['cpu']}, {m['cores']} cores; scipy {m['scipy']}, polars {m['polars']}, duckdb {m['duckdb']}, pyarrow "
-            f"{m['pyarrow']}. Medians of interleaved runs; the ratio is taken within a round.",
+            f"{s['items']:,} items, window {s['window']}, top_k {s['top_k']}, {s['threads']} threads; {m['cpu']}, "
+            f"{m['cores']} cores; scipy {m['scipy']}, polars {m['polars']}, duckdb {m['duckdb']}, pyarrow "
+            f"{m['pyarrow']}.",
             "",
             f"![time and memory]({plot})",
             "",
             graph_table(result),
-            "",
-            f"{verdict(result)} {PROFILE}",
         ]
     )

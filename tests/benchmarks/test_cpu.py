@@ -1,20 +1,29 @@
-"""The committed CPU figures, and the pages that show them."""
+"""The committed figures, and the pages that show them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.publish import ON_PAGE, PAGE, PLOT, README, blocks, load, put
-from benchmarks.suite_report import page
+from benchmarks.publish import GRAPH_PLOT, PLOT, blocks, page, put
+
+BLOCKS = blocks()
 
 
-@pytest.mark.parametrize("name", ["benchmark", "suite"])
-def test_readme_shows_the_committed_results(name: str) -> None:
-    readme = README.read_text()
-    assert readme == put(readme, name, blocks()[name])
+@pytest.mark.parametrize("path", BLOCKS, ids=lambda path: path.stem)
+def test_page_shows_the_committed_results(path: Path) -> None:
+    assert path.read_text() == page(path, BLOCKS[path])
 
 
-def test_page_shows_the_committed_results() -> None:
-    found = page({name: load(name) for name in ON_PAGE}, PLOT.name)
-    assert found == PAGE.read_text()
+def test_plots_are_there() -> None:
     assert PLOT.exists()
+    assert GRAPH_PLOT.exists()
+
+
+def test_only_what_stands_between_the_markers_is_replaced() -> None:
+    text = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n"
+    assert put(text, "a", "new") == text.replace("old", "new")
+    for broken in (text.replace("begin", "start"), text + text, "<!-- a: end --><!-- a: begin -->"):
+        with pytest.raises(ValueError, match="markers"):
+            put(broken, "a", "new")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.graph import METHODS, digest, rows_of, simulate
-from benchmarks.graph_report import graph_table, verdict
+from benchmarks.graph_report import graph_table
 
 MODULES = {"resemb_ext": "resemb_ext", "scipy.sparse": "scipy"}
 
@@ -36,13 +36,10 @@ def runs(*seconds):
     return [{"seconds": s, "cpu_seconds": s, "peak_mib": 100} for s in seconds]
 
 
-def test_the_report_pairs_rounds_and_judges_the_best_peer():
+def test_the_report_pairs_rounds():
     failed = [{"failed": "more than 9 s"}] * 3
     small = {"events": 10, "runs": {"resemb_ext": runs(1, 2, 4), "a": runs(5, 8, 12), "b": runs(9, 9, 9)}}
     large = {"events": 99, "runs": {"resemb_ext": runs(1, 1, 1), "a": failed, "b": runs(8, 8, 8)}}
     result = {"cells": [small, large]}
     assert "| 10 | a | 3 | 8.00 | 8.00 | 100 | 4.00 [3.00, 5.00] |" in graph_table(result)
     assert "| 99 | a | | more than 9 s | | | |" in graph_table(result)
-    assert verdict(result) == ("At 10 events the best peer, a, takes 4.0 times our time: the goal of 4 is met.")
-    small["runs"]["a"] = runs(5, 6, 12)
-    assert verdict(result).endswith("a, takes 3.0 times our time: the goal of 4 is not met.")

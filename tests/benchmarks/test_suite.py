@@ -20,7 +20,7 @@ from benchmarks.cells import BLOCK, LAWS, Cell, make_case, suite
 from benchmarks.lookup import check_equal, run_cell
 from benchmarks.peers import operator
 from benchmarks.spread import run_spread
-from benchmarks.suite_report import below_bar, draw, suite_table
+from benchmarks.suite_report import draw, faster_table, suite_table
 from benchmarks.timing import SLOW_ROUNDS, interleave, summary
 
 TINY = Cell(name="tiny", items=600, dim=8, neighbors=4, positions=300, batches=2)
@@ -99,8 +99,11 @@ def test_cell_runs_and_reports(cell: Cell, log: Path, tmp_path: Path) -> None:
     assert cells[0]["best_peer_step"] in cells[0]["step"]
     draw(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 0
-    cells[0]["forward"][cells[0]["best_peer_forward"]]["ratio"] = 1.5
-    assert any("forward: 1.50" in line for line in below_bar(result))
+    best = cells[0]["best_peer_forward"]
+    cells[0]["forward"][best]["ratio"] = 1.5
+    assert f"| tiny | forward | {best} |" not in faster_table(result)
+    cells[0]["forward"][best]["ratio"] = 0.5
+    assert f"| tiny | forward | {best} | 0.50 [" in faster_table(result)
 
 
 def test_wrong_numbers_are_not_timed() -> None:
