@@ -22,7 +22,7 @@ from benchmarks.machine import machine
 from benchmarks.report import table
 from benchmarks.spread import run_spread
 from benchmarks.suite_report import suite_table
-from resemb_ext.train.files import write_json
+from resemb_ext.runtime.files import write_json
 
 SLOW = 12.0  # a variant over this many times our time is timed in few rounds
 SPREAD = Cell(name="spread, D=16", dim=16)

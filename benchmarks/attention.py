@@ -16,7 +16,7 @@ from benchmarks.machine import machine
 from benchmarks.peers import operator
 from benchmarks.timing import interleave, summary
 from resemb_ext import _loader, functional
-from resemb_ext.train.files import write_json
+from resemb_ext.runtime.files import write_json
 
 AVERAGE = "average"
 

@@ -19,12 +19,12 @@ from benchmarks.machine import machine
 from benchmarks.report import din_table
 from benchmarks.timing import interleave
 from resemb_ext.models import DIN, TorchBatch
+from resemb_ext.runtime.files import write_json
 from resemb_ext.train import RunConfig
 from resemb_ext.train.batches import train_batches
 from resemb_ext.train.building import PADDING
 from resemb_ext.train.clock import Laps
 from resemb_ext.train.evaluate import predict
-from resemb_ext.train.files import write_json
 from resemb_ext.train.prepare import Prepared, prepare, train_samples
 
 LR = 1e-3

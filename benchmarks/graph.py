@@ -162,7 +162,7 @@ def main() -> None:
     if args.child:
         return child(args.child, args.file)
     from benchmarks.machine import machine
-    from resemb_ext.train.files import write_text
+    from resemb_ext.runtime.files import write_text
 
     folder = args.folder or args.out.parent
     folder.mkdir(parents=True, exist_ok=True)

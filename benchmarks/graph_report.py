@@ -52,7 +52,7 @@ def draw_graph(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from resemb_ext.train.files import write_atomic
+    from resemb_ext.runtime.files import write_atomic
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     labels = {"seconds": "seconds", "peak_mib": "peak memory of the process, MiB"}

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.report import lazy_table
+from resemb_ext.runtime.files import write_json
 from resemb_ext.train import RunConfig, run
-from resemb_ext.train.files import write_json
 from resemb_ext.train.statistics import paired_difference
 
 LEVEL = 0.90  # of the interval

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from resemb_ext import _loader
-from resemb_ext.train.environment import cpu_name
+from resemb_ext.runtime.environment import cpu_name
 
 
 def _commit() -> str:

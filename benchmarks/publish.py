@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.graph_report import draw_graph, graph_section
 from benchmarks.report import attention_table, din_attention_table, din_table, lazy_table, table
 from benchmarks.suite_report import draw, suite_section
-from resemb_ext.train.files import write_text
+from resemb_ext.runtime.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

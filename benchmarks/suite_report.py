@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import OWN_STEP
-from resemb_ext.train.files import write_atomic
+from resemb_ext.runtime.files import write_atomic
 
 PHASES = ("forward", "forward+backward", "step")
 

@@ -14,7 +14,7 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 
 if TYPE_CHECKING:
-    from resemb_ext import data, metrics, models, testing, train
+    from resemb_ext import data, export, metrics, models, serving, testing, train
 
 try:
     __version__ = version("resemb_ext")
@@ -25,17 +25,27 @@ __all__ = [
     "InterestGraph",
     "ResEmbedding",
     "data",
+    "export",
     "functional",
     "metrics",
     "models",
     "optim",
     "reference",
     "release_memory",
+    "serving",
     "testing",
     "train",
 ]
 
-_ON_DEMAND = ("data", "metrics", "models", "testing", "train")  # they import pandas, matplotlib, ...
+_ON_DEMAND = (
+    "data",
+    "export",
+    "metrics",
+    "models",
+    "serving",
+    "testing",
+    "train",
+)  # they import pandas, matplotlib, ...
 
 
 def __getattr__(name: str) -> Any:

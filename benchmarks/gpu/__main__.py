@@ -20,7 +20,7 @@ import torch
 from benchmarks.gpu import checks, speed
 from benchmarks.machine import machine
 from resemb_ext import _loader
-from resemb_ext.train.files import write_text
+from resemb_ext.runtime.files import write_text
 
 DRY = {"items": [3_000], "positions": [2_000], "dims": [16], "rounds": 3}
 

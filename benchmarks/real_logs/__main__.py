@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.publish import ROOT
+from resemb_ext.runtime.files import write_text
 from resemb_ext.study.compare.page import tuned_section
 from resemb_ext.study.harness.frame import read_results
-from resemb_ext.train.files import write_text
 
 from .cells import MODELS, PROTOCOLS, Cell, all_cells, longest_first
 from .report import render

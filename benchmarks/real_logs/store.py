@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from resemb_ext.runtime.files import plain, write_json
 from resemb_ext.train import RunResult
-from resemb_ext.train.files import plain, write_json
 from resemb_ext.train.runner import SCORES
 
 from .cells import Cell, all_cells, changes, config_of, defaults

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.train.files import write_atomic
+from resemb_ext.runtime.files import write_atomic
 
 FIELDS = ("user", "item", "time", "category", "label", "session")
 EXAMPLES = """examples:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from resemb_ext import _loader
-from resemb_ext.train.environment import commit, versions
+from resemb_ext.runtime.environment import commit, versions
 
 EXAMPLE = """example:
   resemb doctor

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """Runs ``resemb export``."""
-    from resemb_ext.export import export_run
+    from resemb_ext.serving import export_run
 
     place = export_run(args.folder, args.out, arm=args.arm, seed=args.seed, onnx=args.onnx, overwrite=args.overwrite)
     for file in sorted(place.iterdir()):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.graph import InterestGraph
-from resemb_ext.train.files import write_json
+from resemb_ext.runtime.files import write_json
 
 from .graph_common import add_log, columns_of, command, print_table, read
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.train.files import write_json
-from resemb_ext.train.serving import SavedModel, score_file
+from resemb_ext.runtime.files import write_json
+from resemb_ext.serving import SavedModel, score_file
 
 EXAMPLES = """examples:
   resemb predict runs/first rows.parquet --out scores.parquet

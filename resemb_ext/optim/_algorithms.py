@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resemb_ext.optim._base import RowSparseOptimizer
-from resemb_ext.optim._rows import RowStep, Rule
+from resemb_ext.optim._row_sparse import RowStep, Rule
 
 
 class SGD(RowSparseOptimizer):

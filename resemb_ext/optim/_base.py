@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from resemb_ext._memory import empty_table
 from resemb_ext.optim import _capture, _decay, _in_backward, _refusal
-from resemb_ext.optim._rows import Rows, RowStep, gradient_rows, update_rows
+from resemb_ext.optim._row_sparse import Rows, RowStep, gradient_rows, update_rows
 
 DECAYS = ("touched", "global")
 

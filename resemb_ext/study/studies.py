@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.runtime.files import write_text
 from resemb_ext.study.bound import experiment as bound
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
@@ -26,7 +27,6 @@ from resemb_ext.study.harness.protocol import PROTOCOLS
 from resemb_ext.study.harness.report import Page, write_page
 from resemb_ext.study.radius import experiment as radius
 from resemb_ext.study.radius import page as radius_page
-from resemb_ext.train.files import write_text
 
 REPORT = "report"
 #: What all studies in full should take at most, in core-hours.

@@ -8,7 +8,6 @@ from .interrupt import TrainingInterrupted
 from .loop import FitResult, TrainingDiverged, fit
 from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
-from .serving import SavedModel, score_file
 from .statistics import paired_difference
 from .tuning import TuneResult, tune
 
@@ -17,7 +16,6 @@ __all__ = [
     "FitResult",
     "RunConfig",
     "RunResult",
-    "SavedModel",
     "TrainingDiverged",
     "TrainingInterrupted",
     "TuneResult",
@@ -33,6 +31,5 @@ __all__ = [
     "run",
     "save_checkpoint",
     "saved_config",
-    "score_file",
     "tune",
 ]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import write_atomic
+from resemb_ext.runtime.files import write_atomic
 
 FORMAT = "resemb-checkpoint"
 VERSION = 2

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from resemb_ext.runtime.files import check_space, plain, remove_temporaries, write_atomic, write_json
+
 from .checkpoint import BEST, LAST
 from .config import RunConfig, read_config
-from .files import check_space, plain, remove_temporaries, write_atomic, write_json
 from .saving import changed_options, space_needed
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"

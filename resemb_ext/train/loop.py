@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resemb_ext.data import Samples
 from resemb_ext.models import TorchBatch
+from resemb_ext.runtime.progress import Progress
 
 from .batches import train_batches
 from .clock import Laps
@@ -26,7 +27,6 @@ from .diagnose import likely_cause
 from .evaluate import Metrics, check_metric, device_of, evaluate, measure, predict
 from .interrupt import Interrupts, TrainingInterrupted
 from .optimizer import build_optimizer
-from .progress import Progress
 from .saving import Saver
 
 

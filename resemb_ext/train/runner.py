@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from resemb_ext import metrics
+from resemb_ext import _loader, metrics
 from resemb_ext.data import Samples
+from resemb_ext.runtime.environment import environment
+from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
+from resemb_ext.runtime.memory import PeakMemory
+from resemb_ext.runtime.progress import Progress
 
 from . import report
 from .clock import mean_seconds
 from .config import RunConfig
-from .environment import environment
-from .files import locked, plain, write_atomic, write_json, write_text
 from .folder import (
     CANDIDATES,
     CURVES,
@@ -42,9 +44,7 @@ from .folder import (
 )
 from .interrupt import TrainingInterrupted
 from .loop import fit
-from .memory import PeakMemory
 from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, train_samples
-from .progress import Progress
 from .statistics import summarise
 from .threads import faster_threads, training_step
 
@@ -214,6 +214,7 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         "graph": _about_graph(prepared),
         "hashes": hashes(prepared),
         **environment(),
+        "isa": _loader.isa(),
     }
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext.runtime.files import check_space
+
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .config import FitConfig
 from .evaluate import device_of
-from .files import check_space
 from .options import free_options
 
 # A checkpoint holds the weights, last.safetensors Adam's two moments too; a new one lies beside the

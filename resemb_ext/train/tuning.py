@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from resemb_ext.runtime.files import locked, plain, remove_temporaries, write_json, write_text
+from resemb_ext.runtime.progress import Progress
+
 from .checkpoint import BEST, LAST
 from .config import RunConfig
-from .files import locked, plain, remove_temporaries, write_json, write_text
 from .folder import CONFIG, INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .prepare import Prepared, build_folds, build_model, check_models, prepare, train_samples
-from .progress import Progress
 from .runner import describe, hashes, measured_threads
 
 #: Ranges of both arms: learning rates, L2 and the embeddings' start. All are searched in logarithms.

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 import resemb_ext as rx
-from resemb_ext import export
 from resemb_ext.cli import main
 from resemb_ext.data import IdMap
-from resemb_ext.export import ScoringModule, export_run, fold, write_export
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import DNN, MODELS
-from resemb_ext.train import run, serving
+from resemb_ext.serving import SavedModel, ScoringModule, export, export_run, fold, write_export
+from resemb_ext.train import run
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 4
@@ -85,7 +84,7 @@ def exported(trained):
 @pytest.fixture(scope="module")
 def rows(trained):
     """Rows in raw ids, one with unseen ids, one without history, and their logits by the model."""
-    saved = serving.SavedModel.load(trained, "res", 0)
+    saved = SavedModel.load(trained, "res", 0)
     known = saved.items.values.tolist()
     found = [
         {"target": known[3], "history": known[:3]},
@@ -151,7 +150,7 @@ def test_an_export_says_what_it_is(exported, trained):
     assert {file.name for file in exported.iterdir()} == files | {"export.json"}
     for name, digest in about["sha256"].items():
         assert export._sha256(exported / name) == digest
-    saved = serving.SavedModel.load(trained, "res", 0)
+    saved = SavedModel.load(trained, "res", 0)
     held = json.loads((exported / "items.json").read_text())
     assert IdMap.from_dict(held) == saved.items and held["oov"] == saved.items.oov
 
@@ -281,3 +280,8 @@ def test_every_model_exports(name, tmp_path):
 def test_every_model_exports_to_onnx(name, tmp_path):
     whole_check(name, tmp_path, 50, onnx=True)
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_the_short_path_has_the_same_names():
+    assert set(rx.export.__all__) <= set(rx.serving.__all__)
+    assert all(getattr(rx.export, name) is getattr(rx.serving, name) for name in rx.export.__all__)

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.serving import SavedModel, batches, score_file
 from resemb_ext.testing.strategies import examples
-from resemb_ext.train import rows as rows_module
 from resemb_ext.train import run
 from resemb_ext.train.prepare import prepare
-from resemb_ext.train.serving import SavedModel, score_file
 
 SMALL = {"epochs": 1, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1, "max_history": 5}
 
@@ -70,7 +69,7 @@ def joined(table, separator="^"):
 @pytest.mark.parametrize("arm", ["plain", "res"])
 @pytest.mark.parametrize("kind", ["text", "integers"])
 def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
-    monkeypatch.setattr(rows_module, "ROWS", 1000)  # several batches
+    monkeypatch.setattr(batches, "ROWS", 1000)  # several batches
     done = runs[kind]
     table, scores = rows_of(done.folder)
     assert max(map(len, table["history"].to_pylist())) > SMALL["max_history"]

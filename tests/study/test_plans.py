@@ -11,9 +11,9 @@ import pytest
 
 from resemb_ext import data
 from resemb_ext.cli import main
+from resemb_ext.runtime.files import plain
 from resemb_ext.study import STUDIES
 from resemb_ext.study.harness.frame import Source, read_results
-from resemb_ext.train.files import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

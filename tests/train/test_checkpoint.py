@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from resemb_ext.runtime.files import check_space, locked, write_atomic
 from resemb_ext.testing.strategies import examples
 from resemb_ext.train import checkpoint as checkpoint_module
 from resemb_ext.train import load_checkpoint, save_checkpoint
-from resemb_ext.train.files import check_space, locked, write_atomic
 from resemb_ext.train.folder import clean
 
 FUZZ = examples(80)

@@ -1,17 +1,11 @@
-"""Intervals, memory, files and the environment of a run."""
+"""Intervals over seeds."""
 
-import json
 import math
-import subprocess
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from resemb_ext.train import paired_difference
-from resemb_ext.train.environment import commit, environment
-from resemb_ext.train.files import plain, write_atomic, write_json, write_text
-from resemb_ext.train.memory import PeakMemory
 
 
 def test_interval_agrees_with_scipy():
@@ -33,62 +27,3 @@ def test_one_seed_has_no_interval():
 def test_pairs_must_match(first, second):
     with pytest.raises(ValueError, match="paired values"):
         paired_difference(first, second)
-
-
-def test_peak_memory_sees_what_was_freed():
-    size = 64 * 2**20
-    with PeakMemory() as memory:
-        block = np.ones(size // 8)
-        del block
-    assert memory.peak_mb > 0 and memory.source
-    if memory.before_mb:  # the mark could be reset
-        assert memory.peak_mb - memory.before_mb > 50
-        with PeakMemory() as later:
-            pass
-        assert later.peak_mb - later.before_mb < 30
-
-
-def test_json_is_strict_and_whole(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"nan": math.nan, "array": np.arange(3), "scalar": np.float32(0.5), 1: (2,)})
-    assert json.loads(path.read_text()) == {"nan": None, "array": [0, 1, 2], "scalar": 0.5, "1": [2]}
-    assert plain(np.array([np.inf])) == [None]
-
-
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
-    path = tmp_path / "a.txt"
-    write_text(path, "old")
-
-    def fail(target):
-        target.write_text("half")
-        raise RuntimeError("disk")
-
-    with pytest.raises(RuntimeError, match="disk"):
-        write_atomic(path, fail)
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_environment_names_versions_and_isa():
-    found = environment()
-    assert found["versions"]["torch"] and found["versions"]["python"]
-    assert found["threads"] >= 1 and found["isa"] in ("baseline", "avx2")
-
-
-def test_commit_marks_changes(tmp_path):
-    def git(*arguments):
-        subprocess.run(
-            ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
-            check=True,
-            capture_output=True,
-        )
-
-    assert commit(tmp_path) is None
-    git("init")
-    (tmp_path / "a.py").write_text("1")
-    assert commit(tmp_path) is None
-    git("add", "a.py")
-    git("commit", "-m", "one")
-    clean = commit(tmp_path)
-    assert clean is not None and len(clean) == 40
-    (tmp_path / "a.py").write_text("2")
-    assert commit(tmp_path) == clean + "+"

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from resemb_ext import data, metrics
+from resemb_ext.runtime.files import write_atomic
 from resemb_ext.study.compare.bench import Bench
 from resemb_ext.study.compare.rows import PENALTY, TABLES, Row
 from resemb_ext.study.harness.climb import Climb, Factor, climb, hopeless
@@ -20,7 +21,6 @@ from resemb_ext.study.harness.draft import Draft
 from resemb_ext.study.harness.frame import Desk
 from resemb_ext.study.harness.inference import bootstrap_difference
 from resemb_ext.train import FitResult, RunConfig, TrainingDiverged, fit, paired_difference
-from resemb_ext.train.files import write_atomic
 
 RESIDUAL = 10.0  # the residual's L2 over L2
 L2_MODES = ("whole table", "touched rows")

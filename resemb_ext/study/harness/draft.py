@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.runtime.files import plain, write_json
 from resemb_ext.study.harness.frame import read_json
-from resemb_ext.train.files import plain, write_json
 
 
 class Draft:

@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 
 from resemb_ext import data
+from resemb_ext.runtime.environment import cpu_name
+from resemb_ext.runtime.files import locked, plain, remove_temporaries, write_json
+from resemb_ext.runtime.progress import Progress
 from resemb_ext.study.harness.pool import in_turn
-from resemb_ext.train.environment import cpu_name
-from resemb_ext.train.files import locked, plain, remove_temporaries, write_json
-from resemb_ext.train.progress import Progress
 
 FORMAT = 1
 PLAN = "plan.json"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.runtime.files import write_atomic, write_text
 from resemb_ext.study.harness.frame import Results, hours
 from resemb_ext.study.harness.protocol import CHANGES
-from resemb_ext.train.files import write_atomic, write_text
 
 
 @dataclass(frozen=True)

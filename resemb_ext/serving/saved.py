@@ -1,56 +1,29 @@
-"""Scoring files of (history, target) rows with a model of a run folder."""
+"""A model of a run folder, with what turns raw ids into scores."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from resemb_ext.data import BadEntry, IdMap
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import TorchBatch
+from resemb_ext.train.building import make_model
+from resemb_ext.train.checkpoint import BEST, load_checkpoint
+from resemb_ext.train.config import RunConfig
+from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
 
-from .building import make_model
-from .checkpoint import BEST, load_checkpoint
-from .config import RunConfig
-from .files import write_atomic
-from .folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
-from .progress import Progress
-from .rows import find_columns, histories_of, is_text, read_batches, targets_of, without_lists
-
-ADDED = ("logit", "probability")
 # Integers that went through floats, say of a column with gaps, have a decimal point.
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(?:\.0*)?")
 _FRACTION = re.compile(r"-?[0-9]*\.[0-9]*[1-9][0-9]*")
-
-
-@dataclass
-class Unknown:
-    """How many ids were counted, and how many of them the model has not seen."""
-
-    ids: int = 0
-    unknown: int = 0
-
-    def add(self, ids: int, unknown: int) -> None:
-        self.ids, self.unknown = self.ids + ids, self.unknown + unknown
-
-
-@dataclass
-class Scored:
-    """What scoring a file met: its rows, and unknown ids among targets and histories."""
-
-    rows: int = 0
-    target: Unknown = field(default_factory=Unknown)
-    history: Unknown = field(default_factory=Unknown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,104 +137,6 @@ class SavedModel:
         known[places] = self.items.encode(values, name=column)[0]
         mapped = known[spelled.indices.to_numpy()]
         return mapped, int((mapped == self.items.oov).sum())
-
-
-def score_file(
-    saved: SavedModel,
-    source: Path | str,
-    out: Path | str,
-    *,
-    history: str | None = None,
-    target: str | None = None,
-    separator: str = "^",
-    progress: bool | None = False,
-) -> Scored:
-    """Scores every row of a file and writes it with the columns "logit" and "probability" added.
-
-    The file is read and written a few thousand rows at a time.
-
-    Args:
-        saved: the model.
-        source: ``.parquet`` or ``.csv``. A history is a list of ids, or text of ids joined by
-            ``separator``, oldest first; null or empty is no history.
-        out: ``.parquet`` or ``.csv``, written whole or not at all.
-        history, target: column names; guessed from common names where None.
-        separator: between the ids of a history that is text.
-        progress: None shows a bar on a terminal.
-
-    Raises:
-        FileNotFoundError: no such file or folder.
-        ValueError: another suffix, a missing column, a damaged file, or a null, empty or fractional
-            id (its row is named).
-        TypeError: a column whose type cannot be ids, or text where the map holds integers.
-    """
-    source, out = Path(source), Path(out)
-    if not separator:
-        raise ValueError("separator must not be empty")
-    if out.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"out: {out} must end in .parquet or .csv")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"out: folder {out.parent} does not exist")
-    if not source.is_file():
-        raise FileNotFoundError(f"no file {source}")
-    if source.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"cannot read {source}: expected a .parquet or .csv file")
-    done = Scored()
-
-    def write(path: Path) -> None:
-        rows = read_batches(source)
-        names, text, total = next(rows)
-        columns = find_columns(names, history, target, source)
-        taken = [name for name in ADDED if name in names]
-        if taken:
-            raise ValueError(f"{source.name} already has a column {taken[0]!r}, which scoring adds")
-        writer = None
-        try:
-            with Progress(progress).bar(total, "scoring", unit="row") as bar:
-                for batch in rows:
-                    scored = _score_batch(saved, batch, columns, separator, text, done)
-                    if out.suffix == ".csv":
-                        scored = without_lists(scored, separator)
-                    if writer is None:
-                        make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
-                        writer = make(path, scored.schema)
-                    writer.write_batch(scored)
-                    bar.advance(len(batch))
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise ValueError(f"{source} has no rows")
-
-    try:
-        write_atomic(out, write)
-    except pa.ArrowException as error:
-        raise ValueError(f"cannot read {source}: {' '.join(str(error).split())}") from error
-    return done
-
-
-def _score_batch(
-    saved: SavedModel, batch: pa.RecordBatch, columns: tuple[str, str], separator: str, text: bool, done: Scored
-) -> pa.RecordBatch:
-    # Rows in messages count within the batch; say where it starts.
-    since = f" from row {done.rows} on" if done.rows else ""
-    history, target = columns
-    ids, lengths = histories_of(batch.column(history), history + since, separator)
-    spelled = text or is_text(batch.column(history).type)
-    try:
-        items, unseen = saved.encode(ids, history + since, text=spelled)
-    except BadEntry as bad:  # its row is that of the id among those of all histories
-        raise bad.at(int(np.searchsorted(np.cumsum(lengths), bad.row, side="right"))) from None
-    wanted = targets_of(batch.column(target), target + since)
-    targets, unseen_targets = saved.encode(wanted, target + since, text=text)
-    done.target.add(len(targets), unseen_targets)
-    done.history.add(len(items), unseen)
-    done.rows += len(batch)
-    logit = saved.score(targets, items, lengths)
-    probability = 1 / (1 + np.exp(-logit.astype(np.float64)))
-    for name, values in zip(ADDED, (logit, probability.astype(np.float32)), strict=True):
-        batch = batch.append_column(name, pa.array(values))
-    return batch
 
 
 def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) -> tuple[str, int]:

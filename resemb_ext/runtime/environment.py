@@ -1,10 +1,9 @@
-"""What a result was made with: versions, commit, machine, threads, ISA."""
+"""What a result was made with: versions, commit, machine, threads."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,8 @@ def commit(folder: Path | None = None) -> str | None:
     return head + "+" if git("status", "--porcelain", "--untracked-files=no") else head
 
 
-def isa() -> str:
-    """The instruction set that the CPU kernels run on."""
-    return str(import_module("resemb_ext._loader").isa())
-
-
 def environment() -> dict[str, Any]:
-    """Versions, commit, machine, threads and ISA, for ``result.json``."""
+    """Versions, commit, machine and threads, in JSON's types."""
     return {
         "versions": versions(),
         "commit": commit(),
@@ -63,7 +57,6 @@ def environment() -> dict[str, Any]:
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "threads": torch.get_num_threads(),
-        "isa": isa(),
     }
 
 

@@ -1,0 +1,7 @@
+"""Serving a trained model: scoring files with a saved run, and exports that need no resemb_ext."""
+
+from .export import ScoringModule, export_run, fold, write_export
+from .saved import SavedModel
+from .scoring import Scored, score_file
+
+__all__ = ["SavedModel", "Scored", "ScoringModule", "export_run", "fold", "score_file", "write_export"]
