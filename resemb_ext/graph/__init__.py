@@ -1,7 +1,7 @@
 """Item-interest graphs: items that users meet close together in time, as CSR rows."""
 
-from ._events import digest_events
-from ._options import WEIGHTINGS
+from .events import digest_events
 from .interest_graph import InterestGraph
+from .options import WEIGHTINGS
 
 __all__ = ["WEIGHTINGS", "InterestGraph", "digest_events"]

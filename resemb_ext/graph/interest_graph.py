@@ -1,21 +1,15 @@
 """The item-interest graph: built from events, given as CSR, linked, saved and loaded."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from . import _csr, _events, _file, _links, _stats
-from ._from_events import FromEvents
-from ._kept import KeptCounts
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+from . import csr, file, links, stats
+from .counts import KeptCounts
+from .from_events import FromEvents
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class InterestGraph(FromEvents):
     """Items that users meet close together in time: row i holds the neighbours of item i.
 
@@ -35,45 +29,13 @@ class InterestGraph(FromEvents):
         counts: with `keep_counts=True`, what `update` needs.
     """
 
-    indptr: np.ndarray
-    neighbors: np.ndarray
-    weights: np.ndarray
-    degree: np.ndarray
-    link: str = "raw"
-    meta: dict[str, Any] = field(default_factory=dict)
-    counts: KeptCounts | None = None
-
-    def __post_init__(self) -> None:
-        for name in _file.ARRAYS:
-            view = getattr(self, name).view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
-
     def __repr__(self) -> str:
         return f"InterestGraph(num_items={self.num_items}, num_edges={self.num_edges}, link={self.link!r})"
-
-    @property
-    def num_items(self) -> int:
-        """H, the number of rows."""
-        return len(self.indptr) - 1
-
-    @property
-    def num_edges(self) -> int:
-        """E, the number of stored entries, rows' own entries included."""
-        return len(self.neighbors)
 
     @cached_property
     def hash(self) -> str:
         """Hex sha256 over the four arrays and the link's name; meta does not enter."""
-        return _file.content_hash(self._arrays(), self.link)
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in _file.ARRAYS}
-
-    @classmethod
-    def _of(cls, built: _events.Built) -> "InterestGraph":
-        arrays = (built.indptr, built.neighbors, built.weights, built.degree)
-        return cls(*arrays, meta=built.meta, counts=built.counts)
+        return file.content_hash(self.arrays(), self.link)
 
     @classmethod
     def from_csr(
@@ -101,7 +63,7 @@ class InterestGraph(FromEvents):
             ValueError: wrong offsets or lengths; duplicates; weights negative or not finite.
             TypeError: offsets or neighbours that are not integers, weights that are not numbers.
         """
-        return cls(**_csr.given(indptr, neighbors, weights, num_items, directed))
+        return cls(**csr.given(indptr, neighbors, weights, num_items, directed))
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, directed: bool | None = None) -> "InterestGraph":
@@ -112,14 +74,6 @@ class InterestGraph(FromEvents):
             raise ValueError(f"matrix has shape {matrix.shape}, expected a square one")
         csr = matrix.tocsr()
         return cls.from_csr(csr.indptr, csr.indices, csr.data, directed=directed)
-
-    def to_scipy(self) -> "csr_array":
-        """The stored rows as a SciPy CSR array float32 [H, H]; degree and meta do not go along."""
-        from scipy.sparse import csr_array
-
-        shape = (self.num_items, self.num_items)
-        arrays = (self.weights.copy(), self.neighbors.copy(), self.indptr.copy())
-        return csr_array(arrays, shape=shape)
 
     def with_link(
         self,
@@ -162,7 +116,7 @@ class InterestGraph(FromEvents):
                 padding; the graph already holds the weights of another link; a weight of 0 under
                 "attention".
         """
-        fields = _links.linked(self, link, padding_idx, self_weight, hops, hop_top_k)
+        fields = links.linked(self, link, padding_idx, self_weight, hops, hop_top_k)
         return replace(self, counts=None, **fields)
 
     def stats(self) -> dict[str, Any]:
@@ -175,7 +129,7 @@ class InterestGraph(FromEvents):
             before pruning (1.0 where there is none, None once a link is applied); hop_kept_mass: of
             "gcn" with several hops, what each pruning kept; events, time_cut.
         """
-        return _stats.stats(self)
+        return stats.stats(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one npz file with a JSON header: first beside `path`, then moved into place.
@@ -186,7 +140,7 @@ class InterestGraph(FromEvents):
         """
         header = {"link": self.link, "hash": self.hash, "meta": self.meta}
         kept = None if self.counts is None else self.counts.arrays()
-        _file.write(path, self._arrays(), header, kept)
+        file.write(path, self.arrays(), header, kept)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "InterestGraph":
@@ -196,9 +150,9 @@ class InterestGraph(FromEvents):
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, damaged, foreign or of another version.
         """
-        arrays, header, kept = _file.read(path)
+        arrays, header, kept = file.read(path)
         try:
-            _csr.verify(arrays, header["link"])
+            csr.verify(arrays, header["link"])
             counts = None
             if kept:
                 counts = KeptCounts(**kept)

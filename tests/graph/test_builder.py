@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
 from resemb_ext.graph import _builder, digest_events
-from resemb_ext.graph._options import Options
+from resemb_ext.graph.options import Options
 
 
 def reference(

@@ -203,7 +203,7 @@ def test_damaged_files_with_kept_counts(kept, scratch, data):
     ],
 )
 def test_wrong_kept_counts(kept, scratch, member, change, message):
-    from resemb_ext.graph import _file
+    from resemb_ext.graph import file
 
     with np.load(io.BytesIO(kept)) as archive:
         arrays = dict(archive)
@@ -211,8 +211,8 @@ def test_wrong_kept_counts(kept, scratch, member, change, message):
     name = f"counts.{member}"
     arrays[name] = None if change is None else change(arrays[name])
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    counts = {name: arrays[f"counts.{name}"] for name in _file.KEPT_DTYPES if f"counts.{name}" in arrays}
-    header["counts_hash"] = _file._hash_of(counts, f"{_file.FORMAT}:counts")
+    counts = {name: arrays[f"counts.{name}"] for name in file.KEPT_DTYPES if f"counts.{name}" in arrays}
+    header["counts_hash"] = file._hash_of(counts, f"{file.FORMAT}:counts")
     out = io.BytesIO()
     np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
     scratch.write_bytes(out.getvalue())
@@ -236,7 +236,7 @@ def test_foreign_bytes(scratch, data):
 
 def rewritten(good, **changes):
     """A whole, CRC-clean file with members or header fields replaced, its hash made to match."""
-    from resemb_ext.graph import _file
+    from resemb_ext.graph import file
 
     with np.load(io.BytesIO(good)) as archive:
         arrays = dict(archive)
@@ -245,7 +245,7 @@ def rewritten(good, **changes):
         (arrays if name in arrays else header)[name] = value
     header.setdefault("link", "raw")
     if "hash" not in changes:
-        header["hash"] = _file.content_hash(arrays, str(header["link"]))
+        header["hash"] = file.content_hash(arrays, str(header["link"]))
     out = io.BytesIO()
     np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
     return out.getvalue()

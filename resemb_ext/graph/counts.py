@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks
+from . import checks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,13 +37,13 @@ class KeptCounts:
 
     def verify(self, num_items: int, options: dict[str, Any]) -> None:
         """ValueError or IndexError where loaded arrays break what the class promises."""
-        _checks.check_indptr(self.indptr, len(self.neighbors))
+        checks.check_indptr(self.indptr, len(self.neighbors))
         if len(self.indptr) != num_items + 1 or len(self.occurrences) != num_items:
             raise ValueError("kept counts have another number of items than the graph")
-        _checks.check_neighbors(self.indptr, self.neighbors, num_items)
-        if _checks.unsorted_at(self.indptr, self.neighbors) is not None:
+        checks.check_neighbors(self.indptr, self.neighbors, num_items)
+        if checks.unsorted_at(self.indptr, self.neighbors) is not None:
             raise ValueError("kept counts: rows are not ascending")
-        if (self.neighbors == _checks.row_ids(self.indptr)).any():
+        if (self.neighbors == checks.row_ids(self.indptr)).any():
             raise ValueError("kept counts: a row counts its own item")
         if len(self.masses) != len(self.neighbors) or (self.masses <= 0).any():
             raise ValueError("kept counts: masses do not fit, expected one > 0 for every pair")

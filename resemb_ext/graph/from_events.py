@@ -1,18 +1,22 @@
 """The ways from events to an interest graph: what `InterestGraph` inherits."""
 
 import os
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import _checks, _events, _parquet, _update
+from . import checks
+from .data import GraphData
+from .events import Progress, frame_events, log_events
+from .events import build as build_from_arrays
+from .parquet import Ids, Source, paths_of
+from .parquet import build as build_from_parquet
+from .update import updated
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._options import BuildOptions
-    from .interest_graph import InterestGraph
+    from .options import BuildOptions
 
 
 class EventLog(Protocol):
@@ -30,13 +34,14 @@ class EventLog(Protocol):
     def content_hash(self) -> str: ...
 
 
-class FromEvents(ABC):
+class FromEvents(GraphData):
     """Graphs of events, and graphs with more events."""
 
     @classmethod
-    @abstractmethod
-    def _of(cls, built: _events.Built) -> "Self":
-        """The graph that was built."""
+    def _of(cls, built: GraphData) -> "Self":
+        """A graph of this class with that content."""
+        arrays = (built.indptr, built.neighbors, built.weights, built.degree)
+        return cls(*arrays, link=built.link, meta=built.meta, counts=built.counts)
 
     @classmethod
     def from_events(
@@ -49,7 +54,7 @@ class FromEvents(ABC):
         padding_idx: int | None = None,
         keep_counts: bool = False,
         threads: int | None = None,
-        progress: _events.Progress = None,
+        progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
         """Counts which items users meet close together, on several threads.
@@ -115,7 +120,7 @@ class FromEvents(ABC):
                 option.
         """
         return cls._of(
-            _events.build(
+            build_from_arrays(
                 user,
                 item,
                 time,
@@ -137,7 +142,7 @@ class FromEvents(ABC):
         padding_idx: int | None = 0,
         keep_counts: bool = False,
         threads: int | None = None,
-        progress: _events.Progress = None,
+        progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
         """`from_events` on the events of a log (`rx.data.read_log`), best of `split.train`.
@@ -164,8 +169,8 @@ class FromEvents(ABC):
                     " name one when reading it (category=, --category-column)"
                 )
         return cls._of(
-            _events.build(
-                *_update.log_events(log, within),
+            build_from_arrays(
+                *log_events(log, within),
                 num_items=log.num_items,
                 padding_idx=padding_idx,
                 keep_counts=keep_counts,
@@ -188,7 +193,7 @@ class FromEvents(ABC):
         padding_idx: int | None = None,
         keep_counts: bool = False,
         threads: int | None = None,
-        progress: _events.Progress = None,
+        progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
         """`from_events` on columns of a DataFrame, Arrow table or mapping of arrays.
@@ -202,8 +207,8 @@ class FromEvents(ABC):
             ValueError: a column is missing (those found are listed), and as `from_events`.
         """
         return cls._of(
-            _events.build(
-                *_update.frame_events(frame, user, item, time, required=True),
+            build_from_arrays(
+                *frame_events(frame, user, item, time, required=True),
                 num_items=num_items,
                 padding_idx=padding_idx,
                 keep_counts=keep_counts,
@@ -223,8 +228,8 @@ class FromEvents(ABC):
         time: str | None = "timestamp",
         label: str | None = None,
         before: Any = None,
-        users: _parquet.Ids | None = None,
-        items: _parquet.Ids | None = None,
+        users: Ids | None = None,
+        items: Ids | None = None,
         num_items: int | None = None,
         padding_idx: int | None = None,
         keep_counts: bool = False,
@@ -232,7 +237,7 @@ class FromEvents(ABC):
         spill_dir: str | os.PathLike[str] | None = None,
         batch_rows: int = 1 << 18,
         threads: int | None = None,
-        progress: _events.Progress = None,
+        progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
         """`from_events` on Parquet files read in batches; the log may be larger than memory.
@@ -267,11 +272,11 @@ class FromEvents(ABC):
         """
         if before is not None and time is None:
             raise ValueError(f"before is {before!r} but time is None; name the column of times")
-        batch_rows = _checks.whole_number("batch_rows", batch_rows, 1)
-        paths = _parquet.paths_of(path)
-        source = _parquet.Source(paths, user, item, time, label, before, users, items, batch_rows)
+        batch_rows = checks.whole_number("batch_rows", batch_rows, 1)
+        paths = paths_of(path)
+        source = Source(paths, user, item, time, label, before, users, items, batch_rows)
         return cls._of(
-            _parquet.build(
+            build_from_parquet(
                 source,
                 num_items=num_items,
                 padding_idx=padding_idx,
@@ -291,7 +296,7 @@ class FromEvents(ABC):
         num_items: int | None = None,
         category: Any = None,
         threads: int | None = None,
-        progress: _events.Progress = None,
+        progress: Progress = None,
     ) -> "Self":
         """A graph with more events: the same arrays as a rebuild from the old events and these.
 
@@ -311,6 +316,4 @@ class FromEvents(ABC):
             ValueError: the graph keeps no counts, an event comes late, and as `from_events`.
             TypeError: times of another kind than the old ones.
         """
-        return type(self)._of(
-            _update.updated(cast("InterestGraph", self), new_events, num_items, category, threads, progress)
-        )
+        return type(self)._of(updated(self, new_events, num_items, category, threads, progress))

@@ -1,13 +1,11 @@
 """Numbers that describe a graph."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import _checks
-
-if TYPE_CHECKING:
-    from .interest_graph import InterestGraph
+from . import checks
+from .data import GraphData
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
@@ -19,17 +17,17 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), **dict(zip(names, map(float, points), strict=True))}
 
 
-def stats(graph: "InterestGraph") -> dict[str, Any]:
+def stats(graph: GraphData) -> dict[str, Any]:
     """The dict of `InterestGraph.stats`."""
     entries = np.diff(graph.indptr)
-    own = graph.neighbors == _checks.row_ids(graph.indptr)
+    own = graph.neighbors == checks.row_ids(graph.indptr)
     self_weight = np.zeros(graph.num_items)
     self_weight[graph.neighbors[own]] = graph.weights[own]
     others = entries.copy()
     others[graph.neighbors[own]] -= 1
     kept_mass = None
     if graph.link == "raw":
-        stored = _checks.row_sums(graph.indptr, graph.weights)
+        stored = checks.row_sums(graph.indptr, graph.weights)
         # Rows that lack their own entry were given, hence never pruned.
         built = np.zeros(graph.num_items, bool)
         built[graph.neighbors[own]] = True

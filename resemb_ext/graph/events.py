@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
-from ._kept import KeptCounts
-from ._options import Options, categories
+from . import checks
+from .counts import KeptCounts
+from .data import GraphData
+from .options import Options, categories
 
 try:
     from . import _builder  # type: ignore[attr-defined]
@@ -36,25 +37,38 @@ class Events(NamedTuple):
     time_unit: str | None  # dtype of dates, whose ticks `time` holds
 
 
-class Built(NamedTuple):
-    """What the builder hands back, and the meta data of the graph."""
-
-    indptr: np.ndarray
-    neighbors: np.ndarray
-    weights: np.ndarray
-    degree: np.ndarray
-    meta: dict[str, Any]
-    counts: KeptCounts | None = None
-
-
 def events_of(user: Any, item: Any, time: Any) -> Events:
     """Checks arrays of events, which `InterestGraph.from_events` documents."""
-    users, items = _checks.integers("user", user), _checks.integers("item", item)
+    users, items = checks.integers("user", user), checks.integers("item", item)
     times, unit = (None, None) if time is None else _times(time)
     for name, array in (("user", users), ("time", times)):
         if array is not None and len(array) != len(items):
             raise ValueError(f"{name} has {len(array)} entries, expected {len(items)}, as item has")
     return Events(users, items, times, unit)
+
+
+def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
+    """user (or session), item and time of a log's events that graphs may see: those with label 1."""
+    label = getattr(log, "label", None)
+    use = slice(None) if label is None else np.asarray(label) == 1
+    who = log.session if sessions else log.user
+    return who[use], log.item[use], None if log.time is None else log.time[use]
+
+
+def frame_events(frame: Any, user: str, item: str, time: str | None, required: bool = False) -> tuple[Any, Any, Any]:
+    """user, item and time out of a DataFrame, Arrow table or mapping of columns."""
+    names = getattr(frame, "column_names", None)  # Arrow
+    if names is None:
+        names = frame.columns if hasattr(frame, "columns") else frame.keys()
+    available = list(names)
+    wanted = [("user", user), ("item", item)]
+    if time is not None and (required or time in available):
+        wanted.append(("time", time))
+    for field, name in wanted:
+        if name not in available:
+            raise ValueError(f"no column {name!r} (the {field}), found {', '.join(map(str, available))}")
+    columns = [np.asarray(frame[name]) for _, name in wanted]
+    return columns[0], columns[1], columns[2] if len(columns) == 3 else None
 
 
 def build(
@@ -69,14 +83,14 @@ def build(
     progress: Progress,
     options: dict[str, Any],
     log_meta: dict[str, Any] | None = None,
-) -> Built:
+) -> GraphData:
     """The arrays and meta data of `InterestGraph.from_events`, which documents the arguments.
 
     log_meta: what the log says of its events, over what the events themselves say.
     """
     events = events_of(user, item, time)
     height = _num_items(num_items, events.item, padding_idx)
-    padding = _checks.padding_option(padding_idx, height)
+    padding = checks.padding_option(padding_idx, height)
     chosen = Options.of(options, events.time_unit, events.time is not None)
     category = categories(options.get("category"), height)
     workers = thread_count(threads)
@@ -145,11 +159,11 @@ def digest_events(user: Any, item: Any, time: Any = None) -> str:
     return Totals.of(events_of(user, item, time), thread_count(None)).hex_digest()
 
 
-def built(arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts | None = None) -> Built:
+def built(arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts | None = None) -> GraphData:
     """The builder's arrays with neighbors in the dtype of a graph."""
     indptr, neighbors, weights, degree = arrays[:4]
-    neighbors = neighbors.astype(_checks.neighbor_dtype(num_items), copy=False)
-    return Built(indptr, neighbors, weights, degree, meta, counts)
+    neighbors = neighbors.astype(checks.neighbor_dtype(num_items), copy=False)
+    return GraphData(indptr, neighbors, weights, degree, meta=meta, counts=counts)
 
 
 def event_store(expected: int, folder: str | None = None, memory: int | None = None) -> Any:
@@ -173,7 +187,7 @@ def count_pairs(
     )
 
 
-def from_counts(counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int) -> Built:
+def from_counts(counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int) -> GraphData:
     """The graph of counted pairs, with the counts."""
     arrays = _builder.weigh(
         counts.indptr, counts.neighbors, counts.masses, counts.occurrences, native, threads=threads, progress=None
@@ -183,12 +197,12 @@ def from_counts(counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any]
 
 def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None) -> int:
     if num_items is not None:
-        return _checks.whole_number("num_items", num_items, 1, 2**62)
+        return checks.whole_number("num_items", num_items, 1, 2**62)
     if not len(items):
         raise ValueError("num_items is None and there are no events; give num_items")
     largest = int(items.max())
     if padding_idx is not None:
-        largest = max(largest, _checks.whole_number("padding_idx", padding_idx, 0))
+        largest = max(largest, checks.whole_number("padding_idx", padding_idx, 0))
     if largest >= max(SPARSE_IDS, 100 * len(items)):
         raise ValueError(
             f"item[{int(items.argmax())}] is {largest}, far beyond the {len(items)} events; map ids"
@@ -199,14 +213,14 @@ def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None
 
 def _times(time: Any) -> tuple[np.ndarray, str | None]:
     """int64 or float64 times; dates become their int64 ticks, of the dtype that comes along."""
-    array = _checks.vector("time", time)
+    array = checks.vector("time", time)
     if array.dtype.kind == "M":
         missing = np.isnat(array)
         if missing.any():
             raise ValueError(f"time[{int(np.argmax(missing))}] is NaT, expected a time")
         return np.ascontiguousarray(array).view(np.int64), array.dtype.str
     if array.size == 0 or array.dtype.kind in "iu":
-        return _checks.integers("time", array), None
+        return checks.integers("time", array), None
     if array.dtype.kind == "f":
         return np.ascontiguousarray(array, dtype=np.float64), None
     raise TypeError(f"time has dtype {array.dtype}, expected integers, floats or datetime64")
@@ -215,7 +229,7 @@ def _times(time: Any) -> tuple[np.ndarray, str | None]:
 def thread_count(threads: int | None) -> int:
     """`threads`, or the CPUs that this process may use."""
     if threads is not None:
-        return _checks.whole_number("threads", threads, 1, 4096)
+        return checks.whole_number("threads", threads, 1, 4096)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

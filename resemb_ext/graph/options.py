@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from . import _checks
+from . import checks
 
 WEIGHTINGS = ("count", "cosine", "jaccard", "ppmi")
 UNIT = 1 << 16  # masses of decayed pairs are whole multiples of 1 / UNIT
@@ -68,19 +68,19 @@ class Options:
             raise ValueError(f"weighting is {weighting!r}, expected one of {wanted}")
         if not isinstance(options.directed, (bool, np.bool_)):
             raise TypeError(f"directed is {options.directed!r}, expected True or False")
-        own = _checks.self_weight_option(options.self_weight)
+        own = checks.self_weight_option(options.self_weight)
         top_k = options.top_k
         checked = cls(
-            window=_checks.whole_number("window", options.window, 1),
+            window=checks.whole_number("window", options.window, 1),
             max_gap=_time_limit("max_gap", options.max_gap, time_unit, has_time),
             session_gap=_time_limit("session_gap", options.session_gap, time_unit, has_time),
             decay=_decay(options.decay),
-            min_count=_checks.whole_number("min_count", options.min_count, 1),
+            min_count=checks.whole_number("min_count", options.min_count, 1),
             weighting=weighting,
             damping=_real("damping", options.damping, 0, 16),
-            category_edges=_checks.whole_number("category_edges", options.category_edges, 0),
+            category_edges=checks.whole_number("category_edges", options.category_edges, 0),
             category_weight=_real("category_weight", options.category_weight, 0, 1e30),
-            top_k=None if top_k is None else _checks.whole_number("top_k", top_k, 0),
+            top_k=None if top_k is None else checks.whole_number("top_k", top_k, 0),
             self_weight="max" if own is None else own,
             directed=bool(options.directed),
         )
@@ -156,7 +156,7 @@ def categories(values: Any, num_items: int) -> np.ndarray | None:
     """`category` as int64 [H]."""
     if values is None:
         return None
-    array = _checks.integers("category", values)
+    array = checks.integers("category", values)
     if len(array) != num_items:
         raise ValueError(f"category has {len(array)} entries, expected {num_items}, one for every item")
     return array

@@ -2,26 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import _checks, _events
-from ._kept import KeptCounts
-from ._options import Options, categories
-
-if TYPE_CHECKING:
-    from .interest_graph import InterestGraph
+from . import checks
+from .counts import KeptCounts
+from .data import GraphData
+from .events import (
+    Events,
+    Progress,
+    Totals,
+    count_pairs,
+    event_store,
+    events_of,
+    frame_events,
+    from_counts,
+    log_events,
+    meta_of,
+    progress_call,
+    thread_count,
+)
+from .options import Options, categories
 
 
 def updated(
-    graph: "InterestGraph",
-    new_events: Any,
-    num_items: int | None,
-    category: Any,
-    threads: int | None,
-    progress: _events.Progress,
-) -> _events.Built:
+    graph: GraphData, new_events: Any, num_items: int | None, category: Any, threads: int | None, progress: Progress
+) -> GraphData:
     """The graph of the old events followed by the new ones.
 
     A new event pairs with new ones and with the last `window` of its user's old ones. So the pairs
@@ -36,13 +43,13 @@ def updated(
     _check_times(graph, old, events)
     height = graph.num_items
     if num_items is not None:
-        height = _checks.whole_number("num_items", num_items, height)
+        height = checks.whole_number("num_items", num_items, height)
     if category is not None and not options.category_edges:
         raise ValueError("category is given but the graph has no category edges")
     groups = categories(category, height) if category is not None else old.category
     if groups is not None and len(groups) != height:
         raise ValueError(f"category is None, expected one for every one of the {height} items")
-    workers = _events.thread_count(threads)
+    workers = thread_count(threads)
     padding = found["padding_idx"]
     native = options.native(
         num_items=height, events=int(old.occurrences.sum()) + len(events.item), padding=padding, category=groups
@@ -50,15 +57,13 @@ def updated(
     has_time = old.tail_time if len(old.tail_user) else events.time
     tail = (old.tail_user, old.tail_item, old.tail_time if len(old.tail_user) else None)
     counted = []
-    with _events.progress_call(progress) as report:
+    with progress_call(progress) as report:
         for parts in ((tail,), (tail, events[:3])):
-            store = _events.event_store(sum(len(part[1]) for part in parts))
+            store = event_store(sum(len(part[1]) for part in parts))
             for part in parts:
                 if len(part[1]):
                     store.add(*part, num_items=height, padding=native["padding"], first=0)
-            counted.append(
-                _events.count_pairs(store, native, has_time, groups, workers, report if len(parts) == 2 else None)
-            )
+            counted.append(count_pairs(store, native, has_time, groups, workers, report if len(parts) == 2 else None))
     before, after = counted
     indptr, neighbors, masses = _sum(old, before, after, height)
     grown = np.zeros(height - graph.num_items, np.int64)
@@ -69,16 +74,16 @@ def updated(
         masses=masses,
         occurrences=np.concatenate([old.occurrences, grown]) + after.occurrences - before.occurrences,
     )
-    totals = _events.Totals(
+    totals = Totals(
         graph.meta["events"],
         graph.meta["time_cut"],
         (int(graph.meta["event_digest"][:16], 16), int(graph.meta["event_digest"][16:], 16)),
     ).plus(events, workers)
     unit = events.time_unit if len(events.item) else graph.meta["time_unit"]
-    meta = _events.meta_of(options, height, padding, totals, unit)
+    meta = meta_of(options, height, padding, totals, unit)
     if "sessions" in graph.meta:
         meta["sessions"] = graph.meta["sessions"]
-    return _events.from_counts(counts, native, meta, workers)
+    return from_counts(counts, native, meta, workers)
 
 
 def _sum(
@@ -101,7 +106,7 @@ def _sum(
     )
 
 
-def _events_in(new_events: Any, sessions: bool) -> _events.Events:
+def _events_in(new_events: Any, sessions: bool) -> Events:
     if hasattr(new_events, "content_hash") and hasattr(new_events, "user"):
         if sessions:
             raise ValueError(
@@ -109,42 +114,18 @@ def _events_in(new_events: Any, sessions: bool) -> _events.Events:
                 " numbers from 0; give (session, item, time) arrays that go on with the numbers of"
                 " the old log's sessions"
             )
-        return _events.events_of(*log_events(new_events, False))
+        return events_of(*log_events(new_events, False))
     if hasattr(new_events, "columns") or isinstance(new_events, Mapping):
-        return _events.events_of(*frame_events(new_events, "user", "item", "time"))
+        return events_of(*frame_events(new_events, "user", "item", "time"))
     if isinstance(new_events, (tuple, list)) and len(new_events) in (2, 3):
-        return _events.events_of(*new_events, *([None] if len(new_events) == 2 else []))
+        return events_of(*new_events, *([None] if len(new_events) == 2 else []))
     raise TypeError(
         f"new_events is a {type(new_events).__name__}, expected a log, (user, item, time) or a"
         " DataFrame or mapping with these columns"
     )
 
 
-def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
-    """user (or session), item and time of a log's events that graphs may see: those with label 1."""
-    label = getattr(log, "label", None)
-    use = slice(None) if label is None else np.asarray(label) == 1
-    who = log.session if sessions else log.user
-    return who[use], log.item[use], None if log.time is None else log.time[use]
-
-
-def frame_events(frame: Any, user: str, item: str, time: str | None, required: bool = False) -> tuple[Any, Any, Any]:
-    """user, item and time out of a DataFrame, Arrow table or mapping of columns."""
-    names = getattr(frame, "column_names", None)  # Arrow
-    if names is None:
-        names = frame.columns if hasattr(frame, "columns") else frame.keys()
-    available = list(names)
-    wanted = [("user", user), ("item", item)]
-    if time is not None and (required or time in available):
-        wanted.append(("time", time))
-    for field, name in wanted:
-        if name not in available:
-            raise ValueError(f"no column {name!r} (the {field}), found {', '.join(map(str, available))}")
-    columns = [np.asarray(frame[name]) for _, name in wanted]
-    return columns[0], columns[1], columns[2] if len(columns) == 3 else None
-
-
-def _check_times(graph: "InterestGraph", old: KeptCounts, events: _events.Events) -> None:
+def _check_times(graph: GraphData, old: KeptCounts, events: Events) -> None:
     """Times of the same kind, and none before its user's last old event."""
     if not len(events.item) or not len(old.tail_user):
         return

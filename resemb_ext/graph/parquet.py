@@ -10,8 +10,22 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import _checks, _events
-from ._options import Options, categories
+from . import checks
+from .data import GraphData
+from .events import (
+    Events,
+    Progress,
+    Totals,
+    built,
+    count_pairs,
+    event_store,
+    events_of,
+    from_counts,
+    meta_of,
+    progress_call,
+    thread_count,
+)
+from .options import Options, categories
 
 
 class Ids(Protocol):
@@ -59,9 +73,9 @@ def build(
     memory: int | None,
     spill_dir: str | os.PathLike[str] | None,
     threads: int | None,
-    progress: _events.Progress,
+    progress: Progress,
     options: dict[str, Any],
-) -> _events.Built:
+) -> GraphData:
     """The arrays and meta data of `InterestGraph.from_parquet`, which documents the arguments."""
     folder = os.fspath(spill_dir) if spill_dir is not None else tempfile.gettempdir()
     if not os.path.isdir(folder):
@@ -70,18 +84,18 @@ def build(
     if num_items is None and source.items is not None:
         num_items = source.items.size
     if num_items is not None:
-        num_items = _checks.whole_number("num_items", num_items, 1, _checks.INT32_MAX - 1)
+        num_items = checks.whole_number("num_items", num_items, 1, checks.INT32_MAX - 1)
     padding = None
     if padding_idx is not None:
         most = None if num_items is None else num_items - 1
-        padding = _checks.whole_number("padding_idx", padding_idx, 0, most)
-    workers = _events.thread_count(threads)
+        padding = checks.whole_number("padding_idx", padding_idx, 0, most)
+    workers = thread_count(threads)
     rows, unit = _survey(source)
     chosen = Options.of(options, unit, source.time is not None)
     source = source._replace(before=_cut(source.before, unit))
-    store = _events.event_store(rows, folder, limit)
-    totals, times = _events.Totals(), None
-    with _events.progress_call(progress) as report:
+    store = event_store(rows, folder, limit)
+    totals, times = Totals(), None
+    with progress_call(progress) as report:
         total, done = 3 * max(rows, 1), 0
         for events, read in _read_ahead(source):
             store.add(
@@ -100,23 +114,23 @@ def build(
                 raise ValueError("num_items is None and there are no events; give num_items")
         category = categories(options.get("category"), height)
         native = chosen.native(num_items=height, events=store.count, padding=padding, category=category)
-        meta = _events.meta_of(chosen, height, padding, totals, unit)
+        meta = meta_of(chosen, height, padding, totals, unit)
 
         def later(step: int, steps: int) -> None:
             if report is not None:
                 report(rows + (2 * rows * step // steps if steps else 2 * rows), total)
 
         if keep_counts:
-            counts = _events.count_pairs(store, native, times, category, workers, later)
-            return _events.from_counts(counts, native, meta, workers)
+            counts = count_pairs(store, native, times, category, workers, later)
+            return from_counts(counts, native, meta, workers)
         arrays = store.build(native, threads=workers, progress=later)
-    return _events.built(arrays, height, meta)
+    return built(arrays, height, meta)
 
 
 def _memory(memory: int | None) -> int:
     if memory is None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return _checks.whole_number("memory", memory, 1)
+    return checks.whole_number("memory", memory, 1)
 
 
 def _cut(before: Any, unit: str | None) -> Any:
@@ -180,7 +194,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}")
 
 
-def _read_ahead(source: Source) -> Iterator[tuple[_events.Events, int]]:
+def _read_ahead(source: Source) -> Iterator[tuple[Events, int]]:
     """`_batches`, of which a thread reads the next one while the caller uses this one."""
     batches = _batches(source)
     try:
@@ -193,7 +207,7 @@ def _read_ahead(source: Source) -> Iterator[tuple[_events.Events, int]]:
         batches.close()
 
 
-def _batches(source: Source) -> Generator[tuple[_events.Events, int]]:
+def _batches(source: Source) -> Generator[tuple[Events, int]]:
     """The events that count, and how many rows they were picked from."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -213,7 +227,7 @@ def _batches(source: Source) -> Generator[tuple[_events.Events, int]]:
             raise _unreadable(path, error) from None
 
 
-def _picked(source: Source, columns: dict[str, str], values: dict[str, Any], first: int) -> _events.Events:
+def _picked(source: Source, columns: dict[str, str], values: dict[str, Any], first: int) -> Events:
     for field, array in values.items():
         if array.null_count:
             row = first + int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
@@ -231,7 +245,7 @@ def _picked(source: Source, columns: dict[str, str], values: dict[str, Any], fir
         user, item = user[use], item[use]
         time = None if time is None else time[use]
     try:
-        return _events.events_of(user, item, time)
+        return events_of(user, item, time)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rows from {first} on: {error}") from None
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from .data import ARRAYS
+
 FORMAT = "resemb-interest-graph"
 VERSION = 2
 READS = (1, 2)  # version 1 has no kept counts
-ARRAYS = ("indptr", "neighbors", "weights", "degree")
 DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4",), "degree": ("<f8",)}
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {

@@ -4,34 +4,35 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks, _file, _links
+from . import checks, links
+from .data import ARRAYS
 
 
 def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, directed: bool | None) -> dict[str, Any]:
     """The fields of `InterestGraph.from_csr`, which documents the arguments."""
-    indptr = _checks.integers("indptr", indptr).copy()
-    ids = _checks.integers("neighbors", neighbors)
-    _checks.check_indptr(indptr, len(ids))
+    indptr = checks.integers("indptr", indptr).copy()
+    ids = checks.integers("neighbors", neighbors)
+    checks.check_indptr(indptr, len(ids))
     rows = len(indptr) - 1
-    height = rows if num_items is None else _checks.whole_number("num_items", num_items, 1)
+    height = rows if num_items is None else checks.whole_number("num_items", num_items, 1)
     if height < max(rows, 1):
         raise ValueError(f"num_items is {height}, expected at least 1 and the {rows} rows of indptr")
     if directed is not None and not isinstance(directed, (bool, np.bool_)):
         raise TypeError(f"directed is {directed!r}, expected True, False or None")
     indptr = np.concatenate([indptr, np.full(height - rows, len(ids), np.int64)])
-    _checks.check_neighbors(indptr, ids, height)
-    ids = ids.astype(_checks.neighbor_dtype(height))
-    values = np.ones(len(ids), np.float32) if weights is None else _checks.floats("weights", weights)
+    checks.check_neighbors(indptr, ids, height)
+    ids = ids.astype(checks.neighbor_dtype(height))
+    values = np.ones(len(ids), np.float32) if weights is None else checks.floats("weights", weights)
     if len(values) != len(ids):
         raise ValueError(f"weights has {len(values)} entries, expected {len(ids)}, as neighbors has")
-    if _checks.unsorted_at(indptr, ids) is not None:
-        order = np.lexsort((ids, _checks.row_ids(indptr)))
+    if checks.unsorted_at(indptr, ids) is not None:
+        order = np.lexsort((ids, checks.row_ids(indptr)))
         ids, values = ids[order], values[order]
-    twice = _checks.unsorted_at(indptr, ids)
+    twice = checks.unsorted_at(indptr, ids)
     if twice is not None:
         row = int(np.searchsorted(indptr, twice, side="right")) - 1
         raise ValueError(f"neighbors: row {row} holds {ids[twice]} twice, expected no duplicates in a row")
-    given = _links.Rows(indptr, ids, values, _checks.row_sums(indptr, values))
+    given = links.Matrix(indptr, ids, values, checks.row_sums(indptr, values))
     meta = {
         "version": 2,
         "source": "csr",
@@ -40,24 +41,24 @@ def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, dire
         "time_cut": None,
         "event_hash": None,
     }
-    degree = _links.with_diagonal(given, None, None).degree
+    degree = links.with_diagonal(given, None, None).degree
     arrays = {"indptr": indptr, "neighbors": ids, "weights": values, "degree": degree}
     return {**arrays, "meta": meta}
 
 
 def verify(arrays: dict[str, np.ndarray], link: str) -> None:
     """ValueError or IndexError where loaded arrays break what the class promises."""
-    indptr, neighbors, weights, degree = (arrays[name] for name in _file.ARRAYS)
-    if link not in ("raw", *_links.LINKS):
-        raise ValueError(f"link is {link!r}, expected raw or one of {', '.join(_links.LINKS)}")
-    _checks.check_indptr(indptr, len(neighbors))
+    indptr, neighbors, weights, degree = (arrays[name] for name in ARRAYS)
+    if link not in ("raw", *links.LINKS):
+        raise ValueError(f"link is {link!r}, expected raw or one of {', '.join(links.LINKS)}")
+    checks.check_indptr(indptr, len(neighbors))
     height = len(indptr) - 1
-    if neighbors.dtype != _checks.neighbor_dtype(height):
+    if neighbors.dtype != checks.neighbor_dtype(height):
         raise ValueError(f"neighbors has dtype {neighbors.dtype} for {height} items")
-    _checks.check_neighbors(indptr, neighbors, height)
-    if _checks.unsorted_at(indptr, neighbors) is not None:
+    checks.check_neighbors(indptr, neighbors, height)
+    if checks.unsorted_at(indptr, neighbors) is not None:
         raise ValueError("neighbors: rows are not ascending")
     if len(weights) != len(neighbors) or len(degree) != height:
         raise ValueError("weights or degree have the wrong length")
     for name, array in (("weights", weights), ("degree", degree)):
-        _checks.finite_total(name, array)
+        checks.finite_total(name, array)

@@ -1,0 +1,54 @@
+"""What an interest graph holds: CSR arrays, the link of their weights, meta data and kept counts."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .counts import KeptCounts
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+ARRAYS = ("indptr", "neighbors", "weights", "degree")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GraphData:
+    """The content of an ``InterestGraph``, which documents the attributes. The arrays are read-only."""
+
+    indptr: np.ndarray
+    neighbors: np.ndarray
+    weights: np.ndarray
+    degree: np.ndarray
+    link: str = "raw"
+    meta: dict[str, Any] = field(default_factory=dict)
+    counts: KeptCounts | None = None
+
+    def __post_init__(self) -> None:
+        for name in ARRAYS:
+            view = getattr(self, name).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
+
+    @property
+    def num_items(self) -> int:
+        """H, the number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of stored entries, rows' own entries included."""
+        return len(self.neighbors)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The four arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
+
+    def to_scipy(self) -> "csr_array":
+        """The stored rows as a SciPy CSR array float32 [H, H]; degree and meta do not go along."""
+        from scipy.sparse import csr_array
+
+        shape = (self.num_items, self.num_items)
+        arrays = (self.weights.copy(), self.neighbors.copy(), self.indptr.copy())
+        return csr_array(arrays, shape=shape)
