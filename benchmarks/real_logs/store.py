@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from resemb_ext.runtime.files import plain, write_json
+from resemb_ext.study.harness.inference import user_interval
 from resemb_ext.train import RunResult
 from resemb_ext.train.runner import SCORES
 
 from .cells import Cell, all_cells, changes, config_of, defaults
-from .users import user_interval
 
 FORMAT = 1
 _METRICS = ("auc", "gauc", "logloss", "rows", "gauc_users", "gauc_skipped_users")

@@ -191,7 +191,7 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
         for arm in config.arms:
             place = arm_folder(folder, arm, seed)
             done = finished_arm(folder, arm, seed)
-            entry, logits = done or _arm(config, prepared, train, arm, seed, place, progress)
+            entry, logits = done or train_arm(config, prepared, train, arm, seed, place=place, progress=progress)
             runs.append(entry)
             scores[f"{arm}_seed{seed}"] = logits
             if done is None:
@@ -253,10 +253,34 @@ def measured_threads(config: RunConfig, prepared: Prepared) -> int:
     return faster_threads(step, torch.get_num_threads())
 
 
-def _arm(
-    config: RunConfig, prepared: Prepared, train: Samples, arm: str, seed: int, place: Path, progress: Progress
+def train_arm(
+    config: RunConfig,
+    prepared: Prepared,
+    train: Samples,
+    arm: str,
+    seed: int,
+    *,
+    place: Path | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Trains one arm with one seed; its entry of ``result.json`` and its test logits."""
+    """Trains one arm with one seed.
+
+    Args:
+        config: options of the run.
+        prepared: what all arms share.
+        train: training samples of the seed.
+        arm: "plain" or "res".
+        seed: of the model and of training.
+        place: the arm's folder, where it goes on from the last checkpoint; None writes nothing.
+        progress: where it is shown; None is silent.
+
+    Returns:
+        the arm's entry of ``result.json``, and its test logits, float32 [test samples].
+
+    Raises:
+        TrainingDiverged, TrainingInterrupted, ValueError, OSError: as :func:`fit`.
+    """
+    show = progress or Progress(False)
     name = f"{arm} seed {seed}"
     with PeakMemory() as memory:
         model = build_model(config, prepared, arm, seed)
@@ -268,9 +292,9 @@ def _arm(
             config=config.fit_config(),
             seed=seed,
             folder=place,
-            resume=True,
+            resume=place is not None,
             folds=build_folds(config, prepared, model, arm, seed),
-            progress=progress,
+            progress=show,
             name=name,
         )
     radius = None
@@ -282,7 +306,7 @@ def _arm(
             domain_source=prepared.domain_source,
         )
     assert done.test is not None and done.test_scores is not None
-    progress.say(f"{name}  test gAUC {done.test['gauc']:.4f}  AUC {done.test['auc']:.4f}")
+    show.say(f"{name}  test gAUC {done.test['gauc']:.4f}  AUC {done.test['auc']:.4f}")
     entry = {
         "embedding": arm,
         "model": config.model,

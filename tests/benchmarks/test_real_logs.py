@@ -21,7 +21,6 @@ sys.path.append(str(ROOT))
 from benchmarks.real_logs import __main__ as command  # noqa: E402
 from benchmarks.real_logs import report, running, store  # noqa: E402
 from benchmarks.real_logs.cells import Cell, all_cells, changes, config_of, defaults  # noqa: E402
-from benchmarks.real_logs.users import user_interval  # noqa: E402
 
 SMALL = ["--models", "dnn", "--category", "without", "--seeds", "0", "1", "--epochs", "1"]
 
@@ -264,27 +263,6 @@ def test_the_verdict_needs_both_intervals():
         assert f"it is {word} in DNN." in report._verdict([cell(seeds, users)])
     text = report._verdict([cell(up, up), cell(down, down, "din")])
     assert "above in DNN, below in DIN" in text
-
-
-def test_the_interval_over_users_covers():
-    """Scores of one quality for both arms: the interval holds 0 about as often as it says."""
-    rng = np.random.default_rng(1)
-    hits, rounds = 0, 300
-    for _ in range(rounds):
-        users = np.repeat(np.arange(60), 8)
-        labels = np.tile([1, 0, 0, 0, 1, 0, 0, 0], 60)
-        a, b = (labels + rng.normal(size=480) for _ in range(2))
-        found = user_interval(labels, [a], [b], users)
-        gain = rx.metrics.gauc(labels, b, users) - rx.metrics.gauc(labels, a, users)
-        assert found["mean"] == pytest.approx(gain, abs=1e-12) and found["n"] == 60
-        hits += found["low"] <= 0 <= found["high"]
-    assert 0.90 <= hits / rounds <= 0.99
-
-
-def test_an_interval_without_users():
-    assert user_interval([1, 1], [[0.1, 0.2]], [[0.3, 0.4]], [0, 0])["mean"] is None
-    single = user_interval([1, 0], [[0.1, 0.2]], [[0.3, 0.1]], [0, 0])
-    assert single["mean"] == 1 and single["low"] is None
 
 
 def test_the_committed_page_is_that_of_the_committed_results():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resemb_ext.study.harness.inference import bootstrap_difference, holm
+from resemb_ext import metrics
+from resemb_ext.study.harness.inference import bootstrap_difference, holm, user_interval
 
 
 def test_holm_by_hand() -> None:
@@ -53,3 +54,24 @@ def test_no_difference_is_found_about_as_often_as_it_says(seeds: float, least: f
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"found \(2, 3\) and \(2,\)"):
         bootstrap_difference(np.zeros((2, 3)), np.ones(2))
+
+
+def test_the_interval_over_users_covers() -> None:
+    """Scores of one quality for both arms: the interval holds 0 about as often as it says."""
+    rng = np.random.default_rng(1)
+    hits, rounds = 0, 300
+    for _ in range(rounds):
+        users = np.repeat(np.arange(60), 8)
+        labels = np.tile([1, 0, 0, 0, 1, 0, 0, 0], 60)
+        a, b = (labels + rng.normal(size=480) for _ in range(2))
+        found = user_interval(labels, [a], [b], users)
+        gain = metrics.gauc(labels, b, users) - metrics.gauc(labels, a, users)
+        assert found["mean"] == pytest.approx(gain, abs=1e-12) and found["n"] == 60
+        hits += found["low"] <= 0 <= found["high"]
+    assert 0.90 <= hits / rounds <= 0.99
+
+
+def test_an_interval_without_users() -> None:
+    assert user_interval([1, 1], [[0.1, 0.2]], [[0.3, 0.4]], [0, 0])["mean"] is None
+    single = user_interval([1, 0], [[0.1, 0.2]], [[0.3, 0.1]], [0, 0])
+    assert single["mean"] == 1 and single["low"] is None
