@@ -53,7 +53,7 @@ def res_embedding(
         operator: takes the place of torch.ops.resemb_ext.res_embedding, say to step in backward.
 
     Returns:
-        [*ids.shape, D].
+        ``[*ids.shape, D]``.
 
     Raises:
         IndexError: an id or a neighbour out of range; names the first and its position. On CUDA a later
@@ -169,7 +169,7 @@ def attention_embedding(
         operator: takes the place of torch.ops.resemb_ext.attention_embedding.
 
     Returns:
-        [*ids.shape, D].
+        ``[*ids.shape, D]``.
 
     Raises:
         IndexError: an id or a neighbour out of range.

@@ -212,7 +212,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Looks up ids (int64 or int32, any shape): [*ids.shape, D]. See `functional.res_embedding`."""
+        """Looks up ids (int64 or int32, any shape): ``[*ids.shape, D]``. See `functional.res_embedding`."""
         self._before_read(ids)
         look_up, tensors, options = self._link_call()
         return look_up(ids, *tensors, **options, **self._call_options())

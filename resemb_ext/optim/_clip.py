@@ -14,7 +14,7 @@ from resemb_ext.optim._row_sparse import gradient_rows
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
-    """torch.nn.utils.clip_grad_norm_ that takes sparse gradients too.
+    """``torch.nn.utils.clip_grad_norm_`` that takes sparse gradients too.
 
     The norm is that of all gradients as one vector, with the rows of an uncoalesced gradient summed
     first. Sparse gradients are replaced by clipped ones with ascending rows, since autograd may hand one

@@ -1,0 +1,32 @@
+"""Sphinx: the pages of this folder and the API reference, which is made from docstrings.
+
+python -m sphinx -W --keep-going -b html docs build/docs
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, which builds in place
+
+project = "resemb_ext"
+author = "the resemb_ext developers"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["study/results"]
+# Links out of this folder, say to CONTRIBUTING.md; tests/docs/test_links.py checks every link.
+suppress_warnings = ["myst.xref_missing"]
+html_theme = "furo"
+html_title = "resemb_ext"
+html_copy_source = False
+
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_class_signature = "mixed"
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+add_module_names = False
+python_use_unqualified_type_names = True
+myst_heading_anchors = 3

@@ -1,0 +1,104 @@
+"""The README: its length, its picture, and its figures, which are those of the committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from docs import picture
+from resemb_ext.study.compare.rows import Group, Row
+from resemb_ext.study.compare.view import contrast, minus_plain
+from resemb_ext.study.harness.frame import read_results
+from tests.docs.pages import ROOT, blocks
+
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+TEXT = README.read_text(encoding="utf-8")
+ROWS = dict(line.strip("| ").split(" | ", 1) for line in TEXT.splitlines() if line.count(" | ") >= 2)
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    assert len(TEXT.split()) <= 900
+
+
+@pytest.mark.parametrize("name", ["main", "test"])
+def test_newcomers_commands_are_marked(name: str) -> None:
+    after = TEXT.split(f"<!-- newcomer: {name} -->\n")
+    assert len(after) == 2
+    assert after[1].startswith("```bash\n")
+
+
+def test_swap_takes_ten_lines() -> None:
+    (swap,) = (block for block in blocks(README) if block.language == "python")
+    assert len(swap.text.strip().splitlines()) <= 10
+
+
+def best(phase: dict[str, Any]) -> float:
+    """The least median among the forms of Res-embedding in PyTorch."""
+    return min(entry["median_ms"] for name, entry in phase.items() if not name.startswith(("resemb_ext", "plain")))
+
+
+def test_times_of_the_lookup() -> None:
+    (cell,) = (cell for cell in load("cpu")["cells"] if cell["items"] == 1_000_000)
+    for row, phase in (
+        ("lookup, forward, 1,000,000 items", "forward"),
+        ("forward and backward, 1,000,000 items", "forward+backward"),
+    ):
+        ours = cell[phase]["resemb_ext"]["median_ms"]
+        assert ROWS[row] == f"{ours:.1f} ms | fastest PyTorch form {best(cell[phase]):.1f} ms"
+
+
+def test_times_of_the_step() -> None:
+    (cell,) = (cell for cell in load("cpu")["cells"] if cell["items"] == 1_000_000)
+    step = cell["step"]
+    plain = step[cell["best_plain_step"]]["median_ms"]
+    found = f"{step['resemb_ext, Adam in backward']['median_ms']:.1f} ms | fastest PyTorch form {best(step):.1f} ms; "
+    assert ROWS["whole Adam step, 1,000,000 items"] == f"{found}plain table {plain:.1f} ms"
+    assert f"plain tables: {step[picture.OUR_PLAIN]['median_ms']:.0f} ms" in TEXT
+
+
+def test_times_of_the_graph_builder() -> None:
+    cells = load("graph")["cells"]
+    (large,) = (cell["runs"] for cell in cells if cell["events"] == 10_000_000)
+    seconds = {name: median(run["seconds"] for run in runs) for name, runs in large.items()}
+    text = "{:.2f} s | polars {:.2f} s, duckdb {:.2f} s, scipy {:.2f} s"
+    names = ("resemb_ext", "polars", "duckdb", "scipy.sparse")
+    assert ROWS["graph of 10,000,000 events"] == text.format(*(seconds[name] for name in names))
+
+
+def test_cells_where_a_plain_table_is_quicker() -> None:
+    cells = [cell for cell in load("suite")["cells"] if "step" in cell]
+    quicker = [cell for cell in cells if cell["step"][cell["best_plain_step"]]["ratio"] < 1]
+    assert f"quicker in {len(quicker)} of {len(cells)} cells" in TEXT
+
+
+def test_gains_in_gauc() -> None:
+    results = read_results(picture.STUDY)
+    logs = ("amazon-beauty", "amazon-toys")
+    found = [minus_plain(results, Row(Group(log, "dnn", True), "res")) for log in logs]
+    gains = " and ".join(f"{entry['gauc']['value']:+.4f}" for entry in found if entry)
+    assert ROWS["gAUC over a tuned plain embedding, DNN with category"] == f"{gains} | {' and '.join(logs)}"
+
+
+def test_item2vec_is_level_on_one_log_and_close_on_the_other() -> None:
+    results = read_results(picture.STUDY)
+    groups = [Group(log, "dnn", False) for log in ("amazon-beauty", "amazon-toys")]
+    beauty, toys = (contrast(results, Row(group, "res"), Row(group, "item2vec")) for group in groups)
+    assert beauty and beauty["gauc"]["low"] < 0 < beauty["gauc"]["high"]
+    assert toys and f"{toys['gauc']['value']:.3f}" == "0.007"
+
+
+def test_picture_is_that_of_the_committed_results(tmp_path: Path) -> None:
+    drawn = tmp_path / "picture.svg"
+    picture.draw(drawn)
+    for file in (drawn, picture.PICTURE):
+        assert picture.digest() in file.read_text(encoding="utf-8")
