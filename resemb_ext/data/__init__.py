@@ -1,6 +1,6 @@
 """Behaviour logs: reading, splitting, samples, and a simulator with a known truth."""
 
-from ._arrow import BadEntry
+from .arrow import BadEntry
 from .idmap import IdMap
 from .log import Log
 from .read import read_log

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._arrow import canonical_ids
+from .arrow import canonical_ids
 
 _KINDS = {"int64": pa.int64(), "uint64": pa.uint64(), "text": pa.large_string()}
 

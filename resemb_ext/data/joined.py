@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._arrow import BadEntry, as_arrow
+from .arrow import BadEntry, as_arrow
 
 SEPARATOR = "^"
 # Histories split at a time, so that their texts never all exist at once.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
+from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
 from .columns import Columns, list_names, resolve_columns
 from .files import Source, name_of, open_source
 from .idmap import IdMap

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
+from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
 from .columns import list_names, resolve_columns
 from .files import Source, kind_of, open_source
 from .idmap import IdMap

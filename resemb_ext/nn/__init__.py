@@ -1,5 +1,5 @@
 """Modules."""
 
-from resemb_ext.nn.embedding import ResEmbedding
+from .embedding import ResEmbedding
 
 __all__ = ["ResEmbedding"]

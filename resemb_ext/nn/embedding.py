@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from resemb_ext import functional
 from resemb_ext._memory import empty_table
+from resemb_ext._ownership import ReadHooks, watch_table
 from resemb_ext.graph import InterestGraph
-from resemb_ext.nn import _graph
-from resemb_ext.nn._state import GraphState
-from resemb_ext.nn.attention import AttentionLink
-from resemb_ext.nn.hooks import ReadHooks
-from resemb_ext.nn.readonly import ReadOnlyTable
-from resemb_ext.optim._refusal import watch_table
+
+from . import graph_tensors
+from .attention import AttentionLink
+from .readonly import ReadOnlyTable
+from .state import GraphState
 
 _MATERIALIZE_ROWS = 1 << 16
 
@@ -110,7 +110,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         for name, value in (("residual_scale", residual_scale), ("init_std", init_std)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
-        _graph.check_place(graph_device)
+        graph_tensors.check_place(graph_device)
         self.num_embeddings = graph.num_items
         self.embedding_dim = embedding_dim
         padding = functional.normalize_padding_idx(padding_idx, graph.num_items)
@@ -154,7 +154,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         if self.attention is not None:
             self.attention.reset_parameters()
         if self.match_std:
-            scale = _graph.start_scale(self.graph, self.attention is not None, self.residual_scale)
+            scale = graph_tensors.start_scale(self.graph, self.attention is not None, self.residual_scale)
             std = std / scale if scale > 0 else std
         nn.init.normal_(self.central, std=std)
         nn.init.normal_(self.residual, std=std * self.residual_scale)

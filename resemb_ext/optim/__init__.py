@@ -4,8 +4,8 @@ They take tables of `ResEmbedding(sparse=True)` and of plain `nn.Embedding(spars
 dense gradients beside them are handed to the torch.optim optimizer of that name.
 """
 
-from resemb_ext.optim._algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
-from resemb_ext.optim._base import RowSparseOptimizer
-from resemb_ext.optim._clip import clip_grad_norm_
+from .algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
+from .base import RowSparseOptimizer
+from .clip import clip_grad_norm_
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RowSparseOptimizer", "RowwiseAdagrad", "clip_grad_norm_"]

@@ -4,8 +4,8 @@
 (pip install "resemb_ext[test]").
 """
 
-from resemb_ext.testing.checks import TOLERANCE, check_problem
-from resemb_ext.testing.problems import Problem, make_problem
-from resemb_ext.testing.selftest import selftest
+from .checks import TOLERANCE, check_problem
+from .problems import Problem, make_problem
+from .selftest import selftest
 
 __all__ = ["TOLERANCE", "Problem", "check_problem", "make_problem", "selftest"]

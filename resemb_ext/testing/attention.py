@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from resemb_ext import functional, reference
-from resemb_ext.testing.checks import TOLERANCE
-from resemb_ext.testing.problems import zipf_ids
+
+from .checks import TOLERANCE
+from .problems import zipf_ids
 
 LEAVES = ("central", "residual", "a_src", "a_dst", "b", "samples")
 

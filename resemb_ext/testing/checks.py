@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from resemb_ext import functional, reference
-from resemb_ext.testing.problems import Problem
+
+from .problems import Problem
 
 # Largest error of an element, as a share of the sum of the absolute values of its terms: the units of
 # rounding that its dtype allows, with room for a few hundred terms. One table for every test.

@@ -8,8 +8,9 @@ import traceback
 import torch
 
 from resemb_ext import _loader
-from resemb_ext.testing.checks import check_problem
-from resemb_ext.testing.problems import Problem
+
+from .checks import check_problem
+from .problems import Problem
 
 
 def selftest(device: str = "cpu", examples: int = 200) -> int:
@@ -33,7 +34,7 @@ def selftest(device: str = "cpu", examples: int = 200) -> int:
         raise ImportError(
             "selftest needs hypothesis: pip install 'resemb_ext[test]' or pip install hypothesis"
         ) from error
-    from resemb_ext.testing.strategies import problems
+    from .strategies import problems
 
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: found {device!r}; expected 'cpu' or 'cuda'")

@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from resemb_ext.testing.attention import AttentionProblem, make_attention
-from resemb_ext.testing.problems import Problem, make_problem
+from .attention import AttentionProblem, make_attention
+from .problems import Problem, make_problem
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Widths below, at, above and between vector sizes and register blocks.

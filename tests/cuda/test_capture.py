@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import resemb_ext as rx
 from resemb_ext import _C
-from resemb_ext.optim import _capture
+from resemb_ext.optim import capture as optim_capture
 from resemb_ext.testing import make_problem
 
 pytestmark = pytest.mark.cuda
@@ -50,7 +50,7 @@ WAITS = {
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_capture, "DEVICES", (DEVICE,))
+    monkeypatch.setattr(optim_capture, "DEVICES", (DEVICE,))
 
 
 class Recorder(TorchDispatchMode):
@@ -236,7 +236,7 @@ def test_a_capture_needs_capturable(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer.step_in_backward(module)
     (ids,) = batches(1)
     out = module(ids)
-    monkeypatch.setattr(_capture, "capturing", lambda: True)
+    monkeypatch.setattr(optim_capture, "capturing", lambda: True)
     with pytest.raises(RuntimeError, match="capturable=True"):
         out.backward(torch.ones_like(out))
     with pytest.raises(RuntimeError, match="capturable=True"):

@@ -10,7 +10,7 @@ import torch
 
 import resemb_ext as rx
 from resemb_ext import functional
-from resemb_ext.nn import _graph
+from resemb_ext.nn import graph_tensors
 from resemb_ext.testing import make_problem
 
 H, D = 3000, 24
@@ -79,8 +79,8 @@ def test_places_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pinned_graph_stays_where_the_tables_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_graph, "check_place", lambda place: None)
-    monkeypatch.setattr(_graph, "_empty", lambda shape, dtype, place: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(graph_tensors, "check_place", lambda place: None)
+    monkeypatch.setattr(graph_tensors, "_empty", lambda shape, dtype, place: torch.empty(shape, dtype=dtype))
     emb = module(graph_device="pinned")
     neighbors = emb._neighbors
     expected = module()(torch.arange(H))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resemb_ext.graph import InterestGraph
-from resemb_ext.nn import _graph
+
+from . import graph_tensors
 
 
 class GraphState(nn.Module):
@@ -26,29 +27,29 @@ class GraphState(nn.Module):
 
     def _graph_tensors(self) -> dict[str, Tensor]:
         """Fresh tensors of the graph by the attribute that holds them."""
-        return _graph.host_tensors(self.graph, self.link, self.graph_device)
+        return graph_tensors.host_tensors(self.graph, self.link, self.graph_device)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> GraphState:
         super()._apply(fn, recurse)
         # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
-        for name in _graph.ATTRIBUTES:
+        for name in graph_tensors.ATTRIBUTES:
             fresh = functools.partial(lambda n: self._graph_tensors()[n], name)
             pinned = self.graph_device == "pinned"
-            setattr(self, name, _graph.moved(getattr(self, name), fn, fresh, pinned))
+            setattr(self, name, graph_tensors.moved(getattr(self, name), fn, fresh, pinned))
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self.graph_device == "pinned" and torch.cuda.is_available():
             # Copies and pickles lose the pinning.
-            for name in _graph.ATTRIBUTES:
+            for name in graph_tensors.ATTRIBUTES:
                 setattr(self, name, getattr(self, name).pin_memory())
 
     def get_extra_state(self) -> dict[str, Any]:
         """The graph's hash and link, and the graph itself with `save_graph`."""
         state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
         if self.save_graph:
-            state["graph"] = _graph.state_of(self.graph)
+            state["graph"] = graph_tensors.state_of(self.graph)
         return state
 
     @staticmethod
@@ -64,7 +65,7 @@ class GraphState(nn.Module):
         Raises:
             ValueError: no graph there, or one that does not fit its hash.
         """
-        return _graph.from_state(state_dict, prefix)
+        return graph_tensors.from_state(state_dict, prefix)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Nothing to set: the graph was compared before the tables were loaded."""

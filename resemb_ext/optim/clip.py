@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from resemb_ext.optim._row_sparse import gradient_rows
+from .row_sparse import gradient_rows
 
 
 @torch.no_grad()

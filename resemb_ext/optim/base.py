@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resemb_ext._memory import empty_table
-from resemb_ext.optim import _capture, _decay, _in_backward, _refusal
-from resemb_ext.optim._row_sparse import Rows, RowStep, gradient_rows, update_rows
+from resemb_ext._ownership import owner_of, watch_table
+
+from . import capture, global_decay, in_backward
+from .row_sparse import Rows, RowStep, gradient_rows, update_rows
 
 DECAYS = ("touched", "global")
 
@@ -71,7 +73,7 @@ class RowSparseOptimizer(Optimizer):
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
-            owner = _in_backward.owner_of(parameter)
+            owner = owner_of(parameter)
             if owner is not None and owner is not self:
                 self.param_groups.pop()
                 raise ValueError("params: a table that another optimizer steps in backward")
@@ -83,7 +85,7 @@ class RowSparseOptimizer(Optimizer):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
         if group["decay"] not in DECAYS:
             raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
-        _capture.check_options(group)
+        capture.check_options(group)
 
     # What an algorithm defines.
 
@@ -116,9 +118,9 @@ class RowSparseOptimizer(Optimizer):
                 self.catch_up(table, None if rows is None else rows())
 
         def loaded(table: Tensor) -> None:
-            _decay.settle(self.state.get(table, {}))
+            global_decay.settle(self.state.get(table, {}))
 
-        self._watched.update(_decay.watch(module, before_read, loaded))
+        self._watched.update(global_decay.watch(module, before_read, loaded))
 
     def catch_up(self, table: Tensor | None = None, rows: Tensor | None = None) -> None:
         """Applies the decay that is pending.
@@ -129,7 +131,7 @@ class RowSparseOptimizer(Optimizer):
         """
         for index, (group, parameter) in enumerate(self._places()):
             if table is None or parameter is table:
-                _decay.catch_up(
+                global_decay.catch_up(
                     self.state.get(parameter, {}),
                     parameter,
                     rows,
@@ -164,10 +166,10 @@ class RowSparseOptimizer(Optimizer):
             RuntimeError: here and in backward, before anything is written: more than one rank of
                 torch.distributed, create_graph=True, a second backward of one graph.
         """
-        _in_backward.install(self, module)
+        in_backward.install(self, module)
         for _, parameter in self._places():
-            if _in_backward.owner_of(parameter) is self:
-                _refusal.watch_table(parameter)
+            if owner_of(parameter) is self:
+                watch_table(parameter)
 
     @torch.no_grad()
     def _step_table(self, table: Tensor) -> None:
@@ -228,7 +230,7 @@ class RowSparseOptimizer(Optimizer):
             RuntimeError: inside the capture of a CUDA graph, what cannot be captured: a group without
                 capturable=True, a sparse gradient.
         """
-        _capture.refuse_capture(self.param_groups)
+        capture.refuse_capture(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -250,11 +252,11 @@ class RowSparseOptimizer(Optimizer):
 
     def _check_table(self, parameter: Tensor, index: int, group: dict[str, Any]) -> None:
         name = f"parameter {index}"
-        _capture.check_table(group, parameter, name)
+        capture.check_table(group, parameter, name)
         if not parameter.is_contiguous():
             raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
         if _pending(group):
-            _decay.check_decay(float(group["lr"]), group["weight_decay"])
+            global_decay.check_decay(float(group["lr"]), group["weight_decay"])
             if parameter not in self._watched:
                 raise ValueError(
                     f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
@@ -278,7 +280,7 @@ class RowSparseOptimizer(Optimizer):
         decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
         if live:
             options = {
-                "live": _capture.advance(group, state["step"], decay if decoupled else 0.0),
+                "live": capture.advance(group, state["step"], decay if decoupled else 0.0),
                 "weight_decay": 0.0 if decoupled else decay,
                 "maximize": group["maximize"],
                 "random_rounding": group["stochastic_rounding"],
@@ -289,7 +291,7 @@ class RowSparseOptimizer(Optimizer):
         lr, step = float(group["lr"]), int(state["step"])
         pending: dict[str, Any] = {}
         if _pending(group):
-            _decay.raise_decay(state, parameter, lr, decay)
+            global_decay.raise_decay(state, parameter, lr, decay)
             decay = 0.0
         if "decayed" in state:
             pending = {"decayed": state["decayed"], "decay_now": float(state["decay_log"])}
@@ -327,7 +329,7 @@ class RowSparseOptimizer(Optimizer):
                 groups.append({**group, "params": dense})
         if not groups:
             return
-        _capture.check_dense(self._dense, groups)
+        capture.check_dense(self._dense, groups)
         own_decay = "decoupled_weight_decay" in self._dense.defaults
         for group in groups:
             for parameter in group["params"]:

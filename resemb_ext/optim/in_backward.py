@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from resemb_ext import _registration as _registration  # registers the operators
-
-if TYPE_CHECKING:
-    from resemb_ext.optim._base import RowSparseOptimizer
+from resemb_ext._ownership import TableOwner, owner_of, set_owner
 
 _ops = torch.ops.resemb_ext
-_OWNER = "_resemb_ext_in_backward"
 
 
-def owner_of(table: Tensor) -> RowSparseOptimizer | None:
-    """The optimizer that steps a table in backward, if any."""
-    reference = getattr(table, _OWNER, None)
-    return None if reference is None else reference()
+class InBackward(TableOwner, Protocol):
+    """What steps in backward need of the optimizer."""
+
+    def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group, in order."""
 
 
-def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
+def install(optimizer: InBackward, module: nn.Module) -> None:
     """See `RowSparseOptimizer.step_in_backward`."""
     _refuse_ranks()
     embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
@@ -44,7 +42,7 @@ def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
         if not part.sparse:
             raise ValueError(f"module: {part} gives dense gradients; steps in backward need sparse=True")
     for table in tables:
-        setattr(table, _OWNER, weakref.ref(optimizer))
+        set_owner(table, optimizer)
         # Without the optimizer, which holds the table: Python frees no cycle through the hook of a tensor.
         table.register_post_accumulate_grad_hook(_step_summed)
     for part in embeddings:
@@ -57,7 +55,7 @@ def install(optimizer: RowSparseOptimizer, module: nn.Module) -> None:
             part.register_forward_hook(_keeping(optimizer, _guard_output))
 
 
-def _keeping(optimizer: RowSparseOptimizer, function: Callable[..., Any]) -> Callable[..., Any]:
+def _keeping(optimizer: InBackward, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function; its module keeps the optimizer alive by it, as the hooks of the tables do not."""
 
     def kept(*args: Any) -> Any:
@@ -142,7 +140,7 @@ class _Open:
 class _Lookups:
     """The lookups of one module; its backward steps in the kernel where a pass holds one of them."""
 
-    def __init__(self, optimizer: RowSparseOptimizer) -> None:
+    def __init__(self, optimizer: InBackward) -> None:
         self.optimizer = optimizer
         self.open: weakref.WeakSet[_Open] = weakref.WeakSet()
 

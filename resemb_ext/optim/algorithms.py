@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resemb_ext.optim._base import RowSparseOptimizer
-from resemb_ext.optim._row_sparse import RowStep, Rule
+from .base import RowSparseOptimizer
+from .row_sparse import RowStep, Rule
 
 
 class SGD(RowSparseOptimizer):
