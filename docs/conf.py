@@ -5,8 +5,10 @@ python -m sphinx -W --keep-going -b html docs build/docs
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, which builds in place
 
@@ -30,3 +32,18 @@ napoleon_use_ivar = True
 add_module_names = False
 python_use_unqualified_type_names = True
 myst_heading_anchors = 3
+
+
+def setup(app: Any) -> None:
+    """Adds the options of a configuration class, which stand in the metadata of its fields."""
+    app.connect("autodoc-process-docstring", _add_options)
+
+
+def _add_options(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what != "class" or not dataclasses.is_dataclass(obj):
+        return
+    own = [field for field in dataclasses.fields(obj) if field.name in vars(obj).get("__annotations__", {})]
+    for field in own:
+        if text := field.metadata.get("help"):
+            default = "" if field.default is None else f" Default: ``{field.default!r}``."
+            lines += ["", f"``{field.name}`` : {field.type}", f"    {text[0].upper()}{text[1:]}.{default}"]

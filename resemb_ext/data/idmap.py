@@ -37,7 +37,17 @@ class IdMap:
 
     @classmethod
     def fit(cls, ids: Any, *, first: int = 1, name: str = "id") -> IdMap:
-        """Build the map of all distinct ids; nulls, fractions and odd types raise (see encode)."""
+        """Build the map of all distinct ids.
+
+        Args:
+            ids: raw ids, 1-D, any array-like, repeats included.
+            first: number of the first known id.
+            name: column name for messages.
+
+        Raises:
+            ValueError: null, empty or fractional id; the row is named.
+            TypeError: ids that are neither integers nor text.
+        """
         unique = pc.unique(canonical_ids(ids, name))
         return cls(unique.take(pc.sort_indices(unique)), first=first)
 

@@ -64,7 +64,12 @@ class Log:
         session: np.ndarray | None = None,
         **fields: Any,
     ) -> Log:
-        """Sort mapped arrays stably by (user, time) and wrap them; ``fields`` as in the class."""
+        """Sort mapped arrays stably by (user, time) and wrap them.
+
+        Args:
+            user, item, time, category, label, session: [n] each, as in the class but in any order.
+            fields: the other attributes of the class.
+        """
         order = np.lexsort((time, user))
         # Sorted by user alone, stably: does that already leave every user's times ascending?
         by_user = np.argsort(user, kind="stable")
@@ -159,7 +164,12 @@ class Log:
         return digest.hexdigest()
 
     def subset(self, index: np.ndarray, *, name: str | None = None) -> Log:
-        """The events at ``index`` (ascending positions or a mask), with the same id maps."""
+        """Some of the events, with the same id maps.
+
+        Args:
+            index: ascending positions, int64, or a mask, bool [n].
+            name: of the new log; None takes this one's.
+        """
         return Log(
             user=self.user[index],
             item=self.item[index],

@@ -154,7 +154,13 @@ def digest_events(user: Any, item: Any, time: Any = None) -> str:
     """Hex digest (128 bits, not cryptographic) of events in their order, as meta data hold it.
 
     The sum over events of a mix of (index, user, item, time): it can be continued by events that
-    follow, as `InterestGraph.update` does. Arguments as of `InterestGraph.from_events`.
+    follow, as `InterestGraph.update` does.
+
+    Args:
+        user, item, time: [n] each, as of `InterestGraph.from_events`, whose errors are raised.
+
+    Returns:
+        32 hex digits.
     """
     return Totals.of(events_of(user, item, time), thread_count(None)).hex_digest()
 

@@ -67,7 +67,16 @@ class InterestGraph(FromEvents):
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, directed: bool | None = None) -> "InterestGraph":
-        """`from_csr` of a square SciPy sparse matrix or array; explicit zeros are kept."""
+        """`from_csr` of a square SciPy sparse matrix or array; explicit zeros are kept.
+
+        Args:
+            matrix: [H, H] of raw weights, finite and >= 0, any sparse format.
+            directed: as of `from_csr`.
+
+        Raises:
+            TypeError: no sparse matrix.
+            ValueError: one that is not square, and as `from_csr`.
+        """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix is a {type(matrix).__name__}, expected a scipy.sparse matrix")
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -64,7 +64,18 @@ class CTRModel(nn.Module):
         return getattr(self.item_embedding, "padding_idx", None)
 
     def pooled_events(self, batch: TorchBatch, mode: str = "mean") -> list[Tensor]:
-        """Pooled history and target, [B, D] each, of the items and then of the categories."""
+        """Pooled history and target of the items, and then of the categories.
+
+        Args:
+            batch: B samples.
+            mode: of pooling, "mean" or "sum".
+
+        Returns:
+            Two tensors [B, D] of items; two more where the model has a category embedding.
+
+        Raises:
+            ValueError: the batch has no categories, but the model has a category embedding.
+        """
         history, target = batch.history, batch.target
         vectors = [*pool_histories(self.item_embedding, batch, history, target, mode)]
         if self.category_embedding is not None:
@@ -76,6 +87,10 @@ class CTRModel(nn.Module):
         """Vectors of events: of history [P, E], target [B, E] and, if asked, negatives [P, E].
 
         One lookup a table.
+
+        Args:
+            batch: B samples with P history positions; E is :attr:`event_size`.
+            negatives: give vectors of ``history_negative`` as well.
 
         Raises:
             ValueError: the batch has no categories, but the model has a category embedding.

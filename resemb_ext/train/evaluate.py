@@ -61,6 +61,10 @@ def device_of(model: nn.Module) -> torch.device:
 def measure(samples: Samples, scores: np.ndarray) -> Metrics:
     """Metrics of logits over all rows, and under "seen" over targets met in training.
 
+    Args:
+        samples: N rows.
+        scores: logits, float [N], in the order of the rows.
+
     Returns:
         ``auc``, ``gauc``, ``logloss``, ``rows``, ``gauc_users``, ``gauc_skipped_users``, and
         ``seen`` with the same. A metric that is undefined (one class only) is NaN.
@@ -105,5 +109,12 @@ def check_metric(samples: Samples, metric: str) -> None:
 
 
 def evaluate(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> Metrics:
-    """:func:`measure` of :func:`predict`."""
+    """:func:`measure` of :func:`predict`.
+
+    Args:
+        model, samples, batch_size: as of :func:`predict`.
+
+    Returns:
+        as :func:`measure`.
+    """
     return measure(samples, predict(model, samples, batch_size=batch_size))

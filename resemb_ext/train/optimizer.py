@@ -19,6 +19,10 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
     other ``nn.Embedding`` the group "embedding"; what is left is "other". Frozen parameters are
     left out, and so are empty groups.
 
+    Args:
+        model: any module.
+        config: its rates and L2 (Adam's weight decay) are taken.
+
     Returns:
         dicts with ``name``, ``params``, ``lr`` and ``weight_decay``.
     """
@@ -50,6 +54,10 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
 
 def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     """Adam over :func:`parameter_groups`, of the kind that ``config.table_optimizer`` names.
+
+    Args:
+        model: with ``sparse=True`` embeddings where the table optimizer is lazy.
+        config: optimizer, rates and L2.
 
     Raises:
         ValueError: an embedding gives sparse gradients where dense ones are needed, or the other
