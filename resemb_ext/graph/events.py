@@ -11,15 +11,8 @@ import numpy as np
 from . import checks
 from .counts import KeptCounts
 from .data import GraphData
+from .extension import builder
 from .options import Options, categories
-
-try:
-    from . import _builder  # type: ignore[attr-defined]
-except ImportError as error:
-    raise ImportError(
-        "resemb_ext.graph._builder is not built for this Python; install the package"
-        " (`pip install .`, or `pip install -e .` to work in the checkout)"
-    ) from error
 
 Call = Callable[[int, int], object]
 Progress = Call | bool | None
@@ -103,7 +96,7 @@ def build(
             store.add(*events[:3], num_items=height, padding=native["padding"])
             counts = count_pairs(store, native, events.time, category, workers, report)
             return from_counts(counts, native, meta, workers)
-        arrays = _builder.build(*events[:3], options=native, threads=workers, progress=report)
+        arrays = builder.build(*events[:3], options=native, threads=workers, progress=report)
     return built(arrays, height, meta)
 
 
@@ -123,7 +116,7 @@ class Totals(NamedTuple):
         user, item, time, _ = events
         if not len(item):
             return self
-        more = _builder.digest(user, item, time, self.events, threads=threads)
+        more = builder.digest(user, item, time, self.events, threads=threads)
         first, second = ((a + b) % 2**64 for a, b in zip(self.digest, more, strict=True))
         cut = None if time is None else time.max().item()
         if cut is not None and self.time_cut is not None:
@@ -174,7 +167,7 @@ def built(arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts 
 
 def event_store(expected: int, folder: str | None = None, memory: int | None = None) -> Any:
     """A `_builder.EventStore`; memory None: no limit."""
-    return _builder.EventStore(folder or tempfile.gettempdir(), -1 if memory is None else memory, expected)
+    return builder.EventStore(folder or tempfile.gettempdir(), -1 if memory is None else memory, expected)
 
 
 def count_pairs(
@@ -195,7 +188,7 @@ def count_pairs(
 
 def from_counts(counts: KeptCounts, native: dict[str, Any], meta: dict[str, Any], threads: int) -> GraphData:
     """The graph of counted pairs, with the counts."""
-    arrays = _builder.weigh(
+    arrays = builder.weigh(
         counts.indptr, counts.neighbors, counts.masses, counts.occurrences, native, threads=threads, progress=None
     )
     return built(arrays, native["num_items"], meta, counts)

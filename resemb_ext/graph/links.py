@@ -6,7 +6,8 @@ import numpy as np
 
 from . import checks
 from .data import GraphData
-from .events import _builder, thread_count
+from .events import thread_count
+from .extension import builder
 
 LINKS = ("average", "gcn", "given", "attention")
 
@@ -179,7 +180,7 @@ def powered(matrix: Matrix, hops: int, top_k: int | None, prune_first: bool) -> 
         shares = [float(first.weights.sum(dtype=np.float64)) / whole if whole > 0 else 1.0]
     power = first
     for _ in range(hops - 1):
-        arrays = _builder.multiply(
+        arrays = builder.multiply(
             *(power.indptr, power.neighbors, power.weights),
             *(first.indptr, first.neighbors, first.weights),
             top_k=keep,

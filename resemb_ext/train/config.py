@@ -13,7 +13,7 @@ from typing import Any, Literal
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
 
-from .building import lacking_options, parse_own_options
+from .model_options import lacking_options, parse_own_options
 from .options import check, from_mapping, option
 
 
