@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.compare.view import minus_plain, seen_rows
-from resemb_ext.study.harness.frame import read_results
+from resemb_ext.study.harness.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = ROOT / "benchmarks" / "results" / "cpu.json"
-STUDY = ROOT / "docs" / "study" / "results" / "compare"
+STUDY = ROOT / "benchmarks" / "results" / "study"
 PICTURE = ROOT / "docs" / "picture.svg"
 
 OURS = {"resemb_ext, Adam in backward": "Res-embedding, step in backward", "resemb_ext, optim.Adam": "Res-embedding"}
@@ -70,12 +70,12 @@ def gains(folder: Path) -> list[dict[str, Any]]:
     """Test gAUC minus that of the tuned plain embedding, by log and model.
 
     Args:
-        folder: results of study ``compare``.
+        folder: of the studies' results.
 
     Returns:
         Dicts with ``group`` (log, model, features) and ``points``: (table, value, low, high), 95 % interval.
     """
-    results = read_results(folder)
+    results = load_results(folder, "compare")
     groups = dict.fromkeys(seen.row.group for seen in seen_rows(results))
     found = []
     for group in groups:
@@ -140,7 +140,7 @@ def draw(out: Path, cpu: Path = CPU, study: Path = STUDY) -> None:
     Args:
         out: file to write.
         cpu: result of ``python -m benchmarks``.
-        study: results of study ``compare``.
+        study: folder of the studies' results.
     """
     with plt.rc_context({"svg.hashsalt": "picture", "font.size": 9}):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.publish import ROOT
 from resemb_ext.runtime.files import write_text
 from resemb_ext.study.compare.page import tuned_section
-from resemb_ext.study.harness.frame import read_results
+from resemb_ext.study.harness.results import has_results, load_results
 
 from .cells import MODELS, PROTOCOLS, Cell, all_cells, longest_first
 from .report import render
@@ -19,7 +19,7 @@ from .store import is_done, load, read
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_logs.json"
 PAGE = ROOT / "docs" / "results.md"
-STUDY = ROOT / "docs" / "study" / "results" / "compare"
+STUDY = ROOT / "benchmarks" / "results" / "study"
 EXAMPLES = """examples:
   python -m benchmarks.real_logs --data-dir ../shared/data --workers 2
   python -m benchmarks.real_logs --data-dir ../shared/data --logs amazon-beauty --models dnn
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--list", action="store_true", help="only say which cells would run")
     result.add_argument("--report", action="store_true", help="only write the page from --out")
     result.add_argument(
-        "--study", type=Path, help="results of resemb study compare, for the tuned table (default: those in docs/study)"
+        "--study", type=Path, help="results of resemb study compare, for the tuned table (default: those committed)"
     )
     result.add_argument("--page", type=Path, default=PAGE, help="the page that --report writes")
     return result
@@ -83,8 +83,8 @@ def page_text(results: Path, study: Path | None) -> str:
         FileNotFoundError: the file or ``study`` is not there.
         ValueError: the file holds no cells.
     """
-    folder = STUDY if study is None and STUDY.is_dir() else study
-    return render(read(results), () if folder is None else tuned_section(read_results(folder)))
+    folder = STUDY if study is None and has_results(STUDY, "compare") else study
+    return render(read(results), () if folder is None else tuned_section(load_results(folder, "compare")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

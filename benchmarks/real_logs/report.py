@@ -78,7 +78,7 @@ def _tuned(paragraphs: Sequence[str]) -> list[str]:
         "res against plain, both with category. Protocol, controls (random graphs, tables of equal "
         "size, item2vec, a graph penalty), options found and registered comparisons: "
         "[the study](study/compare.md), made from the same JSON in "
-        "[`docs/study/results/compare`](study/results/compare). Leave-last-out, 20 negatives.",
+        "[`benchmarks/results/study/compare.jsonl`](../benchmarks/results/study/compare.jsonl). Leave-last-out, 20 negatives.",
         *paragraphs,
     ]
 

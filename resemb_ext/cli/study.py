@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from resemb_ext.study import STUDIES, run_study, write_report
+from resemb_ext.study import STUDIES, run_study, tables_text, write_report
 
 EXAMPLES = """examples:
   resemb study delay --quick --out study
   resemb study all --data amazon-beauty.parquet --data taobao.parquet --out study
   resemb study compare --data amazon-beauty.parquet --data amazon-toys.parquet --out study --jobs 2
   resemb study compare --data amazon-beauty.parquet --out study --only 'tune-*-dnn-*'
-  resemb study report --out study --into docs/study
+  resemb study report --out benchmarks/results/study --into docs/study
 
 A study that was stopped goes on where it stood when the same command is given again.
 """
@@ -90,6 +90,6 @@ def run(args: argparse.Namespace) -> int:
             only=args.only,
             progress=False if args.quiet else None,
         )
-        print((args.out / name / "tables.txt").read_text(encoding="utf-8"))
+        print(tables_text(args.out, name) + "\n")
         print(page)
     return 0

@@ -13,18 +13,10 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
 from resemb_ext.study.delay import experiment as delay
 from resemb_ext.study.delay import page as delay_page
-from resemb_ext.study.harness.frame import (
-    Piece,
-    Results,
-    Source,
-    file_source,
-    hours,
-    read_results,
-    run_pieces,
-    simulated_source,
-)
+from resemb_ext.study.harness.pieces import Piece, Source, file_source, run_pieces, simulated_source
 from resemb_ext.study.harness.protocol import PROTOCOLS
 from resemb_ext.study.harness.report import Page, write_page
+from resemb_ext.study.harness.results import Results, has_results, hours, load_results
 from resemb_ext.study.radius import experiment as radius
 from resemb_ext.study.radius import page as radius_page
 
@@ -77,12 +69,12 @@ def run_study(
 
     Args:
         name: one of :data:`STUDIES`.
-        out: folder; the study's own is ``out/NAME``.
+        out: folder; the results become ``out/NAME.jsonl``.
         data: log files; none: simulated logs.
         quick: small data and few seeds.
         jobs, only: processes, and which pieces, as in
-            :func:`~resemb_ext.study.harness.frame.run_pieces`.
-        progress: as in :func:`~resemb_ext.study.harness.frame.run_pieces`.
+            :func:`~resemb_ext.study.harness.pieces.run_pieces`.
+        progress: as in :func:`~resemb_ext.study.harness.pieces.run_pieces`.
 
     Returns:
         the path of its page.
@@ -101,7 +93,7 @@ def run_study(
     run_pieces(
         name,
         study.pieces(sources, quick=quick),
-        Path(out) / name,
+        Path(out),
         protocol=PROTOCOLS[name],
         quick=quick,
         jobs=jobs,
@@ -111,8 +103,18 @@ def run_study(
     return write_report(out, names=[name])[0]
 
 
+def tables_text(out: Path | str, name: str) -> str:
+    """The tables of a study's page, for a terminal.
+
+    Raises:
+        FileNotFoundError: ``out`` does not hold it.
+    """
+    page = STUDIES[name].page(load_results(out, name))
+    return "\n\n".join(table.text() for table in page.tables)
+
+
 def write_report(out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None) -> list[Path]:
-    """Writes pages, figures and tables from the JSON under ``out`` alone.
+    """Writes pages and figures from the results under ``out`` alone.
 
     Args:
         out: folder of :func:`run_study`.
@@ -127,19 +129,17 @@ def write_report(out: Path | str, *, into: Path | str | None = None, names: Sequ
     """
     root = Path(out)
     folder = root / REPORT if into is None else Path(into)
-    chosen = list(names or [name for name in STUDIES if (root / name).is_dir()])
+    chosen = list(names or [name for name in STUDIES if has_results(root, name)])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
     spent: dict[str, float] = {}
     paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
     for name in chosen:
-        results = read_results(root / name)
+        results = load_results(root, name)
         page = STUDIES[name].page(results)
         paths.append(write_page(page, results, folder, name))
         answer = next(iter(page.answers)).replace("**", "")
         lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
-        text = "\n\n".join(table.text() for table in page.tables)
-        write_text(root / name / "tables.txt", text + "\n")
         done = [*results.pieces.values(), *results.earlier.values()]
         spent[name] = hours(done)
     if names is None:

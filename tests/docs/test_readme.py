@@ -12,7 +12,7 @@ import pytest
 from docs import picture
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.compare.view import contrast, minus_plain
-from resemb_ext.study.harness.frame import read_results
+from resemb_ext.study.harness.results import load_results
 from tests.docs.pages import ROOT, blocks
 
 README = ROOT / "README.md"
@@ -82,7 +82,7 @@ def test_cells_where_a_plain_table_is_quicker() -> None:
 
 
 def test_gains_in_gauc() -> None:
-    results = read_results(picture.STUDY)
+    results = load_results(picture.STUDY, "compare")
     logs = ("amazon-beauty", "amazon-toys")
     found = [minus_plain(results, Row(Group(log, "dnn", True), "res")) for log in logs]
     gains = " and ".join(f"{entry['gauc']['value']:+.4f}" for entry in found if entry)
@@ -90,7 +90,7 @@ def test_gains_in_gauc() -> None:
 
 
 def test_item2vec_is_level_on_one_log_and_close_on_the_other() -> None:
-    results = read_results(picture.STUDY)
+    results = load_results(picture.STUDY, "compare")
     groups = [Group(log, "dnn", False) for log in ("amazon-beauty", "amazon-toys")]
     beauty, toys = (contrast(results, Row(group, "res"), Row(group, "item2vec")) for group in groups)
     assert beauty and beauty["gauc"]["low"] < 0 < beauty["gauc"]["high"]

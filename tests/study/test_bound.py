@@ -15,7 +15,7 @@ from resemb_ext import data
 from resemb_ext.models.layers import MLP
 from resemb_ext.study import studies
 from resemb_ext.study.bound import experiment as bound
-from resemb_ext.study.harness.frame import Piece, run_pieces, simulated_source
+from resemb_ext.study.harness.pieces import Piece, run_pieces, simulated_source
 from resemb_ext.study.methods.heldout import hold_out_users, mean_over_users
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +58,7 @@ def test_page_with_terms_of_a_trained_model(tmp_path: Path) -> None:
         Piece(f"{arm}-tiny", lambda arm=arm: bound._terms(source, arm, 0), {}, [0], source) for arm in ("plain", "res")
     ]
     protocol = studies.PROTOCOLS["bound"]
-    run_pieces("bound", pieces, tmp_path / "bound", protocol=protocol, quick=True, progress=False)
+    run_pieces("bound", pieces, tmp_path, protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["bound"])[0].read_text()
     assert "ours, not the paper's" in page and "in 2 of 2 trained models" in page and "res-tiny" in page
 

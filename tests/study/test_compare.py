@@ -19,8 +19,9 @@ from resemb_ext.study.compare.bench import Setting
 from resemb_ext.study.compare.page import tuned_section
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.harness.draft import Draft
-from resemb_ext.study.harness.frame import Desk, Piece, read_results, run_pieces, simulated_source
+from resemb_ext.study.harness.pieces import Desk, Piece, run_pieces, simulated_source
 from resemb_ext.study.harness.protocol import PROTOCOLS
+from resemb_ext.study.harness.results import load_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,7 +35,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: Path) -> None:
-    kept = read_results(quick / "compare").pieces
+    kept = load_results(quick, "compare").pieces
     found = kept["minus-simulated-dnn-res-plain"]["result"]["gauc"]
     assert found["low"] > 0
     assert kept["minus-simulated-dnn-res-res-entries"]["result"]["gauc"]["low"] > 0
@@ -43,7 +44,7 @@ def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: 
 
 
 def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
-    results = read_results(quick / "compare")
+    results = load_results(quick, "compare")
     assert not results.missing
     tune = results.pieces["tune-simulated-dnn-res"]["result"]
     assert len(tune["trials"]) == compare.QUICK.trials
@@ -63,8 +64,8 @@ def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
 
 def test_kept_json_holds_no_users(quick: Path) -> None:
     users = simulated_source("x", users=1000, items=600).log.num_users
-    for file in (quick / "compare").glob("*.json"):
-        assert _longest(json.loads(file.read_text())) < users / 20
+    results = load_results(quick, "compare")
+    assert len(results.pieces) > 10 and _longest(results.pieces) < users / 20
 
 
 def _longest(value: object) -> int:
@@ -113,7 +114,7 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     monkeypatch.setattr(compare_work, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
         run_pieces("s", plan, tmp_path, **options)
-    draft = tmp_path / f"trials-{row.key}.draft.json"
+    draft = tmp_path / "s" / f"trials-{row.key}.draft.json"
     assert len(json.loads(draft.read_text())["steps"]) == 3
     monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
     run_pieces("s", plan, tmp_path, **options)
@@ -122,7 +123,7 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     first, whole = (
         [
             {k: v for k, v in trial.items() if k != "seconds"}
-            for trial in read_results(folder).pieces[f"tune-{row.key}"]["result"]["trials"]
+            for trial in load_results(folder, "s").pieces[f"tune-{row.key}"]["result"]["trials"]
         ]
         for folder in (tmp_path, tmp_path / "whole")
     )
@@ -149,15 +150,15 @@ def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
     plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
     plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
-    run_pieces("compare", plan, tmp_path / "compare", protocol=PROTOCOLS["compare"], quick=True, progress=False)
+    run_pieces("compare", plan, tmp_path, protocol=PROTOCOLS["compare"], quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
     assert "cats, DIN with category: test" in page
-    section = "\n".join(tuned_section(read_results(tmp_path / "compare")))
+    section = "\n".join(tuned_section(load_results(tmp_path, "compare")))
     assert "| cats | DIN | yes | res, average |" in section
 
 
 def _with_category():
-    from resemb_ext.study.harness.frame import Source
+    from resemb_ext.study.harness.pieces import Source
 
     log, truth = data.simulate(users=100, items=100, domains=4)
     import pandas as pd
@@ -201,8 +202,8 @@ def test_a_search_is_carried_on_from_its_trials(monkeypatch: pytest.MonkeyPatch,
     trained, train = [], compare_work.fit
     monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(1), train(*a, **o))[1])
     options = {"protocol": {"version": 1}, "quick": True, "progress": False}
-    run_pieces("compare", plan, tmp_path / "compare", **options)
-    results = read_results(tmp_path / "compare")
+    run_pieces("compare", plan, tmp_path, **options)
+    results = load_results(tmp_path, "compare")
     searches = 0
     for table in ("plain", "res"):
         first, on = (results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further"))

@@ -13,7 +13,8 @@ from resemb_ext import data
 from resemb_ext.cli import main
 from resemb_ext.runtime.files import plain
 from resemb_ext.study import STUDIES
-from resemb_ext.study.harness.frame import Source, read_results
+from resemb_ext.study.harness.pieces import Source
+from resemb_ext.study.harness.results import load_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +58,7 @@ def test_a_quick_study_by_the_command_line(
 ) -> None:
     """The comparison's quick run is in tests/study/test_compare.py."""
     assert main(["study", name, "--quick", "--quiet", "--out", str(tmp_path)]) == 0
-    assert not read_results(tmp_path / name).missing
+    assert not load_results(tmp_path, name).missing
     page = (tmp_path / "report" / f"{name}.md").read_text()
     assert "A quick run" in page and table in capsys.readouterr().out
 
@@ -66,5 +67,5 @@ def test_a_quick_study_by_the_command_line(
 def test_all_quick_studies_by_the_command_line(tmp_path: Path) -> None:
     assert main(["study", "all", "--quick", "--quiet", "--jobs", "2", "--out", str(tmp_path)]) == 0
     for name in STUDIES:
-        assert not read_results(tmp_path / name).missing
+        assert not load_results(tmp_path, name).missing
         assert "A quick run" in (tmp_path / "report" / f"{name}.md").read_text()

@@ -12,7 +12,8 @@ import torch
 
 from resemb_ext import data
 from resemb_ext.study import studies
-from resemb_ext.study.harness.frame import Desk, Results, Source, run_pieces, simulated_source
+from resemb_ext.study.harness.pieces import Desk, Source, run_pieces, simulated_source
+from resemb_ext.study.harness.results import Results
 from resemb_ext.study.methods.domains import permuted
 from resemb_ext.study.methods.heldout import HELD_OUT, held_out_events, hold_out, row_losses
 from resemb_ext.study.methods.probe import PARTS
@@ -331,10 +332,10 @@ def test_small_study_end_to_end(tmp_path: Path) -> None:
         radius._piece(source, kind, gamma, (5e-3,), 2, 0) for kind in ("truth", "truth-random") for gamma in (0.25, 1.0)
     ] + sweep.pieces(source, 1, 2, quick=True)
     protocol = studies.PROTOCOLS["radius"]
-    run_pieces("radius", pieces, tmp_path / "radius", protocol=protocol, quick=True, progress=False)
+    run_pieces("radius", pieces, tmp_path, protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["radius"])[0].read_text()
     assert "tiny, truth: gamma 0.25 against 1" in page and "residual_l2" in page
-    results = studies.read_results(tmp_path / "radius").pieces
+    results = studies.load_results(tmp_path, "radius").pieces
     ratio = {
         p["config"]["gamma"]: p["result"]["radius"]["ratio"] for key, p in results.items() if "-truth-gamma" in key
     }

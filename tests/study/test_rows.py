@@ -14,7 +14,7 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import work as compare_work
 from resemb_ext.study.compare.bench import Setting
 from resemb_ext.study.compare.rows import CONTROLS, MAIN, TABLES, Group, Row, rows_of
-from resemb_ext.study.harness.frame import simulated_source
+from resemb_ext.study.harness.pieces import simulated_source
 from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
 from resemb_ext.study.methods.laplacian import GraphPenalty
 from resemb_ext.train import fit

@@ -8,8 +8,8 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import said as compare_said
 from resemb_ext.study.compare import view as compare_view
 from resemb_ext.study.compare.rows import Group, Row
-from resemb_ext.study.harness.frame import Results
 from resemb_ext.study.harness.protocol import PROTOCOLS
+from resemb_ext.study.harness.results import Results
 
 
 def test_protocol_and_registered_comparisons_are_of_one_kind() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resemb_ext.study.delay import sensitivity
-from resemb_ext.study.harness.frame import simulated_source
+from resemb_ext.study.harness.pieces import simulated_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

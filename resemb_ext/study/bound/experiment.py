@@ -17,8 +17,9 @@ from torch import nn
 
 from resemb_ext import data
 from resemb_ext.models import DNN
-from resemb_ext.study.harness.frame import Piece, Results, Source, simulated_source
+from resemb_ext.study.harness.pieces import Piece, Source, simulated_source
 from resemb_ext.study.harness.report import Figure, Page, Table, number
+from resemb_ext.study.harness.results import Results
 from resemb_ext.study.methods.heldout import hold_out_users, mean_over_users, row_losses
 from resemb_ext.train import RunConfig, fit, predict
 from resemb_ext.train.prepare import Prepared, build_model, graph_of, item_vectors, train_samples

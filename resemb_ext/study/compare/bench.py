@@ -9,7 +9,7 @@ import numpy as np
 
 from resemb_ext import data
 from resemb_ext.graph import InterestGraph
-from resemb_ext.study.harness.frame import Source
+from resemb_ext.study.harness.pieces import Source
 from resemb_ext.study.methods.heldout import some_events
 from resemb_ext.study.methods.item2vec import item_vectors
 from resemb_ext.train import RunConfig

@@ -29,7 +29,7 @@ from resemb_ext.study.compare.work import (
     tune,
     users_file,
 )
-from resemb_ext.study.harness.frame import Piece, Source
+from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.study.methods import item2vec
 from resemb_ext.study.methods.laplacian import PENALTY_ROWS
 from resemb_ext.train import RunConfig

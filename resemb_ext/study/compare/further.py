@@ -11,7 +11,7 @@ from resemb_ext.study.compare.bench import Bench
 from resemb_ext.study.compare.rows import Row
 from resemb_ext.study.compare.work import L2_MODES, ORDER_SEED, Scale, factors_of, search_result, trial_of
 from resemb_ext.study.harness.climb import Factor, climb
-from resemb_ext.study.harness.frame import Desk
+from resemb_ext.study.harness.pieces import Desk
 
 #: Where the search among touched rows starts: a row that is met once decays once, not in every step.
 TOUCHED_L2 = 1e-3

@@ -35,8 +35,8 @@ from resemb_ext.study.compare.view import (
     twice,
 )
 from resemb_ext.study.compare.work import BUCKETS
-from resemb_ext.study.harness.frame import Results
 from resemb_ext.study.harness.report import Figure, Page, Table, side
+from resemb_ext.study.harness.results import Results
 
 PROTOCOL = (
     "Rows differ in the item table; groups in log, model and whether the category is given. amazon logs are "

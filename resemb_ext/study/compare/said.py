@@ -12,8 +12,8 @@ from resemb_ext.study.compare.bench import SETTINGS
 from resemb_ext.study.compare.rows import MAIN, TABLES, Group, Row
 from resemb_ext.study.compare.view import REGISTERED, Seen, Twice, minus_plain, seen_rows, short, signed
 from resemb_ext.study.compare.work import L2_MODES
-from resemb_ext.study.harness.frame import Results, hours
 from resemb_ext.study.harness.report import listed, side
+from resemb_ext.study.harness.results import Results, hours
 from resemb_ext.train import paired_difference
 
 

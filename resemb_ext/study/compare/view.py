@@ -11,9 +11,9 @@ import numpy as np
 
 from resemb_ext.study.compare.experiment import contrast_key
 from resemb_ext.study.compare.rows import MAIN, TABLES, Group, Row
-from resemb_ext.study.harness.frame import Results
 from resemb_ext.study.harness.inference import holm
 from resemb_ext.study.harness.report import side
+from resemb_ext.study.harness.results import Results
 
 #: The comparisons of the protocol, in its order: log, with category or not, table minus table.
 REGISTERED: tuple[tuple[Row, Row], ...] = tuple(

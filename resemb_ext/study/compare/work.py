@@ -18,8 +18,8 @@ from resemb_ext.study.compare.bench import Bench
 from resemb_ext.study.compare.rows import PENALTY, TABLES, Row
 from resemb_ext.study.harness.climb import Climb, Factor, climb, hopeless
 from resemb_ext.study.harness.draft import Draft
-from resemb_ext.study.harness.frame import Desk
 from resemb_ext.study.harness.inference import bootstrap_difference
+from resemb_ext.study.harness.pieces import Desk
 from resemb_ext.train import FitResult, RunConfig, TrainingDiverged, fit, paired_difference
 
 RESIDUAL = 10.0  # the residual's L2 over L2

@@ -13,7 +13,7 @@ from resemb_ext.data.splits import times_are_positions
 from resemb_ext.study.delay import sensitivity
 from resemb_ext.study.delay.dwell import dwell_tail, estimate_dwell, share_by_gap
 from resemb_ext.study.delay.laws import draw, draw_like
-from resemb_ext.study.harness.frame import Piece, Source, simulated_source
+from resemb_ext.study.harness.pieces import Piece, Source, simulated_source
 from resemb_ext.study.methods.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.methods.domains import communities_of, first_meetings, halves, permuted, sequences
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.study.delay import sensitivity
-from resemb_ext.study.harness.frame import Results
 from resemb_ext.study.harness.report import Figure, Page, Table, interval, number
+from resemb_ext.study.harness.results import Results
 
 TIED = 0.1  # a larger share of neighbouring events at one second makes their order doubtful
 LAGS = (1, 2, 5, 10, 20)  # shown in the table

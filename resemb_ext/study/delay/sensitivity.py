@@ -11,7 +11,7 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare.bench import Setting
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.compare.work import FACTORS, L2_MODES, row_options, run_options
-from resemb_ext.study.harness.frame import Piece, Source
+from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.study.harness.report import Table, interval, number, side
 from resemb_ext.train import RunConfig, fit, paired_difference
 from resemb_ext.train.crossfit import CrossFit

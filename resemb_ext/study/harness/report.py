@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from resemb_ext.runtime.files import write_atomic, write_text
-from resemb_ext.study.harness.frame import Results, hours
 from resemb_ext.study.harness.protocol import CHANGES
+from resemb_ext.study.harness.results import Results, hours
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _origins(results: Results) -> str:
     if seeds:
         lines.append(
             f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own, with its configuration and the hash of its "
-            f"data, are in `{results.plan['study']}/PIECE.json` of the results"
+            f"data, are in `{results.plan['study']}.jsonl`"
         )
     versions: dict[str, dict[str, None]] = {}
     for piece in pieces:

@@ -11,7 +11,7 @@ import torch
 
 from resemb_ext import data, metrics
 from resemb_ext.models import MODELS
-from resemb_ext.study.harness.frame import Desk, Piece, Source, simulated_source
+from resemb_ext.study.harness.pieces import Desk, Piece, Source, simulated_source
 from resemb_ext.study.methods.domains import clusters, communities_of, permuted
 from resemb_ext.study.methods.heldout import HELD_OUT, held_out_events
 from resemb_ext.study.methods.item2vec import item_vectors

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.harness.frame import Results
 from resemb_ext.study.harness.report import Figure, Page, Table, interval, listed, number, side
+from resemb_ext.study.harness.results import Results
 from resemb_ext.study.methods.heldout import HELD_OUT
 from resemb_ext.study.methods.probe import PARTS, PER_EPOCH
 from resemb_ext.study.radius import sweep

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resemb_ext import data, metrics
-from resemb_ext.study.harness.frame import Piece, Source
+from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.study.harness.report import Table, number
 from resemb_ext.study.methods.heldout import held_out_events
 from resemb_ext.study.methods.probe import HELD_OUT, PARTS, PROBED, parts_of, train_probed
