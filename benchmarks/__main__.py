@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
     parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--few-peers", action="store_true", help="leave out torch.compile of the forms, and FBGEMM")
+    parser.add_argument("--few-baselines", action="store_true", help="leave out torch.compile of the forms, and FBGEMM")
     parser.add_argument("--batches", type=int, default=8, help="rotating batches")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
     parser.add_argument("--warmup", type=int, help="rounds not timed (default: 3, or 2 with --full)")
@@ -70,7 +70,9 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
         name: getattr(args, name)
         for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "batches", "seed")
     }
-    return [Cell(name=f"H={items:,}", items=items, every_peer=not args.few_peers, **factors) for items in args.items]
+    return [
+        Cell(name=f"H={items:,}", items=items, every_baseline=not args.few_baselines, **factors) for items in args.items
+    ]
 
 
 def _apart(work: Callable[[], dict[str, Any]], threads: int) -> dict[str, Any]:

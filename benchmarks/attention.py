@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.baselines import forward_of, operator
 from benchmarks.cells import Case, Cell, make_case
 from benchmarks.machine import machine
-from benchmarks.peers import operator
 from benchmarks.timing import interleave, summary
 from resemb_ext import _loader, functional
 from resemb_ext.runtime.files import write_json
@@ -61,11 +61,7 @@ def run_cell(factors: Cell, *, heads: list[int], rounds: int, warmup: int) -> di
         functions[f"attention, {n} heads" if n > 1 else "attention"] = attention(case, n)
 
     def forward(function: Callable[[Tensor], Tensor], _: list[Tensor]) -> Callable[[int], Any]:
-        def run(turn: int) -> Tensor:
-            with torch.no_grad():
-                return function(case.batches[turn % batches])
-
-        return run
+        return forward_of(case, function)
 
     def both(function: Callable[[Tensor], Tensor], small: list[Tensor]) -> Callable[[int], Any]:
         leaves = [case.central, case.residual, *small]

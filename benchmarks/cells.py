@@ -31,7 +31,7 @@ class Cell:
             case for caches), "uniform" (the worst locality), "clustered" (of a row's block of `BLOCK`
             adjacent ids), or "real" (ids and graph of a log).
         dtype: of the tables and of their gradients.
-        every_peer: also torch.compile of every form, and FBGEMM where it is installed.
+        every_baseline: also torch.compile of every form, and FBGEMM where it is installed.
         batches: that rotate. seed: of everything drawn.
     """
 
@@ -43,16 +43,16 @@ class Cell:
     zipf: float = 1.05
     law: str = "zipf"
     dtype: str = "float32"
-    every_peer: bool = False
+    every_baseline: bool = False
     batches: int = 8
     seed: int = 0
 
 
 def suite() -> list[Cell]:
     """Base cells, one factor varied at a time, and 12 named corners."""
-    base = Cell(name="base, H=1M", every_peer=True)
+    base = Cell(name="base, H=1M", every_baseline=True)
     small = replace(base, name="base, H=63k", items=63_000)
-    one = replace(base, every_peer=False)
+    one = replace(base, every_baseline=False)
 
     def vary(name: str, **factors: object) -> Cell:
         return replace(one, name=name, **factors)  # type: ignore[arg-type]

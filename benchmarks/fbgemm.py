@@ -1,4 +1,4 @@
-"""FBGEMM's table-batched embedding (TBE) as a peer, where fbgemm-gpu-cpu or, for CUDA, fbgemm-gpu is installed.
+"""FBGEMM's table-batched embedding (TBE) as a baseline, where fbgemm-gpu-cpu or, for CUDA, fbgemm-gpu is installed.
 
 Its optimizer runs inside backward; on the CPU it has no Adam, so it meets ours with Adagrad there.
 """
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import resemb_ext as rx
+from benchmarks.baselines import LookUp, bag_over_unique, module_over
 from benchmarks.cells import Case
-from benchmarks.peers import LookUp, bag_over_unique
 from benchmarks.timing import interleave, summary
 
 LOOKUP = "FBGEMM TBE over unique rows"
@@ -24,7 +24,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 def why_not(device: str = "cpu") -> str | None:
-    """Why FBGEMM cannot be a peer on a kind of device; None where it can."""
+    """Why FBGEMM cannot be a baseline on a kind of device; None where it can."""
     package = "fbgemm-gpu" if device == "cuda" else "fbgemm-gpu-cpu"
     remedy = f"pip install --no-deps {package}==1.8.0 goes with torch 2.13"
     try:
@@ -77,9 +77,7 @@ def lookup(case: Case) -> LookUp:
 
 
 def _own(case: Case) -> tuple[Step, list[Tensor]]:
-    graph = rx.InterestGraph.from_csr(case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy())
-    module = rx.ResEmbedding(graph, case.cell.dim, link="given", sparse=True)
-    module.central, module.residual = (nn.Parameter(t.detach().clone()) for t in (case.central, case.residual))
+    module = module_over(case, *(t.detach().clone() for t in (case.central, case.residual)))
     rx.optim.Adagrad(module.parameters(), lr=LR, eps=EPS).step_in_backward(module)
     return lambda ids, upstream: module(ids).backward(upstream), [module.central, module.residual]
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import graph_peers
-from benchmarks.graph_peers import ITEMS, TOP_K, WINDOW
+from benchmarks import graph_baselines
+from benchmarks.graph_baselines import ITEMS, TOP_K, WINDOW
 
 DOMAINS, EVENTS_PER_USER, STAY = 1_000, 100, 10
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, neighbour, count; ascending
@@ -73,16 +73,16 @@ def rows_of(method: str, found: Any) -> Rows:
         row = np.repeat(np.arange(ITEMS), np.diff(found.indptr))
         other = found.neighbors != row
         return row[other], found.neighbors[other], found.weights[other]
-    if not isinstance(found, graph_peers.Packed):
-        found = graph_peers.Packed(np.asarray(found["row"]), np.asarray(found["key"]))
-    return graph_peers.rows_of(found)
+    if not isinstance(found, graph_baselines.Packed):
+        found = graph_baselines.Packed(np.asarray(found["row"]), np.asarray(found["key"]))
+    return graph_baselines.rows_of(found)
 
 
 METHODS: dict[str, Callable[[Path], Any]] = {
     "resemb_ext": ours,
-    "scipy.sparse": graph_peers.scipy,
-    "polars": graph_peers.polars,
-    "duckdb": graph_peers.duckdb,
+    "scipy.sparse": graph_baselines.scipy,
+    "polars": graph_baselines.polars,
+    "duckdb": graph_baselines.duckdb,
 }
 
 
@@ -150,7 +150,7 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, nargs="+", default=[10**5, 10**6, 10**7, 10**8])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--peers-up-to", type=int, default=10**7, help="largest log for the other methods")
+    parser.add_argument("--baselines-up-to", type=int, default=10**7, help="largest log for the other methods")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of every method")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="result to add the runs to")
     parser.add_argument("--limit", type=float, default=600, help="seconds a run may take")
@@ -170,7 +170,7 @@ def main() -> None:
     settings = {"items": ITEMS, "window": WINDOW, "top_k": TOP_K, "threads": 2}
     cells = json.loads(args.keep.read_text())["cells"] if args.keep else []
     for events in args.events:
-        methods = [m for m in args.methods if m == "resemb_ext" or events <= args.peers_up_to]
+        methods = [m for m in args.methods if m == "resemb_ext" or events <= args.baselines_up_to]
         cell = next((c for c in cells if c["events"] == events), None)
         if cell is None:
             cells.append(cell := {"events": events, "runs": {}})

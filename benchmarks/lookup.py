@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import fbgemm
+from benchmarks.baselines import OWN, PLAIN, LookUp, baselines_of, forward_of, needs, operator, plain_embedding
 from benchmarks.cells import Case, Cell, compared_rows, make_case
 from benchmarks.machine import too_much
-from benchmarks.peers import OWN, PLAIN, LookUp, needs, operator, peers_of, plain_embedding
 from benchmarks.step_cell import run_step
 from benchmarks.timing import best, interleave, summary
 
@@ -68,14 +69,14 @@ def run_cell(
 
     Returns:
         JSON-able: the cell's factors, U, V, and for "forward" and "forward+backward" the summary of
-        every variant with the best Res-embedding peer's name; "skipped" (bytes) and "refused" (torch's
+        every variant with the best Res-embedding baseline's name; "skipped" (bytes) and "refused" (torch's
         words) variants; and what `run_step` returns.
     """
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64  # every variant compiles for several sizes
     case = make_case(cell, log)
     cell = case.cell
-    makers = peers_of(case)
+    makers = baselines_of(case)
     skipped = {name: bytes_ for name in makers if (bytes_ := too_much(needs(name, case)))}
     variants = {OWN: operator(case)}
     variants.update({name: make(case) for name, make in makers.items() if name not in skipped})
@@ -87,13 +88,6 @@ def run_cell(
     variants = {name: v for name, v in variants.items() if name not in refused}
     upstream = torch.randn(cell.positions, cell.dim, dtype=case.central.dtype)
     leaves = [case.central, case.residual, case.plain]
-
-    def forward(function: LookUp) -> Callable[[int], Tensor]:
-        def run(turn: int) -> Tensor:
-            with torch.no_grad():
-                return function(case.batches[turn % cell.batches])
-
-        return run
 
     def both(function: LookUp) -> Callable[[int], list[Tensor | None]]:
         def run(turn: int) -> list[Tensor | None]:
@@ -113,20 +107,20 @@ def run_cell(
         "touched_neighbors": touched,
         "fill": round(case.fill, 3),
     }
-    for phase, wrap in (("forward", forward), ("forward+backward", both)):
+    for phase, wrap in (("forward", partial(forward_of, case)), ("forward+backward", both)):
         timed = {name: wrap(function) for name, function in variants.items()}
-        if phase == "forward" and cell.every_peer and fbgemm.why_not() is None:
-            timed[fbgemm.LOOKUP] = forward(_checked_fbgemm(case))
+        if phase == "forward" and cell.every_baseline and fbgemm.why_not() is None:
+            timed[fbgemm.LOOKUP] = forward_of(case, _checked_fbgemm(case))
         seconds = interleave(
             timed, rounds=rounds, warmup=warmup, label=f"{cell.name}, {phase}", slow=(OWN, slow) if slow else None
         )
         result[phase] = summary(seconds, OWN)
-        peers = [name for name in seconds if name not in (OWN, PLAIN)]
-        result[f"best_peer_{phase}"] = best(result[phase], peers)
+        baselines = [name for name in seconds if name not in (OWN, PLAIN)]
+        result[f"best_baseline_{phase}"] = best(result[phase], baselines)
     step = run_step(case, rounds=rounds, warmup=warmup, slow=slow)
     step["skipped"] = {**skipped, **step["skipped"]}
     step["refused"] = {**refused, **step["refused"]}
-    if cell.every_peer:
+    if cell.every_baseline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a notice of torch's sparse Adagrad
             adagrad = fbgemm.run_adagrad(case, rounds=rounds, warmup=warmup, slow=slow)

@@ -31,7 +31,7 @@ def memory_bytes() -> int:
 
 
 def too_much(bytes_: int) -> int | None:
-    """The bytes where they are over 40 % of the machine's memory: a peer that needs them is skipped."""
+    """The bytes where they are over 40 % of the machine's memory: a baseline that needs them is skipped."""
     return bytes_ if bytes_ > 0.4 * memory_bytes() else None
 
 

@@ -14,7 +14,7 @@ from benchmarks.ceiling import FORMULA, ceiling, measure_rates
 from benchmarks.cells import Case
 from benchmarks.machine import too_much
 from benchmarks.report import OWN_STEP
-from benchmarks.steps import OWN_STEPS, Bench, Step, check_steps, make_steps, needs, plain_steps, res_steps
+from benchmarks.steps import OWN_STEPS, Step, StepState, check_steps, make_steps, needs, plain_steps, res_steps
 from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
 from resemb_ext.runtime.memory import PeakMemory
@@ -45,18 +45,18 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
     """Times the whole Adam step of a case.
 
     Returns:
-        JSON-able: "step" (summary by variant, ratios to `OWN`), best peers, "profile", "peak", "rates",
+        JSON-able: "step" (summary by variant, ratios to `OWN`), best baselines, "profile", "peak", "rates",
         "ceiling" in ms, "formula", "skipped" variants with the bytes they would need, and "refused"
         ones with torch's words.
     """
     cell = case.cell
-    bench = Bench.of(case)
+    state = StepState.of(case)
     res, plain = res_steps(case), plain_steps(case)
     skipped = {name: bytes_ for name in (*res, *plain) if (bytes_ := too_much(needs(name, case)))}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # beta notices of sparse CSR and of compiled forms
-        refused = check_steps(bench, 5000, skip=skipped)
-        steps = make_steps(bench, skip={*skipped, *refused})
+        refused = check_steps(state, 5000, skip=skipped)
+        steps = make_steps(state, skip={*skipped, *refused})
     upstream = torch.randn(cell.positions, cell.dim, dtype=case.central.dtype)
 
     def run(step: Step) -> Callable[[int], None]:
@@ -74,7 +74,7 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
     size = case.central.element_size()
     result = {
         "step": times,
-        "best_peer_step": best(times, [n for n in res if n in times]),
+        "best_baseline_step": best(times, [n for n in res if n in times]),
         "best_plain_step": best(times, [n for n in plain if n in times]),
         "profile": {name: profile(run(steps[name]), cell.batches) for name in OWN_STEPS},
         "peak": {
@@ -85,12 +85,12 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
         "refused": refused,
     }
     if case.central.dtype == torch.float32:
-        result.update(_memory_bound(case, bench, unique, touched, max(5, rounds)))
+        result.update(_memory_bound(case, state, unique, touched, max(5, rounds)))
     return result
 
 
-def _memory_bound(case: Case, bench: Bench, unique: int, touched: int, rounds: int) -> dict[str, Any]:
-    rates = measure_rates(case.central.detach(), bench.moments[0], _touched_rows(case), rounds)
+def _memory_bound(case: Case, state: StepState, unique: int, touched: int, rounds: int) -> dict[str, Any]:
+    rates = measure_rates(case.central.detach(), state.moments[0], _touched_rows(case), rounds)
     return {
         "rates": {name: round(value, 2) for name, value in rates.items()},
         "ceiling": ceiling(

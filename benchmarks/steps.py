@@ -14,17 +14,18 @@ from torch import Tensor
 
 import resemb_ext as rx
 from benchmarks.adam import LazyAdam
-from benchmarks.cells import Case, compared_rows
-from benchmarks.peers import (
+from benchmarks.baselines import (
     LookUp,
     bag_over_positions,
     bag_over_unique,
     compiled_bag,
     compiled_gather,
     compiled_unique,
+    module_over,
     operator,
     plain_embedding,
 )
+from benchmarks.cells import Case, compared_rows
 from resemb_ext._memory import empty_table
 
 LR = 1e-3
@@ -34,7 +35,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Bench:
+class StepState:
     """A case with Adam's moments of its tables, zero at the start.
 
     Our optimizer keeps float32 moments for tables of any dtype, torch's ones have the table's dtype;
@@ -48,7 +49,7 @@ class Bench:
     lr: float = LR
 
     @classmethod
-    def of(cls, case: Case) -> Bench:
+    def of(cls, case: Case) -> StepState:
         def moments(table: Tensor, dtype: torch.dtype) -> Moments:
             first, second = (empty_table(table.shape, dtype=dtype).zero_() for _ in range(2))
             return first, second
@@ -70,12 +71,12 @@ class Bench:
         return next(pair for t, pair in zip(self.tables, pairs, strict=True) if t is table)
 
 
-def _share(optimizer: torch.optim.Optimizer, bench: Bench) -> None:
+def _share(optimizer: torch.optim.Optimizer, state: StepState) -> None:
     """Gives an optimizer the moments of all variants."""
     sparse_adam = isinstance(optimizer, torch.optim.SparseAdam)
     for group in optimizer.param_groups:
         for table in group["params"]:
-            first, second = bench.moments_of(table, own=isinstance(optimizer, rx.optim.Adam))
+            first, second = state.moments_of(table, own=isinstance(optimizer, rx.optim.Adam))
             optimizer.state[table] = {
                 # Fused Adam wants its count beside the table.
                 "step": 0 if sparse_adam else torch.tensor(0.0, device=table.device if group.get("fused") else "cpu"),
@@ -84,8 +85,8 @@ def _share(optimizer: torch.optim.Optimizer, bench: Bench) -> None:
             }
 
 
-def _with_optimizer(look_up: LookUp, optimizer: torch.optim.Optimizer, bench: Bench) -> Step:
-    _share(optimizer, bench)
+def _with_optimizer(look_up: LookUp, optimizer: torch.optim.Optimizer, state: StepState) -> Step:
+    _share(optimizer, state)
 
     def step(ids: Tensor, upstream: Tensor) -> None:
         look_up(ids).backward(upstream)
@@ -95,25 +96,23 @@ def _with_optimizer(look_up: LookUp, optimizer: torch.optim.Optimizer, bench: Be
     return step
 
 
-def _with_dense_adam(look_up: LookUp, bench: Bench) -> Step:
-    optimizer = torch.optim.Adam(bench.tables[:2], lr=bench.lr, eps=bench.eps, fused=True)
-    return _with_optimizer(look_up, optimizer, bench)
+def _with_dense_adam(look_up: LookUp, state: StepState) -> Step:
+    optimizer = torch.optim.Adam(state.tables[:2], lr=state.lr, eps=state.eps, fused=True)
+    return _with_optimizer(look_up, optimizer, state)
 
 
-def own(bench: Bench) -> Step:
-    case = bench.case
-    optimizer = rx.optim.Adam([case.central, case.residual], lr=bench.lr, eps=bench.eps)
-    return _with_optimizer(operator(case), optimizer, bench)
+def own(state: StepState) -> Step:
+    case = state.case
+    optimizer = rx.optim.Adam([case.central, case.residual], lr=state.lr, eps=state.eps)
+    return _with_optimizer(operator(case), optimizer, state)
 
 
-def own_in_backward(bench: Bench) -> Step:
-    case = bench.case
-    graph = rx.InterestGraph.from_csr(case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy())
-    module = rx.ResEmbedding(graph, case.central.shape[1], link="given", sparse=True)
-    module.central, module.residual = (torch.nn.Parameter(t.detach()) for t in bench.tables[:2])
-    optimizer = rx.optim.Adam(module.parameters(), lr=bench.lr, eps=bench.eps)
+def own_in_backward(state: StepState) -> Step:
+    case = state.case
+    module = module_over(case, *(t.detach() for t in state.tables[:2]))
+    optimizer = rx.optim.Adam(module.parameters(), lr=state.lr, eps=state.eps)
     optimizer.step_in_backward(module)
-    for table, pair in zip((module.central, module.residual), bench.own_moments[:2], strict=True):
+    for table, pair in zip((module.central, module.residual), state.own_moments[:2], strict=True):
         optimizer.state[table] = {"step": torch.tensor(0.0), "exp_avg": pair[0], "exp_avg_sq": pair[1]}
 
     def step(ids: Tensor, upstream: Tensor) -> None:
@@ -122,39 +121,39 @@ def own_in_backward(bench: Bench) -> Step:
     return step
 
 
-def unique_sparse_adam(bench: Bench) -> Step:
-    tables = bench.tables[:2]
+def unique_sparse_adam(state: StepState) -> Step:
+    tables = state.tables[:2]
     return _with_optimizer(
-        bag_over_unique(bench.case), torch.optim.SparseAdam(tables, lr=bench.lr, eps=bench.eps), bench
+        bag_over_unique(state.case), torch.optim.SparseAdam(tables, lr=state.lr, eps=state.eps), state
     )
 
 
-def unique_dense_adam(bench: Bench) -> Step:
-    return _with_dense_adam(bag_over_unique(bench.case, sparse=False), bench)
+def unique_dense_adam(state: StepState) -> Step:
+    return _with_dense_adam(bag_over_unique(state.case, sparse=False), state)
 
 
-def bag_dense_adam(bench: Bench) -> Step:
-    return _with_dense_adam(bag_over_positions(bench.case, sparse=False), bench)
+def bag_dense_adam(state: StepState) -> Step:
+    return _with_dense_adam(bag_over_positions(state.case, sparse=False), state)
 
 
-def compiled_gather_dense_adam(bench: Bench) -> Step:
-    return _with_dense_adam(compiled_gather(bench.case), bench)
+def compiled_gather_dense_adam(state: StepState) -> Step:
+    return _with_dense_adam(compiled_gather(state.case), state)
 
 
-def compiled_bag_dense_adam(bench: Bench) -> Step:
-    return _with_dense_adam(compiled_bag(bench.case), bench)
+def compiled_bag_dense_adam(state: StepState) -> Step:
+    return _with_dense_adam(compiled_bag(state.case), state)
 
 
-def compiled_unique_dense_adam(bench: Bench) -> Step:
-    return _with_dense_adam(compiled_unique(bench.case), bench)
+def compiled_unique_dense_adam(state: StepState) -> Step:
+    return _with_dense_adam(compiled_unique(state.case), state)
 
 
-def touched_rows(bench: Bench, compiled: bool = False) -> Step:
+def touched_rows(state: StepState, compiled: bool = False) -> Step:
     """The touched rows of both tables as small dense leaves, lazy Adam by hand."""
-    case = bench.case
+    case = state.case
     central, residual = (
-        LazyAdam(table, pair, bench.lr, bench.eps, compiled)
-        for table, pair in zip(bench.tables[:2], bench.moments[:2], strict=True)
+        LazyAdam(table, pair, state.lr, state.eps, compiled)
+        for table, pair in zip(state.tables[:2], state.moments[:2], strict=True)
     )
 
     def bag(c: Tensor, r: Tensor, places: Tensor, weights: Tensor, inverse: Tensor) -> Tensor:
@@ -180,13 +179,13 @@ def touched_rows(bench: Bench, compiled: bool = False) -> Step:
     return step
 
 
-def compiled_touched_rows(bench: Bench) -> Step:
-    return touched_rows(bench, compiled=True)
+def compiled_touched_rows(state: StepState) -> Step:
+    return touched_rows(state, compiled=True)
 
 
-def materialise(bench: Bench) -> Step:
+def materialise(state: StepState) -> Step:
     """W C + R as one CSR product a step, F.embedding over it, dense fused Adam."""
-    case = bench.case
+    case = state.case
     items = case.central.shape[0]
     matrix = torch.sparse_csr_tensor(
         case.indptr,
@@ -199,22 +198,22 @@ def materialise(bench: Bench) -> Step:
     def look_up(ids: Tensor) -> Tensor:
         return F.embedding(ids, matrix @ case.central + case.residual)
 
-    return _with_dense_adam(look_up, bench)
+    return _with_dense_adam(look_up, state)
 
 
-def plain_sparse_adam(bench: Bench) -> Step:
-    optimizer = torch.optim.SparseAdam([bench.case.plain], lr=bench.lr, eps=bench.eps)
-    return _with_optimizer(plain_embedding(bench.case), optimizer, bench)
+def plain_sparse_adam(state: StepState) -> Step:
+    optimizer = torch.optim.SparseAdam([state.case.plain], lr=state.lr, eps=state.eps)
+    return _with_optimizer(plain_embedding(state.case), optimizer, state)
 
 
-def plain_dense_adam(bench: Bench) -> Step:
-    optimizer = torch.optim.Adam([bench.case.plain], lr=bench.lr, eps=bench.eps, fused=True)
-    return _with_optimizer(plain_embedding(bench.case, sparse=False), optimizer, bench)
+def plain_dense_adam(state: StepState) -> Step:
+    optimizer = torch.optim.Adam([state.case.plain], lr=state.lr, eps=state.eps, fused=True)
+    return _with_optimizer(plain_embedding(state.case, sparse=False), optimizer, state)
 
 
-def plain_touched_rows(bench: Bench, compiled: bool = False) -> Step:
-    case = bench.case
-    optimizer = LazyAdam(case.plain, bench.moments[2], bench.lr, bench.eps, compiled)
+def plain_touched_rows(state: StepState, compiled: bool = False) -> Step:
+    case = state.case
+    optimizer = LazyAdam(case.plain, state.moments[2], state.lr, state.eps, compiled)
     look_up = torch.compile(F.embedding, fullgraph=True, dynamic=True) if compiled else F.embedding
 
     def step(ids: Tensor, upstream: Tensor) -> None:
@@ -227,16 +226,16 @@ def plain_touched_rows(bench: Bench, compiled: bool = False) -> Step:
     return step
 
 
-def compiled_plain_touched_rows(bench: Bench) -> Step:
-    return plain_touched_rows(bench, compiled=True)
+def compiled_plain_touched_rows(state: StepState) -> Step:
+    return plain_touched_rows(state, compiled=True)
 
 
-def plain_own_adam(bench: Bench) -> Step:
-    optimizer = rx.optim.Adam([bench.case.plain], lr=bench.lr, eps=bench.eps)
-    return _with_optimizer(plain_embedding(bench.case), optimizer, bench)
+def plain_own_adam(state: StepState) -> Step:
+    optimizer = rx.optim.Adam([state.case.plain], lr=state.lr, eps=state.eps)
+    return _with_optimizer(plain_embedding(state.case), optimizer, state)
 
 
-Makers = dict[str, Callable[[Bench], Step]]
+Makers = dict[str, Callable[[StepState], Step]]
 OWN_STEPS: Makers = {"resemb_ext, optim.Adam": own, "resemb_ext, Adam in backward": own_in_backward}
 RES_STEPS: Makers = {
     "unique + embedding_bag, SparseAdam": unique_sparse_adam,
@@ -263,20 +262,20 @@ PLAIN_OWN = "plain, resemb_ext.optim.Adam"
 def res_steps(case: Case) -> Makers:
     """Ways of Res-embedding; computing the whole table, hopeless for many items, in base cells alone there."""
     cell = case.cell
-    if cell.every_peer:
+    if cell.every_baseline:
         return {**RES_STEPS, **MORE_RES_STEPS}
     return {n: m for n, m in RES_STEPS.items() if m is not materialise or cell.items <= FEW_ITEMS}
 
 
 def plain_steps(case: Case) -> Makers:
-    return {**PLAIN_STEPS, **(MORE_PLAIN_STEPS if case.cell.every_peer else {})}
+    return {**PLAIN_STEPS, **(MORE_PLAIN_STEPS if case.cell.every_baseline else {})}
 
 
-def make_steps(bench: Bench, skip: Collection[str] = ()) -> dict[str, Step]:
+def make_steps(state: StepState, skip: Collection[str] = ()) -> dict[str, Step]:
     """Every variant of the case by name, ours first; those of `skip` left out."""
-    case = bench.case
+    case = state.case
     makers = {**OWN_STEPS, **res_steps(case), **plain_steps(case), PLAIN_OWN: plain_own_adam}
-    return {name: make(bench) for name, make in makers.items() if name not in skip}
+    return {name: make(state) for name, make in makers.items() if name not in skip}
 
 
 def needs(name: str, case: Case) -> int:
@@ -295,7 +294,7 @@ def needs(name: str, case: Case) -> int:
     return size * (2 * cell.items + edges) if name.endswith("dense fused Adam") else 0
 
 
-def check_steps(bench: Bench, count: int, skip: Collection[str] = ()) -> dict[str, str]:
+def check_steps(state: StepState, count: int, skip: Collection[str] = ()) -> dict[str, str]:
     """Every variant makes the same first step, before it is timed.
 
     Of many items, those are compared that a step touches, and a sample of the others.
@@ -310,24 +309,24 @@ def check_steps(bench: Bench, count: int, skip: Collection[str] = ()) -> dict[st
     Raises:
         AssertionError: a variant that differs, by name.
     """
-    rounded = bench.case.central.dtype != torch.float32
-    bench = replace(bench, eps=1e-20, lr=0.05 if rounded else LR)
-    ids = bench.case.batches[0][:count]
-    upstream = torch.randn(ids.shape[0], bench.case.central.shape[1], dtype=bench.case.central.dtype)
-    rows = compared_rows(bench.case, ids)
-    start = [t.detach()[rows] for t in bench.tables]
+    rounded = state.case.central.dtype != torch.float32
+    state = replace(state, eps=1e-20, lr=0.05 if rounded else LR)
+    ids = state.case.batches[0][:count]
+    upstream = torch.randn(ids.shape[0], state.case.central.shape[1], dtype=state.case.central.dtype)
+    rows = compared_rows(state.case, ids)
+    start = [t.detach()[rows] for t in state.tables]
     expected: list[Tensor | None] = [None, None, None]
     refused = {}
-    for name, step in make_steps(bench, skip).items():
+    for name, step in make_steps(state, skip).items():
         try:
             step(ids, upstream)
         except (RuntimeError, NotImplementedError) as error:
             refused[name] = str(error).strip().splitlines()[0][:200]
-        for i, (table, before) in enumerate(zip(bench.tables, start, strict=True)):
+        for i, (table, before) in enumerate(zip(state.tables, start, strict=True)):
             moved = table.detach()[rows].float() - before.float()
             table.grad = None
             table.detach()[rows] = before
-            for moment in (*bench.moments_of(table), *bench.moments_of(table, own=True)):
+            for moment in (*state.moments_of(table), *state.moments_of(table, own=True)):
                 moment.zero_()
             if name in refused:
                 continue
@@ -337,7 +336,7 @@ def check_steps(bench: Bench, count: int, skip: Collection[str] = ()) -> dict[st
                 continue
             if expected[i] is None:
                 expected[i] = moved
-            _check_moves(name, moved, expected[i], bench.lr, rounded)
+            _check_moves(name, moved, expected[i], state.lr, rounded)
     return refused
 
 

@@ -21,16 +21,16 @@ def _against(cell: dict[str, Any], phase: str, name: str) -> str:
 
 
 def suite_table(result: dict[str, Any]) -> str:
-    """Markdown: a row a cell with our time, and the ratio to the best peer of every phase."""
+    """Markdown: a row a cell with our time, and the ratio to the best baseline of every phase."""
     lines = [
-        "| cell | U | V | forward, ms | against the best Res-embedding peer | forward+backward, ms | against the best peer "
-        "| step, ms | against the best peer | against the best plain form | against plain SparseAdam | of T* |",
+        "| cell | U | V | forward, ms | against the best Res-embedding form in PyTorch | forward+backward, ms | against the best form "
+        "| step, ms | against the best form | against the best plain form | against plain SparseAdam | of T* |",
         "|---|---:|---:|---:|---|---:|---|---:|---|---|---|---:|",
     ]
     for cell in result["cells"]:
         row = f"| {cell['name']} | {cell['unique']:,} | {cell['touched_neighbors']:,} |"
         for phase in PHASES:
-            best = _against(cell, phase, cell[f"best_peer_{phase}"])
+            best = _against(cell, phase, cell[f"best_baseline_{phase}"])
             row += f" {cell[phase][own_name(phase)]['median_ms']:.2f} | {best} |"
         row += f" {_against(cell, 'step', cell['best_plain_step'])} |"
         sparse = cell["step"].get("plain, SparseAdam")
@@ -56,7 +56,7 @@ def faster_table(result: dict[str, Any]) -> str:
     lines = ["| cell | phase | form | its time over ours [quartiles] |", "|---|---|---|---:|"]
     for cell in result["cells"]:
         for phase in PHASES:
-            names = [cell[f"best_peer_{phase}"]]
+            names = [cell[f"best_baseline_{phase}"]]
             if phase == "step":
                 names += dict.fromkeys([cell["best_plain_step"], "plain, SparseAdam"])
             for name in names:
@@ -68,7 +68,7 @@ def faster_table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """PNG: of every cell the ratio to the best Res-embedding peer, with quartiles, by phase."""
+    """PNG: of every cell the ratio to the best Res-embedding baseline, with quartiles, by phase."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -77,7 +77,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     cells = result["cells"]
     figure, axes = pyplot.subplots(figsize=(9, 0.28 * len(cells) + 1.5))
     for shift, (phase, colour) in enumerate(zip(PHASES, ("C0", "C1", "C2"), strict=True)):
-        best = [cell[phase][cell[f"best_peer_{phase}"]] for cell in cells]
+        best = [cell[phase][cell[f"best_baseline_{phase}"]] for cell in cells]
         middle = [v["ratio"] for v in best]
         spread = [[v["ratio"] - v["ratio_q1"] for v in best], [v["ratio_q3"] - v["ratio"] for v in best]]
         places = [i + 0.25 * (shift - 1) for i in range(len(cells))]

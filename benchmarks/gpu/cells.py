@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cells import Case, Cell
-from benchmarks.steps import Bench
+from benchmarks.steps import StepState
 
 _ROWS = 1 << 20  # of the graph drawn at a time, to bound memory
 
@@ -81,7 +81,7 @@ def make_case(cell: Cell, graph: Tensor, device: str) -> Case:
     )
 
 
-def bench_of(case: Case) -> Bench:
+def step_state(case: Case) -> StepState:
     """Adam's moments, shared by all variants of a case."""
 
     def moments(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,4 +89,4 @@ def bench_of(case: Case) -> Bench:
         return first, second
 
     shared = (moments(case.central), moments(case.residual), moments(case.plain))
-    return Bench(case, shared, shared)
+    return StepState(case, shared, shared)

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.cells import Case, Cell
 from benchmarks.gpu import din
 from benchmarks.gpu.cells import draw_graph, make_case
-from benchmarks.gpu.targets import targets
+from benchmarks.gpu.ratios import ratios
 from benchmarks.gpu.variants import Refused, embedding, in_backward, variants
 from resemb_ext import _loader
 
@@ -190,7 +190,7 @@ def run_cell(
         free(case)
     if first and not clock.late:
         run_din(cell, case, rounds, device)
-    cell["targets"] = targets(cell)
+    cell["ratios"] = ratios(cell)
 
 
 def run_din(cell: dict[str, Any], case: Case, rounds: int, device: str) -> None:
@@ -268,7 +268,7 @@ def table(cells: list[dict[str, Any]]) -> str:
             for name, found in part.get("variants", {}).items():
                 text = found.get("ms") or next(f"{k}: {v}" for k, v in found.items())
                 lines.append(f"  {name:72} {text}")
-        for aim in cell.get("targets", []):
-            met = {True: "met", False: "NOT MET", None: ""}[aim["met"]]
-            lines.append(f"  {aim['what']:60} {aim['found']} (wanted {aim['wanted']}) {met}")
+        for ratio in cell.get("ratios", []):
+            against = f" ({ratio['against']})" if "against" in ratio else ""
+            lines.append(f"  {ratio['what']:72} {ratio['found']}{against}")
     return "\n".join(lines)

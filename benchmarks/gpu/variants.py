@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import resemb_ext as rx
-from benchmarks import fbgemm, peers, steps
+from benchmarks import baselines, fbgemm, steps
 from benchmarks.cells import Case
-from benchmarks.gpu.cells import bench_of
-from benchmarks.steps import Bench, Step
+from benchmarks.gpu.cells import step_state
+from benchmarks.steps import Step, StepState
 
 LOOKUP = "forward: resemb_ext"
 LOOKUP_BF16 = "forward: resemb_ext, bfloat16 tables"
@@ -93,15 +93,15 @@ def captured(case: Case) -> Step:
     return replay
 
 
-def dense_adam(look_up: Callable[[Tensor], Tensor], bench: Bench, plain: bool = False) -> Step:
-    tables = bench.tables[2:] if plain else bench.tables[:2]
+def dense_adam(look_up: Callable[[Tensor], Tensor], state: StepState, plain: bool = False) -> Step:
+    tables = state.tables[2:] if plain else state.tables[:2]
     optimizer = torch.optim.Adam(tables, lr=steps.LR, fused=True)
-    return steps._with_optimizer(look_up, optimizer, bench)
+    return steps._with_optimizer(look_up, optimizer, state)
 
 
 def plain_with(case: Case, make: Callable[[list[Tensor]], torch.optim.Optimizer], sparse: bool) -> Step:
     """Plain nn.Embedding with an optimizer whose state is its own."""
-    optimizer, look_up = make([case.plain]), peers.plain_embedding(case, sparse=sparse)
+    optimizer, look_up = make([case.plain]), baselines.plain_embedding(case, sparse=sparse)
 
     def step(ids: Tensor, upstream: Tensor) -> None:
         look_up(ids).backward(upstream)
@@ -159,7 +159,7 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
     device = case.central.device
     upstream = torch.randn(case.cell.positions, case.cell.dim, device=device)
     unique = [ids.unique() for ids in case.batches]
-    shared = functools.cache(lambda: bench_of(case))
+    shared = functools.cache(lambda: step_state(case))
 
     def batch(turn: int) -> Tensor:
         return case.batches[turn % len(case.batches)]
@@ -183,7 +183,7 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
 
         return maker
 
-    def with_bench(make: Callable[[Bench], Step]) -> Maker:
+    def with_state(make: Callable[[StepState], Step]) -> Maker:
         return whole(lambda: make(shared()))
 
     def deduped() -> Run:
@@ -207,37 +207,37 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         GATHER_SUM: lambda: gather_sum(case),
         UNIQUE: deduped,
         EDGE_SORT: sorted_edges,
-        "forward: gather": forward(peers.gather),
-        "forward: unique + embedding_bag": forward(peers.bag_over_unique),
+        "forward: gather": forward(baselines.gather),
+        "forward: unique + embedding_bag": forward(baselines.bag_over_unique),
         "forward: FBGEMM TBE over unique rows": forward(lambda c: fbgemm_tables(c).look_up),
-        "forward: plain F.embedding": forward(peers.plain_embedding),
+        "forward: plain F.embedding": forward(baselines.plain_embedding),
         AVERAGE: whole(lambda: both_ways(embedding(case))),
         ATTENTION: whole(lambda: both_ways(embedding(case, link="attention"))),
         STEP: whole(lambda: in_backward(case)),
         STEP_BF16: whole(lambda: in_backward(case, torch.bfloat16)),
         CAPTURED: whole(lambda: captured(case)),
         "step: resemb_ext, Adam in backward, graph in pinned host memory": whole(lambda: pinned_in_backward(case)),
-        "step: resemb_ext, optim.Adam": with_bench(steps.own),
-        "step: res, unique + embedding_bag, SparseAdam": with_bench(steps.unique_sparse_adam),
-        "step: res, unique + embedding_bag, dense fused Adam": with_bench(
-            lambda b: dense_adam(peers.bag_over_unique(case, sparse=False), b)
+        "step: resemb_ext, optim.Adam": with_state(steps.own),
+        "step: res, unique + embedding_bag, SparseAdam": with_state(steps.unique_sparse_adam),
+        "step: res, unique + embedding_bag, dense fused Adam": with_state(
+            lambda b: dense_adam(baselines.bag_over_unique(case, sparse=False), b)
         ),
-        "step: res, touched rows as leaves, lazy Adam by hand": with_bench(steps.touched_rows),
-        "step: res, cuSPARSE W C + R, dense fused Adam": with_bench(lambda b: dense_adam(cusparse(case), b)),
+        "step: res, touched rows as leaves, lazy Adam by hand": with_state(steps.touched_rows),
+        "step: res, cuSPARSE W C + R, dense fused Adam": with_state(lambda b: dense_adam(cusparse(case), b)),
         "step: res, FBGEMM TBE over unique rows, Adam": whole(tbe_step),
-        SPARSE_ADAM: with_bench(steps.plain_sparse_adam),
-        "step: plain, dense fused Adam": with_bench(
-            lambda b: dense_adam(peers.plain_embedding(case, sparse=False), b, plain=True)
+        SPARSE_ADAM: with_state(steps.plain_sparse_adam),
+        "step: plain, dense fused Adam": with_state(
+            lambda b: dense_adam(baselines.plain_embedding(case, sparse=False), b, plain=True)
         ),
-        "step: plain, touched rows, lazy Adam by hand": with_bench(steps.plain_touched_rows),
-        "step: plain, resemb_ext optim.Adam": with_bench(steps.plain_own_adam),
+        "step: plain, touched rows, lazy Adam by hand": with_state(steps.plain_touched_rows),
+        "step: plain, resemb_ext optim.Adam": with_state(steps.plain_own_adam),
         "step: plain, SGD, sparse gradients": plain(lambda t: torch.optim.SGD(t, lr=0.01), True),
         "step: plain, Adagrad, sparse gradients": plain(lambda t: torch.optim.Adagrad(t, lr=0.01), True),
         "step: plain, fused SGD, dense gradients": plain(lambda t: torch.optim.SGD(t, lr=0.01, fused=True), False),
     }
     if compiled:
-        found["forward: torch.compile of the gather"] = forward(peers.compiled_gather)
-        found["step: res, torch.compile of the gather, dense fused Adam"] = with_bench(
-            lambda b: dense_adam(peers.compiled_gather(case), b)
+        found["forward: torch.compile of the gather"] = forward(baselines.compiled_gather)
+        found["step: res, torch.compile of the gather, dense fused Adam"] = with_state(
+            lambda b: dense_adam(baselines.compiled_gather(case), b)
         )
     return found

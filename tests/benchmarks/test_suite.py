@@ -16,9 +16,9 @@ import torch
 
 import benchmarks.__main__ as command
 from benchmarks import lookup, machine
+from benchmarks.baselines import operator
 from benchmarks.cells import BLOCK, LAWS, Cell, make_case, suite
 from benchmarks.lookup import check_equal, run_cell
-from benchmarks.peers import operator
 from benchmarks.spread import run_spread
 from benchmarks.suite_report import draw, faster_table, suite_table
 from benchmarks.timing import SLOW_ROUNDS, interleave, summary
@@ -96,10 +96,10 @@ def test_cell_runs_and_reports(cell: Cell, log: Path, tmp_path: Path) -> None:
     cells = [run_cell(cell, rounds=2, warmup=1, log=log, slow=50.0)]
     result = {"cells": cells}
     assert suite_table(result).count("\n") == 2
-    assert cells[0]["best_peer_step"] in cells[0]["step"]
+    assert cells[0]["best_baseline_step"] in cells[0]["step"]
     draw(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 0
-    best = cells[0]["best_peer_forward"]
+    best = cells[0]["best_baseline_forward"]
     cells[0]["forward"][best]["ratio"] = 1.5
     assert f"| tiny | forward | {best} |" not in faster_table(result)
     cells[0]["forward"][best]["ratio"] = 0.5
@@ -124,7 +124,7 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(monkeypatch: pytest.
         return look_up
 
     monkeypatch.setattr(
-        lookup, "peers_of", lambda case: {"gather": refuse, "unique + embedding_bag": refuse, "odd": refuse}
+        lookup, "baselines_of", lambda case: {"gather": refuse, "unique + embedding_bag": refuse, "odd": refuse}
     )
     case = make_case(TINY)
     assert lookup.too_much(lookup.needs("gather", case))

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import resemb_ext as rx
 from benchmarks.cells import Case
 from resemb_ext import functional
 
@@ -24,6 +25,24 @@ def operator(case: Case) -> LookUp:
         )
 
     return look_up
+
+
+def module_over(case: Case, central: Tensor, residual: Tensor) -> rx.ResEmbedding:
+    """ResEmbedding over the case's graph, sparse, with these tables [H, D] as its parameters."""
+    graph = rx.InterestGraph.from_csr(case.indptr.numpy(), case.neighbors32.numpy(), case.link_weights.numpy())
+    module = rx.ResEmbedding(graph, case.central.shape[1], link="given", sparse=True)
+    module.central, module.residual = nn.Parameter(central), nn.Parameter(residual)
+    return module
+
+
+def forward_of(case: Case, look_up: LookUp) -> Callable[[int], Tensor]:
+    """The lookup of a turn's batch, without gradients."""
+
+    def run(turn: int) -> Tensor:
+        with torch.no_grad():
+            return look_up(case.batches[turn % len(case.batches)])
+
+    return run
 
 
 def gather(case: Case) -> LookUp:
@@ -103,25 +122,25 @@ def plain_embedding(case: Case, sparse: bool = True) -> LookUp:
 
 OWN = "resemb_ext"
 PLAIN = "plain F.embedding"
-RES_PEERS: dict[str, Callable[[Case], LookUp]] = {
+RES_BASELINES: dict[str, Callable[[Case], LookUp]] = {
     "gather": gather,
     "embedding_bag over positions": bag_over_positions,
     "unique + embedding_bag": bag_over_unique,
 }
-COMPILED_PEERS: dict[str, Callable[[Case], LookUp]] = {
+COMPILED_BASELINES: dict[str, Callable[[Case], LookUp]] = {
     "torch.compile of the gather": compiled_gather,
     "torch.compile of embedding_bag over positions": compiled_bag,
     "unique + torch.compile of its gather": compiled_unique,
 }
 
 
-def peers_of(case: Case) -> dict[str, Callable[[Case], LookUp]]:
-    """The Res-embedding peers of a case's cell."""
-    return {**RES_PEERS, **(COMPILED_PEERS if case.cell.every_peer else {})}
+def baselines_of(case: Case) -> dict[str, Callable[[Case], LookUp]]:
+    """The Res-embedding baselines of a case's cell."""
+    return {**RES_BASELINES, **(COMPILED_BASELINES if case.cell.every_baseline else {})}
 
 
 def needs(name: str, case: Case) -> int:
-    """Bytes that a peer's forward + backward take beyond tables, output and its gradient: an estimate."""
+    """Bytes that a baseline's forward + backward take beyond tables, output and its gradient: an estimate."""
     cell = case.cell
     size = case.central.element_size() * cell.dim
     edges = cell.positions * cell.neighbors
