@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +91,21 @@ def test_page_runs(page: Path, place: Path) -> None:
                 _run_command(words, where)
 
 
+def _check_options(module: str, options: list[str]) -> None:
+    """The module's ``--help`` has the options."""
+    help_text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(help_text), pytest.raises(SystemExit):
+        patch.setattr(sys, "argv", [module, "--help"])
+        runpy.run_module(module, run_name="__main__")
+    assert [option for option in options if option not in help_text.getvalue()] == []
+
+
 def _run_command(words: list[str], where: str) -> None:
     while "=" in words[0]:  # a variable of the environment
         words = words[1:]
     text = " ".join(words)
+    if text.startswith("python -m benchmarks"):
+        _check_options(words[2], [word for word in words[3:] if word.startswith("--")])
     if text.startswith(ELSEWHERE) or any(text == f"resemb {name}" for name in ELSEWHERE_RESEMB):
         return
     for written, run in SMALLER.items():
