@@ -142,7 +142,7 @@ def draw(out: Path, cpu: Path = CPU, study: Path = STUDY) -> None:
         cpu: result of ``python -m benchmarks``.
         study: folder of the studies' results.
     """
-    with plt.rc_context({"svg.hashsalt": "picture", "font.size": 9}):
+    with plt.rc_context({"svg.hashsalt": "picture", "svg.fonttype": "none", "font.size": 9}):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
         _draw_times(left, step_times(json.loads(cpu.read_text())))
         _draw_gains(right, gains(study))
