@@ -88,19 +88,7 @@ def prepare(config: RunConfig) -> Prepared:
             + ("" if config.simulated else " or name one with --category-column")
         )
     split = ready or data.split(log, config.split)
-    valid, test = (
-        ready.samples[which]
-        if ready is not None
-        else data.make_eval_samples(
-            split,
-            which,
-            max_history=config.max_history,
-            negatives=config.eval_negatives,
-            power=config.negative_power,
-            seed=config.eval_seed,
-        )
-        for which in ("valid", "test")
-    )
+    valid, test = (evaluation_samples(config, split, which) for which in ("valid", "test"))
     check_metric(valid, config.metric)
     with_graph = "res" in config.arms
     graph = make_graph(config, split) if with_graph else None
@@ -154,6 +142,20 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
             "--allow-future-edges"
         )
     return graph
+
+
+def evaluation_samples(config: RunConfig, split: data.Split, which: str) -> data.Samples:
+    """Samples of "valid" or "test"; the same for all arms and seeds."""
+    if isinstance(split, data.ReadySplit):
+        return split.samples[which]
+    return data.make_eval_samples(
+        split,
+        which,
+        max_history=config.max_history,
+        negatives=config.eval_negatives,
+        power=config.negative_power,
+        seed=config.eval_seed,
+    )
 
 
 def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Samples:
