@@ -1,6 +1,6 @@
 """Loads the compiled operators and tells what was built and what runs.
 
-Importing this module registers the operators `torch.ops.resemb_ext.*`.
+Importing this module registers the operators ``torch.ops.resemb_ext.*``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _load() -> Any:
     if not any(_FOLDER.glob("_C*.so")) and not any(_FOLDER.glob("_C*.pyd")):
         raise ImportError(
             f"resemb_ext, for torch{needed}, has no compiled operators in {_FOLDER}: this is a source tree "
-            f"that was not built (torch {torch.__version__} is running). Remedy: 'pip install -e .' in it, or leave that folder so that the installed "
-            "package is imported."
+            f"that was not built (torch {torch.__version__} is running). Remedy: 'pip install -e .' in it, or "
+            "leave that folder so that the installed package is imported."
         )
     try:
         return importlib.import_module("resemb_ext._C")
@@ -71,7 +71,7 @@ def select_isa(name: str) -> None:
     """Chooses the CPU kernels' path for this process.
 
     Args:
-        name: "auto" (the best one) or one of `available_isas()`.
+        name: "auto" (the best one) or one of ``available_isas()``.
 
     Raises:
         ValueError: this build or processor lacks that path.

@@ -1,6 +1,6 @@
 """Autograd and fake kernels of the operators.
 
-Gradients of the tables come either dense or, with `sparse=True`, as COO tensors of the touched rows,
+Gradients of the tables come either dense or, with ``sparse=True``, as COO tensors of the touched rows,
 ascending and unique. The dense backward is linear in the upstream gradient and bilinear in it and the
 tables or weights, so its own backward is made of lookups and gradients again; the row form has none.
 """

@@ -1,6 +1,6 @@
 """Autograd and fake kernels of the attention link's operators.
 
-As those of `_registration`; the gradients of a_src, a_dst and b are always dense. The link is not linear
+As those of ``_registration``; the gradients of a_src, a_dst and b are always dense. The link is not linear
 in anything but the residual, so double backward is refused.
 """
 

@@ -1,4 +1,4 @@
-"""The public names of :mod:`resemb_ext.serving.export`, under their short path."""
+"""The public names of ``resemb_ext.serving.export``, under their short path."""
 
 from resemb_ext.serving.export import ScoringModule, export_run, fold, write_export
 

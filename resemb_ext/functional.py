@@ -1,8 +1,8 @@
 """The functional form of Res-embedding: lookup and bag over an interest graph.
 
 All follow E[i] = sum_{j in N(i)} w_ij C[j] + R[i] (Zhou et al. 2019, arXiv 1906.10304) with CSR rows
-N(i) given by `indptr`, `neighbors` and `weights`, or with w made from C by attention.
-`resemb_ext.reference` holds the same functions in plain PyTorch.
+N(i) given by ``indptr``, ``neighbors`` and ``weights``, or with w made from C by attention.
+``resemb_ext.reference`` holds the same functions in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def res_embedding(
         ids: int64 or int32, any shape, values in [0, H).
         central: C, [H, D], float32, float64, float16 or bfloat16. Tables that are not contiguous are
             copied on every call.
-        residual: R, [H, D], dtype of `central`.
+        residual: R, [H, D], dtype of ``central``.
         indptr: int64 [H + 1], ascending from 0 to E.
         neighbors: int32 or int64 [E], values in [0, H).
         weights: link weights, float32 or float64 [E].
         padding_idx: its positions give zero vectors and no gradient; negative counts from H.
-        sparse: gradients of the tables (and of `weights`) as COO tensors of the touched rows.
+        sparse: gradients of the tables (and of ``weights``) as COO tensors of the touched rows.
         out_dtype: dtype of the result; default that of the tables.
         operator: takes the place of torch.ops.resemb_ext.res_embedding, say to step in backward.
 
@@ -57,7 +57,7 @@ def res_embedding(
 
     Raises:
         IndexError: an id or a neighbour out of range; names the first and its position. On CUDA a later
-            call raises, see `ResEmbedding.check`.
+            call raises, see ``ResEmbedding.check``.
         TypeError: ids that are not integers.
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """
@@ -99,17 +99,17 @@ def res_embedding_bag(
     """Looks up and pools bags of ids in one pass, as nn.EmbeddingBag does for a plain table.
 
     Padding is outside the mean's count and contributes nothing; an empty bag is 0. With
-    `per_sample_weights` c, mode "sum" gives sum c_p E_p and mode "mean" (an extension of
+    ``per_sample_weights`` c, mode "sum" gives sum c_p E_p and mode "mean" (an extension of
     nn.EmbeddingBag) gives sum c_p E_p / sum c_p over the positions other than padding.
 
     Args:
-        ids: int64 or int32, [P] with `offsets`, or [B, N] without: N ids a bag.
-        offsets: int64 or int32 [B], the start of each bag; [B + 1] with `include_last_offset`.
-        central, residual, indptr, neighbors, weights: as for `res_embedding`.
+        ids: int64 or int32, [P] with ``offsets``, or [B, N] without: N ids a bag.
+        offsets: int64 or int32 [B], the start of each bag; [B + 1] with ``include_last_offset``.
+        central, residual, indptr, neighbors, weights: as for ``res_embedding``.
         mode: "sum" or "mean".
-        per_sample_weights: floating, the shape of `ids`; differentiable.
-        include_last_offset: `offsets` ends with P.
-        padding_idx, sparse, out_dtype, operator: as for `res_embedding`.
+        per_sample_weights: floating, the shape of ``ids``; differentiable.
+        include_last_offset: ``offsets`` ends with P.
+        padding_idx, sparse, out_dtype, operator: as for ``res_embedding``.
 
     Returns:
         [B, D].
@@ -156,7 +156,7 @@ def attention_embedding(
     nothing of the size of the edges times D is kept. First derivatives only.
 
     Args:
-        ids, central, residual, indptr, padding_idx, sparse, out_dtype: as for `res_embedding`.
+        ids, central, residual, indptr, padding_idx, sparse, out_dtype: as for ``res_embedding``.
         neighbors: int32 or int64 [E]; every row that is not empty holds its own item.
         log_weights: log z, float32 or float64 [E], finite; no gradient.
         a_src, a_dst: floating [D]. Summed and scored in float32 (float64 for float64 tables); their
@@ -227,8 +227,8 @@ def attention_embedding_bag(
     """Looks up and pools bags under the attention link: [B, D].
 
     Args:
-        ids, offsets, mode, per_sample_weights, include_last_offset: as for `res_embedding_bag`.
-        others: as for `attention_embedding`.
+        ids, offsets, mode, per_sample_weights, include_last_offset: as for ``res_embedding_bag``.
+        others: as for ``attention_embedding``.
 
     Raises:
         IndexError, TypeError, ValueError, RuntimeError: as both.
@@ -277,7 +277,7 @@ def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -
     """Starts of the bags followed by P, int64 [B + 1], from nn.EmbeddingBag's forms of input.
 
     Raises:
-        ValueError: `ids` and `offsets` of shapes or dtypes that do not go together.
+        ValueError: ``ids`` and ``offsets`` of shapes or dtypes that do not go together.
     """
     if offsets is None:
         if ids.dim() != 2:

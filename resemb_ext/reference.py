@@ -1,4 +1,4 @@
-"""The twin: `resemb_ext.functional` in plain PyTorch, for tests and for reading.
+"""The twin: ``resemb_ext.functional`` in plain PyTorch, for tests and for reading.
 
 Differentiable to any order, on any device, in the tables' accumulator type; memory grows with
 positions x neighbours x D, which is what the operators avoid.
@@ -24,7 +24,7 @@ def res_embedding(
     padding_idx: int | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """E[ids] = sum_j w_ij C[j] + R[i]: shapes and dtypes as in `functional.res_embedding`."""
+    """E[ids] = sum_j w_ij C[j] + R[i]: shapes and dtypes as in ``functional.res_embedding``."""
 
     def embed(flat: Tensor) -> Tensor:
         return _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
@@ -46,7 +46,7 @@ def res_embedding_bag(
     padding_idx: int | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Pooled bags: ids [P], offsets [B] (starts); as in `functional.res_embedding_bag`."""
+    """Pooled bags: ids [P], offsets [B] (starts); as in ``functional.res_embedding_bag``."""
 
     def embed(flat: Tensor) -> Tensor:
         return _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
@@ -70,7 +70,7 @@ def attention_embedding(
     padding_idx: int | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """E[ids] = sum_j alpha_ij C[j] + R[i]: as in `functional.attention_embedding`."""
+    """E[ids] = sum_j alpha_ij C[j] + R[i]: as in ``functional.attention_embedding``."""
 
     def embed(flat: Tensor) -> Tensor:
         return _attend(
@@ -99,7 +99,7 @@ def attention_embedding_bag(
     padding_idx: int | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Pooled bags: ids [P], offsets [B] (starts); as in `functional.attention_embedding_bag`."""
+    """Pooled bags: ids [P], offsets [B] (starts); as in ``functional.attention_embedding_bag``."""
 
     def embed(flat: Tensor) -> Tensor:
         return _attend(

@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   resemb bench
   resemb bench --full --log events.parquet --out suite.json
 
-The same as `python -m benchmarks` in the source tree, whose --help lists all options.
+The same as python -m benchmarks in the source tree, whose --help lists all options.
 """
 
 
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Runs ``resemb bench``: `python -m benchmarks` with ``args.rest``, in a process of its own.
+    """Runs ``resemb bench``: ``python -m benchmarks`` with ``args.rest``, in a process of its own.
 
     Raises:
         FileNotFoundError: the package does not run from its source tree.

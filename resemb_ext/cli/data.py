@@ -1,4 +1,4 @@
-"""`resemb data`: look a behaviour log over, or write it as a clean Parquet file."""
+"""``resemb data``: look a behaviour log over, or write it as a clean Parquet file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `data` with its own subcommands to the command line's parsers."""
+    """Adds ``data`` with its own subcommands to the command line's parsers."""
     parser = subparsers.add_parser(
         "data",
         help="validate and convert behaviour logs",
@@ -111,7 +111,7 @@ def _read(args: argparse.Namespace) -> Any:
 
 
 def run_validate(args: argparse.Namespace) -> int:
-    """`resemb data validate`."""
+    """``resemb data validate``."""
     from resemb_ext.data import validate
 
     try:
@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """`resemb data convert`."""
+    """``resemb data convert``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""`resemb graph`: build an interest graph from a log, describe it, look into its rows."""
+"""``resemb graph``: build an interest graph from a log, describe it, look into its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds `graph` with its own subcommands to the command line's parsers."""
+    """Adds ``graph`` with its own subcommands to the command line's parsers."""
     parser = subparsers.add_parser(
         "graph",
         help="build and inspect interest graphs",
@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     commands = parser.add_subparsers(dest="graph_command", metavar="COMMAND", required=True)
     add_build(commands)
     stats = command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
-    stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
+    stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by graph build")
     stats.add_argument("--json", action="store_true", help="print JSON")
     stats.set_defaults(run=run_stats)
     near = command(
@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "list an item's row, heaviest first",
         "resemb graph neighbors graph.npz 42\n  resemb graph neighbors graph.npz B000142FVW --data events.parquet",
     )
-    near.add_argument("graph", metavar="GRAPH", type=Path, help="file written by `graph build`")
+    near.add_argument("graph", metavar="GRAPH", type=Path, help="file written by graph build")
     near.add_argument("item", metavar="ITEM", help="row number, or with --data a raw item id")
     add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
     near.add_argument("--json", action="store_true", help="print JSON")
@@ -49,12 +49,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the chosen `graph` command; the exit status."""
+    """Runs the chosen ``graph`` command; the exit status."""
     return args.run(args)
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    """`resemb graph stats`."""
+    """``resemb graph stats``."""
     graph = InterestGraph.load(args.graph)
     stats = graph.stats()
     if args.json:
@@ -67,7 +67,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_neighbors(args: argparse.Namespace) -> int:
-    """`resemb graph neighbors`."""
+    """``resemb graph neighbors``."""
     graph = InterestGraph.load(args.graph)
     ids = None
     if args.data is not None:

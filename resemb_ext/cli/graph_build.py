@@ -1,4 +1,4 @@
-"""`resemb graph build`: a graph of a log, with its options and statistics beside it."""
+"""``resemb graph build``: a graph of a log, with its options and statistics beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONS = (
 
 
 def run_build(args: argparse.Namespace) -> int:
-    """`resemb graph build`: writes the graph and, beside it, its options and statistics as JSON."""
+    """``resemb graph build``: writes the graph and, beside it, its options and statistics as JSON."""
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
     if args.out.is_dir():
@@ -71,7 +71,7 @@ def run_build(args: argparse.Namespace) -> int:
 
 
 def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGraph:
-    """The graph of a Parquet log read in batches, its ids numbered as `read_log` numbers them."""
+    """The graph of a Parquet log read in batches, its ids numbered as ``read_log`` numbers them."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -121,7 +121,7 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
 
 
 def _of_times(kind: Any, options: dict[str, Any], before: float | None) -> tuple[dict[str, Any], Any]:
-    """Gaps and `--before` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
+    """Gaps and ``--before`` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
     import pyarrow as pa
 
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):

@@ -1,4 +1,4 @@
-"""What the `resemb graph` commands share: the log's options, and tables of statistics."""
+"""What the ``resemb graph`` commands share: the log's options, and tables of statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(args: argparse.Namespace) -> Any:
 
 
 def columns_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The columns given, as `read_log` takes them: False for an optional one left out."""
+    """The columns given, as ``read_log`` takes them: False for an optional one left out."""
     given = {name: getattr(args, f"{name}_column") for name in COLUMNS}
     return {f: False if c == "-" and f in OPTIONAL else c for f, c in given.items()}
 

@@ -90,7 +90,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds ``train``, with a flag for every option of :class:`RunConfig`."""
+    """Adds ``train``, with a flag for every option of ``RunConfig``."""
     parser = subparsers.add_parser(
         "train",
         help="train plain and Res-embedding on a log and compare them",
@@ -115,7 +115,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config``, ``--quiet`` and a flag for every option of :class:`RunConfig`."""
+    """Adds ``--config``, ``--quiet`` and a flag for every option of ``RunConfig``."""
     parser.add_argument("--config", metavar="FILE", help="TOML or JSON file of options; flags override it")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -126,7 +126,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of :class:`RunConfig` that were given as flags."""
+    """The options of ``RunConfig`` that were given as flags."""
     names = {name for group in GROUPS.values() for name in group}
     return {name: value for name, value in vars(args).items() if name in names}
 
@@ -161,7 +161,7 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     """The options that flags, file and, for ``--resume``, the begun run give.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: as :meth:`RunConfig.build`; a run to resume that is
+        FileNotFoundError, ValueError, TypeError: as ``RunConfig.build``; a run to resume that is
             not there.
     """
     given = given_options(args)

@@ -29,7 +29,7 @@ NAMES = frozenset(name for names in GUESSES.values() for name in names)
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".dat", ".json", ".jsonl")
 _NAMES_HINT = (
     "; its first line looks like data: name the columns with header= "
-    "(`resemb data convert --header` writes a log that has them)"
+    "(resemb data convert --header writes a log that has them)"
 )
 
 
@@ -86,7 +86,7 @@ def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
     if path.is_dir():
         raise ValueError(
             f"cannot read {str(path)!r}: it is a folder; of folders only those of ready-made samples "
-            "are read, by `resemb train`"
+            "are read, by resemb train"
         )
     if not kind:
         raise ValueError(f"cannot read {str(path)!r}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")

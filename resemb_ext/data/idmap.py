@@ -23,10 +23,10 @@ class IdMap:
 
     Known ids are numbered by their sorted order, so the map depends on the set of ids alone.
     ``first`` is 1 for items and categories, whose 0 is padding, and 0 for users. Every id that
-    the map has not seen gets the out-of-vocabulary number :attr:`oov` ``= first + len(self)``.
+    the map has not seen gets the out-of-vocabulary number ``oov`` ``= first + len(self)``.
 
     Args:
-        values: sorted unique raw ids (use :meth:`fit` for anything else).
+        values: sorted unique raw ids (use ``fit`` for anything else).
         first: number of the first known id.
     """
 
@@ -87,7 +87,7 @@ class IdMap:
             name: column name for messages.
 
         Returns:
-            ``(numbers int64 [n], unseen)``: ``unseen`` counts the entries that got :attr:`oov`.
+            ``(numbers int64 [n], unseen)``: ``unseen`` counts the entries that got ``oov``.
 
         Raises:
             ValueError: null, empty or fractional id; the row is named.
@@ -128,7 +128,7 @@ class IdMap:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> IdMap:
-        """The inverse of :meth:`to_dict`; ValueError if ``data`` is not such a description."""
+        """The inverse of ``to_dict``; ValueError if ``data`` is not such a description."""
         try:
             values = pa.array(data["values"], type=_KINDS[data["kind"]])
             first = int(data["first"])

@@ -49,8 +49,8 @@ def draw_negatives(
 
     Args:
         users: int64 [n].
-        law: float64 [H], see :func:`negative_law`.
-        known: sorted keys of what each user knows, see :func:`known_keys`.
+        law: float64 [H], see ``negative_law``.
+        known: sorted keys of what each user knows, see ``known_keys``.
         rng: source of randomness; the result is a function of its state and the arguments.
         raw_ids: of the users, for messages.
 

@@ -1,7 +1,7 @@
 """Ready-made CTR samples: rows of label, ids and ``^``-joined histories, as RecZoo lays them out.
 
 A folder holds ``train``, ``test`` and perhaps ``valid`` (``.csv`` or another kind of file that
-`read_log` takes). AmazonElectronics_x1 has label, user_id, item_id, cate_id, item_history and
+``read_log`` takes). AmazonElectronics_x1 has label, user_id, item_id, cate_id, item_history and
 cate_history; TaobaoAd_x1 has clk, userid, cate_id, brand and the histories cate_his and brand_his.
 """
 
@@ -309,7 +309,7 @@ def _log(
     name: str,
     columns: Mapping[str, str],
 ) -> Log:
-    """The training users' longest histories as events; see :class:`ReadySplit`."""
+    """The training users' longest histories as events; see ``ReadySplit``."""
     user, target, label, begin, end = rows
     # Of rows with the same history, one with label 1: it brings an event more.
     order = np.lexsort((np.arange(len(user)), label, end - begin, user))

@@ -131,7 +131,7 @@ class Samples:
 
         Args:
             batch_size: rows in a batch.
-            shuffle: take rows in :meth:`order` of (seed, epoch); else in their own order.
+            shuffle: take rows in ``order`` of (seed, epoch); else in their own order.
             seed, epoch: see ``shuffle``.
             start: first batch to yield, so that a run resumes at (epoch, batch).
 
@@ -185,14 +185,14 @@ def make_eval_samples(
 ) -> Samples:
     """Samples of the validation or test targets: the same for every model and training seed.
 
-    As :func:`make_train_samples`, but histories hold all events before the target in the full
+    As ``make_train_samples``, but histories hold all events before the target in the full
     log, and negatives are drawn (independently, by training popularity ** power) among the items
     that the user meets nowhere in the full log. ``candidate_hash`` identifies the rows.
 
     Args:
         split: the split.
         which: "valid" or "test".
-        max_history, negatives, power, seed: as in :func:`make_train_samples`.
+        max_history, negatives, power, seed: as in ``make_train_samples``.
 
     Raises:
         ValueError: a bad number, an unknown ``which``, or labels of one class in training or in

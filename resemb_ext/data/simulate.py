@@ -36,7 +36,7 @@ class SimulationTruth:
             or (null) all items.
         null: whether the log has no domains.
         stay: probability that the interest stays.
-        parameters: all arguments of :func:`simulate`.
+        parameters: all arguments of ``simulate``.
         log: the simulated log.
     """
 
@@ -47,16 +47,12 @@ class SimulationTruth:
     parameters: dict[str, Any]
     log: Log = field(repr=False)
 
-    def next_item(self, users: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """p(next item | history): float64 [n, H], for histories that end before log row ``ends``.
+    def _next_item(self, users: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The law of the next item and a mask of the items met, both [n, H].
 
         Row i is the law of the item that user ``users[i]`` meets after her events before position
         ``ends[i]`` of the log. Dense: pass a few hundred rows at a time.
         """
-        return self._next_item(users, ends)[0]
-
-    def _next_item(self, users: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The law of the next item and a mask of the items met, both [n, H]."""
         begins = self.log.user_start[users]
         lengths = ends - begins
         rows = np.repeat(np.arange(len(users)), lengths)

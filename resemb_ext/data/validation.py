@@ -21,7 +21,7 @@ _FIRST_UNIX = 10**8  # 1973; smaller numbers count something else
 class Finding:
     """One thing about a log: ``level`` "note", "warning" or "error"; ``name``; ``found``; ``done``.
 
-    ``done`` says what happens to such events. An error stops `resemb train` with its defaults.
+    ``done`` says what happens to such events. An error stops ``resemb train`` with its defaults.
     """
 
     level: str
@@ -157,7 +157,7 @@ def _repeats(log: Log, figures: dict[str, Any]) -> list[Finding]:
                 WARNING,
                 "duplicates",
                 f"{_share(doubled, len(log))} events repeat a user, item and time",
-                "kept, each an event; `resemb data convert --drop-duplicates` writes a log without them",
+                "kept, each an event; resemb data convert --drop-duplicates writes a log without them",
             )
         )
     pairs = np.unique(log.user * np.int64(log.num_items) + log.item)

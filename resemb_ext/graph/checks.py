@@ -9,7 +9,7 @@ INT32_MAX = 2**31 - 1
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int in [low, high]; TypeError for non-integers, ValueError outside."""
+    """``value`` as an int in [low, high]; TypeError for non-integers, ValueError outside."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, expected an integer")
     try:
@@ -37,12 +37,12 @@ def self_weight_option(value: Any) -> float | None:
 
 
 def padding_option(value: Any, num_items: int) -> int | None:
-    """`padding_idx` as an int in [0, num_items), or None."""
+    """``padding_idx`` as an int in [0, num_items), or None."""
     return None if value is None else whole_number("padding_idx", value, 0, num_items - 1)
 
 
 def vector(name: str, values: Any) -> np.ndarray:
-    """`values` as a one-dimensional array."""
+    """``values`` as a one-dimensional array."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}, expected one dimension")
@@ -50,7 +50,7 @@ def vector(name: str, values: Any) -> np.ndarray:
 
 
 def integers(name: str, values: Any) -> np.ndarray:
-    """`values` as a contiguous int64 vector; floats, booleans and objects are refused."""
+    """``values`` as a contiguous int64 vector; floats, booleans and objects are refused."""
     array = vector(name, values)
     if array.size == 0:
         return np.empty(0, np.int64)
@@ -63,7 +63,7 @@ def integers(name: str, values: Any) -> np.ndarray:
 
 
 def floats(name: str, values: Any) -> np.ndarray:
-    """`values` as a fresh float32 vector; weights that are negative or not finite are errors."""
+    """``values`` as a fresh float32 vector; weights that are negative or not finite are errors."""
     array = vector(name, values)
     if array.size and array.dtype.kind not in "iufb":
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
@@ -121,7 +121,7 @@ def row_ids(indptr: np.ndarray) -> np.ndarray:
 
 
 def row_sums(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float64 [H]: the sum of `values` over every row; 0 for empty rows."""
+    """float64 [H]: the sum of ``values`` over every row; 0 for empty rows."""
     sums = np.zeros(len(indptr) - 1)
     filled = np.diff(indptr) > 0
     if filled.any():
@@ -130,7 +130,7 @@ def row_sums(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def row_maxima(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float64 [H]: the largest of `values` in every row; 1 for empty rows."""
+    """float64 [H]: the largest of ``values`` in every row; 1 for empty rows."""
     maxima = np.ones(len(indptr) - 1)
     filled = np.diff(indptr) > 0
     if filled.any():

@@ -1,4 +1,4 @@
-"""Counts of pairs kept beside a graph, for `InterestGraph.update`."""
+"""Counts of pairs kept beside a graph, for ``InterestGraph.update``."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +16,7 @@ class KeptCounts:
         indptr: int64 [H + 1]; neighbors: int32 [P]; masses: int64 [P] > 0, rows of all pairs before
             weighting and pruning, without own entries, in the options' units.
         occurrences: int64 [H], events of each item.
-        tail_user, tail_item: int64 [T]; tail_time: int64 or float64 [T] or None: the last `window`
+        tail_user, tail_item: int64 [T]; tail_time: int64 or float64 [T] or None: the last ``window``
             events of every user, users ascending.
         category: int64 [H] or None.
     """

@@ -9,7 +9,7 @@ from .data import ARRAYS
 
 
 def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, directed: bool | None) -> dict[str, Any]:
-    """The fields of `InterestGraph.from_csr`, which documents the arguments."""
+    """The fields of ``InterestGraph.from_csr``, which documents the arguments."""
     indptr = checks.integers("indptr", indptr).copy()
     ids = checks.integers("neighbors", neighbors)
     checks.check_indptr(indptr, len(ids))

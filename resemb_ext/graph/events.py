@@ -27,11 +27,11 @@ class Events(NamedTuple):
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray | None
-    time_unit: str | None  # dtype of dates, whose ticks `time` holds
+    time_unit: str | None  # dtype of dates, whose ticks ``time`` holds
 
 
 def events_of(user: Any, item: Any, time: Any) -> Events:
-    """Checks arrays of events, which `InterestGraph.from_events` documents."""
+    """Checks arrays of events, which ``InterestGraph.from_events`` documents."""
     users, items = checks.integers("user", user), checks.integers("item", item)
     times, unit = (None, None) if time is None else _times(time)
     for name, array in (("user", users), ("time", times)):
@@ -77,7 +77,7 @@ def build(
     options: dict[str, Any],
     log_meta: dict[str, Any] | None = None,
 ) -> GraphData:
-    """The arrays and meta data of `InterestGraph.from_events`, which documents the arguments.
+    """The arrays and meta data of ``InterestGraph.from_events``, which documents the arguments.
 
     log_meta: what the log says of its events, over what the events themselves say.
     """
@@ -147,10 +147,10 @@ def digest_events(user: Any, item: Any, time: Any = None) -> str:
     """Hex digest (128 bits, not cryptographic) of events in their order, as meta data hold it.
 
     The sum over events of a mix of (index, user, item, time): it can be continued by events that
-    follow, as `InterestGraph.update` does.
+    follow, as ``InterestGraph.update`` does.
 
     Args:
-        user, item, time: [n] each, as of `InterestGraph.from_events`, whose errors are raised.
+        user, item, time: [n] each, as of ``InterestGraph.from_events``, whose errors are raised.
 
     Returns:
         32 hex digits.
@@ -166,7 +166,7 @@ def built(arrays: Any, num_items: int, meta: dict[str, Any], counts: KeptCounts 
 
 
 def event_store(expected: int, folder: str | None = None, memory: int | None = None) -> Any:
-    """A `_builder.EventStore`; memory None: no limit."""
+    """A ``_builder.EventStore``; memory None: no limit."""
     return builder.EventStore(folder or tempfile.gettempdir(), -1 if memory is None else memory, expected)
 
 
@@ -178,7 +178,7 @@ def count_pairs(
     threads: int,
     report: Call | None,
 ) -> KeptCounts:
-    """Counts of all pairs of the stored events; `time` is None where they have none."""
+    """Counts of all pairs of the stored events; ``time`` is None where they have none."""
     arrays, user, item, stamps = store.count_pairs(native, threads=threads, progress=report)
     indptr, neighbors, counted, _, occurrences = arrays
     return KeptCounts(
@@ -226,7 +226,7 @@ def _times(time: Any) -> tuple[np.ndarray, str | None]:
 
 
 def thread_count(threads: int | None) -> int:
-    """`threads`, or the CPUs that this process may use."""
+    """``threads``, or the CPUs that this process may use."""
     if threads is not None:
         return checks.whole_number("threads", threads, 1, 4096)
     if hasattr(os, "sched_getaffinity"):

@@ -10,7 +10,7 @@ def _load() -> Any:
     except ImportError as error:
         raise ImportError(
             "resemb_ext.graph._builder is not built for this Python; install the package"
-            " (`pip install .`, or `pip install -e .` to work in the checkout)"
+            " (pip install ., or pip install -e . to work in the checkout)"
         ) from error
 
 

@@ -72,7 +72,7 @@ def write(
     header: dict[str, Any],
     kept: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes beside `path` and moves the whole file into place."""
+    """Writes beside ``path`` and moves the whole file into place."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: folder {target.parent} does not exist")

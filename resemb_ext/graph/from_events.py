@@ -1,4 +1,4 @@
-"""The ways from events to an interest graph: what `InterestGraph` inherits."""
+"""The ways from events to an interest graph: what ``InterestGraph`` inherits."""
 
 import os
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class EventLog(Protocol):
-    """What `InterestGraph.from_log` reads of a log: mapped events of users."""
+    """What ``InterestGraph.from_log`` reads of a log: mapped events of users."""
 
     @property
     def user(self) -> np.ndarray: ...
@@ -62,20 +62,21 @@ class FromEvents(GraphData):
         Events are sorted stably by (user, time). A pair of events of one user at distance g, that
         is with g - 1 events between them, counts f(g) for its two items, where
 
-        - g <= `window`;
-        - their times differ by at most `max_gap`;
-        - no two neighbouring events from the one to the other are more than `session_gap` apart;
+        - g <= ``window``;
+        - their times differ by at most ``max_gap``;
+        - no two neighbouring events from the one to the other are more than ``session_gap`` apart;
         - the items differ.
 
-        c_ij is the sum of f over the pairs of i and j (with `directed`, those where i comes first);
-        c_ij < `min_count` f(w) makes no edge, w being the largest g in the window with f(g) > 0. n_i is the number of events of i, repeats included, and
-        m_i = sum_j c_ij, m'_j = sum_i c_ij, T = sum_i m_i, before `min_count`. The raw weight is
+        c_ij is the sum of f over the pairs of i and j (with ``directed``, those where i comes first);
+        c_ij < ``min_count`` f(w) makes no edge, w being the largest g in the window with f(g) > 0. n_i is the
+        number of events of i, repeats included, and
+        m_i = sum_j c_ij, m'_j = sum_i c_ij, T = sum_i m_i, before ``min_count``. The raw weight is
 
             z_ij = weighting(i, j) / (n_i n_j)^damping + category_weight [i and j are kin]
 
-        rounded to float32; 0 is no edge. A row keeps its `top_k` heaviest other items (ties: the
+        rounded to float32; 0 is no edge. A row keeps its ``top_k`` heaviest other items (ties: the
         smaller id) and its own entry. The result depends on the events and options alone, never on
-        `threads`, nor on the order in which users come.
+        ``threads``, nor on the order in which users come.
 
         Args:
             user: integers [n]; any values.
@@ -83,13 +84,13 @@ class FromEvents(GraphData):
             time: integers, floats or datetime64 [n]; None means that the input is in time order.
             num_items: H; None means the largest id + 1.
             padding_idx: an id that no event may have; its row is the only one without entries.
-            keep_counts: keep all pairs' counts for `update` (memory and file grow with them).
+            keep_counts: keep all pairs' counts for ``update`` (memory and file grow with them).
             threads: worker threads; None means the CPUs that this process may use.
             progress: callable(done, total), called on this thread from (0, total) to (total, total)
                 in steps of about 50 ms (its units are steps of work, not events), or True for a
                 tqdm bar on a terminal. An exception it raises, and Ctrl-C, end the build.
             window: positions, >= 1; default 3.
-            max_gap, session_gap: in the units of `time`, or a timedelta where times are dates; None
+            max_gap, session_gap: in the units of ``time``, or a timedelta where times are dates; None
                 (default): no limit.
             decay: f. None (default): f(g) = 1; "inverse": 1 / g; a number r in (0, 1): r^(g - 1);
                 the latter two rounded to whole multiples of 2^-16, so that sums are exact.
@@ -101,7 +102,7 @@ class FromEvents(GraphData):
             damping: of popular items, 0 (default) to 16. Cosine is count with damping 0.5.
             category: integers [H], the category of each item, negative: none.
             category_edges: k. i and j are kin where j is among the k items of i's category with the
-                most events (ties: the smaller id), or, unless `directed`, i among those of j's;
+                most events (ties: the smaller id), or, unless ``directed``, i among those of j's;
                 default 0.
             category_weight: weight of these edges, default 1.
             top_k: other items kept in a row, default 10; None keeps all.
@@ -115,7 +116,7 @@ class FromEvents(GraphData):
         Raises:
             IndexError: an item id outside [0, num_items).
             ValueError: arrays of different lengths, a time that is not finite, an event whose item
-                is `padding_idx`, an option outside its range.
+                is ``padding_idx``, an option outside its range.
             TypeError: ids that are not integers, times that are not numbers or dates, an unknown
                 option.
         """
@@ -145,18 +146,18 @@ class FromEvents(GraphData):
         progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
-        """`from_events` on the events of a log (`rx.data.read_log`), best of `split.train`.
+        """``from_events`` on the events of a log (``rx.data.read_log``), best of ``split.train``.
 
         Of a log with labels only events with label 1 count. Number of items, times, event hash and,
-        for `category_edges`, the items' categories are the log's; options and errors are those of
-        `from_events`.
+        for ``category_edges``, the items' categories are the log's; options and errors are those of
+        ``from_events``.
 
         Args:
             log: the events. Where it has sessions, they take the place of users: only events of one
                 session make pairs, at the distance they have within it, also where sessions of a user
-                interleave. `meta["sessions"]` says whether that was so; the event hash covers them.
+                interleave. ``meta["sessions"]`` says whether that was so; the event hash covers them.
             sessions: False joins the events of a user whatever their sessions.
-            padding_idx, keep_counts, threads, progress, options: as of `from_events`.
+            padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
         """
         if not isinstance(sessions, (bool, np.bool_)):
             raise TypeError(f"sessions is {sessions!r}, expected True or False")
@@ -196,15 +197,15 @@ class FromEvents(GraphData):
         progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
-        """`from_events` on columns of a DataFrame, Arrow table or mapping of arrays.
+        """``from_events`` on columns of a DataFrame, Arrow table or mapping of arrays.
 
         Args:
             frame: the events, item ids mapped to [0, num_items).
             user, item, time: names of columns; time None means that rows are in time order.
-            num_items, padding_idx, keep_counts, threads, progress, options: as of `from_events`.
+            num_items, padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
 
         Raises:
-            ValueError: a column is missing (those found are listed), and as `from_events`.
+            ValueError: a column is missing (those found are listed), and as ``from_events``.
         """
         return cls._of(
             build_from_arrays(
@@ -240,12 +241,12 @@ class FromEvents(GraphData):
         progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
-        """`from_events` on Parquet files read in batches; the log may be larger than memory.
+        """``from_events`` on Parquet files read in batches; the log may be larger than memory.
 
-        The graph is that of the same events in arrays, whatever `memory` is. Past it, events go to a
-        file without a name in `spill_dir`, which is gone however the process ends: 12 bytes an event
-        (20 where users or times do not fit 32 bits) and 4 or 8 more. What counts beside `memory`: batches, the graph itself, 4 to 8 bytes an item
-        and thread, and all pairs' counts with `keep_counts`.
+        The graph is that of the same events in arrays, whatever ``memory`` is. Past it, events go to a
+        file without a name in ``spill_dir``, which is gone however the process ends: 12 bytes an event
+        (20 where users or times do not fit 32 bits) and 4 or 8 more. What counts beside ``memory``: batches,
+        the graph itself, 4 to 8 bytes an item and thread, and all pairs' counts with ``keep_counts``.
 
         Args:
             path: a file, or several, whose rows follow each other.
@@ -253,22 +254,22 @@ class FromEvents(GraphData):
             label: column of 0/1; only rows with 1 count.
             before: only events of a time below it count, so that a graph sees training events only; a
                 number, or where times are dates a datetime64, datetime or ISO text.
-            users, items: maps from raw ids to numbers, as `rx.data.IdMap` (their `encode` is called);
+            users, items: maps from raw ids to numbers, as ``rx.data.IdMap`` (their ``encode`` is called);
                 None: the columns hold integers, items in [0, num_items).
             num_items: H; None means items.size or the largest id + 1.
             memory: bytes; None means half of the machine's.
             spill_dir: folder; None means the system's folder for temporary files.
             batch_rows: rows read at once.
-            padding_idx, keep_counts, threads, progress, options: as of `from_events`.
+            padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
 
         Raises:
             FileNotFoundError: no such file or folder.
             OSError: the disk is full.
             ValueError: a column is missing, a file is damaged, a null or a label other than 0 and 1 (its
-                row is named), a `before` that is no number or date, and as `from_events`, where
+                row is named), a ``before`` that is no number or date, and as ``from_events``, where
                 positions count the events that count.
-            TypeError: labels that are not numbers, `before` of another kind than the times, and as
-                `from_events`.
+            TypeError: labels that are not numbers, ``before`` of another kind than the times, and as
+                ``from_events``.
         """
         if before is not None and time is None:
             raise ValueError(f"before is {before!r} but time is None; name the column of times")
@@ -307,13 +308,13 @@ class FromEvents(GraphData):
                 sessions as users, since every log numbers its own sessions.
             num_items: H of the new graph, >= this one's; None keeps it.
             category: with category edges and a larger H, the category of each item.
-            threads, progress: as of `from_events`.
+            threads, progress: as of ``from_events``.
 
         Returns:
             A new graph, with counts, whose event_hash is the digest of all its events.
 
         Raises:
-            ValueError: the graph keeps no counts, an event comes late, and as `from_events`.
+            ValueError: the graph keeps no counts, an event comes late, and as ``from_events``.
             TypeError: times of another kind than the old ones.
         """
         return type(self)._of(updated(self, new_events, num_items, category, threads, progress))

@@ -13,20 +13,20 @@ from .from_events import FromEvents
 class InterestGraph(FromEvents):
     """Items that users meet close together in time: row i holds the neighbours of item i.
 
-    Make one with `from_events`, `from_log`, `from_csr`, `from_scipy` or `load`. The arrays are
+    Make one with ``from_events``, ``from_log``, ``from_csr``, ``from_scipy`` or ``load``. The arrays are
     read-only. H is the number of items, E the number of stored entries.
 
     Attributes:
-        indptr: int64 [H + 1], row offsets; row i is `[indptr[i], indptr[i + 1])`.
+        indptr: int64 [H + 1], row offsets; row i is ``[indptr[i], indptr[i + 1])``.
         neighbors: int32 [E] (int64 where H > 2**31 - 1), ascending and unique in every row.
-        weights: float32 [E], raw weights, or the link's weights after `with_link`.
+        weights: float32 [E], raw weights, or the link's weights after ``with_link``.
         degree: float64 [H], self weight + sum of a row's raw weights before it was pruned to top_k.
         link: "raw", or the link whose weights it holds ("average", "gcn", "given").
         meta: JSON-able: version, source, options, events (their number), time_cut (time of the last
             event seen, or None), time_unit (numpy dtype of dates, whose ticks times are), event_digest
-            (`rx.graph.digest_events` of them), event_hash (the log's, or the digest again), of logs
-            sessions (whether pairs stay within the log's), and link after `with_link`.
-        counts: with `keep_counts=True`, what `update` needs.
+            (``rx.graph.digest_events`` of them), event_hash (the log's, or the digest again), of logs
+            sessions (whether pairs stay within the log's), and link after ``with_link``.
+        counts: with ``keep_counts=True``, what ``update`` needs.
     """
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class InterestGraph(FromEvents):
             weights: real numbers [E], finite and >= 0, raw; None means 1 each. A row's own
                 entry is its self weight.
             num_items: H >= rows; None means rows. Rows that indptr lacks are empty.
-            directed: whether `gcn` must symmetrise first; None means: where the matrix differs from
+            directed: whether ``gcn`` must symmetrise first; None means: where the matrix differs from
                 its transpose.
 
         Raises:
@@ -67,15 +67,15 @@ class InterestGraph(FromEvents):
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, directed: bool | None = None) -> "InterestGraph":
-        """`from_csr` of a square SciPy sparse matrix or array; explicit zeros are kept.
+        """``from_csr`` of a square SciPy sparse matrix or array; explicit zeros are kept.
 
         Args:
             matrix: [H, H] of raw weights, finite and >= 0, any sparse format.
-            directed: as of `from_csr`.
+            directed: as of ``from_csr``.
 
         Raises:
             TypeError: no sparse matrix.
-            ValueError: one that is not square, and as `from_csr`.
+            ValueError: one that is not square, and as ``from_csr``.
         """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix is a {type(matrix).__name__}, expected a scipy.sparse matrix")
@@ -96,10 +96,10 @@ class InterestGraph(FromEvents):
         """The graph with the weights that a link gives it, in float64 rounded to float32.
 
         With z_ij the raw weights and s_i the self weight (a row's own entry; where a row has none,
-        `self_weight`):
+        ``self_weight``):
 
         - "average": w_ij = (z_ij + s_i [i = j]) / the row's sum of these;
-        - "gcn": w_ij = (z_ij + s_i [i = j]) / sqrt(d_i d_j), d_i = `degree`: s_i + the row's sum
+        - "gcn": w_ij = (z_ij + s_i [i = j]) / sqrt(d_i d_j), d_i = ``degree``: s_i + the row's sum
           before pruning. Directed graphs are symmetrised first: Z + Z^T off the diagonal, with
           degrees of the new rows, which then keep their top_k heaviest others again;
         - "attention": w_ij = z_ij + s_i [i = j], the prior of a learned link; they must be above 0;
@@ -107,10 +107,10 @@ class InterestGraph(FromEvents):
 
         Rows whose sum or degree is 0 get weights 0.
 
-        With `hops` > 1, "gcn" is a power: from P = W on, P <- prune(P W) for every further hop, where
-        prune keeps a row's `hop_top_k` heaviest other items (by float32 weight, ties: the smaller id)
+        With ``hops`` > 1, "gcn" is a power: from P = W on, P <- prune(P W) for every further hop, where
+        prune keeps a row's ``hop_top_k`` heaviest other items (by float32 weight, ties: the smaller id)
         and its own entry, and nothing is renormalised; W is pruned first. With hop_top_k >= H it is the
-        dense power. `meta["link"]["kept_mass"]` holds what each pruning kept of all rows' sums.
+        dense power. ``meta["link"]["kept_mass"]`` holds what each pruning kept of all rows' sums.
 
         Args:
             link: "average", "gcn", "attention" or "given".
@@ -141,7 +141,7 @@ class InterestGraph(FromEvents):
         return stats.stats(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one npz file with a JSON header: first beside `path`, then moved into place.
+        """Writes one npz file with a JSON header: first beside ``path``, then moved into place.
 
         Raises:
             FileNotFoundError: the folder does not exist.
@@ -153,7 +153,7 @@ class InterestGraph(FromEvents):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "InterestGraph":
-        """Reads a file written by `save`, without pickle; content hash and structure are verified.
+        """Reads a file written by ``save``, without pickle; content hash and structure are verified.
 
         Raises:
             FileNotFoundError: there is no such file.

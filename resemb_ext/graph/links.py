@@ -20,7 +20,7 @@ def linked(
     hops: int = 1,
     hop_top_k: int | None = None,
 ) -> dict[str, Any]:
-    """Fields of the linked graph; `InterestGraph.with_link` documents the formulas."""
+    """Fields of the linked graph; ``InterestGraph.with_link`` documents the formulas."""
     if link not in LINKS:
         raise ValueError(f"link is {link!r}, expected one of {', '.join(map(repr, LINKS))}")
     padding = checks.padding_option(padding_idx, graph.num_items)

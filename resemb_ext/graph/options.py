@@ -15,7 +15,7 @@ _LARGEST = 2**63 - 1
 
 
 class BuildOptions(TypedDict, total=False):
-    """Options of `InterestGraph.from_events`, which documents them."""
+    """Options of ``InterestGraph.from_events``, which documents them."""
 
     window: int
     max_gap: float | datetime.timedelta | np.timedelta64 | None
@@ -34,7 +34,7 @@ class BuildOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options; `of` makes them, `meta` and `of_meta` take them to a file and back."""
+    """Checked options; ``of`` makes them, ``meta`` and ``of_meta`` take them to a file and back."""
 
     window: int = 3
     max_gap: float | None = None
@@ -51,7 +51,7 @@ class Options:
 
     @classmethod
     def of(cls, given: dict[str, Any], time_unit: str | None, has_time: bool) -> "Options":
-        """Checks the options; `category` is checked where the items are known.
+        """Checks the options; ``category`` is checked where the items are known.
 
         Raises:
             TypeError, ValueError: naming the option, what was found and what is expected.
@@ -102,7 +102,7 @@ class Options:
     def native(
         self, *, num_items: int, events: int, padding: int | None, category: np.ndarray | None
     ) -> dict[str, Any]:
-        """The options as `_builder` takes them."""
+        """The options as ``_builder`` takes them."""
         window, mass = max(min(self.window, events), 1), None
         if self.decay is not None:
             mass = masses(self.decay, window)
@@ -153,7 +153,7 @@ def _least_mass(decay: str | float, window: int) -> int:
 
 
 def categories(values: Any, num_items: int) -> np.ndarray | None:
-    """`category` as int64 [H]."""
+    """``category`` as int64 [H]."""
     if values is None:
         return None
     array = checks.integers("category", values)

@@ -1,4 +1,4 @@
-"""Graphs of Parquet files read in batches: what `InterestGraph.from_parquet` does."""
+"""Graphs of Parquet files read in batches: what ``InterestGraph.from_parquet`` does."""
 
 import math
 import os
@@ -29,7 +29,7 @@ from .options import Options, categories
 
 
 class Ids(Protocol):
-    """A map from raw ids to numbers, such as `rx.data.IdMap`."""
+    """A map from raw ids to numbers, such as ``rx.data.IdMap``."""
 
     @property
     def size(self) -> int: ...
@@ -76,7 +76,7 @@ def build(
     progress: Progress,
     options: dict[str, Any],
 ) -> GraphData:
-    """The arrays and meta data of `InterestGraph.from_parquet`, which documents the arguments."""
+    """The arrays and meta data of ``InterestGraph.from_parquet``, which documents the arguments."""
     folder = os.fspath(spill_dir) if spill_dir is not None else tempfile.gettempdir()
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"spill_dir: folder {folder} does not exist")
@@ -134,7 +134,7 @@ def _memory(memory: int | None) -> int:
 
 
 def _cut(before: Any, unit: str | None) -> Any:
-    """`before` as times are compared with it: a number, or datetime64 where times are dates."""
+    """``before`` as times are compared with it: a number, or datetime64 where times are dates."""
     if before is None:
         return None
     number = isinstance(before, (int, float, np.number)) and not isinstance(before, bool)
@@ -195,7 +195,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def _read_ahead(source: Source) -> Iterator[tuple[Events, int]]:
-    """`_batches`, of which a thread reads the next one while the caller uses this one."""
+    """``_batches``, of which a thread reads the next one while the caller uses this one."""
     batches = _batches(source)
     try:
         with ThreadPoolExecutor(1) as reader:

@@ -18,7 +18,7 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def stats(graph: GraphData) -> dict[str, Any]:
-    """The dict of `InterestGraph.stats`."""
+    """The dict of ``InterestGraph.stats``."""
     entries = np.diff(graph.indptr)
     own = graph.neighbors == checks.row_ids(graph.indptr)
     self_weight = np.zeros(graph.num_items)

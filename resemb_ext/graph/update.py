@@ -1,4 +1,4 @@
-"""A graph with more events: what `InterestGraph.update` computes."""
+"""A graph with more events: what ``InterestGraph.update`` computes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +31,7 @@ def updated(
 ) -> GraphData:
     """The graph of the old events followed by the new ones.
 
-    A new event pairs with new ones and with the last `window` of its user's old ones. So the pairs
+    A new event pairs with new ones and with the last ``window`` of its user's old ones. So the pairs
     of (last old events + new ones) less those of the last old events alone are what is added.
     """
     old = graph.counts

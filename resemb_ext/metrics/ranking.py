@@ -67,25 +67,25 @@ def _groups(values: Any, rows: int) -> np.ndarray:
     return group
 
 
-def _dense_ranks(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ranks 0..k-1 of the distinct values, and k."""
+def _dense_ranks(values: np.ndarray) -> np.ndarray:
+    """Each value's rank among the distinct values, from 0: int64 [n]."""
     if not len(values):
-        return np.zeros(0, dtype=np.int64), 0
+        return np.zeros(0, dtype=np.int64)
     if values.dtype.kind in "iu":
         low, high = int(values.min()), int(values.max())
         if high - low < 4 * len(values):
             # A compact integer range needs no sort.
             codes = values.astype(np.int64) - low
             present = np.bincount(codes, minlength=high - low + 1) > 0
-            return (np.cumsum(present) - 1)[codes], int(present.sum())
+            return (np.cumsum(present) - 1)[codes]
     order = np.argsort(values, kind="stable" if values.dtype.kind == "O" else None)
     ordered = values[order]
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[order] = np.cumsum(np.concatenate(([0], ordered[1:] != ordered[:-1])))
-    return ranks, int(ranks[order[-1]]) + 1
+    return ranks
 
 
-def _group_auc(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray, count: int) -> Any:
+def _group_auc(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray) -> Any:
     """Rows, positives and twice the Mann-Whitney count of each group (exact integers)."""
     levels = int(ranks.max()) + 1
     # One sort of plain integers: group, then score, then label in the last bit.
@@ -136,13 +136,13 @@ def gauc(labels: Any, scores: Any, groups: Any, *, return_details: bool = False)
         labels: 0/1 or booleans [n].
         scores: numbers [n].
         groups: the group of each row [n], any sortable type.
-        return_details: return a :class:`GroupAUC` with the skipped groups and rows.
+        return_details: return a ``GroupAUC`` with the skipped groups and rows.
 
     Returns:
         gAUC, NaN if no group has both classes.
 
     Raises:
-        ValueError, TypeError: as :func:`auc`.
+        ValueError, TypeError: as ``auc``.
     """
     label = _labels(labels)
     score = _scores(scores, len(label))
@@ -150,9 +150,9 @@ def gauc(labels: Any, scores: Any, groups: Any, *, return_details: bool = False)
     if not len(label):
         result = GroupAUC(float("nan"), 0, 0, 0, 0)
         return result if return_details else result.value
-    codes, count = _dense_ranks(group)
-    ranks, _ = _dense_ranks(score)
-    rows, positives, wins = _group_auc(label, ranks, codes, count)
+    codes = _dense_ranks(group)
+    ranks = _dense_ranks(score)
+    rows, positives, wins = _group_auc(label, ranks, codes)
     pairs = positives * (rows - positives)
     both = pairs > 0
     used = int(rows[both].sum())
@@ -164,24 +164,24 @@ def gauc(labels: Any, scores: Any, groups: Any, *, return_details: bool = False)
 
 
 def user_aucs(labels: Any, scores: Any, users: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Each user's AUC and number of rows, what :func:`gauc` averages; ties count 1/2.
+    """Each user's AUC and number of rows, what ``gauc`` averages; ties count 1/2.
 
     Args:
-        labels, scores, users: as in :func:`gauc`.
+        labels, scores, users: as in ``gauc``.
 
     Returns:
         float64 [U] and int64 [U], users ascending; the AUC is NaN where one class is missing.
 
     Raises:
-        ValueError, TypeError: as :func:`gauc`.
+        ValueError, TypeError: as ``gauc``.
     """
     label = _labels(labels)
     score = _scores(scores, len(label))
-    codes, count = _dense_ranks(_groups(users, len(label)))
+    codes = _dense_ranks(_groups(users, len(label)))
     if not len(label):
         return np.zeros(0), np.zeros(0, dtype=np.int64)
-    ranks, _ = _dense_ranks(score)
-    rows, positives, wins = _group_auc(label, ranks, codes, count)
+    ranks = _dense_ranks(score)
+    rows, positives, wins = _group_auc(label, ranks, codes)
     pairs = positives * (rows - positives)
     value = np.full(len(rows), np.nan)
     np.divide(wins, 2.0 * pairs, out=value, where=pairs > 0)
@@ -201,7 +201,7 @@ def logloss(labels: Any, scores: Any, *, from_logits: bool = False) -> float:
         The loss, NaN for no rows.
 
     Raises:
-        ValueError: as :func:`auc`, or a probability outside [0, 1].
+        ValueError: as ``auc``, or a probability outside [0, 1].
     """
     label = _labels(labels).astype(np.float64)
     score = _scores(scores, len(label)).astype(np.float64)

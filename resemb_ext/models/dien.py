@@ -26,7 +26,7 @@ class DIEN(CTRModel):
     authors' code, where the paper writes a bilinear form. An empty history is a zero vector.
 
     In training, the states also have to tell the next event from one that was not chosen (the
-    auxiliary loss, see :meth:`auxiliary_loss`). Those negatives are ``batch.history_negative``
+    auxiliary loss, see ``auxiliary_loss``). Those negatives are ``batch.history_negative``
     where given; else each is an event of another place in the batch's histories, so popular items
     are drawn more often, and one that equals the next item is left out. They are told apart by an MLP over
     [state, event], as in the authors' code, where the paper writes a sigmoid of their product; the loss is the
@@ -34,7 +34,7 @@ class DIEN(CTRModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`CTRModel`.
+            ``CTRModel``.
         hidden: sizes of the output MLP's hidden layers.
         attention_hidden: sizes of the attention MLP's hidden layers.
         activation: "relu", "prelu", "dice" or "sigmoid", in the output and attention MLPs.
@@ -77,7 +77,7 @@ class DIEN(CTRModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

@@ -78,7 +78,7 @@ class DIN(CTRModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`CTRModel`. q and k are item and category side by side.
+            ``CTRModel``. q and k are item and category side by side.
         hidden: sizes of the output MLP's hidden layers.
         attention_hidden: sizes of the attention MLP's hidden layers.
         activation: "relu", "prelu", "dice" or "sigmoid", in both MLPs.
@@ -109,7 +109,7 @@ class DIN(CTRModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

@@ -22,7 +22,7 @@ class DNN(CTRModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`CTRModel`.
+            ``CTRModel``.
         hidden: sizes of the hidden layers.
         activation: "relu", "prelu", "dice" or "sigmoid".
         dropout: share of hidden activations dropped in training.
@@ -52,7 +52,7 @@ class DNN(CTRModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

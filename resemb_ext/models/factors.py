@@ -80,7 +80,7 @@ class FieldModel(CTRModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`CTRModel`.
+            ``CTRModel``.
 
     Raises:
         ValueError: embedding modules differ in ``embedding_dim``.

@@ -51,7 +51,7 @@ class CTRModel(nn.Module):
         self.event_size = embedding_size("item_embedding", item_embedding)
         if category_embedding is not None:
             self.event_size += embedding_size("category_embedding", category_embedding)
-        #: Size of :meth:`profile`.
+        #: Size of ``profile``.
         self.profile_size = dense
         if user_embedding is not None:
             self.profile_size += embedding_size("user_embedding", user_embedding)
@@ -89,7 +89,7 @@ class CTRModel(nn.Module):
         One lookup a table.
 
         Args:
-            batch: B samples with P history positions; E is :attr:`event_size`.
+            batch: B samples with P history positions; E is ``event_size``.
             negatives: give vectors of ``history_negative`` as well.
 
         Raises:

@@ -21,7 +21,7 @@ class FM(FieldModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`FieldModel`; embedding modules need ``num_embeddings``.
+            ``FieldModel``; embedding modules need ``num_embeddings``.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FM(FieldModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].
@@ -56,7 +56,7 @@ class DeepFM(FieldModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`FieldModel`; embedding modules need ``num_embeddings``.
+            ``FieldModel``; embedding modules need ``num_embeddings``.
         hidden: sizes of the hidden layers.
         activation: "relu", "prelu", "dice" or "sigmoid".
         dropout: share of hidden activations dropped in training.
@@ -82,7 +82,7 @@ class DeepFM(FieldModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

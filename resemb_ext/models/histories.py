@@ -40,7 +40,7 @@ class Segments(Protocol):
         """
 
     def from_steps(self, steps: list[Tensor], like: Tensor) -> Tensor:
-        """The inverse of :meth:`steps`; no step at all gives ``like``'s type and [0, width]."""
+        """The inverse of ``steps``; no step at all gives ``like``'s type and [0, width]."""
 
     def last(self, values: Tensor) -> Tensor:
         """[K, D] -> [count, D], the row of each segment's last position; zero for an empty one."""

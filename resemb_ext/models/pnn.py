@@ -28,7 +28,7 @@ class PNN(FieldModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`FieldModel`.
+            ``FieldModel``.
         product: "inner", "outer" or "kernel".
         hidden: sizes of the hidden layers.
         activation: "relu" (the paper's), "prelu", "dice" or "sigmoid".
@@ -73,7 +73,7 @@ class PNN(FieldModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

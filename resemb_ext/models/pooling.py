@@ -79,7 +79,7 @@ def pool_histories(
     """Pooled histories and targets of one table, in one lookup.
 
     Args:
-        module: as in :func:`embedding_bag`.
+        module: as in ``embedding_bag``.
         batch: says where histories lie.
         history: ids as ``batch.history``, of items or categories.
         target: ids [B].

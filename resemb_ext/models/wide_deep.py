@@ -23,7 +23,7 @@ class WideDeep(CTRModel):
 
     Args:
         item_embedding, category_embedding, user_embedding, context_embeddings, dense: see
-            :class:`CTRModel`; embedding modules need ``num_embeddings``.
+            ``CTRModel``; embedding modules need ``num_embeddings``.
         hidden: sizes of the hidden layers.
         activation: "relu" (the paper's), "prelu", "dice" or "sigmoid".
         dropout: share of hidden activations dropped in training.
@@ -49,7 +49,7 @@ class WideDeep(CTRModel):
         """Scores a batch.
 
         Args:
-            batch: a :class:`TorchBatch`, or an ``rx.data.Batch`` of NumPy arrays.
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
 
         Returns:
             logits [B].

@@ -19,7 +19,7 @@ class AttentionLink(nn.Module):
     Args:
         dim: D.
         heads: heads, a divisor of D; each works on its own D / heads columns.
-        dropout: share of the edges dropped in training; see `functional.attention_embedding`.
+        dropout: share of the edges dropped in training; see ``functional.attention_embedding``.
         dtype: of the tables. device: of the parameters.
 
     Attributes:

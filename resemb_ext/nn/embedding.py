@@ -25,11 +25,11 @@ _MATERIALIZE_ROWS = 1 << 16
 class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
     """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
 
-    A drop-in for `nn.Embedding` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
+    A drop-in for ``nn.Embedding`` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
     R ~ N(0, (residual_scale s)^2) with s = init_std.
 
     Args:
-        graph: the interest graph over H items, raw weights (`InterestGraph`).
+        graph: the interest graph over H items, raw weights (``InterestGraph``).
         embedding_dim: D.
         link: what w is: "average" (row-normalised, the row itself among its neighbours), "gcn"
             (D^-1/2 (Z + S) D^-1/2, S the self weights), "attention" (learned: softmax over the row of a
@@ -41,7 +41,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         init_std: s; 1 as in nn.Embedding.
         match_std: rescale C and R so that the standard deviation over all entries of E is init_std.
         sparse: gradients of C and R as COO tensors of the touched rows.
-        hops: of the link "gcn", see `InterestGraph.with_link`.
+        hops: of the link "gcn", see ``InterestGraph.with_link``.
         out_dtype: dtype of the output; default that of the tables.
         heads: of link="attention", each with D / heads columns.
         edge_dropout: of link="attention": share of the edges left out of every lookup in training, by a
@@ -51,7 +51,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
             every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge; see
             docs/gpu.md. Keep the module until what it has queued is done (``torch.cuda.synchronize()``):
             the memory is free for others as soon as it is gone.
-        save_graph: keep the graph in the state_dict, not only its hash; see `graph_from_state`.
+        save_graph: keep the graph in the state_dict, not only its hash; see ``graph_from_state``.
         dtype, device: of the tables. Link weights stay float32 whatever the tables become.
 
     Attributes:
@@ -61,7 +61,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         num_embeddings, embedding_dim, padding_idx, sparse: as in nn.Embedding.
 
     Raises:
-        TypeError: `graph` is no InterestGraph.
+        TypeError: ``graph`` is no InterestGraph.
         ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
             padding, weights of 0 under link="attention", heads or edge_dropout with another link,
             graph_device="pinned" without CUDA, or max_norm or scale_grad_by_freq, which have no meaning.
@@ -205,14 +205,14 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
 
     @classmethod
     def from_pretrained(cls, *_: Any, **__: Any) -> ResEmbedding:
-        """Not defined: a table alone has no graph. Use `from_embedding`."""
+        """Not defined: a table alone has no graph. Use ``from_embedding``."""
         raise TypeError(
             "ResEmbedding.from_pretrained: a table alone does not define one; use "
             "ResEmbedding.from_embedding(nn.Embedding.from_pretrained(table), graph)"
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Looks up ids (int64 or int32, any shape): ``[*ids.shape, D]``. See `functional.res_embedding`."""
+        """Looks up ids (int64 or int32, any shape): ``[*ids.shape, D]``. See ``functional.res_embedding``."""
         self._before_read(ids)
         look_up, tensors, options = self._link_call()
         return look_up(ids, *tensors, **options, **self._call_options())
@@ -247,7 +247,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         per_sample_weights: Tensor | None = None,
         include_last_offset: bool = False,
     ) -> Tensor:
-        """Pools jagged bags of ids: [B, D]. See `functional.res_embedding_bag`."""
+        """Pools jagged bags of ids: [B, D]. See ``functional.res_embedding_bag``."""
         self._before_read(ids)
         _, tensors, options = self._link_call()
         pool: Callable = functional.res_embedding_bag

@@ -48,7 +48,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, graph_device: str | None)
 
 
 def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor], fresh: Callable[[], Tensor], pinned: bool) -> Tensor:
-    """A tensor of the graph after a module's `_apply`: it follows the device alone, or stays pinned.
+    """A tensor of the graph after a module's ``_apply``: it follows the device alone, or stays pinned.
 
     Args:
         fn: what is applied to the module's parameters.
@@ -68,7 +68,7 @@ def state_of(graph: InterestGraph) -> dict[str, Tensor]:
 
 
 def from_state(state_dict: dict[str, Any], prefix: str) -> InterestGraph:
-    """See `ResEmbedding.graph_from_state`."""
+    """See ``ResEmbedding.graph_from_state``."""
     extra = state_dict.get(f"{prefix}_extra_state")
     if not isinstance(extra, dict) or "graph" not in extra:
         raise ValueError(f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True")

@@ -11,8 +11,8 @@ import torch
 class ReadOnlyTable(torch.Tensor):
     """A tensor computed from others: in-place operations raise, since they would be lost.
 
-    Views of it refuse them too; all other results, copies and pickles are plain tensors. `w += x`
-    rebinds w to a plain tensor: Python falls back on `w + x` where the in-place form is refused.
+    Views of it refuse them too; all other results, copies and pickles are plain tensors. ``w += x``
+    rebinds w to a plain tensor: Python falls back on ``w + x`` where the in-place form is refused.
     """
 
     @classmethod

@@ -46,7 +46,7 @@ class GraphState(nn.Module):
                 setattr(self, name, getattr(self, name).pin_memory())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The graph's hash and link, and the graph itself with `save_graph`."""
+        """The graph's hash and link, and the graph itself with ``save_graph``."""
         state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
         if self.save_graph:
             state["graph"] = graph_tensors.state_of(self.graph)
@@ -54,9 +54,9 @@ class GraphState(nn.Module):
 
     @staticmethod
     def graph_from_state(state_dict: dict[str, Any], prefix: str = "") -> InterestGraph:
-        """The graph that a module with `save_graph` left in its state_dict.
+        """The graph that a module with ``save_graph`` left in its state_dict.
 
-        It already holds link weights: build the module over it with the same `link`.
+        It already holds link weights: build the module over it with the same ``link``.
 
         Args:
             state_dict: of the module, or of one that contains it.

@@ -1,6 +1,6 @@
 """Optimizers for row-sparse gradients: a step reads and writes the rows of the batch alone.
 
-They take tables of `ResEmbedding(sparse=True)` and of plain `nn.Embedding(sparse=True)`; parameters with
+They take tables of ``ResEmbedding(sparse=True)`` and of plain ``nn.Embedding(sparse=True)``; parameters with
 dense gradients beside them are handed to the torch.optim optimizer of that name.
 """
 

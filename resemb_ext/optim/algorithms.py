@@ -23,9 +23,9 @@ class SGD(RowSparseOptimizer):
         params: parameters or groups, as for torch.optim.
         lr: learning rate.
         momentum: 0 keeps no state.
-        weight_decay, decoupled_weight_decay, decay: see `Adam`.
+        weight_decay, decoupled_weight_decay, decay: see ``Adam``.
         nesterov: needs momentum.
-        maximize, stochastic_rounding, seed, capturable: see `Adam`.
+        maximize, stochastic_rounding, seed, capturable: see ``Adam``.
         foreach, fused: of torch.optim.SGD, for dense gradients.
 
     Raises:
@@ -100,8 +100,8 @@ class Adagrad(RowSparseOptimizer):
     Args:
         params, lr: as for torch.optim.Adagrad.
         lr_decay, initial_accumulator_value, eps: as for torch.optim.Adagrad.
-        weight_decay, decoupled_weight_decay, decay: see `Adam`.
-        maximize, stochastic_rounding, seed, capturable: see `Adam`.
+        weight_decay, decoupled_weight_decay, decay: see ``Adam``.
+        maximize, stochastic_rounding, seed, capturable: see ``Adam``.
         foreach: of torch.optim.Adagrad, for dense gradients.
 
     Raises:
@@ -169,7 +169,7 @@ class RowwiseAdagrad(Adagrad):
     """Adagrad with one accumulator a row: v <- v + mean over columns of g^2. State of H floats, not H D.
 
     The form of FBGEMM's EXACT_ROWWISE_ADAGRAD. Parameters with dense gradients get the element-wise
-    torch.optim.Adagrad. Options as for `Adagrad`.
+    torch.optim.Adagrad. Options as for ``Adagrad``.
     """
 
     _rule = Rule.ROWWISE_ADAGRAD
@@ -194,7 +194,7 @@ class Adam(RowSparseOptimizer):
         decoupled_weight_decay: p <- p (1 - lr weight_decay) before the step instead, as AdamW.
         decay: "touched": rows of the batch alone decay. "global": each step multiplies the whole table
             by (1 - lr_t weight_decay), always decoupled, applied to a row before it is read or stepped;
-            needs `attach(module)`, and 8 bytes a row.
+            needs ``attach(module)``, and 8 bytes a row.
         bias_correction: t is the table's steps ("global") or the row's own ("row"; 4 bytes a row).
         maximize: climb instead of descend.
         stochastic_rounding: of float16 and bfloat16 tables, so that steps below their precision are not
@@ -290,7 +290,7 @@ class Adam(RowSparseOptimizer):
 
 
 class AdamW(Adam):
-    """`Adam` with decoupled weight decay (Loshchilov and Hutter 2019), of 0.01 unless told otherwise."""
+    """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019), of 0.01 unless told otherwise."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ def state_dtype(table: Tensor) -> torch.dtype:
 
 
 class RowSparseOptimizer(Optimizer):
-    """Base of the optimizers; see `Adam` for what the options mean.
+    """Base of the optimizers; see ``Adam`` for what the options mean.
 
     A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
     the gradient holds. One with a dense gradient is updated by the torch.optim optimizer of the same
@@ -91,11 +91,11 @@ class RowSparseOptimizer(Optimizer):
 
     @abstractmethod
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        """Names and shapes of a table's state, in `state_dtype`; it starts at `_initial`."""
+        """Names and shapes of a table's state, in ``state_dtype``; it starts at ``_initial``."""
 
     @abstractmethod
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
-        """The next step; `options` are those of `RowStep` that all rules share."""
+        """The next step; ``options`` are those of ``RowStep`` that all rules share."""
 
     def _initial(self, group: dict[str, Any]) -> float:
         return 0.0
@@ -105,9 +105,9 @@ class RowSparseOptimizer(Optimizer):
     def attach(self, module: nn.Module) -> None:
         """Lets embeddings ask for the decay pending on rows before they read them; for decay="global".
 
-        From then on lookups, bags, `materialize`, `weight` and `state_dict` of every ResEmbedding, and
-        forward and `state_dict` of every nn.Embedding inside the module see decayed rows. Whoever reads
-        a table by other ways calls `catch_up` first.
+        From then on lookups, bags, ``materialize``, ``weight`` and ``state_dict`` of every ResEmbedding, and
+        forward and ``state_dict`` of every nn.Embedding inside the module see decayed rows. Whoever reads
+        a table by other ways calls ``catch_up`` first.
 
         Args:
             module: an embedding, or a model that contains some.
@@ -150,8 +150,8 @@ class RowSparseOptimizer(Optimizer):
     def step_in_backward(self, module: nn.Module) -> None:
         """From now on backward itself steps the embedding tables inside a module.
 
-        One step a pass on the gradient summed over it, bit for bit that of `step` after it; the tables'
-        `.grad` stays None, and `step` is left with the other parameters. Where the pass holds one lookup
+        One step a pass on the gradient summed over it, bit for bit that of ``step`` after it; the tables'
+        ``.grad`` stays None, and ``step`` is left with the other parameters. Where the pass holds one lookup
         of a ResEmbedding, its gradient never lies in memory as a whole, unless its link is "attention".
 
         What needs whole gradients before the step does not go with it: accumulation over passes (each
@@ -274,7 +274,7 @@ class RowSparseOptimizer(Optimizer):
         """Counts a table's next step and gives what its kernel needs; the caller must make it.
 
         Args:
-            live: lr, shrink and count stay on the device, in `RowStep.live`.
+            live: lr, shrink and count stay on the device, in ``RowStep.live``.
         """
         state = self._state(group, parameter)
         decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
@@ -369,7 +369,7 @@ class RowSparseOptimizer(Optimizer):
             group.setdefault("capturable", False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave. State keeps its own dtype, whatever the tables'."""
+        """Loads what ``state_dict`` gave. State keeps its own dtype, whatever the tables'."""
         super().load_state_dict(state_dict)
         # torch casts floating state to the parameter's dtype and else shares it with the given one;
         # low-precision tables keep float32, and nobody else's step may change it.

@@ -30,7 +30,7 @@ def clip_grad_norm_(
         The norm before clipping, a scalar tensor.
 
     Raises:
-        RuntimeError: the norm is not finite and `error_if_nonfinite`.
+        RuntimeError: the norm is not finite and ``error_if_nonfinite``.
         ValueError: a gradient sparse over more than rows.
     """
     if isinstance(parameters, Tensor):

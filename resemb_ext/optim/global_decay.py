@@ -59,7 +59,7 @@ def settle(state: dict[str, Any]) -> None:
 
 
 def watch(module: nn.Module, before_read: Hook, loaded: Callable[[Tensor], None]) -> list[Tensor]:
-    """Calls `before_read(table, rows)` before tables of embeddings inside a module are read.
+    """Calls ``before_read(table, rows)`` before tables of embeddings inside a module are read.
 
     Args:
         module: its ResEmbedding and nn.Embedding modules are watched.

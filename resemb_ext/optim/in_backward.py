@@ -28,7 +28,7 @@ class InBackward(TableOwner, Protocol):
 
 
 def install(optimizer: InBackward, module: nn.Module) -> None:
-    """See `RowSparseOptimizer.step_in_backward`."""
+    """See ``RowSparseOptimizer.step_in_backward``."""
     _refuse_ranks()
     embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
     tables = [p for part in embeddings for p in part.parameters(recurse=False) if p.requires_grad]
@@ -122,7 +122,7 @@ def _guard_output(_: nn.Module | None, args: tuple, output: Tensor) -> None:
 def _attend(*inputs: Any) -> tuple[Tensor, None]:
     """The attention link's lookup: its backward makes all gradients before a hook steps a table.
 
-    a_src, a_dst and b keep ordinary gradients, for `step`.
+    a_src, a_dst and b keep ordinary gradients, for ``step``.
     """
     if torch.compiler.is_compiling():
         raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
@@ -132,7 +132,7 @@ def _attend(*inputs: Any) -> tuple[Tensor, None]:
 
 
 class _Open:
-    """A lookup that backward has not reached, or has in the pass `in_pass`."""
+    """A lookup that backward has not reached, or has in the pass ``in_pass``."""
 
     in_pass: int | None = None
 
@@ -168,7 +168,7 @@ class _Lookups:
         return _LookUp.apply(central, residual, samples, self, ids, graph, options), None
 
     def alone(self, own: _Open) -> bool:
-        """Whether no other lookup can send gradients in the pass of `own`."""
+        """Whether no other lookup can send gradients in the pass of ``own``."""
         return not any(other is not own and other.in_pass in (None, own.in_pass) for other in self.open)
 
 

@@ -21,7 +21,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write`` on a temporary file beside ``path``, then renames it onto ``path``.
 
     A crash at any moment, of the machine too, leaves the old file or the new one, never a part.
-    What a killed process leaves besides, :func:`remove_temporaries` removes.
+    What a killed process leaves besides, ``remove_temporaries`` removes.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -52,7 +52,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Removes what :func:`write_atomic` of a killed process left of files of these names.
+    """Removes what ``write_atomic`` of a killed process left of files of these names.
 
     Call it while no other process writes there.
 

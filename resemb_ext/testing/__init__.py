@@ -1,6 +1,6 @@
 """For tests and benchmarks: problems, checks against the twin, hypothesis strategies, the selftest.
 
-`problems` and `checks` need torch alone; `strategies` and `selftest` need hypothesis
+``problems`` and ``checks`` need torch alone; ``strategies`` and ``selftest`` need hypothesis
 (pip install "resemb_ext[test]").
 """
 

@@ -95,7 +95,7 @@ def make_attention(
     device: str = "cpu",
     seed: int = 0,
 ) -> AttentionProblem:
-    """Rows of 0 to 2 `neighbors` other items; some empty, some the item alone."""
+    """Rows of 0 to 2 ``neighbors`` other items; some empty, some the item alone."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 2 * neighbors + 1, num_items)
     lengths[rng.random(num_items) < 0.2] = 0

@@ -38,7 +38,7 @@ class Problem:
         return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
     def call(self, functions: object, **options: object) -> Tensor:
-        """The problem solved by `resemb_ext.functional` or by `resemb_ext.reference`."""
+        """The problem solved by ``resemb_ext.functional`` or by ``resemb_ext.reference``."""
         if self.offsets is None:
             return functions.res_embedding(  # type: ignore[attr-defined]
                 self.ids, self.central, self.residual, *self.graph, padding_idx=self.padding_idx, **options
@@ -57,7 +57,7 @@ class Problem:
 
 
 def zipf_ranks(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
-    """`count` draws of ranks from [0, num_items), rank k with weight (k + 1)^-exponent; 0 is uniform."""
+    """``count`` draws of ranks from [0, num_items), rank k with weight (k + 1)^-exponent; 0 is uniform."""
     if exponent == 0:
         return rng.integers(0, num_items, count)
     cdf = np.cumsum(np.arange(1, num_items + 1, dtype=np.float64) ** -exponent)
@@ -67,7 +67,7 @@ def zipf_ranks(rng: np.random.Generator, num_items: int, count: int, exponent: f
 
 
 def zipf_ids(rng: np.random.Generator, num_items: int, count: int, exponent: float) -> np.ndarray:
-    """`count` draws from `num_items` items by a Zipf law.
+    """``count`` draws from ``num_items`` items by a Zipf law.
 
     Popularity falls on random items, so that popular rows lie apart in memory.
     """
@@ -82,7 +82,7 @@ def make_graph(
     Args:
         rng: source of randomness.
         num_items: H.
-        neighbors: entries of a row, fewer where draws collide; with `vary` from 0 to twice as many.
+        neighbors: entries of a row, fewer where draws collide; with ``vary`` from 0 to twice as many.
         exponent: Zipf exponent of the neighbours' popularity.
         vary: rows of different lengths, empty ones among them.
 

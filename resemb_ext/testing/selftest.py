@@ -39,7 +39,7 @@ def selftest(device: str = "cpu", examples: int = 200) -> int:
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: found {device!r}; expected 'cpu' or 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: found 'cuda', but torch sees no CUDA device; see `resemb doctor`")
+        raise ValueError("device: found 'cuda', but torch sees no CUDA device; see resemb doctor")
     if examples < 1:
         raise ValueError(f"examples: found {examples}; expected at least 1")
 

@@ -1,4 +1,4 @@
-"""Training: one model (:func:`fit`), or every arm and seed into a run folder (:func:`run`)."""
+"""Training: one model (``fit``), or every arm and seed into a run folder (``run``)."""
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig, RunConfig, read_config

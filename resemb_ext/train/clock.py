@@ -9,7 +9,7 @@ PARTS = ("data", "forward", "backward", "optimizer", "evaluation")
 
 
 class Laps:
-    """A stopwatch whose every lap belongs to one of :data:`PARTS`; a reading costs 0.1 us.
+    """A stopwatch whose every lap belongs to one of ``PARTS``; a reading costs 0.1 us.
 
     Args:
         seconds: to go on from, by part; default none spent.

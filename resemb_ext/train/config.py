@@ -1,4 +1,4 @@
-"""Options of training (:class:`FitConfig`) and of a whole run (:class:`RunConfig`)."""
+"""Options of training (``FitConfig``) and of a whole run (``RunConfig``)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class FoldTables:
         others: like it, one for each fold, over that fold's graph; their own weights are let go. Empty
             where the model has no graph: its batches come by folds all the same, so that arms see the
             same batches.
-        fold: int64 [users], see :class:`CrossFit`.
+        fold: int64 [users], see ``CrossFit``.
     """
 
     def __init__(self, model: nn.Module, others: Iterable[nn.Module], fold: np.ndarray) -> None:

@@ -25,7 +25,7 @@ def predict(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> n
     pooling. The model is in evaluation mode meanwhile and returns to the mode it was in.
 
     Args:
-        model: takes a :class:`TorchBatch` to logits.
+        model: takes a ``TorchBatch`` to logits.
         samples: ``rx.data.Samples``.
         batch_size: rows a batch.
 
@@ -109,12 +109,12 @@ def check_metric(samples: Samples, metric: str) -> None:
 
 
 def evaluate(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> Metrics:
-    """:func:`measure` of :func:`predict`.
+    """``measure`` of ``predict``.
 
     Args:
-        model, samples, batch_size: as of :func:`predict`.
+        model, samples, batch_size: as of ``predict``.
 
     Returns:
-        as :func:`measure`.
+        as ``measure``.
     """
     return measure(samples, predict(model, samples, batch_size=batch_size))

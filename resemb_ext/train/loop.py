@@ -203,7 +203,7 @@ class _Training:
         self.clock.skip()
 
     def take_up(self, saved: dict[str, Any]) -> None:
-        """Stands where :meth:`save` was called."""
+        """Stands where ``save`` was called."""
         result = self.result
         result.epochs, result.steps = saved["epochs"], saved["step"]
         result.best_epoch, result.valid = saved["best_epoch"], saved["valid"]
@@ -268,7 +268,7 @@ class _Training:
                     self.save()
 
     def _batches(self, epoch: int) -> tuple[int, Iterable[tuple[AbstractContextManager[None], TorchBatch]]]:
-        """Batches of an epoch, from :attr:`batch` on with the context of their lookups; how many
+        """Batches of an epoch, from ``batch`` on with the context of their lookups; how many
         the whole epoch has."""
         size, folds = self.config.batch_size, self.folds
         place = {"seed": self.seed, "epoch": epoch, "start": self.batch}

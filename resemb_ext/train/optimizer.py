@@ -53,7 +53,7 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
 
 
 def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    """Adam over :func:`parameter_groups`, of the kind that ``config.table_optimizer`` names.
+    """Adam over ``parameter_groups``, of the kind that ``config.table_optimizer`` names.
 
     Args:
         model: with ``sparse=True`` embeddings where the table optimizer is lazy.

@@ -118,7 +118,7 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
     """The saved graph that the options name, or a new one from the training events.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`prepare`.
+        FileNotFoundError, ValueError: as ``prepare``.
     """
     if config.graph is None:
         return graph_of(config, split.train)
@@ -168,7 +168,7 @@ def train_samples(config: RunConfig, split: data.Split, seed: int) -> data.Sampl
 
 
 def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> nn.Module:
-    """A new model with the embedding of ``arm`` ("plain" or "res"); see :func:`make_model`."""
+    """A new model with the embedding of ``arm`` ("plain" or "res"); see ``make_model``."""
     return make_model(
         config,
         arm,

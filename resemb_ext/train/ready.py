@@ -18,7 +18,7 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
     Without a validation file ``eval_seed`` draws the users who validate.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`resemb_ext.data.read_ready_made`; also for options
+        FileNotFoundError, ValueError: as ``resemb_ext.data.read_ready_made``; also for options
             that such samples leave no room for, and for categories that are none of the items'.
     """
     if config.simulated or not data.is_ready_made(config.data):

@@ -22,7 +22,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Header and rows of the final table: arms, their difference, and Bayes where it is known.
 
     Several seeds are shown as mean ± standard deviation; the difference as its mean (the
-    interval is in :func:`notes`).
+    interval is in ``notes``).
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     runs = result["runs"]

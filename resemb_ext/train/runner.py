@@ -278,7 +278,7 @@ def train_arm(
         the arm's entry of ``result.json``, and its test logits, float32 [test samples].
 
     Raises:
-        TrainingDiverged, TrainingInterrupted, ValueError, OSError: as :func:`fit`.
+        TrainingDiverged, TrainingInterrupted, ValueError, OSError: as ``fit``.
     """
     show = progress or Progress(False)
     name = f"{arm} seed {seed}"

@@ -80,7 +80,7 @@ class Saver:
         """Saves the model's state dict and ``about``, to serve from.
 
         Raises:
-            OSError: as :meth:`save_last`.
+            OSError: as ``save_last``.
         """
         state = {"model": self._model.state_dict(), "config": self.config.to_dict(), "seed": self.seed}
         self._write(BEST, {**state, **about})

@@ -79,7 +79,7 @@ def tune(
         config: the options that are not searched, the arms and the folder.
         trials: of each arm.
         tune_seed: of the search.
-        ranges: other limits than :data:`SPACE` and :data:`RESIDUAL_SPACE`, by option.
+        ranges: other limits than ``SPACE`` and ``RESIDUAL_SPACE``, by option.
         resume: continue the search in ``config.out``; ``trials`` may be larger than before.
         progress: as in ``fit``.
 
