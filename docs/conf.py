@@ -6,6 +6,7 @@ python -m sphinx -W --keep-going -b html docs build/docs
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,22 @@ myst_heading_anchors = 3
 
 def setup(app: Any) -> None:
     """Adds the options of a configuration class, which stand in the metadata of its fields."""
+    app.connect("autodoc-process-docstring", _part_names, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", _add_options)
+
+
+def _part_names(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Attributes described together, "a, b: text", become one entry each."""
+    if "Attributes:" not in lines:
+        return
+    begin = lines.index("Attributes:") + 1
+    end = next((n for n in range(begin, len(lines)) if lines[n] and not lines[n].startswith(" ")), len(lines))
+    parted: list[str] = []
+    for entry in re.split(r"\n(?=    \w)", "\n".join(lines[begin:end])):
+        names = re.match(r"\s*(\w+(?:, \w+)+): ", entry)
+        for one in names[1].split(", ") if names else [""]:
+            parted += (entry.replace(names[1], one, 1) if names else entry).split("\n")
+    lines[begin:end] = parted
 
 
 def _add_options(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -54,7 +54,7 @@ class Samples:
         which: "train", "valid" or "test".
         target_seen: bool [N], whether the item of the row's event has a training event. A drawn
             negative has the flag of its positive, so the flag keeps or drops candidates as a whole.
-        num_items: H.
+        num_items: H, the rows of an item table.
         max_history: events kept of a history.
         item_category: int64 [H] or None.
         negatives: negatives per positive; 0 where labels come from the log.

@@ -17,7 +17,7 @@ class AttentionLink(nn.Module):
     or float64, whatever the tables become.
 
     Args:
-        dim: D.
+        dim: D, the size of a vector.
         heads: heads, a divisor of D; each works on its own D / heads columns.
         dropout: share of the edges dropped in training; see ``functional.attention_embedding``.
         dtype: of the tables. device: of the parameters.

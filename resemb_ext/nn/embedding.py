@@ -30,7 +30,7 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
 
     Args:
         graph: the interest graph over H items, raw weights (``InterestGraph``).
-        embedding_dim: D.
+        embedding_dim: D, the size of a vector.
         link: what w is: "average" (row-normalised, the row itself among its neighbours), "gcn"
             (D^-1/2 (Z + S) D^-1/2, S the self weights), "attention" (learned: softmax over the row of a
             score of both items' C, with the weights as prior; it starts as "average") or "given" (the

@@ -167,7 +167,7 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
     Args:
         module: what to export.
         items: of the log that it was trained on.
-        max_history: L.
+        max_history: L, the length of a padded history.
         place: the folder.
         onnx: write ``model.onnx`` as well.
 
