@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import LAWS, Cell, suite
+from benchmarks.cells import LAWS, Cell, add_cell_options, suite
 from benchmarks.lookup import run_cell
 from benchmarks.machine import machine
 from benchmarks.report import table
@@ -35,19 +35,12 @@ def _parser() -> argparse.ArgumentParser:
         "its whole Adam step, against their plain PyTorch forms and a plain embedding. Needs about 12 GiB.",
         epilog="example: python -m benchmarks --full --log events.parquet --out suite.json",
     )
-    parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")
-    parser.add_argument("--dim", type=int, default=64, help="D")
-    parser.add_argument("--neighbors", type=int, default=20, help="K, entries of a graph row")
-    parser.add_argument("--positions", type=int, default=200_000, help="P, ids in a batch")
-    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
+    add_cell_options(parser)
     parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--few-baselines", action="store_true", help="leave out torch.compile of the forms, and FBGEMM")
-    parser.add_argument("--batches", type=int, default=8, help="rotating batches")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
     parser.add_argument("--warmup", type=int, help="rounds not timed (default: 3, or 2 with --full)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="log file of the cell with real ids and graph")
     parser.add_argument("--full", action="store_true", help="the suite instead of one cell per --items")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="with --full: these cells")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import forward_of, operator
-from benchmarks.cells import Case, Cell, make_case
+from benchmarks.cells import Case, Cell, add_cell_options, make_case
 from benchmarks.machine import machine
+from benchmarks.report import ratio_text
 from benchmarks.timing import interleave, summary
 from resemb_ext import _loader, functional
 from resemb_ext.runtime.files import write_json
@@ -99,17 +100,10 @@ def main() -> None:
         "forward + backward with sparse gradients. Ratio: attention's time over average's in one round.",
         epilog="example: python -m benchmarks.attention --items 63000 --heads 1 4",
     )
-    parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")
-    parser.add_argument("--dim", type=int, default=64, help="D")
-    parser.add_argument("--neighbors", type=int, default=20, help="K, entries of a graph row")
-    parser.add_argument("--positions", type=int, default=200_000, help="P, ids in a batch")
-    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of ids and neighbours")
+    add_cell_options(parser)
     parser.add_argument("--heads", type=int, nargs="+", default=[1], help="heads, each a variant")
-    parser.add_argument("--batches", type=int, default=8, help="rotating batches")
     parser.add_argument("--rounds", type=int, default=21, help="timed rounds")
     parser.add_argument("--warmup", type=int, default=3, help="rounds not timed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file (default: none)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -130,10 +124,7 @@ def main() -> None:
         print(f"H={items:,} U={cell['unique']:,} V={cell['touched_neighbors']:,}")
         for phase in ("forward", "forward+backward"):
             for name, v in cell[phase].items():
-                print(
-                    f"  {phase:17}{name:20}{v['median_ms']:8.1f} ms   "
-                    f"{v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}]"
-                )
+                print(f"  {phase:17}{name:20}{v['median_ms']:8.1f} ms   {ratio_text(v)}")
         for name, stages in cell["profile"].items():
             print(f"  {name}: {stages}", flush=True)
     if args.out is not None:

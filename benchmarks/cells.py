@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,18 @@ class Cell:
     every_baseline: bool = False
     batches: int = 8
     seed: int = 0
+
+
+def add_cell_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a cell's factors, a cell for each of ``--items``, and of how it is run."""
+    parser.add_argument("--items", type=int, nargs="+", default=[63_000, 1_000_000], help="H")
+    parser.add_argument("--dim", type=int, default=64, help="D")
+    parser.add_argument("--neighbors", type=int, default=20, help="K, entries of a graph row")
+    parser.add_argument("--positions", type=int, default=200_000, help="P, ids in a batch")
+    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the ids")
+    parser.add_argument("--batches", type=int, default=8, help="rotating batches")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def suite() -> list[Cell]:

@@ -7,6 +7,11 @@ from typing import Any
 OWN_STEP = "resemb_ext, Adam in backward"  # the form of the whole step that ratios refer to
 
 
+def ratio_text(timed: dict[str, Any]) -> str:
+    """The ratio of a summary with its quartiles."""
+    return f"{timed['ratio']:.2f} [{timed['ratio_q1']:.2f}, {timed['ratio_q3']:.2f}]"
+
+
 def _title(cell: dict[str, Any]) -> str:
     return (
         f"H = {cell['items']:,}, D = {cell['dim']}, K = {cell['neighbors']}, "
@@ -25,7 +30,7 @@ def _rows(cell: dict[str, Any], phases: list[str]) -> list[str]:
             if v is None:  # FBGEMM's backward holds its optimizer
                 row += " | |"
                 continue
-            row += f" {v['median_ms']:.1f} | {v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] |"
+            row += f" {v['median_ms']:.1f} | {ratio_text(v)} |"
         lines.append(row)
     return lines
 
@@ -120,7 +125,7 @@ def attention_table(result: dict[str, Any]) -> str:
             row = f"| {name} |"
             for phase in ("forward", "forward+backward"):
                 v = cell[phase][name]
-                row += f" {v['median_ms']:.1f} | {v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] |"
+                row += f" {v['median_ms']:.1f} | {ratio_text(v)} |"
             lines.append(row)
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -143,7 +148,7 @@ def din_attention_table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {one['form']} | {one['features']} | {one['hidden']} | {one['pairs']:,} | {name} | "
                 f"{one['forward'][name]['median_ms']:.1f} | {step['median_ms']:.1f} | "
-                f"{step['ratio']:.2f} [{step['ratio_q1']:.2f}, {step['ratio_q3']:.2f}] | "
+                f"{ratio_text(step)} | "
                 f"{memory['peak_mb']:.0f} | {memory['saved_mb']:.0f} |"
             )
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import OWN_STEP
+from benchmarks.report import OWN_STEP, ratio_text
 from resemb_ext.runtime.files import write_atomic
 
 PHASES = ("forward", "forward+backward", "step")
@@ -16,8 +16,7 @@ def own_name(phase: str) -> str:
 
 
 def _against(cell: dict[str, Any], phase: str, name: str) -> str:
-    v = cell[phase][name]
-    return f"{v['ratio']:.2f} [{v['ratio_q1']:.2f}, {v['ratio_q3']:.2f}] {name}"
+    return f"{ratio_text(cell[phase][name])} {name}"
 
 
 def suite_table(result: dict[str, Any]) -> str:
@@ -62,8 +61,7 @@ def faster_table(result: dict[str, Any]) -> str:
             for name in names:
                 found = cell[phase].get(name)
                 if found is not None and found["ratio"] < 1:
-                    spread = f"[{found['ratio_q1']:.2f}, {found['ratio_q3']:.2f}]"
-                    lines.append(f"| {cell['name']} | {phase} | {name} | {found['ratio']:.2f} {spread} |")
+                    lines.append(f"| {cell['name']} | {phase} | {name} | {ratio_text(found)} |")
     return "\n".join(lines)
 
 
