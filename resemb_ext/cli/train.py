@@ -9,7 +9,7 @@ from typing import Any
 
 from resemb_ext.train import RunConfig, TrainingInterrupted, read_config, run, saved_config
 from resemb_ext.train.options import type_of
-from resemb_ext.train.report import notes
+from resemb_ext.train.report import closing
 
 EXAMPLES = """examples:
   resemb train                                  simulated log, plain beside res, about two minutes
@@ -181,9 +181,5 @@ def run_train(args: argparse.Namespace) -> int:
     except TrainingInterrupted as stop:
         print(f"resemb train: {stop}", file=sys.stderr)
         return 128 + stop.signum
-    print(done.table)
-    print()
-    for note in notes(done.result):
-        print(note)
-    print(f"results in {done.folder} ({done.result['wall_s']:.0f} s)")
+    print(closing(done.result, done.folder))
     return 0

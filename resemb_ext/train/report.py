@@ -118,6 +118,37 @@ def notes(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def meaning(result: dict[str, Any]) -> str:
+    """What the table says, in a sentence: the gain on test, or the one arm's test gAUC."""
+    seeds = len(result["config"]["seed"])
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    gain = result["summary"]["difference"]
+    if gain is None:
+        ((arm, spread),) = result["summary"]["arms"].items()
+        return f"The {arm} embedding has test gAUC {_spread(spread['test']['gauc'])} ({over})."
+    value = gain["test"]["gauc"]
+    if value["mean"] is None:
+        return "gAUC is undefined on these test rows: no user has both classes."
+    side = "above" if value["mean"] >= 0 else "below"
+    found = f"With one set of options for both, Res-embedding's test gAUC is {abs(value['mean']):.4f} {side} the plain one's"
+    if value["low"] is None:
+        return f"{found} ({over}; several, say --seed 0 1 2, give an interval)."
+    return f"{found} (95 % interval over {over}: {value['low']:+.4f} to {value['high']:+.4f})."
+
+
+def closing(result: dict[str, Any], folder: Path) -> str:
+    """What ``resemb train`` ends with: the table, what it means, and where the files are."""
+    lines = [text_table(result), "", meaning(result)]
+    graph = result["graph"]
+    if graph is not None and not graph.get("training_events_only", True):
+        lines.append(f"Warning: {_graph_note(result)}.")
+    lines.append(
+        f"results in {folder} ({result['wall_s']:.0f} s): summary.md explains the table; result.json, "
+        "test_scores.parquet, curves.png"
+    )
+    return "\n".join(lines)
+
+
 def summary(result: dict[str, Any]) -> str:
     """``summary.md``."""
     rows = table_rows(result)
@@ -130,6 +161,8 @@ def summary(result: dict[str, Any]) -> str:
         "| " + " | ".join(rows[0]) + " |",
         "|" + "---|" * len(rows[0]),
         *("| " + " | ".join(row) + " |" for row in rows[1:]),
+        "",
+        meaning(result),
         "",
         *(f"- {note[0].upper()}{note[1:]}" for note in notes(result)),
         "",

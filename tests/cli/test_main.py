@@ -119,7 +119,8 @@ def test_train_prints_the_table_and_where_results_are(capsys, tmp_path, small_si
     rows = [line.split("  ")[0].strip() for line in seen.out.splitlines()]
     assert rows[:2] == ["embedding", rows[1]] and set(rows[1]) == {"-"}
     assert rows[2:6] == ["plain", "res", "res - plain", "Bayes"]
-    assert f"results in {out}" in seen.out
+    assert f"results in {out}" in seen.out and len(seen.out.splitlines()) <= 15
+    assert "Res-embedding's test gAUC is " in seen.out and "one seed; several" in seen.out
     assert "epoch 1/1" in seen.err and "Traceback" not in seen.err
     resolved = json.loads((out / "config.resolved.json").read_text())
     assert resolved["epochs"] == 1 and resolved["out"] == str(out)
@@ -130,7 +131,8 @@ def test_default_folder_is_named_after_the_run(capsys, tmp_path, small_simulatio
     assert main(["train", *FAST, "--embedding", "plain", "--quiet"]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.endswith("-simulated-dnn")
-    assert capsys.readouterr().err == ""
+    seen = capsys.readouterr()
+    assert seen.err == "" and "The plain embedding has test gAUC 0." in seen.out
 
 
 def test_config_file_and_flags(capsys, tmp_path, small_simulation):

@@ -11,7 +11,7 @@ import resemb_ext as rx
 from resemb_ext.train import RunConfig, load_checkpoint, run
 from resemb_ext.train import prepare as prepare_module
 from resemb_ext.train.prepare import build_model, prepare
-from resemb_ext.train.report import notes, table_rows
+from resemb_ext.train.report import closing, notes, table_rows
 
 SMALL = {"epochs": 2, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1}
 
@@ -174,6 +174,18 @@ def test_difference_is_paired_by_seed(finished):
     assert "plain data " in line and f"forward {sum(spent) / 2:.2f}" in line and "; res data" in line
     (line,) = (note for note in notes(finished.result) if note.startswith("res - plain"))
     assert f"gAUC {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in line
+
+
+def test_the_closing_says_what_the_table_means(finished):
+    gain = finished.result["summary"]["difference"]["test"]["gauc"]
+    text = closing(finished.result, finished.folder)
+    lines = text.splitlines()
+    assert text.startswith(finished.table) and len(lines) <= 15
+    side = "above" if gain["mean"] >= 0 else "below"
+    assert f"Res-embedding's test gAUC is {abs(gain['mean']):.4f} {side} the plain one's" in lines[-2]
+    assert f"(95 % interval over 2 seeds: {gain['low']:+.4f} to {gain['high']:+.4f})." in lines[-2]
+    assert f"results in {finished.folder}" in lines[-1] and "summary.md" in lines[-1]
+    assert lines[-2] in (finished.folder / "summary.md").read_text()
 
 
 def test_summary_shows_the_table(finished):
