@@ -1,35 +1,86 @@
-"""Shared fixtures: real logs, CUDA, the random state, C++ drivers under sanitizers."""
+"""Test groups, and shared fixtures: real logs, CUDA, the random state, C++ drivers under sanitizers."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resemb_ext import _loader
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = Path(os.environ.get("RESEMB_DATA", _ROOT.parent / "shared" / "data"))
 
+# Examples of a property test, of 100. The quick group draws the same ones in every run.
+hypothesis.settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("some", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=100, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("quick")
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("-m"):
-        skip = pytest.mark.skip(reason="slow: choose it with -m slow")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
-    if not torch.cuda.is_available() and os.environ.get("RESEMB_EMULATED") != "1":
-        reason = "no CUDA device"
-        if os.environ.get("RESEMB_REQUIRE_CUDA") == "1":
-            raise pytest.UsageError(f"RESEMB_REQUIRE_CUDA=1 but there is {reason}")
-        for item in items:
-            if item.get_closest_marker("cuda"):  # a folder of that name is a keyword too
-                item.add_marker(pytest.mark.skip(reason=reason))
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without -m: the quick group, or all but the slow where a file or folder is named."""
+    if not config.option.markexpr:
+        named = config.args_source is pytest.Config.ArgsSource.ARGS
+        config.option.markexpr = "not slow" if named else "not full and not slow"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _thin(items)
+    if torch.cuda.is_available() or os.environ.get("RESEMB_EMULATED") == "1":
+        return
+    if os.environ.get("RESEMB_REQUIRE_CUDA") == "1":
+        raise pytest.UsageError("RESEMB_REQUIRE_CUDA=1 but there is no CUDA device")
+    for item in items:
+        if item.get_closest_marker("cuda"):  # a folder of that name is a keyword too
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _thin(items: list[pytest.Item]) -> None:
+    """Moves all but the first of every n cases of a test that is marked ``one_in(n)`` to the full group."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        marker = item.get_closest_marker("one_in")
+        if marker is not None:
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % marker.args[0]:
+                item.add_marker(pytest.mark.full)
+            seen[test] += 1
+
+
+class _Called(TorchDispatchMode):
+    """Names of our operators that a test calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "resemb_ext":
+            self.names.add(func._schema.name.split("::")[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that is marked ``operators(...)`` calls each of them: tests/test_groups.py counts on it."""
+    claimed = {name for marker in item.iter_markers("operators") for name in marker.args}
+    if not claimed:
+        return (yield)
+    with _Called() as called:
+        yield
+    if claimed - called.names:
+        pytest.fail(f"does not call {', '.join(sorted(claimed - called.names))}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

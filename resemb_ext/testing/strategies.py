@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,10 +18,11 @@ def examples(count: int) -> settings:
     """Settings of a test that may share fixtures among its examples.
 
     Args:
-        count: of examples, or what the environment's ``RESEMB_EXAMPLES`` says where that is fewer.
+        count: of examples where the profile has 100, as hypothesis does by default; another profile
+            makes proportionally more or fewer, but 3 where ``count`` allows it.
     """
     return settings(
-        max_examples=min(count, int(os.environ.get("RESEMB_EXAMPLES", count))),
+        max_examples=max(min(count, 3), count * settings.default.max_examples // 100),
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

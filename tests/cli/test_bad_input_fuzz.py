@@ -6,10 +6,11 @@ import io
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.data import read_log, validate
+from resemb_ext.testing.strategies import examples
 
 TABLE = pd.DataFrame(
     {"user_id": [1, 2, 2, 3], "item_id": ["a", "b", "c", "a"], "timestamp": [5, 6, 7, 8], "label": [0, 1, 1, 0]}
@@ -72,7 +73,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.lists(st.sampled_from(PARTS), max_size=24), st.booleans())
 def test_text_of_likely_parts(folder, kind, parts, head):
     content = ((HEADS[kind] if head else "") + "".join(parts)).encode()
@@ -80,13 +81,13 @@ def test_text_of_likely_parts(folder, kind, parts, head):
 
 
 @pytest.mark.parametrize("kind", [*HEADS, "parquet", "csv.gz", "json.zst"])
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.binary(max_size=200))
 def test_any_bytes(folder, kind, content):
     read(folder / f"log.{kind}", content)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.data())
 def test_damaged_parquet(folder, data):
     buffer = io.BytesIO()

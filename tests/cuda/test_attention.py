@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext import functional
 from resemb_ext.testing import make_problem
 from resemb_ext.testing.attention import AttentionProblem, check_attention, make_attention, solve_attention
-from resemb_ext.testing.strategies import DTYPES, attention_problems
+from resemb_ext.testing.strategies import DTYPES, attention_problems, examples
 
 pytestmark = pytest.mark.cuda
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(attention_problems(device="cuda"), st.booleans(), st.integers(0, 2**31))
 def test_any_problem(problem: AttentionProblem, sparse: bool, seed: int) -> None:
     check_attention(problem, seed, sparse=sparse)
@@ -93,6 +93,7 @@ def test_module_trains_and_folds() -> None:
         torch.testing.assert_close(module.to_embedding()(ids), module(ids))
 
 
+@pytest.mark.operators("raise_faults")
 def test_rows_without_their_own_item_are_raised() -> None:
     module = make_attention(device="cuda")
     first = int(module.indptr.diff().nonzero()[0])

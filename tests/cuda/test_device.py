@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import resemb_ext as rx
 from resemb_ext import functional
 from resemb_ext.testing import Problem, check_problem, make_problem
-from resemb_ext.testing.strategies import DIMS, DTYPES, problems
+from resemb_ext.testing.strategies import DIMS, DTYPES, examples, problems
 
 pytestmark = pytest.mark.cuda
 
@@ -30,7 +30,7 @@ OPTIMIZERS = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problems(device="cuda"), st.booleans(), st.integers(0, 2**31))
 def test_any_problem(problem: Problem, sparse: bool, seed: int) -> None:
     check_problem(problem, sparse=sparse, seed=seed)

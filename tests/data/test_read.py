@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 
@@ -9,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.data import read_log
 from resemb_ext.data.sessions import number_sessions, sessions_by_gap
+from resemb_ext.testing.strategies import examples
 
 ROWS = [  # user, item, time, category, label
     ("ann", 10, 300, "tea", 1),
@@ -67,6 +69,19 @@ def as_gzip(folder):
     return path
 
 
+def as_bzip2(folder):
+    path = folder / "log.csv.bz2"
+    path.write_bytes(bz2.compress(as_csv(folder).read_bytes()))
+    return path
+
+
+def as_zstd(folder):
+    path = folder / "log.csv.zst"
+    with pa.output_stream(path, compression="zstd") as file:
+        file.write(as_csv(folder).read_bytes())
+    return path
+
+
 def as_frame(folder):
     return frame()
 
@@ -79,12 +94,24 @@ def as_mapping(folder):
     return {name: frame()[name].to_numpy() for name in NAMES}
 
 
-SOURCES = [as_csv, as_tsv, as_inter, as_parquet, as_json, as_gzip, as_frame, as_table, as_mapping]
+SOURCES = {
+    ".csv": as_csv,
+    ".tsv": as_tsv,
+    ".inter": as_inter,
+    ".parquet": as_parquet,
+    ".jsonl": as_json,
+    ".gz": as_gzip,
+    ".bz2": as_bzip2,
+    ".zst": as_zstd,
+    "DataFrame": as_frame,
+    "Table": as_table,
+    "mapping": as_mapping,
+}
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_gives_the_same_log(tmp_path, source):
-    log = read_log(source(tmp_path))
+    log = read_log(SOURCES[source](tmp_path))
     assert log.content_hash == read_log(frame()).content_hash
     assert log.users.decode(log.user).tolist() == ["ann", "ann", "bob", "bob", "eve"]
     assert log.items.decode(log.item).tolist() == [11, 10, 10, 2**60, 12]
@@ -318,7 +345,7 @@ def test_lines_that_are_not_utf8(tmp_path):
         read_log(path)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), min_size=1), st.data())
 def test_any_bad_line_is_the_one_named(tmp_path_factory, rows, data):
     at = data.draw(st.integers(0, len(rows)))

@@ -9,12 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
 from resemb_ext.graph import _builder, digest_events
 from resemb_ext.graph.options import Options
+from resemb_ext.testing.strategies import examples
 
 
 def reference(
@@ -177,7 +178,7 @@ def options(draw, num_items=None, has_time=False):
     return chosen
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(logs(), options(), st.sampled_from([1, 3]))
 def test_equals_reference(log, chosen, threads):
     user, item, time, num_items = log
@@ -189,7 +190,7 @@ def test_equals_reference(log, chosen, threads):
     assert graph.weights.dtype == np.float32 and graph.degree.dtype == np.float64
 
 
-@settings(deadline=None, max_examples=400)
+@examples(400)
 @given(st.data())
 def test_every_option_equals_reference(data):
     user, item, time, num_items = data.draw(logs())
@@ -198,7 +199,7 @@ def test_every_option_equals_reference(data):
     check(graph, *reference(user, item, time, num_items=num_items, **chosen))
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(logs(), options())
 def test_64_bit_words_give_the_same(log, chosen):
     user, item, time, num_items = log
@@ -232,7 +233,7 @@ SMALL, LARGE = st.integers(1, 5), st.integers(60, 66)
 COUNTS = st.lists(SMALL | LARGE | st.integers(2**24 - 2, 2**24 + 4) | st.just(2**54), max_size=30)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(COUNTS, st.integers(0, 32), st.sampled_from([1, 2, 61, 2**24]), st.randoms())
 def test_the_heaviest_counts_of_every_size(counts, top_k, min_count, random):
     """Exactly: largest float32 first, ties by id, the degree a sum without rounding in between."""

@@ -7,10 +7,11 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
+from resemb_ext.testing.strategies import examples
 
 INDPTR, NEIGHBORS, WEIGHTS = [0, 2, 2, 4], [1, 2, 2, 0], [3.0, 1.0, 0.5, 2.0]
 
@@ -23,7 +24,7 @@ def matrices(draw, max_items=7):
     return height, cells
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(matrices(), st.randoms())
 def test_unsorted_rows_and_scipy_round_trip(matrix, random):
     height, cells = matrix

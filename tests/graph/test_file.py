@@ -9,10 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
+from resemb_ext.testing.strategies import examples
 
 
 def a_graph():
@@ -148,14 +149,14 @@ def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "g.npz"
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_truncated(good, scratch, data):
     size = data.draw(st.integers(0, len(good) - 1))
     assert load_or_value_error(scratch, good[:size]) is None
 
 
-@settings(deadline=None, max_examples=400)
+@examples(400)
 @given(data=st.data())
 def test_flipped_bytes(good, scratch, data):
     damaged = bytearray(good)
@@ -168,7 +169,7 @@ def test_flipped_bytes(good, scratch, data):
         assert loaded.hash == a_graph().hash and loaded.meta == a_graph().meta
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(data=st.data())
 def test_damaged_files_with_kept_counts(kept, scratch, data):
     damaged = bytearray(kept)
@@ -226,7 +227,7 @@ def test_a_member_whose_name_breaks_the_line(good, scratch):
     assert load_or_value_error(scratch, damaged) is None
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(st.binary(max_size=300))
 @example(b"")
 @example(b"PK\x05\x06" + bytes(18))

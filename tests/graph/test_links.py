@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph, ResEmbedding
+from resemb_ext.testing.strategies import examples
 
 CLOSE = {"rtol": 3e-7, "atol": 1e-38}
 
@@ -44,7 +45,7 @@ def with_self(full, self_weight):
     return full + np.diag(np.where(full.diagonal() > 0, 0.0, own))
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(given_graphs(symmetric=False), st.sampled_from(["max", 0, 0.5, 2]))
 def test_average(full, self_weight):
     linked = from_dense(full).with_link("average", self_weight=self_weight)
@@ -65,7 +66,7 @@ def dense_gcn(z):
     return np.divide(z, root, out=np.zeros_like(z), where=root > 0), degree
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(given_graphs(symmetric=True), st.sampled_from(["max", 0, 0.5, 2]))
 def test_gcn_of_a_symmetric_matrix(full, self_weight):
     linked = from_dense(full).with_link("gcn", self_weight=self_weight)
@@ -74,7 +75,7 @@ def test_gcn_of_a_symmetric_matrix(full, self_weight):
     np.testing.assert_allclose(linked.degree, degree, rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(given_graphs(symmetric=False), st.sampled_from(["max", 0.5]))
 def test_gcn_symmetrises_a_directed_matrix(full, self_weight):
     linked = from_dense(full, directed=True).with_link("gcn", self_weight=self_weight)
@@ -205,7 +206,7 @@ def dense_prune(p, top_k):
     return out
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(given_graphs(symmetric=True), st.integers(1, 4), st.sampled_from([0, 1, 2, 3, 99]))
 def test_hops_equal_dense_powers_pruned_after_each(full, hops, top_k):
     graph = from_dense(full)

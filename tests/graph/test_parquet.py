@@ -13,11 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
 from resemb_ext.data import IdMap
+from resemb_ext.testing.strategies import examples
 
 
 def events(n=30_000, items=900, seed=0):
@@ -65,7 +66,7 @@ def test_equals_arrays_whatever_the_memory(tmp_path, spill, options, memory):
     assert graph.hash == same.hash and graph.meta == same.meta
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(0, 9)), max_size=40),
     st.integers(1, 4),
@@ -245,7 +246,7 @@ def test_bad_files(tmp_path, spill, content, options, error, message):
     assert "\n" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_damaged_parquet_is_a_value_error_or_harmless(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damaged") / "log.parquet"

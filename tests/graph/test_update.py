@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext import InterestGraph
+from resemb_ext.testing.strategies import examples
 
 ITEMS = 8
 
@@ -61,7 +62,7 @@ def all_options(draw, timed):
     return chosen
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(histories(), st.data())
 def test_update_equals_rebuild(parts, data):
     timed = data.draw(st.booleans())

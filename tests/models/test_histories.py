@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.models import TorchBatch
 from resemb_ext.models.histories import Histories, Jagged, Padded
 from resemb_ext.models.recurrent import GatedUnit
+from resemb_ext.testing.strategies import examples
 
 LENGTHS = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 FORMS = ("jagged", "padded")
@@ -33,7 +34,7 @@ def real(of, values: torch.Tensor) -> torch.Tensor:
     return values if of.mask is None else values[of.mask]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(LENGTHS, st.sampled_from(FORMS))
 def test_sum_expand_and_softmax_equal_loops(lengths, form):
     of, values, parts = segments(form, lengths)
@@ -49,7 +50,7 @@ def test_sum_expand_and_softmax_equal_loops(lengths, form):
         assert not weights[~of.mask].any()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(LENGTHS, st.sampled_from(FORMS))
 def test_steps_hold_each_moment_and_come_back(lengths, form):
     of, values, parts = segments(form, lengths)
@@ -63,7 +64,7 @@ def test_steps_hold_each_moment_and_come_back(lengths, form):
             assert torch.equal(step, torch.stack(wanted))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(LENGTHS)
 def test_last_and_followed(lengths):
     of, values, parts = segments("jagged", lengths)
@@ -77,7 +78,7 @@ def test_last_and_followed(lengths):
     assert padded.followed().tolist() == wanted
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(LENGTHS, st.sampled_from(FORMS))
 def test_the_unit_is_a_gru(lengths, form):
     of, values, parts = segments(form, lengths)

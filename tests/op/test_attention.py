@@ -42,6 +42,7 @@ def test_long_sums(isa: str, heads: int, sparse: bool) -> None:
     )
 
 
+@pytest.mark.operators("attention_embedding", "attention_embedding_backward", "attention_embedding_backward_rows")
 def test_out_dtype(isa: str) -> None:
     for bags in (None, 7):
         check(make(bags=bags, dim=33), out_dtype=torch.bfloat16)

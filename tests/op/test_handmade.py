@@ -36,7 +36,13 @@ def test_bag(functions) -> None:
     torch.testing.assert_close(bags, expected)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "sparse",
+    [
+        pytest.param(False, marks=pytest.mark.operators("res_embedding", "res_embedding_backward")),
+        pytest.param(True, marks=pytest.mark.operators("res_embedding_backward_rows")),
+    ],
+)
 def test_gradients(sparse: bool) -> None:
     central, residual = CENTRAL.clone().requires_grad_(), RESIDUAL.clone().requires_grad_()
     weights = WEIGHTS.clone().requires_grad_()

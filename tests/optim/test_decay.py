@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resemb_ext import InterestGraph, ResEmbedding, optim
 from resemb_ext.testing.problems import make_graph
+from resemb_ext.testing.strategies import examples
 
 H, D = 40, 12
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -58,8 +59,14 @@ class Dense:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("make", [res_embedding, plain])
-@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(res_embedding, marks=pytest.mark.operators("distinct_items", "distinct_neighbors", "decay_rows_")),
+        plain,
+    ],
+)
+@examples(15)
 @given(data=st.data())
 def test_equals_decaying_the_whole_table(kind: str, make: Callable[..., nn.Module], data: st.DataObject) -> None:
     """Under a schedule of lr, with reads of any rows between the steps."""

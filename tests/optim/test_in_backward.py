@@ -74,6 +74,7 @@ def check_same(module: nn.Module, twin: nn.Module, inside: Any, after: Any) -> N
             assert torch.equal(inside.state[a][key], value), key
 
 
+@pytest.mark.operators("res_embedding_backward_step_")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("kind", ALL)
 def test_one_lookup_steps_in_the_kernel(kind: str, dtype: torch.dtype) -> None:

@@ -81,6 +81,7 @@ class Twin:
             p -= lr * self.m[r] / (1 - beta1**t) / scale
 
 
+@pytest.mark.operators("rows_ascend", "coalesce_rows", "update_rows_")
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @examples(40)
 @given(data=st.data())

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -53,7 +53,7 @@ def test_plain_values_come_back(tmp_path, state):
 
 
 @given(dtype=st.sampled_from(DTYPES), shape=st.lists(st.integers(0, 4), max_size=3), transposed=st.booleans())
-@settings(FUZZ, max_examples=60)
+@examples(60)
 def test_tensors_come_back(tmp_path, dtype, shape, transposed):
     value = torch.randint(0, 2, shape).to(dtype)
     value = value.transpose(0, -1) if transposed and shape else value
@@ -85,7 +85,7 @@ def test_any_cut_is_an_error(tmp_path, data):
 
 
 @given(data=st.data())
-@settings(FUZZ, max_examples=250)
+@examples(250)
 def test_any_flipped_bit_is_an_error_or_changes_nothing(tmp_path, data):
     """A flip that is no error hit what carries nothing: white space, or an unknown key."""
     path = tmp_path / "x.safetensors"
