@@ -261,12 +261,11 @@ sys.exit(pytest.main(sys.argv[2:]))
 """
 
 
-def run_tests(operators: Path, *arguments: str, examples: int | None = None) -> None:
-    """Tests of the CPU's operators, on the emulated ones instead; ``examples`` caps hypothesis's."""
-    command = [sys.executable, "-c", RUN, str(operators), "-q", "-p", "no:cacheprovider", *arguments]
+def run_tests(operators: Path, *arguments: str, profile: str = "full") -> None:
+    """Tests of the CPU's operators, on the emulated ones instead; ``profile`` is one of tests/conftest.py."""
+    command = [sys.executable, "-c", RUN, str(operators), "-q", "-p", "no:cacheprovider"]
+    command += [f"--hypothesis-profile={profile}", *arguments]
     environment = {**os.environ, "RESEMB_EMULATED": "1"}
-    if examples is not None:
-        environment["RESEMB_EXAMPLES"] = str(examples)
     environment.pop("PYTEST_ADDOPTS", None)  # -n would run them in processes without the library
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment)
     assert done.returncode == 0, done.stdout[-5000:]
@@ -298,7 +297,7 @@ def test_operators_on_some_problems(operators: Path) -> None:
         (["tests/optim/test_rules.py"], "formulas or low_precision"),
         (["tests/optim/test_in_backward.py"], "steps_in_the_kernel"),
     ):
-        run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, examples=10)
+        run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, profile="some")
 
 
 def test_captured_steps(operators: Path) -> None:

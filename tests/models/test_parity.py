@@ -34,7 +34,7 @@ THEIRS = ("item", "category", *OTHERS, "hist_item", "hist_category")
 @pytest.fixture(scope="module")
 def deepctr():
     """DeepCTR-Torch, kept from asking the network for a newer version of itself."""
-    reason = 'needs DeepCTR-Torch: pip install -e ".[parity]"'
+    reason = 'needs DeepCTR-Torch: pip install -e ".[test]"'
     requests = pytest.importorskip("requests", reason=reason)
 
     def refuse(*_, **__):
