@@ -70,16 +70,7 @@ class TableOwner(Protocol):
     def _step_table(self, table: Tensor) -> None:
         """The step of one table on its sparse gradient."""
 
-    def _step_lookup(
-        self,
-        grad: Tensor,
-        plan: Tensor,
-        central: Tensor,
-        residual: Tensor,
-        graph: tuple,
-        mean: bool,
-        need_samples: bool,
-    ) -> Tensor | None:
+    def _step_lookup(self, *arguments: Any) -> Tensor | None:
         """The step of both tables in the backward of their lookup; the sample weights' gradient."""
 
 

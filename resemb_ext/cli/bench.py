@@ -31,10 +31,10 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run_bench)
+    parser.set_defaults(run=_run_bench)
 
 
-def run_bench(args: argparse.Namespace) -> int:
+def _run_bench(args: argparse.Namespace) -> int:
     """Runs ``resemb bench``: ``python -m benchmarks`` with ``args.rest``, in a process of its own.
 
     Raises:

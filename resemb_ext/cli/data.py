@@ -10,7 +10,7 @@ from typing import Any
 
 from resemb_ext.runtime.files import write_atomic
 
-FIELDS = ("user", "item", "time", "category", "label", "session")
+_FIELDS = ("user", "item", "time", "category", "label", "session")
 EXAMPLES = """examples:
   resemb data validate events.csv
   resemb data validate ml-1m/ratings.dat --json
@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     )
     _add_source(check)
     check.add_argument("--json", action="store_true", help="print JSON")
-    check.set_defaults(run=run_validate)
+    check.set_defaults(run=_run_validate)
     convert = commands.add_parser(
         "convert",
         help="write a log as Parquet with standard column names",
@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         "--drop-duplicates", action="store_true", help="keep one of the events that share user, item and time"
     )
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
-    convert.set_defaults(run=run_convert)
+    convert.set_defaults(run=_run_convert)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "log", metavar="LOG", type=Path, help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst"
     )
-    for name in FIELDS:
+    for name in _FIELDS:
         optional = ', "-" for none' if name in ("category", "label", "session") else ""
         parser.add_argument(f"--{name}-column", metavar="NAME", help=f"{name} column{optional} (default: guessed)")
     parser.add_argument(
@@ -105,12 +105,12 @@ def _read(args: argparse.Namespace) -> Any:
     where = dict(args.where or ())
     if len(where) < len(args.where or ()):
         raise ValueError("--where: give a column once, with its values joined by commas")
-    columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in FIELDS}
+    columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in _FIELDS}
     columns = {name: False if column == "-" else column for name, column in columns.items()}
     return read_log(args.log, **columns, session_gap=args.session_gap, header=args.header, where=where)
 
 
-def run_validate(args: argparse.Namespace) -> int:
+def _run_validate(args: argparse.Namespace) -> int:
     """``resemb data validate``."""
     from resemb_ext.data import validate
 
@@ -144,7 +144,7 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def run_convert(args: argparse.Namespace) -> int:
+def _run_convert(args: argparse.Namespace) -> int:
     """``resemb data convert``."""
     import pyarrow as pa
     import pyarrow.parquet as pq

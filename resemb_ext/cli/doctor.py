@@ -28,10 +28,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.set_defaults(run=run_doctor)
+    parser.set_defaults(run=_run_doctor)
 
 
-def run_doctor(args: argparse.Namespace) -> int:
+def _run_doctor(args: argparse.Namespace) -> int:
     """Runs ``resemb doctor``."""
     info = {"versions": versions(), "commit": commit(), "build": _loader.build_info()}
     if args.json:

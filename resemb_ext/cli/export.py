@@ -31,10 +31,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.set_defaults(run=run_export)
+    parser.set_defaults(run=_run_export)
 
 
-def run_export(args: argparse.Namespace) -> int:
+def _run_export(args: argparse.Namespace) -> int:
     """Runs ``resemb export``."""
     from resemb_ext.serving import export_run
 

@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     stats = command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
     stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by graph build")
     stats.add_argument("--json", action="store_true", help="print JSON")
-    stats.set_defaults(run=run_stats)
+    stats.set_defaults(run=_run_stats)
     near = command(
         commands,
         "neighbors",
@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     near.add_argument("item", metavar="ITEM", help="row number, or with --data a raw item id")
     add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
     near.add_argument("--json", action="store_true", help="print JSON")
-    near.set_defaults(run=run_neighbors)
+    near.set_defaults(run=_run_neighbors)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     return args.run(args)
 
 
-def run_stats(args: argparse.Namespace) -> int:
+def _run_stats(args: argparse.Namespace) -> int:
     """``resemb graph stats``."""
     graph = InterestGraph.load(args.graph)
     stats = graph.stats()
@@ -66,7 +66,7 @@ def run_stats(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_neighbors(args: argparse.Namespace) -> int:
+def _run_neighbors(args: argparse.Namespace) -> int:
     """``resemb graph neighbors``."""
     graph = InterestGraph.load(args.graph)
     ids = None

@@ -23,7 +23,7 @@ OPTIONS = (
 )
 
 
-def run_build(args: argparse.Namespace) -> int:
+def _run_build(args: argparse.Namespace) -> int:
     """``resemb graph build``: writes the graph and, beside it, its options and statistics as JSON."""
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
@@ -232,7 +232,7 @@ def add_build(commands: Any) -> None:
         help="with --stream: use events before this time only (of dates: Unix seconds)",
     )
     build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
-    build.set_defaults(run=run_build)
+    build.set_defaults(run=_run_build)
 
 
 def _top_k(text: str) -> int | None:

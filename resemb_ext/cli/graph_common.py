@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("user", "item", "time", "category", "label", "session")
-OPTIONAL = ("category", "label", "session")
+_COLUMNS = ("user", "item", "time", "category", "label", "session")
+_OPTIONAL = ("category", "label", "session")
 
 
 def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:
     parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
-    for column in COLUMNS:
-        none = ', "-" for none' if column in OPTIONAL else ""
+    for column in _COLUMNS:
+        none = ', "-" for none' if column in _OPTIONAL else ""
         parser.add_argument(f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)")
 
 
@@ -25,8 +25,8 @@ def read(args: argparse.Namespace) -> Any:
 
 def columns_of(args: argparse.Namespace) -> dict[str, Any]:
     """The columns given, as ``read_log`` takes them: False for an optional one left out."""
-    given = {name: getattr(args, f"{name}_column") for name in COLUMNS}
-    return {f: False if c == "-" and f in OPTIONAL else c for f, c in given.items()}
+    given = {name: getattr(args, f"{name}_column") for name in _COLUMNS}
+    return {f: False if c == "-" and f in _OPTIONAL else c for f, c in given.items()}
 
 
 def command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:

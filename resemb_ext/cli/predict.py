@@ -39,10 +39,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--target-column", metavar="NAME", help="(default: guessed)")
     parser.add_argument("--separator", default="^", help="between ids of a text history (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what lies in FILE.json")
-    parser.set_defaults(run=run_predict)
+    parser.set_defaults(run=_run_predict)
 
 
-def run_predict(args: argparse.Namespace) -> int:
+def _run_predict(args: argparse.Namespace) -> int:
     """Runs ``resemb predict``."""
     saved = SavedModel.load(args.folder, args.arm, args.seed)
     done = score_file(

@@ -23,10 +23,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--examples", type=int, default=200, metavar="N", help="random problems per property (default: %(default)s)"
     )
-    parser.set_defaults(run=run_selftest)
+    parser.set_defaults(run=_run_selftest)
 
 
-def run_selftest(args: argparse.Namespace) -> int:
+def _run_selftest(args: argparse.Namespace) -> int:
     """Runs ``resemb selftest``."""
     from resemb_ext.testing import selftest
 

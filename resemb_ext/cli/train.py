@@ -111,7 +111,7 @@ def add_parser(subparsers: Any) -> None:
         "options; others are refused",
     )
     add_options(parser)
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=_run_train)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +174,7 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     return RunConfig(**{**saved_config(folder).to_dict(), **options, "out": str(folder)})
 
 
-def run_train(args: argparse.Namespace) -> int:
+def _run_train(args: argparse.Namespace) -> int:
     """Runs ``resemb train``."""
     try:
         done = run(resolve(args), resume=args.resume is not None, progress=False if args.quiet else None)

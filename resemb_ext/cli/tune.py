@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         help="continue the search in this folder (default: --out), with its own options",
     )
     add_options(parser)
-    parser.set_defaults(run=run_tune)
+    parser.set_defaults(run=_run_tune)
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:
@@ -61,7 +61,7 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
         raise argparse.ArgumentTypeError(f"{text!r}, expected OPTION=LOW:HIGH") from None
 
 
-def run_tune(args: argparse.Namespace) -> int:
+def _run_tune(args: argparse.Namespace) -> int:
     """Runs ``resemb tune``."""
     given = given_options(args)
     search: dict[str, Any] = {"trials": args.trials, "tune_seed": args.tune_seed}

@@ -66,7 +66,7 @@ class BadEntry(ValueError):
         return BadEntry(row, self.column, self.fault)
 
 
-def raise_at(mask: pa.Array | np.ndarray, column: str, what: str, values: pa.Array) -> NoReturn:
+def _raise_at(mask: pa.Array | np.ndarray, column: str, what: str, values: pa.Array) -> NoReturn:
     """Raise BadEntry for the first row where ``mask`` is true; it says how many more there are."""
     rows = np.flatnonzero(np.asarray(mask))
     row = int(rows[0])
@@ -81,7 +81,7 @@ def _any(mask: Any) -> bool:
 
 def _no_nulls(array: pa.Array, column: str, what: str) -> None:
     if array.null_count:
-        raise_at(pc.is_null(array), column, f"null {what}", array)
+        _raise_at(pc.is_null(array), column, f"null {what}", array)
 
 
 def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
@@ -90,13 +90,13 @@ def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
     valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
     values = np.where(valid, values, 0.0)
     if np.isnan(values).any():
-        raise_at(np.isnan(values), column, f"null {what} (NaN)", array)
+        _raise_at(np.isnan(values), column, f"null {what} (NaN)", array)
     fractional = values != np.trunc(values)
     if fractional.any():
-        raise_at(fractional, column, f"fractional {what}", array)
+        _raise_at(fractional, column, f"fractional {what}", array)
     limit = _EXACT_FLOAT[array.type.bit_width]
     if (np.abs(values) > limit).any():
-        raise_at(
+        _raise_at(
             np.abs(values) > limit,
             column,
             f"{array.type} {what} beyond {limit} is not exact; store ids as integers or text",
@@ -146,7 +146,7 @@ def canonical_ids(values: Any, column: str, what: str = "id", *, nulls: bool = F
         empty = pc.equal(array, "")
         if _any(empty):
             if not nulls:
-                raise_at(pc.fill_null(empty, False), column, f"empty {what}", array)
+                _raise_at(pc.fill_null(empty, False), column, f"empty {what}", array)
             array = pc.if_else(empty, pa.scalar(None, pa.large_string()), array)
         return array
     raise TypeError(f"column {column!r} has type {kind}; {what}s must be integers or text")
@@ -170,7 +170,7 @@ def _parse_text_ids(array: pa.Array, column: str, what: str) -> pa.Array:
         return array
     fractional = pc.fill_null(pc.match_substring_regex(array, r"\.\d*[1-9]"), False)
     if _any(fractional):
-        raise_at(fractional, column, f"fractional {what}", array)
+        _raise_at(fractional, column, f"fractional {what}", array)
     whole = pc.replace_substring_regex(array, r"\.0*$", "")
     return array if whole.equals(array) else _parse_text_ids(whole, column, what)
 
@@ -207,7 +207,7 @@ def canonical_times(values: Any, column: str) -> np.ndarray:
     if pa.types.is_floating(kind):
         times = array.to_numpy(zero_copy_only=False).astype(np.float64)
         if not np.isfinite(times).all():
-            raise_at(~np.isfinite(times), column, "time is not finite", array)
+            _raise_at(~np.isfinite(times), column, "time is not finite", array)
         return times
     raise TypeError(f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text")
 
@@ -227,7 +227,7 @@ def _parse_text_times(array: pa.Array, column: str) -> pa.Array:
         # What most entries are tells which of the others are at fault.
         no_number = pd.to_numeric(text, errors="coerce").isna()
         bad = bad if bad.sum() <= no_number.sum() else no_number
-        raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
+        _raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
     return pa.array(parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
 
 
@@ -242,11 +242,11 @@ def canonical_labels(values: Any, column: str) -> np.ndarray:
         # One bad entry turns a text file's whole column into text.
         spelled = pc.match_substring_regex(array, _LABEL_TEXT, ignore_case=True)
         if _any(spelled) and not pc.all(spelled).as_py():
-            raise_at(pc.invert(spelled), column, "label must be 0 or 1", array)
+            _raise_at(pc.invert(spelled), column, "label must be 0 or 1", array)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError(f"column {column!r} has type {kind}; labels must be 0/1 or booleans")
     numbers = array.to_numpy(zero_copy_only=False)
     bad = (numbers != 0) & (numbers != 1)
     if bad.any():
-        raise_at(bad, column, "label must be 0 or 1", array)
+        _raise_at(bad, column, "label must be 0 or 1", array)
     return numbers.astype(np.int8)

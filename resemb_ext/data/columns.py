@@ -14,7 +14,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "label": ("label", "click", "clicked", "is_click", "clk"),
     "session": ("session_id", "session", "sessionid"),
 }
-REQUIRED = ("user", "item", "time")
+_REQUIRED = ("user", "item", "time")
 
 Wanted = Mapping[str, "str | Literal[False] | None"]
 
@@ -27,7 +27,7 @@ class Columns(NamedTuple):
 
 
 def resolve_columns(
-    available: Sequence[str], wanted: Wanted, source: str, *, required: Sequence[str] = REQUIRED, hint: str = ""
+    available: Sequence[str], wanted: Wanted, source: str, *, required: Sequence[str] = _REQUIRED, hint: str = ""
 ) -> Columns:
     """Which source column feeds which field.
 

@@ -19,10 +19,10 @@ import pyarrow.parquet
 
 from .columns import GUESSES, looks_like_data, printable
 
-PARQUET = (".parquet", ".pq")
+_PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl")
-COMPRESSED = (".gz", ".bz2", ".zst")
-MOVIELENS = ("user_id", "item_id", "rating", "timestamp")
+_COMPRESSED = (".gz", ".bz2", ".zst")
+_MOVIELENS = ("user_id", "item_id", "rating", "timestamp")
 # What a line's values are parted by, and whether quotes group them.
 _TEXT = {".csv": (",", True), ".tsv": ("\t", True), ".inter": ("\t", False), ".dat": (":", False)}
 NAMES = frozenset(name for names in GUESSES.values() for name in names)
@@ -57,15 +57,15 @@ class Source:
 def kind_of(path: Path) -> str:
     """The suffix that says how to read the file, less that of a compression; "" for unknown."""
     suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
+    if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ""
-    return kind if kind in (*PARQUET, *JSON, *_TEXT) else ""
+    return kind if kind in (*_PARQUET, *JSON, *_TEXT) else ""
 
 
 def name_of(path: Path) -> str:
     """The file's name without its suffix, and that of a compression."""
-    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in _COMPRESSED else path.stem
 
 
 def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
@@ -93,7 +93,7 @@ def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
     if header is not None and kind not in _TEXT:
         raise ValueError(f"header: {path.name} names its columns itself")
     with readable(path):
-        if kind in PARQUET:
+        if kind in _PARQUET:
             return _parquet(path)
         if path.stat().st_size == 0:
             raise ValueError("it is empty")
@@ -160,7 +160,7 @@ def _text(path: Path, kind: str, header: Sequence[str] | None) -> Source:
         if named:
             raise ValueError(f"header: line 1 holds names itself ({', '.join(sorted(named))}); leave header out")
     if kind == ".dat" and header is None:
-        header, skip = MOVIELENS, 0
+        header, skip = _MOVIELENS, 0
     names, hint, types = list(header or first), "", {}
     if kind == ".inter" and header is None:
         # RecBole's typed header: user_id:token, timestamp:float.

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow
 
-SEPARATOR = "^"
+_SEPARATOR = "^"
 # Histories split at a time, so that their texts never all exist at once.
 CHUNK = 1 << 18
 
@@ -28,7 +28,7 @@ def split_histories(values: Any, column: str) -> tuple[np.ndarray, Sequences]:
     """Which distinct history each row has (-1: none), and these histories' tokens."""
     array = as_arrow(values, column)
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"column {column!r} has type {array.type}; histories are ids joined by {SEPARATOR}")
+        raise TypeError(f"column {column!r} has type {array.type}; histories are ids joined by {_SEPARATOR}")
     array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
     encoded = array.dictionary_encode()
     index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -51,7 +51,7 @@ def split_histories(values: Any, column: str) -> tuple[np.ndarray, Sequences]:
 
 def _split(texts: pa.Array) -> Iterator[tuple[int, pa.Array, np.ndarray]]:
     for low in range(0, len(texts), CHUNK):
-        lists = pc.split_pattern(texts.slice(low, CHUNK).cast(pa.large_string()), SEPARATOR)
+        lists = pc.split_pattern(texts.slice(low, CHUNK).cast(pa.large_string()), _SEPARATOR)
         sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
         yield low, pc.list_flatten(lists).cast(pa.large_string()), sizes
 

@@ -101,7 +101,7 @@ def check_neighbors(indptr: np.ndarray, neighbors: np.ndarray, num_items: int) -
     raise IndexError(f"neighbors[{at}] (row {row}) is {neighbors[at]}, expected an id in [0, num_items = {num_items})")
 
 
-def row_starts_mask(indptr: np.ndarray) -> np.ndarray:
+def _row_starts_mask(indptr: np.ndarray) -> np.ndarray:
     """bool [E]: True at the first entry of every row that has one."""
     first = np.zeros(int(indptr[-1]), bool)
     first[indptr[:-1][np.diff(indptr) > 0]] = True
@@ -111,7 +111,7 @@ def row_starts_mask(indptr: np.ndarray) -> np.ndarray:
 def unsorted_at(indptr: np.ndarray, neighbors: np.ndarray) -> int | None:
     """Position of the first entry that does not exceed the one before it in its row, or None."""
     wrong = neighbors[1:] <= neighbors[:-1]
-    wrong &= ~row_starts_mask(indptr)[1:]
+    wrong &= ~_row_starts_mask(indptr)[1:]
     return int(np.argmax(wrong)) + 1 if wrong.any() else None
 
 

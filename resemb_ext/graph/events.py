@@ -18,7 +18,7 @@ Call = Callable[[int, int], object]
 Progress = Call | bool | None
 
 # Inferring more rows than this from few events would allocate gigabytes for raw, unmapped ids.
-SPARSE_IDS = 10**8
+_SPARSE_IDS = 10**8
 
 
 class Events(NamedTuple):
@@ -202,7 +202,7 @@ def _num_items(num_items: int | None, items: np.ndarray, padding_idx: int | None
     largest = int(items.max())
     if padding_idx is not None:
         largest = max(largest, checks.whole_number("padding_idx", padding_idx, 0))
-    if largest >= max(SPARSE_IDS, 100 * len(items)):
+    if largest >= max(_SPARSE_IDS, 100 * len(items)):
         raise ValueError(
             f"item[{int(items.argmax())}] is {largest}, far beyond the {len(items)} events; map ids"
             " to 0..n-1 (resemb_ext.data.read_log does) or give num_items"

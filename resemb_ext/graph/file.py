@@ -18,7 +18,7 @@ from .data import ARRAYS
 
 FORMAT = "resemb-interest-graph"
 VERSION = 2
-READS = (1, 2)  # version 1 has no kept counts
+_READS = (1, 2)  # version 1 has no kept counts
 DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4",), "degree": ("<f8",)}
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {
@@ -31,9 +31,9 @@ KEPT_DTYPES = {
     "tail_time": ("<i8", "<f8"),
     "category": ("<i8",),
 }
-KEPT_OPTIONAL = {"tail_time", "category"}
+_KEPT_OPTIONAL = {"tail_time", "category"}
 # What zipfile and NumPy raise on damaged bytes.
-DAMAGE = (
+_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -110,7 +110,7 @@ def read(path: str | os.PathLike[str]) -> Read:
     with target.open("rb") as file:
         try:
             return _read(file)
-        except DAMAGE as error:
+        except _DAMAGE as error:
             # Names inside a damaged file may hold anything, line ends among them.
             why = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
             raise ValueError(
@@ -127,7 +127,7 @@ def _read(file: Any) -> Read:
         expected = ["header", *ARRAYS, *(f"counts.{name}" for name in kept_names)]
         if sorted(names) != sorted(f"{n}.npy" for n in expected):
             raise ValueError(f"it holds {', '.join(names[:6]) or 'nothing'}")
-        if kept_names and not kept_names | KEPT_OPTIONAL >= set(KEPT_DTYPES):
+        if kept_names and not kept_names | _KEPT_OPTIONAL >= set(KEPT_DTYPES):
             raise ValueError("some of its kept counts are missing")
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
@@ -136,8 +136,8 @@ def _read(file: Any) -> Read:
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError("its header is foreign")
         version = header.get("version")
-        if version not in READS or isinstance(version, bool):
-            raise ValueError(f"its format version is {version!r}, this release reads {' and '.join(map(str, READS))}")
+        if version not in _READS or isinstance(version, bool):
+            raise ValueError(f"its format version is {version!r}, this release reads {' and '.join(map(str, _READS))}")
         arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
         kept = {
             name: _array(archive, f"counts.{name}", dtypes)

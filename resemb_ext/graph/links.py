@@ -40,10 +40,10 @@ def linked(
         )
     matrix = Matrix(graph.indptr, graph.neighbors, graph.weights, graph.degree)
     if padding is not None:
-        matrix = without_padding(matrix, padding)
+        matrix = _without_padding(matrix, padding)
     if link == "gcn" and graph.link == "raw":
         options = graph.meta.get("options", {})
-        directed = is_directed(graph)
+        directed = _is_directed(graph)
         if directed:
             # A self weight that follows the row's largest weight follows the new row's.
             follows = options.get("self_weight") == "max"
@@ -54,12 +54,12 @@ def linked(
             matrix = pruned(matrix, options["top_k"])
         matrix = gcn(matrix)
         keep = options.get("top_k") if hop_top_k is None else hop_top_k
-        matrix, kept_mass = powered(matrix, hops, keep, prune_first=hop_top_k is not None)
+        matrix, kept_mass = _powered(matrix, hops, keep, prune_first=hop_top_k is not None)
     elif link == "average" and graph.link == "raw":
         matrix = average(with_diagonal(matrix, own, padding))
     elif link == "attention":
         matrix = with_diagonal(matrix, own, padding)
-        check_positive(matrix)
+        _check_positive(matrix)
     meta = dict(graph.meta)
     if link == graph.link == "gcn" and before:
         return {**matrix.fields(), "link": link, "meta": meta}
@@ -69,7 +69,7 @@ def linked(
     return {**matrix.fields(), "link": link, "meta": meta}
 
 
-def is_directed(graph: GraphData) -> bool:
+def _is_directed(graph: GraphData) -> bool:
     """As the graph was made; where that is unknown, whether its matrix is not its transpose."""
     directed = graph.meta.get("options", {}).get("directed")
     if directed is not None:
@@ -93,7 +93,7 @@ class Matrix:
         return self.neighbors == checks.row_ids(self.indptr)
 
 
-def without_padding(matrix: Matrix, padding: int) -> Matrix:
+def _without_padding(matrix: Matrix, padding: int) -> Matrix:
     """Empties the padding row; another row that points at padding is an error."""
     begin, end = int(matrix.indptr[padding]), int(matrix.indptr[padding + 1])
     pointing = np.flatnonzero(matrix.neighbors == padding)
@@ -149,7 +149,7 @@ def average(matrix: Matrix) -> Matrix:
     return Matrix(matrix.indptr, matrix.neighbors, weights, matrix.degree)
 
 
-def check_positive(matrix: Matrix) -> None:
+def _check_positive(matrix: Matrix) -> None:
     """ValueError where a weight is 0: the attention link takes their logarithms."""
     zero = np.flatnonzero(matrix.weights <= 0)
     if zero.size:
@@ -169,7 +169,7 @@ def gcn(matrix: Matrix) -> Matrix:
     return Matrix(matrix.indptr, matrix.neighbors, weights.astype(np.float32), matrix.degree)
 
 
-def powered(matrix: Matrix, hops: int, top_k: int | None, prune_first: bool) -> tuple[Matrix, list[float]]:
+def _powered(matrix: Matrix, hops: int, top_k: int | None, prune_first: bool) -> tuple[Matrix, list[float]]:
     """W^hops, pruned after every hop, and what each pruning kept of the rows' sums."""
     threads = thread_count(None)
     keep = len(matrix.degree) if top_k is None else top_k

@@ -10,7 +10,7 @@ import numpy as np
 from . import checks
 
 WEIGHTINGS = ("count", "cosine", "jaccard", "ppmi")
-UNIT = 1 << 16  # masses of decayed pairs are whole multiples of 1 / UNIT
+_UNIT = 1 << 16  # masses of decayed pairs are whole multiples of 1 / _UNIT
 _LARGEST = 2**63 - 1
 
 
@@ -108,7 +108,7 @@ class Options:
             mass = masses(self.decay, window)
             window = max(len(mass), 1)
             mass = mass if len(mass) else np.zeros(1, np.int64)
-        unit = 1 if mass is None else UNIT
+        unit = 1 if mass is None else _UNIT
         least = 1 if self.decay is None else _least_mass(self.decay, self.window)
         return {
             "num_items": num_items,
@@ -131,21 +131,21 @@ class Options:
 
 
 def masses(decay: str | float, window: int) -> np.ndarray:
-    """int64: what pairs at distance 1, 2, ... count, in 1 / UNIT, up to the last that is not 0."""
-    # 1 / g rounds to 0 beyond 2 * UNIT.
-    distance = np.arange(1, 1 + (min(window, 2 * UNIT) if decay == "inverse" else window))
+    """int64: what pairs at distance 1, 2, ... count, in 1 / _UNIT, up to the last that is not 0."""
+    # 1 / g rounds to 0 beyond 2 * _UNIT.
+    distance = np.arange(1, 1 + (min(window, 2 * _UNIT) if decay == "inverse" else window))
     mass = np.array([_mass(decay, g) for g in distance.tolist()], np.int64)
     return mass[: int(np.count_nonzero(mass))]
 
 
 def _mass(decay: str | float, distance: int) -> int:
     share = 1 / distance if decay == "inverse" else float(decay) ** (distance - 1)
-    return math.floor(UNIT * share + 0.5)
+    return math.floor(_UNIT * share + 0.5)
 
 
 def _least_mass(decay: str | float, window: int) -> int:
     """The mass at the largest distance within the window whose mass is not 0."""
-    low, high = 1, window  # the mass falls with the distance and is UNIT at 1
+    low, high = 1, window  # the mass falls with the distance and is _UNIT at 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _mass(decay, middle) else (low, middle - 1)

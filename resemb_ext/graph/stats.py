@@ -8,7 +8,7 @@ from . import checks
 from .data import GraphData
 
 
-def quantiles(values: np.ndarray) -> dict[str, float]:
+def _quantiles(values: np.ndarray) -> dict[str, float]:
     """mean, min, p50, p90, p99 and max of a vector (zeros for an empty one)."""
     names = ("min", "p50", "p90", "p99", "max")
     if not len(values):
@@ -41,8 +41,8 @@ def stats(graph: GraphData) -> dict[str, Any]:
         "self_edges": int(own.sum()),
         "isolated": int((others == 0).sum()),
         "empty_rows": int((entries == 0).sum()),
-        "others_per_row": quantiles(others),
-        "degree": quantiles(graph.degree[entries > 0]),
+        "others_per_row": _quantiles(others),
+        "degree": _quantiles(graph.degree[entries > 0]),
         "kept_mass": kept_mass,
         "hop_kept_mass": graph.meta.get("link", {}).get("kept_mass"),
         "events": graph.meta.get("events"),

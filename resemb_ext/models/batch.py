@@ -65,17 +65,17 @@ class TorchBatch:
             )
         if self.offsets is not None and self.offsets.dim() != 1:
             raise ValueError(f"offsets must be one-dimensional, found shape {list(self.offsets.shape)}")
-        rows = self.target.shape[0]
-        if self.history_row is None and self.histories != rows:
+        samples = self.target.shape[0]
+        if self.history_row is None and self.histories != samples:
             name = "history" if self.offsets is None else "offsets"
-            raise ValueError(f"{name} must have one entry per sample ({rows}), found {self.histories}")
+            raise ValueError(f"{name} must have one entry per sample ({samples}), found {self.histories}")
         events = list(self.history.shape)
         for name, shape in (
-            ("label", [rows]),
-            ("history_row", [rows]),
-            ("target_category", [rows]),
+            ("label", [samples]),
+            ("history_row", [samples]),
+            ("target_category", [samples]),
             ("history_category", events),
-            ("user", [rows]),
+            ("user", [samples]),
             ("history_negative", events),
             ("history_negative_category", events),
         ):
@@ -84,8 +84,8 @@ class TorchBatch:
                 raise ValueError(f"{name} must have shape {shape}, found {list(value.shape)}")
         for name in ("context", "dense"):
             value = getattr(self, name)
-            if value is not None and (value.dim() != 2 or value.shape[0] != rows):
-                raise ValueError(f"{name} must have shape [{rows}, features], found {list(value.shape)}")
+            if value is not None and (value.dim() != 2 or value.shape[0] != samples):
+                raise ValueError(f"{name} must have shape [{samples}, features], found {list(value.shape)}")
 
     def __len__(self) -> int:
         return self.target.shape[0]

@@ -203,7 +203,7 @@ class Histories:
         """
         if batch.offsets is None:
             return cls._padded(batch, padding_idx)
-        history, rows = batch.history, len(batch)
+        history, samples = batch.history, len(batch)
         row = segment_ids(batch.offsets, history.numel())
         kept = None
         if padding_idx is not None:
@@ -220,7 +220,7 @@ class Histories:
         sample = segment_ids(first, int(lengths.sum()))
         shift = segments.starts.index_select(0, batch.history_row) - first
         paired = torch.arange(sample.numel(), device=sample.device) + shift.index_select(0, sample)
-        return cls(segments, Jagged(sample, rows), kept, paired)
+        return cls(segments, Jagged(sample, samples), kept, paired)
 
     @classmethod
     def _padded(cls, batch: TorchBatch, padding_idx: int | None) -> Histories:

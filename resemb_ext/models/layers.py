@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS = ("relu", "prelu", "dice", "sigmoid")
+_ACTIVATIONS = ("relu", "prelu", "dice", "sigmoid")
 
 
 class Dice(nn.Module):
@@ -63,7 +63,7 @@ def activation(name: str, channels: int) -> nn.Module:
         return Dice(channels)
     if name == "sigmoid":
         return nn.Sigmoid()
-    raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {name!r}")
+    raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, found {name!r}")
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ from .batch import TorchBatch
 from .factors import FieldModel
 from .layers import MLP
 
-PRODUCTS = ("inner", "outer", "kernel")
+_PRODUCTS = ("inner", "outer", "kernel")
 
 
 class PNN(FieldModel):
@@ -55,8 +55,8 @@ class PNN(FieldModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
-        if product not in PRODUCTS:
-            raise ValueError(f"product must be one of {', '.join(PRODUCTS)}, found {product!r}")
+        if product not in _PRODUCTS:
+            raise ValueError(f"product must be one of {', '.join(_PRODUCTS)}, found {product!r}")
         self.product = product
         first, second = torch.triu_indices(self.fields, self.fields, 1)
         self.register_buffer("first", first, persistent=False)

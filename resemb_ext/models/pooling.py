@@ -91,15 +91,15 @@ def pool_histories(
     Raises:
         ValueError: padded histories, but the module has no ``padding_idx``.
     """
-    rows = target.shape[0]  # len() would fix the size of what is traced
+    samples = target.shape[0]  # len() would fix the size of what is traced
     if batch.offsets is None:
         pooled, single = _pool_padded(module, history, target, mode)
     else:
         # A target is a bag of one beside the histories' bags.
-        at = torch.arange(rows, device=target.device) + history.numel()
+        at = torch.arange(samples, device=target.device) + history.numel()
         pooled, single = embedding_bag(
             module, torch.cat([history, target]), torch.cat([batch.offsets, at]), mode
-        ).split([batch.histories, rows])
+        ).split([batch.histories, samples])
     if batch.history_row is not None:
         pooled = pooled.index_select(0, batch.history_row)
     return pooled, single

@@ -15,12 +15,12 @@ from resemb_ext._memory import empty_table
 from resemb_ext._ownership import owner_of, watch_table
 
 from . import capture, global_decay, in_backward
-from .row_sparse import Rows, RowStep, gradient_rows, update_rows
+from .row_sparse import RowGradient, RowStep, gradient_rows, update_rows
 
-DECAYS = ("touched", "global")
+_DECAYS = ("touched", "global")
 
 
-def state_dtype(table: Tensor) -> torch.dtype:
+def _state_dtype(table: Tensor) -> torch.dtype:
     """The dtype of a table's state: float64 for float64 tables, float32 for all others."""
     return torch.float64 if table.dtype == torch.float64 else torch.float32
 
@@ -83,7 +83,7 @@ class RowSparseOptimizer(Optimizer):
             value = group[name]
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
-        if group["decay"] not in DECAYS:
+        if group["decay"] not in _DECAYS:
             raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
         capture.check_options(group)
 
@@ -91,7 +91,7 @@ class RowSparseOptimizer(Optimizer):
 
     @abstractmethod
     def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        """Names and shapes of a table's state, in ``state_dtype``; it starts at ``_initial``."""
+        """Names and shapes of a table's state, in ``_state_dtype``; it starts at ``_initial``."""
 
     @abstractmethod
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
@@ -245,7 +245,7 @@ class RowSparseOptimizer(Optimizer):
             update_rows(parameter, gradient, self._next_step(group, parameter, index))
         return loss
 
-    def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> Rows:
+    def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> RowGradient:
         """A parameter's gradient as rows, after every check that can fail."""
         self._check_table(parameter, index, group)
         return gradient_rows(parameter.grad, f"parameter {index}")  # type: ignore[arg-type]
@@ -264,10 +264,10 @@ class RowSparseOptimizer(Optimizer):
                 )
         for key in self._state_shapes(group, parameter):
             value = self.state[parameter].get(key)
-            if isinstance(value, Tensor) and value.dtype != state_dtype(parameter):
+            if isinstance(value, Tensor) and value.dtype != _state_dtype(parameter):
                 raise ValueError(
                     f"{name}: its state {key} is {value.dtype}, made for dense gradients; sparse ones "
-                    f"need {state_dtype(parameter)}: do not mix both on a low-precision table"
+                    f"need {_state_dtype(parameter)}: do not mix both on a low-precision table"
                 )
 
     def _next_step(self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False) -> RowStep:
@@ -316,7 +316,7 @@ class RowSparseOptimizer(Optimizer):
         self._place_step(table, place)
         for key, shape in self._state_shapes(group, table).items():
             if state.get(key) is None:
-                value = empty_table(shape, dtype=state_dtype(table), device=table.device)
+                value = empty_table(shape, dtype=_state_dtype(table), device=table.device)
                 state[key] = value.fill_(self._initial(group))
         return state
 

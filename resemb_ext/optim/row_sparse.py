@@ -24,14 +24,14 @@ class Rule(IntEnum):
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowGradient:
     """A table's gradient: values [N, D] at ascending, distinct rows, int64 [N]."""
 
     rows: Tensor
     values: Tensor
 
 
-def gradient_rows(gradient: Tensor, name: str) -> Rows:
+def gradient_rows(gradient: Tensor, name: str) -> RowGradient:
     """A sparse gradient as ascending rows.
 
     Autograd loses the coalesced flag of gradients whose rows ascend all the same, so rows are looked at,
@@ -54,8 +54,8 @@ def gradient_rows(gradient: Tensor, name: str) -> Rows:
         raise ValueError(f"{name}: its gradient is on {gradient.device}; expected the CPU or CUDA")
     rows, values = gradient._indices()[0], gradient._values()
     if _ops.rows_ascend(rows, gradient.shape[0]):
-        return Rows(rows, values)
-    return Rows(*_ops.coalesce_rows(rows, values, gradient.shape[0]))
+        return RowGradient(rows, values)
+    return RowGradient(*_ops.coalesce_rows(rows, values, gradient.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RowStep:
         return self.first, self.second, self.row_steps, self.decayed, reals, integers
 
 
-def update_rows(table: Tensor, gradient: Rows, step: RowStep) -> None:
+def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:
     """One step on the rows of a gradient, in place."""
     *state, reals, integers = step.arguments()
     _ops.update_rows_(table, *state, gradient.rows, gradient.values, reals, integers)

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
-TARGET_NAMES = ("target", "target_item", "item_id", "item")
-ROWS = 1 << 15
+_HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
+_TARGET_NAMES = ("target", "target_item", "item_id", "item")
+BATCH_ROWS = 1 << 15
 
 
 def read_batches(source: Path) -> Iterator[Any]:
@@ -29,12 +29,12 @@ def read_batches(source: Path) -> Iterator[Any]:
         read = pa.csv.ReadOptions(use_threads=False, block_size=1 << 22)
         with pa.csv.open_csv(source, read, convert_options=options) as reader:
             for batch in reader:
-                for low in range(0, batch.num_rows, ROWS):
-                    yield batch.slice(low, ROWS)
+                for low in range(0, batch.num_rows, BATCH_ROWS):
+                    yield batch.slice(low, BATCH_ROWS)
         return
     with pq.ParquetFile(source) as parquet:
         yield parquet.schema_arrow.names, False, parquet.metadata.num_rows
-        yield from parquet.iter_batches(ROWS)
+        yield from parquet.iter_batches(BATCH_ROWS)
 
 
 def find_columns(names: Sequence[str], history: str | None, target: str | None, source: Path) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def find_columns(names: Sequence[str], history: str | None, target: str | None, 
     listing = f"{source.name} has the columns: {', '.join(names) or '(none)'}"
     plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
     found = []
-    for what, given, known in (("history", history, HISTORY_NAMES), ("target", target, TARGET_NAMES)):
+    for what, given, known in (("history", history, _HISTORY_NAMES), ("target", target, _TARGET_NAMES)):
         if given is not None and given not in names:
             raise ValueError(f"no column {given!r} (given as {what} column); {listing}")
         guess = given or next((plain[name] for name in known if name in plain), None)

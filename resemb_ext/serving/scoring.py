@@ -17,7 +17,7 @@ from resemb_ext.runtime.progress import Progress
 from .batches import find_columns, histories_of, is_text, read_batches, targets_of, without_lists
 from .saved import SavedModel
 
-ADDED = ("logit", "probability")
+_ADDED = ("logit", "probability")
 
 
 @dataclass
@@ -86,7 +86,7 @@ def score_file(
         rows = read_batches(source)
         names, text, total = next(rows)
         columns = find_columns(names, history, target, source)
-        taken = [name for name in ADDED if name in names]
+        taken = [name for name in _ADDED if name in names]
         if taken:
             raise ValueError(f"{source.name} already has a column {taken[0]!r}, which scoring adds")
         writer = None
@@ -133,6 +133,6 @@ def _score_batch(
     done.rows += len(batch)
     logit = saved.score(targets, items, lengths)
     probability = 1 / (1 + np.exp(-logit.astype(np.float64)))
-    for name, values in zip(ADDED, (logit, probability.astype(np.float32)), strict=True):
+    for name, values in zip(_ADDED, (logit, probability.astype(np.float32)), strict=True):
         batch = batch.append_column(name, pa.array(values))
     return batch

@@ -68,7 +68,7 @@ def _term_counts(exact: Problem, upstream: Tensor) -> dict[str, Tensor]:
     return counts
 
 
-def check_rows_ascend(gradient: Tensor, name: str) -> None:
+def _check_rows_ascend(gradient: Tensor, name: str) -> None:
     """A sparse gradient's rows ascend strictly: what the row-sparse optimizers rely on."""
     rows = gradient._indices()[0]
     if not bool((rows[1:] > rows[:-1]).all()):
@@ -123,4 +123,4 @@ def check_problem(
         out = own.call(functional, sparse=True)
         for name in ("central", "residual"):
             (gradient,) = torch.autograd.grad(out.double().sum(), getattr(own, name), retain_graph=True)
-            check_rows_ascend(gradient, name)
+            _check_rows_ascend(gradient, name)

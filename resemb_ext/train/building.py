@@ -79,9 +79,9 @@ def res_table(graph: InterestGraph, config: RunConfig) -> ResEmbedding:
     )
 
 
-def plain_table(rows: int, config: RunConfig) -> nn.Embedding:
+def plain_table(num_embeddings: int, config: RunConfig) -> nn.Embedding:
     """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row."""
-    table = nn.Embedding(rows, config.dim, padding_idx=PADDING, sparse=config.lazy)
+    table = nn.Embedding(num_embeddings, config.dim, padding_idx=PADDING, sparse=config.lazy)
     with torch.no_grad():
         table.weight.normal_(std=config.init_std)
         table.weight[PADDING].zero_()

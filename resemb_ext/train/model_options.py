@@ -15,7 +15,7 @@ SHARED = ("hidden", "attention_hidden", "activation", "dropout")
 _GIVEN = ("item_embedding", "category_embedding", "user_embedding", "context_embeddings", "dense")
 
 
-def own_options(model: str) -> dict[str, Any]:
+def _own_options(model: str) -> dict[str, Any]:
     """Keyword options of a model's constructor that no other model shares, with their defaults."""
     return {
         name: parameter.default
@@ -37,7 +37,7 @@ def parse_own_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
         ValueError: no "=", an option twice, or one that the model does not have.
         TypeError: a value of another type than the option's default.
     """
-    known, found = own_options(model), {}
+    known, found = _own_options(model), {}
     for text in texts:
         name, equals, written = text.partition("=")
         name = name.replace("-", "_")

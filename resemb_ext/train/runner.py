@@ -180,10 +180,10 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
     ids: dict[str, Any] = {k: None if m is None else m.to_dict() for k, m in maps.items()}
     write_json(folder / IDS, {**ids, "item_category": log.item_category})
-    write_table(folder / CANDIDATES, _rows(prepared, prepared.valid))
+    write_table(folder / CANDIDATES, _identity(prepared, prepared.valid))
 
     runs: list[dict[str, Any]] = []
-    scores = _rows(prepared, prepared.test)
+    scores = _identity(prepared, prepared.test)
     sizes = {"valid": len(prepared.valid), "test": len(prepared.test)}
     for seed in config.seed:
         train = train_samples(config, prepared.split, seed)
@@ -354,7 +354,7 @@ def _ranking(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> dict[
     return {"auc": metrics.auc(labels, scores), "gauc": metrics.gauc(labels, scores, users)}
 
 
-def _rows(prepared: Prepared, samples: Samples) -> dict[str, np.ndarray]:
+def _identity(prepared: Prepared, samples: Samples) -> dict[str, np.ndarray]:
     """Columns that identify evaluation rows, with raw ids."""
     return {
         "user": prepared.log.users.decode(samples.user),

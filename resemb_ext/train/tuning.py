@@ -49,7 +49,7 @@ class TuneResult:
     @property
     def table(self) -> str:
         """The table that ``resemb tune`` ends with."""
-        rows = _rows(self.result)
+        rows = _table_rows(self.result)
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -328,7 +328,7 @@ def read_search(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Header and a row an arm: validation as given and at best, and the best options."""
     number: Callable[[Any], str] = lambda value: "-" if value is None else f"{value:.4f}"  # noqa: E731
     metric = "gAUC" if result["metric"] == "gauc" else "AUC"
@@ -352,7 +352,7 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    rows = _rows(result)
+    rows = _table_rows(result)
     lines = [
         "# Options searched on validation",
         "",

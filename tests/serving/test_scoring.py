@@ -69,7 +69,7 @@ def joined(table, separator="^"):
 @pytest.mark.parametrize("arm", ["plain", "res"])
 @pytest.mark.parametrize("kind", ["text", "integers"])
 def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
-    monkeypatch.setattr(batches, "ROWS", 1000)  # several batches
+    monkeypatch.setattr(batches, "BATCH_ROWS", 1000)  # several batches
     done = runs[kind]
     table, scores = rows_of(done.folder)
     assert max(map(len, table["history"].to_pylist())) > SMALL["max_history"]
