@@ -1,4 +1,4 @@
-"""Files of a run, each written whole or not at all."""
+"""Files and folders of results: written whole or not at all, held by one process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import fcntl
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-_SPARE = 16 * 2**20  # for scores, histories and what else a run writes
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -82,32 +79,13 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"out: another process is training in {folder}") from None
+            raise ValueError(f"out: another process is working in {folder}") from None
         except OSError as error:
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
                 raise
         yield
     finally:
         os.close(handle)
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Refuses a disk that checkpoints will not fit on.
-
-    Args:
-        folder: where they go; it exists. Those that are there already count as room.
-        needed: bytes at their peak.
-
-    Raises:
-        ValueError: fewer bytes are free.
-    """
-    free = shutil.disk_usage(folder).free
-    needed -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    if free < needed + _SPARE:
-        raise ValueError(
-            f"out: {folder} has {free / 2**20:,.0f} MB of disk free, training needs about "
-            f"{(needed + _SPARE) / 2**20:,.0f} MB for checkpoints and results"
-        )
 
 
 def write_text(path: Path, text: str) -> None:

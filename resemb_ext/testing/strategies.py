@@ -21,8 +21,10 @@ def examples(count: int) -> settings:
         count: of examples where the profile has 100, as hypothesis does by default; another profile
             makes proportionally more or fewer, but 3 where ``count`` allows it.
     """
+    profile = settings.default
+    assert profile is not None  # hypothesis loads one at import
     return settings(
-        max_examples=max(min(count, 3), count * settings.default.max_examples // 100),
+        max_examples=max(min(count, 3), count * profile.max_examples // 100),
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resemb_ext.runtime.files import check_space, plain, remove_temporaries, write_atomic, write_json
+from resemb_ext.runtime.files import plain, remove_temporaries, write_atomic, write_json
 
 from .checkpoint import BEST, LAST
 from .config import RunConfig, read_config
-from .saving import changed_options, space_needed
+from .saving import changed_options, check_space, space_needed
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
 SUMMARY, CURVES, GRAPH, IDS = "summary.md", "curves.png", "graph.npz", "id_maps.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from resemb_ext.runtime.files import check_space
 
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .config import FitConfig
@@ -20,6 +19,7 @@ from .options import free_options
 # A checkpoint holds the weights, last.safetensors Adam's two moments too; a new one lies beside the
 # old one for a moment.
 _COPIES_BEST, _COPIES_LAST = 1, 3
+_SPARE = 16 * 2**20  # for scores, histories and what else a run writes
 
 
 class Saver:
@@ -128,6 +128,25 @@ class Saver:
         if state.get("epoch") != epoch:
             raise ValueError(f"{path} is of epoch {state.get('epoch')}, expected epoch {epoch}")
         self._model.load_state_dict(state["model"])
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuses a disk that checkpoints will not fit on.
+
+    Args:
+        folder: where they go; it exists. Those that are there already count as room.
+        needed: bytes at their peak.
+
+    Raises:
+        ValueError: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    needed -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    if free < needed + _SPARE:
+        raise ValueError(
+            f"out: {folder} has {free / 2**20:,.0f} MB of disk free, training needs about "
+            f"{(needed + _SPARE) / 2**20:,.0f} MB for checkpoints and results"
+        )
 
 
 def space_needed(*tables: int) -> int:

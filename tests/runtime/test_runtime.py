@@ -1,14 +1,16 @@
 """Files of a run, peak memory, and the environment that a result names."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 
 import numpy as np
 import pytest
 
 from resemb_ext.runtime.environment import commit, environment
-from resemb_ext.runtime.files import plain, write_atomic, write_json, write_text
+from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
 from resemb_ext.runtime.memory import PeakMemory
 
 
@@ -69,3 +71,33 @@ def test_commit_marks_changes(tmp_path):
     assert clean is not None and len(clean) == 40
     (tmp_path / "a.py").write_text("2")
     assert commit(tmp_path) == clean + "+"
+
+
+def test_files_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}")))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
+    write_atomic(tmp_path / "x", lambda target: target.write_text("1"))
+    assert done[0].startswith(str(tmp_path / ".x.")) and done[1:] == ["rename", str(tmp_path)]
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EIO])
+def test_file_systems_without_locks(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="no locks"), locked(tmp_path):
+            pass
+    else:
+        with locked(tmp_path):
+            pass
+
+
+def test_one_process_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another process is working in"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass

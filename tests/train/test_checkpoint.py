@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from resemb_ext.runtime.files import check_space, locked, write_atomic
 from resemb_ext.testing.strategies import examples
 from resemb_ext.train import checkpoint as checkpoint_module
 from resemb_ext.train import load_checkpoint, save_checkpoint
 from resemb_ext.train.folder import clean
+from resemb_ext.train.saving import check_space
 
 FUZZ = examples(80)
 STATE = {
@@ -168,15 +168,6 @@ def test_a_full_disk_is_an_oserror_that_names_the_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_files_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}")))
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
-    write_atomic(tmp_path / "x", lambda target: target.write_text("1"))
-    assert done[0].startswith(str(tmp_path / ".x.")) and done[1:] == ["rename", str(tmp_path)]
-
-
 def test_what_killed_writers_leave_is_removed(tmp_path):
     arm = tmp_path / "arms" / "res-seed0"
     arm.mkdir(parents=True)
@@ -193,27 +184,6 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     # Nothing but the run's own: the folder may be one that somebody works in.
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.x.tmp", ".tmpXyZ", "arms", "other"]
     assert list((tmp_path / "other").iterdir())
-
-
-@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EIO])
-def test_file_systems_without_locks(tmp_path, monkeypatch, number):
-    def refuse(*_):
-        raise OSError(number, "no locks")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    if number == errno.EIO:
-        with pytest.raises(OSError, match="no locks"), locked(tmp_path):
-            pass
-    else:
-        with locked(tmp_path):
-            pass
-
-
-def test_one_process_at_a_time(tmp_path):
-    with locked(tmp_path), pytest.raises(ValueError, match="another process is training in"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
 
 
 def test_too_little_disk_is_said(tmp_path, monkeypatch):

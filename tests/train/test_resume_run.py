@@ -284,7 +284,7 @@ def test_ctrl_c_and_kill_of_a_real_process(tmp_path, monkeypatch, capsys):
     assert f"continue with: resemb train --resume {out}" in shown and "Traceback" not in shown
     process = begin("--resume", str(out))
     assert main(["train", "--resume", str(out), "--quiet"]) == 2
-    assert "another process is training in" in capsys.readouterr().err
+    assert "another process is working in" in capsys.readouterr().err
     process.kill()
     process.communicate()
 
