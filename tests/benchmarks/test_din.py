@@ -1,11 +1,13 @@
 """The attention benchmark's own parts, on a small cell."""
 
+import pytest
 import torch
 
 from benchmarks import din_attention
 from benchmarks.report import din_attention_table
 
 
+@pytest.mark.full
 def test_a_cell_checks_and_times_both_forms(monkeypatch):
     monkeypatch.setattr(din_attention, "BATCH", 8)
     monkeypatch.setattr(din_attention, "LONGEST", 5)

@@ -34,6 +34,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.full
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 @pytest.mark.parametrize("arguments", [[], ["--check"]])
 def test_without_a_device_it_says_so(arguments: list[str], tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_without_a_device_it_says_so(arguments: list[str], tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     """Times mean nothing there; what needs CUDA or FBGEMM is refused by name, and nothing fails."""
     out = tmp_path / "new" / "gpu.json"
@@ -159,6 +161,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_runs_are_counted(small: Path) -> None:
     found = checks.run_pytest([], str(small / "test_some.py"), timeout=60)
     assert (found["exit_code"], found["passed"], found["failed"]) == (0, 2, [])
@@ -172,6 +175,7 @@ def test_runs_are_counted(small: Path) -> None:
     assert not checks.passed({"tests": found})
 
 
+@pytest.mark.full
 def test_a_sanitizers_own_child_is_stopped_with_it(small: Path) -> None:
     fake_sanitizer(small, "sleep 600 & echo $! > child; wait")
     found = checks.sanitize("racecheck", 3)
@@ -190,6 +194,7 @@ def test_sanitizers_see_every_tensors_end(small: Path) -> None:
     assert checks.sanitize("memcheck", 60) == {"refused": "caching off: 1\n"}
 
 
+@pytest.mark.full
 def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sanitizer(small, "echo device not supported >&2; exit 3")
     assert checks.sanitize("memcheck", 60) == {"refused": "device not supported\n"}
@@ -212,6 +217,7 @@ def test_a_sanitizer_that_refuses_is_recorded(small: Path, monkeypatch: pytest.M
     assert "Device not supported" in checks.sanitize("racecheck", 60)["refused"]
 
 
+@pytest.mark.full
 def test_parts_are_kept_as_they_come(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_sanitizer(small, 'echo "$@" > arguments; exit 3')
     monkeypatch.setattr(checks, "TESTS", (str(small / "test_some.py"),))

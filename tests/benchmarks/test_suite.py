@@ -87,6 +87,7 @@ def test_real_cell_takes_graph_and_ids_of_the_log(log: Path) -> None:
         make_case(cell)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "cell",
     [TINY, replace(TINY, law="clustered", zipf=0.0), replace(TINY, dtype="bfloat16"), replace(TINY, law="real")],
@@ -134,6 +135,7 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(monkeypatch: pytest.
     }
 
 
+@pytest.mark.full
 def test_slow_variants_sit_rounds_out() -> None:
     seconds = interleave(
         {"own": lambda _: time.sleep(0.01), "slow": lambda _: time.sleep(0.15)},
@@ -154,6 +156,7 @@ def test_spread_touches_the_same_rows_in_both_sizes() -> None:
     assert len(found["ratio"]) == 3
 
 
+@pytest.mark.full
 def test_every_cell_of_the_suite_has_its_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

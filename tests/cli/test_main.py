@@ -55,6 +55,7 @@ def test_root_help_lists_every_command(capsys):
     assert all(f"    {command} " in shown for command in COMMANDS)
 
 
+@pytest.mark.full
 def test_module_and_entry_point_are_the_same():
     done = subprocess.run(
         [sys.executable, "-m", "resemb_ext", "doctor", "--json"],
@@ -135,6 +136,7 @@ def test_default_folder_is_named_after_the_run(capsys, tmp_path, small_simulatio
     assert seen.err == "" and "The plain embedding has test gAUC 0." in seen.out
 
 
+@pytest.mark.full
 def test_config_file_and_flags(capsys, tmp_path, small_simulation):
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"epochs": 2, "dim": 4, "embedding": "plain", "hidden": [4]}))
@@ -216,6 +218,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
         main(["train"])
 
 
+@pytest.mark.full
 def test_bench_is_the_benchmarks_of_the_source_tree(capfd, monkeypatch, tmp_path):
     assert main(["bench", "--full", "--only", "no such cell"]) == 1
     assert "no cell 'no such cell'; expected one of 'base, H=1M'" in capfd.readouterr().err

@@ -82,6 +82,7 @@ def for_driver(driver: str, objects: dict[str, Path]) -> list[Path]:
     return [target for name, target in objects.items() if name == driver or name not in DRIVERS]
 
 
+@pytest.mark.full
 def test_kernels_against_plain_loops_under_address(tmp_path: Path, objects: dict[str, Path]) -> None:
     for driver, *arguments in (
         ("cuda_kernels", "primitives", "60"),
@@ -212,6 +213,7 @@ MORE_MUTANTS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", [*MUTANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MUTANTS)])
 def test_mutant_is_caught(name: str, tmp_path: Path, objects: dict[str, Path]) -> None:
     file, old, new, unit, arguments, message = {**MUTANTS, **MORE_MUTANTS}[name]
@@ -273,6 +275,7 @@ def run_tests(operators: Path, *arguments: str, profile: str = "full") -> None:
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-1000:]
 
 
+@pytest.mark.full
 def test_operators_on_chosen_problems(operators: Path) -> None:
     """Widths and dtypes, corners, handmade graphs; steps apart and in backward."""
     run_tests(
@@ -290,6 +293,7 @@ def test_operators_on_any_problem(operators: Path) -> None:
     run_tests(operators, "-k", "not avx2", "tests/op/test_parity.py", "tests/op/test_autograd.py")
 
 
+@pytest.mark.full
 def test_operators_on_some_problems(operators: Path) -> None:
     """The same and the optimizers' rules on a few examples each; steps in backward."""
     for tests, chosen in (
@@ -300,10 +304,12 @@ def test_operators_on_some_problems(operators: Path) -> None:
         run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, profile="some")
 
 
+@pytest.mark.full
 def test_captured_steps(operators: Path) -> None:
     run_tests(operators, "tests/cuda/test_capture.py")
 
 
+@pytest.mark.full
 def test_attention_on_chosen_problems(operators: Path) -> None:
     """Numbers and gradients made by hand, dtypes of the output, scores far from zero, dropout."""
     run_tests(
@@ -354,6 +360,7 @@ print("ok")
 """
 
 
+@pytest.mark.full
 def test_attention_agrees_with_the_cpu(operators: Path) -> None:
     """The same edges are dropped, so that outputs and gradients are close."""
     done = subprocess.run([sys.executable, "-c", ATTENTION, str(operators)], cwd=ROOT, capture_output=True, text=True)
@@ -411,6 +418,7 @@ print("ok")
 """
 
 
+@pytest.mark.full
 def test_faults_are_raised_by_the_next_call(operators: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS, str(operators)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr[-3000:]

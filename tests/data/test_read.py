@@ -370,6 +370,7 @@ def test_json_types_are_those_of_the_first_line(tmp_path):
     assert log.columns["user"] == "reviewerID"
 
 
+@pytest.mark.full
 def test_real_logs_are_the_same_in_every_format(shared_data, tmp_path):
     table = pd.read_parquet(shared_data("ml-100k.parquet"))[["user_id", "item_id", "timestamp"]]
     expected = read_log(table).content_hash

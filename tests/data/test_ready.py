@@ -173,6 +173,7 @@ def test_other_names_and_empty_histories(tmp_path):
     assert by_category.log.categories is None
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["dnn", "din"])
 def test_train_and_evaluate(tmp_path, capsys, model):
     frames = write(tmp_path / "set")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 
 from resemb_ext.data import make_train_samples, read_log, split
 
@@ -35,6 +36,7 @@ def figures(log, how):
     return best[0]
 
 
+@pytest.mark.full
 def test_a_million_targets_of_a_synthetic_log():
     rng = np.random.default_rng(0)
     n, users, items = 1_050_000, 6_000, 4_000
@@ -49,6 +51,7 @@ def test_a_million_targets_of_a_synthetic_log():
     assert figures(log, "leave-last-out") < LIMIT_S
 
 
+@pytest.mark.full
 def test_ml_1m(shared_data):
     log = read_log(shared_data("ml-1m.parquet"))
     assert figures(log, "leave-last-out") < LIMIT_S

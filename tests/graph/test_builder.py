@@ -258,6 +258,7 @@ def test_the_heaviest_counts_of_every_size(counts, top_k, min_count, random):
     assert found[3][0] == float(sum(int(w) for w, _ in weighed))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("weighting", ["count", "cosine", "jaccard", "ppmi"])
 @pytest.mark.parametrize("directed", [False, True])
 def test_same_bits_for_any_thread_count(weighting, directed):
@@ -297,6 +298,7 @@ def test_sorted_and_shuffled_input_give_the_same_bits(weighting):
     assert len({graph.hash for graph in graphs}) == 1
 
 
+@pytest.mark.full
 def test_many_events_equal_scipy():
     user, item, time = zipf_log(events=60_000)
     graph = InterestGraph.from_events(user, item, time, num_items=5_000, window=2, top_k=None, self_weight=0)
@@ -444,6 +446,7 @@ def test_arrays_are_read_only():
 
 
 class TestRealLog:
+    @pytest.mark.full
     def test_ml_100k(self, shared_data):
         frame = pd.read_parquet(shared_data("ml-100k.parquet")).sample(frac=1, random_state=0)
         columns = [frame[name].to_numpy() for name in ("user_id", "item_id", "timestamp")]

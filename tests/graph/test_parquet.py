@@ -96,6 +96,7 @@ def test_any_number_and_spelling_of_users(tmp_path, users, step):
         assert graph.hash == whole.hash
 
 
+@pytest.mark.full
 def test_reading_numbers_imports_no_pandas(tmp_path):
     pq.write_table(pa.Table.from_pandas(events(100, 9)), tmp_path / "log.parquet")
     code = """
@@ -276,6 +277,7 @@ FULL = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 def test_a_full_disk_is_an_os_error_that_names_the_folder(tmp_path, spill):
     events(20_000).to_parquet(tmp_path / "log.parquet")
@@ -311,6 +313,7 @@ STOPPED = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_interruption_leaves_no_file(tmp_path, spill):
     events(400_000).to_parquet(tmp_path / "log.parquet")
@@ -350,6 +353,7 @@ GROWTH = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_kept(tmp_path):
     frame = events(8_000_000, 3_000)  # 96 MB of records

@@ -98,6 +98,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_ctrl_c_stops_promptly_and_leaves_nothing():
     child = subprocess.Popen(

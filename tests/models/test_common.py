@@ -192,6 +192,7 @@ class ModelChecks:
         ):
             assert (model(replace(batch, **change)) != before).any(), change
 
+    @pytest.mark.one_in(3)
     def test_overfits_a_small_batch(self, item):
         model, batch = self.build(item), make_batch(rows=24, seed=3)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -226,6 +227,7 @@ class ModelChecks:
         other.load_state_dict(torch.load(file, weights_only=True))
         assert torch.equal(other(batch), expected)
 
+    @pytest.mark.full
     def test_compiles_in_one_graph(self):
         """Padded histories have static shapes; aot_eager traces as inductor does."""
         model, batch = self.build(plain_table(), category=True, profile=True), pad(make_batch())

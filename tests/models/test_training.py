@@ -28,6 +28,7 @@ def log_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("model", list(MODELS))
 def test_every_model_trains_by_name(model, log_file, tmp_path):
     layers = {} if model == "fm" else {"hidden": (8,)}
@@ -51,6 +52,7 @@ def test_every_model_trains_by_name(model, log_file, tmp_path):
         assert losses[-1] < losses[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("model", ["deepfm", "dien"])
 def test_tables_may_step_in_backward(model, log_file, tmp_path):
     """First-order tables and negatives included: every table is looked up once a step."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 # All but the operators, which need torch, and the pool of blocks, which has a stand-in.
 KERNELS = [p for p in (ROOT / "csrc/cpu").glob("*.cpp") if p.name != "buffer.cpp" and not p.name.endswith("ops.cpp")]
 DRIVER = "tests/native/kernels.cpp"
 
 
+@pytest.mark.full
 def test_clean_under_address_and_undefined(sanitized: Callable) -> None:
     run = sanitized("address,undefined", DRIVER, "tests/native/exact_blocks.cpp", *KERNELS)
     run("problems", "96")
 
 
+@pytest.mark.full
 def test_clean_under_thread(sanitized: Callable) -> None:
     """With the pool of blocks, which threads share too."""
     run = sanitized("thread", DRIVER, "csrc/cpu/buffer.cpp", *KERNELS)

@@ -207,6 +207,7 @@ def test_compiled_inference() -> None:
         torch.testing.assert_close(compiled(emb, ids, offsets), net(emb, ids, offsets))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("backend", "function", "sparse"), [("aot_eager", net, False), ("aot_eager", pool, True), ("inductor", pool, True)]
 )

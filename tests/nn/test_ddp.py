@@ -123,6 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_one_process_on_the_joined_batch(case: tuple, folder: Path) -> None:
     single = make_model(*case)

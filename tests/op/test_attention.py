@@ -28,6 +28,7 @@ def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> Non
     check(problem, seed, sparse=sparse)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_long_sums(isa: str, heads: int, sparse: bool) -> None:

@@ -32,6 +32,7 @@ def one_row(log_weights: list[float], dtype: torch.dtype = torch.float32, heads:
     )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("heads", [1, 2, 4, 5])
 @pytest.mark.parametrize("far", [80.0, 86.9, 87.1, 88.0, 103.0, 1e4, 1e30])
 def test_scores_far_below_the_largest(isa: str, heads: int, far: float) -> None:
@@ -54,6 +55,7 @@ def test_the_largest_score_takes_all(isa: str, heads: int, scale: float) -> None
     assert all(found[n].isfinite().all() for n in LEAVES if n in found)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("dim", "heads"), [(32, 1), (32, 4), (18, 1), (18, 3), (12, 12)])
 def test_half_tables_round_once(isa: str, dtype: torch.dtype, dim: int, heads: int) -> None:
@@ -65,6 +67,7 @@ def test_half_tables_round_once(isa: str, dtype: torch.dtype, dim: int, heads: i
     assert bool(((found - expected).abs() <= step + 1e-4).all())
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 6, 8, 9, 12, 16, 24])
 @pytest.mark.parametrize("width", [1, 4, 8, 12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -111,6 +111,7 @@ def solve(problem: Problem, sparse: bool) -> list[torch.Tensor]:
     return [out.detach(), *(g.to_dense() if g.is_sparse else g for g in gradients)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("isa", _loader.available_isas())
 @pytest.mark.parametrize("bags", [None, 50])
 @pytest.mark.parametrize("sparse", [False, True])
@@ -149,12 +150,14 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("isa", _loader.available_isas())
 def test_isa_from_the_environment(isa: str) -> None:
     result = run_python("from resemb_ext import _loader; print(_loader.isa())", RESEMB_ISA=isa)
     assert result.stdout.split() == [isa]
 
 
+@pytest.mark.full
 def test_unknown_isa_is_an_error() -> None:
     result = run_python("from resemb_ext import _loader; _loader.isa()", RESEMB_ISA="avx9")
     assert "ValueError: RESEMB_ISA: 'avx9' does not run here; expected auto, baseline" in result.stderr

@@ -139,6 +139,7 @@ def import_error(folder: Path, prelude: str = "pass") -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.full
 def test_import_of_an_unbuilt_source_tree(tmp_path: Path) -> None:
     message = import_error(copy_package(tmp_path, operators=False))
     assert message.startswith("ImportError: resemb_ext, for torch>=2.11, has no compiled operators")
@@ -146,6 +147,7 @@ def test_import_of_an_unbuilt_source_tree(tmp_path: Path) -> None:
     assert "pip install -e ." in message
 
 
+@pytest.mark.full
 def test_import_with_a_torch_too_old(tmp_path: Path) -> None:
     folder = copy_package(tmp_path, operators=True)
     message = import_error(folder, "import torch; torch.__version__ = '2.9.1'")
@@ -153,6 +155,7 @@ def test_import_with_a_torch_too_old(tmp_path: Path) -> None:
     assert "pip install 'torch>=2.11'" in message
 
 
+@pytest.mark.full
 def test_import_of_operators_that_do_not_load(tmp_path: Path) -> None:
     folder = copy_package(tmp_path, operators=True)
     library = next((folder / "resemb_ext").glob("_C*.so"))

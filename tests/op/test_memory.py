@@ -31,6 +31,7 @@ for line in Path("/proc/self/smaps").read_text().splitlines():
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     not SETTING.exists() or "[never]" in SETTING.read_text(), reason="this system grants no transparent huge pages"
 )

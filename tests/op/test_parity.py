@@ -17,6 +17,7 @@ def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> Non
     check_problem(problem, sparse=sparse, seed=seed)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
@@ -26,6 +27,7 @@ def test_every_width(isa: str, dim: int, dtype: torch.dtype) -> None:
     check_problem(problem)
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("bags", [None, 3])
 @pytest.mark.parametrize("mode", ["sum", "mean"])
@@ -72,6 +74,7 @@ def test_corners(corner: dict, sparse: bool) -> None:
     check_problem(problem, sparse=sparse)
 
 
+@pytest.mark.full
 def test_output_past_cache_size(isa: str) -> None:
     """Large outputs are written past the cache: another store instruction."""
     check_problem(make_problem(num_items=5000, dim=64, positions=70_000, neighbors=4))

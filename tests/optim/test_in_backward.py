@@ -300,6 +300,7 @@ class TestRefused:
         with pytest.raises(RuntimeError, match="weight_decay"):
             (module(ids_of(0)).sum() + module.weight.square().sum()).backward()
 
+    @pytest.mark.full
     def test_more_than_one_rank(self, tmp_path: Any) -> None:
         mp.spawn(_two_ranks, (str(tmp_path / "store"),), nprocs=2)
 

@@ -112,6 +112,7 @@ def score_alone(exported, rows, tmp_path, *options, blocked):
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
+@pytest.mark.full
 def test_an_export_scores_where_the_package_cannot_be_imported(exported, rows, tmp_path):
     found, logits = rows
     scored, said = score_alone(exported, found, tmp_path, blocked="resemb_ext")
@@ -124,6 +125,7 @@ def test_an_export_scores_where_the_package_cannot_be_imported(exported, rows, t
     np.testing.assert_allclose([row["probability"] for row in scored], expected, rtol=1e-4)
 
 
+@pytest.mark.full
 def test_ids_of_another_type_are_no_unseen_ones(exported, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"target": 3}\n')
@@ -155,6 +157,7 @@ def test_an_export_says_what_it_is(exported, trained):
     assert IdMap.from_dict(held) == saved.items and held["oov"] == saved.items.oov
 
 
+@pytest.mark.full
 def test_out_is_replaced_only_when_told(exported, trained, tmp_path, capsys):
     before = (exported / "export.json").read_bytes()
     assert main(["export", str(trained), "--arm", "plain"]) == 2
@@ -269,6 +272,7 @@ def whole_check(name, place, longest, onnx):
         torch.testing.assert_close(loaded, module(target, history), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_exports(name, tmp_path):
     whole_check(name, tmp_path, 2, onnx=False)

@@ -140,6 +140,7 @@ def test_gradients_are_those_of_a_model_over_the_folds_graph(small):
         assert torch.equal(model.item_embedding.central.grad, table.central.grad)
 
 
+@pytest.mark.full
 def test_a_run_tells_and_resumes(small, tmp_path, monkeypatch):
     from resemb_ext.train import loop
 
@@ -191,6 +192,7 @@ def test_more_folds_than_users_are_refused(small, tmp_path):
         run(**SMALL, cross_fit=91, out=str(tmp_path / "out"), progress=False)
 
 
+@pytest.mark.full
 def test_a_graph_of_other_events_needs_a_word(log_file, tmp_path, capsys):
     """The command refuses it with one line, or takes it when told, and says so in every result."""
     path, out = tmp_path / "graph.npz", tmp_path / "out"

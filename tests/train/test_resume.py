@@ -86,6 +86,7 @@ def assert_same(one, other):
     assert all(torch.equal(value, other[2][name]) for name, value in one[2].items())
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("tables", TABLES, ids=["dense", "touched", "global", "in-backward"])
 @pytest.mark.parametrize(("arm", "kind"), [("plain", rx.models.DNN), ("res", rx.models.DNN), ("res", rx.models.DIN)])
 def test_resumes_bit_for_bit(parts, tmp_path, arm, kind, tables):

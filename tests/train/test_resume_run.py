@@ -60,6 +60,7 @@ def stop_after(monkeypatch, saves):
     monkeypatch.setattr(loop_module._Training, "save", save)
 
 
+@pytest.mark.full
 def test_arms_and_seeds_go_on(tmp_path, monkeypatch):
     options = {**SMALL, "table_optimizer": "lazy", "in_backward": True, "seed": (0, 1)}
     run(**options, out=str(tmp_path / "whole"))
@@ -84,6 +85,7 @@ def test_arms_and_seeds_go_on(tmp_path, monkeypatch):
     assert started == sorted(started, key=order.index) and set(started) == set(order)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("moment", ["before the scores", "before the entry", "before the result"])
 def test_stops_between_files(tmp_path, monkeypatch, moment):
     run(**SMALL, embedding="plain", out=str(tmp_path / "whole"))
@@ -145,6 +147,7 @@ def test_another_log_is_refused(tmp_path, monkeypatch):
         run(**SMALL, data=str(path), out=str(out), resume=True)
 
 
+@pytest.mark.full
 def test_a_saved_graph_may_be_gone(tmp_path, monkeypatch):
     log, _ = prepare_module.data.simulate(null=False, seed=0)
     path, out = tmp_path / "graph.npz", tmp_path / "out"
@@ -158,6 +161,7 @@ def test_a_saved_graph_may_be_gone(tmp_path, monkeypatch):
     assert done.result["resumed"] and not whole.result["resumed"]
 
 
+@pytest.mark.full
 def test_measured_threads_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("resemb_ext.train.runner.faster_threads", lambda step, most: 3)
     options = {**SMALL, "threads": None}
@@ -167,6 +171,7 @@ def test_measured_threads_are_kept(tmp_path, monkeypatch):
     assert run(**options, out=str(tmp_path), resume=True).result["threads"] == 3
 
 
+@pytest.mark.full
 def test_a_moved_folder_goes_on(tmp_path, monkeypatch):
     stopped_run(tmp_path / "a", monkeypatch)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -225,6 +230,7 @@ def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, fi
     assert words in shown and len(shown.splitlines()) == 1 and "Traceback" not in shown
 
 
+@pytest.mark.full
 def test_flags_of_the_command(tmp_path, monkeypatch, capsys):
     def fails(*arguments):
         assert main(["train", *arguments, "--quiet"]) == 2
@@ -244,6 +250,7 @@ def test_flags_of_the_command(tmp_path, monkeypatch, capsys):
     assert "plain" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_ctrl_c_and_kill_of_a_real_process(tmp_path, monkeypatch, capsys):
     """One process interrupted, one killed; two at once on one folder; what a kill leaves behind."""
     log, out = tmp_path / "log.csv", tmp_path / "out"

@@ -202,6 +202,7 @@ def test_same_seed_same_run(tmp_path):
         assert [e["loss"] for e in a["history"]] == [e["loss"] for e in b["history"]]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["dnn", "din"])
 def test_a_file_with_categories(tmp_path, log_file, model):
     done = run(
@@ -311,6 +312,7 @@ def test_threads_are_given_back(tmp_path):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["dnn", "din"])
 def test_lazy_tables_in_a_run(tmp_path, log_file, model):
     done = run(

@@ -51,6 +51,7 @@ def tensors(model):
     return {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("category", [False, True])
 @pytest.mark.parametrize("model", [rx.models.DNN, rx.models.DIN])
 @pytest.mark.parametrize("arm", ["plain", "res"])

@@ -31,6 +31,7 @@ def test_one_thread_needs_no_measurement():
     assert threads.faster_threads(never, 1) == 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", [rx.models.DNN, rx.models.DIN])
 @pytest.mark.parametrize("arm", ["plain", "res"])
 def test_threads_do_not_change_the_result(model, arm):

@@ -60,6 +60,7 @@ def test_both_arms_get_the_same_search(tmp_path):
     assert not (tmp_path / "tune-trials").exists()
 
 
+@pytest.mark.full
 def test_the_best_options_train_and_give_the_same_validation(tmp_path):
     done = search(tmp_path, trials=2)
     for arm in ("plain", "res"):
@@ -203,6 +204,7 @@ def test_overwriting_begins_anew(tmp_path):
     assert not (tmp_path / "best-res.json").exists() and (tmp_path / "best-plain.json").exists()
 
 
+@pytest.mark.full
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
