@@ -32,8 +32,11 @@ ELSEWHERE = (
     ".ci/run",
     "ruff",
     "mypy",
+    "lint-imports",
 )
 ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newcomer's, in CI
+#: Pages whose commands train, search, export or step a model.
+TRAINS = ("optimizers", "serve", "training", "tune")
 #: Snippets that need a GPU.
 GPU = "torch.cuda.CUDAGraph"
 #: Sizes made smaller: what is written, what is run.
@@ -77,7 +80,11 @@ def place(log_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "place"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def _marked(page: Path) -> Any:
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.full] if page.stem in TRAINS else [])
+
+
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES])
 def test_page_runs(page: Path, place: Path) -> None:
     if page.stem == "serve":  # its commands start from a run
         assert main(["train", "--data", "events.parquet", "--epochs", "1", "--out", "runs/first", "--quiet"]) == 0
