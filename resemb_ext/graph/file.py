@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import struct
 import tokenize
 import zipfile
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from resemb_ext.runtime.files import write_atomic
 
 from .data import ARRAYS
 
@@ -72,7 +73,7 @@ def write(
     header: dict[str, Any],
     kept: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes beside ``path`` and moves the whole file into place."""
+    """Writes the whole file or nothing, see ``write_atomic``."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: folder {target.parent} does not exist")
@@ -81,22 +82,17 @@ def write(
         header = {**header, "counts_hash": _hash_of(kept, f"{FORMAT}:counts")}
         members |= {f"counts.{name}": array for name, array in kept.items()}
     text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False).encode()
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for member, array in {"header": np.frombuffer(text, np.uint8), **members}.items():
-                    # A ZipInfo without a date: equal graphs give equal files.
-                    info = zipfile.ZipInfo(f"{member}.npy")
-                    with archive.open(info, "w", force_zip64=True) as stream:
-                        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                        np.lib.format.write_array(stream, little, (1, 0), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+
+    def write_members(beside: Path) -> None:
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+            for member, array in {"header": np.frombuffer(text, np.uint8), **members}.items():
+                # A ZipInfo without a date: equal graphs give equal files.
+                info = zipfile.ZipInfo(f"{member}.npy")
+                with archive.open(info, "w", force_zip64=True) as stream:
+                    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                    np.lib.format.write_array(stream, little, (1, 0), allow_pickle=False)
+
+    write_atomic(target, write_members)
 
 
 Read = tuple[dict[str, np.ndarray], dict[str, Any], dict[str, np.ndarray]]
