@@ -1,4 +1,4 @@
-"""Build of the two extensions: `_C` (operators, LibTorch stable ABI) and `graph._builder` (pybind11).
+"""Build of the two extensions: ``_C`` (operators, LibTorch stable ABI) and ``graph._builder`` (pybind11).
 
 Environment variables: RESEMB_CUDA=auto|0|1 (compile csrc/cuda with nvcc; 1 makes a missing nvcc an
 error), RESEMB_CUDA_ARCHS (default "80;90;100+PTX"), CUDA_HOME, MAX_JOBS,
@@ -92,7 +92,7 @@ if CUDA_ROOT:
 
 
 class Build(BuildExtension):
-    """Adds the nvcc objects to `_C` and writes what was built beside the package."""
+    """Adds the nvcc objects to ``_C`` and writes what was built beside the package."""
 
     def build_extensions(self) -> None:
         objects = self.compile_cuda() if CUDA_ROOT else []

@@ -1,1 +1,1 @@
-"""Throughput of the operators against plain PyTorch: `python -m benchmarks --help`."""
+"""Throughput of the operators against plain PyTorch: ``python -m benchmarks --help``."""

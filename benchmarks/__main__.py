@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the operator against plain PyTorch on this machine."""
+"""``python -m benchmarks``: the operator against plain PyTorch on this machine."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
 
 
 def _apart(work: Callable[[], dict[str, Any]], threads: int) -> dict[str, Any]:
-    """`work` in a process of its own: what one cell leaves in memory does not meet the next."""
+    """``work`` in a process of its own: what one cell leaves in memory does not meet the next."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         return pool.submit(work).result()
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attention`: the attention link against the average link, forward + backward."""
+"""``python -m benchmarks.attention``: the attention link against the average link, forward + backward."""
 
 from __future__ import annotations
 

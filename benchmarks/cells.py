@@ -29,7 +29,7 @@ class Cell:
             ids of a batch, its histories laid end to end.
         zipf: exponent of the ids' popularity, 0 is uniform.
         law: of the neighbours: "zipf" (popular ones elsewhere than the popular ids, the unfavourable
-            case for caches), "uniform" (the worst locality), "clustered" (of a row's block of `BLOCK`
+            case for caches), "uniform" (the worst locality), "clustered" (of a row's block of ``BLOCK``
             adjacent ids), or "real" (ids and graph of a log).
         dtype: of the tables and of their gradients.
         every_baseline: also torch.compile of every form, and FBGEMM where it is installed.
@@ -123,12 +123,12 @@ class Case:
 
     @property
     def fill(self) -> float:
-        """Share of the entries of `neighbors` that are the graph's."""
+        """Share of the entries of ``neighbors`` that are the graph's."""
         return self.neighbors32.numel() / self.neighbors.numel()
 
 
 def _distinct(draw: Callable[[int], np.ndarray], rows: int, neighbors: int) -> np.ndarray:
-    """int64 [rows, K], ascending: `draw(count)` by row, a row's repeated values drawn again."""
+    """int64 [rows, K], ascending: ``draw(count)`` by row, a row's repeated values drawn again."""
     values = draw(rows * neighbors).reshape(rows, neighbors)
     open_ = np.arange(rows)  # that may hold repeats
     while len(open_):

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.din`: DIN end to end, samples a second by embedding and optimizer."""
+"""``python -m benchmarks.din``: DIN end to end, samples a second by embedding and optimizer."""
 
 from __future__ import annotations
 

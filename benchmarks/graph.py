@@ -1,9 +1,9 @@
-"""`python -m benchmarks.graph`: the graph builder against scipy.sparse, polars and duckdb.
+"""``python -m benchmarks.graph``: the graph builder against scipy.sparse, polars and duckdb.
 
 Every method reads the same Parquet file of simulated events and makes the rows of the symmetric graph
 (window 5, top_k 20, counts, ties by id), in a process of its own, in the form that comes natural to it;
-what is kept is compared by hash afterwards. Neither imports nor that comparison are timed. Needs the `bench`
-extra. `--keep FILE` adds runs to those of an earlier call, so that long measurements can be made in portions.
+what is kept is compared by hash afterwards. Neither imports nor that comparison are timed. Needs the ``bench``
+extra. ``--keep FILE`` adds runs to those of an earlier call, so that long measurements can be made in portions.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def measure(method: str, path: Path, limit: float) -> dict[str, Any]:
 
 
 def run_cell(cell: dict[str, Any], methods: list[str], folder: Path, rounds: int, limit: float) -> None:
-    """Adds `rounds` runs of every method to a cell, interleaved, with the order turned each round."""
+    """Adds ``rounds`` runs of every method to a cell, interleaved, with the order turned each round."""
     path = folder / f"events-{cell['events']}.parquet"
     if not path.exists():
         simulate(path, cell["events"])

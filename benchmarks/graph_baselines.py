@@ -1,6 +1,6 @@
-"""The graph of `benchmarks.graph` by scipy.sparse, polars and duckdb, each in its fastest form found.
+"""The graph of ``benchmarks.graph`` by scipy.sparse, polars and duckdb, each in its fastest form found.
 
-A method reads the Parquet file and returns the kept rows in the form that comes natural to it; `rows_of`
+A method reads the Parquet file and returns the kept rows in the form that comes natural to it; ``rows_of``
 turns any of them into (row, neighbour, count) arrays, outside the timing. Keys hold an item in 20 bits.
 """
 

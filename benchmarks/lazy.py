@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lazy`: does lazy Adam cost accuracy? Dense against lazy Adam, paired by seed."""
+"""``python -m benchmarks.lazy``: does lazy Adam cost accuracy? Dense against lazy Adam, paired by seed."""
 
 from __future__ import annotations
 

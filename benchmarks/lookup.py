@@ -65,12 +65,12 @@ def run_cell(
     Args:
         rounds, warmup: rounds timed and not timed.
         log: file of events for a cell with real ids and graph.
-        slow: variants over this many times our time are timed in fewer rounds (see `interleave`).
+        slow: variants over this many times our time are timed in fewer rounds (see ``interleave``).
 
     Returns:
         JSON-able: the cell's factors, U, V, and for "forward" and "forward+backward" the summary of
         every variant with the best Res-embedding baseline's name; "skipped" (bytes) and "refused" (torch's
-        words) variants; and what `run_step` returns.
+        words) variants; and what ``run_step`` returns.
     """
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64  # every variant compiles for several sizes

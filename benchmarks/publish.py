@@ -1,4 +1,4 @@
-"""`python -m benchmarks.publish`: the marked blocks and plots of docs/ from the committed results."""
+"""``python -m benchmarks.publish``: the marked blocks and plots of docs/ from the committed results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
 
 
 def put(text: str, name: str, block: str) -> str:
-    """`text` with what stands between the markers of `name` replaced.
+    """``text`` with what stands between the markers of ``name`` replaced.
 
     Raises:
         ValueError: the markers are not there once, in order.

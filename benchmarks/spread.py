@@ -20,7 +20,7 @@ FACTOR = 10  # row i of the small tables is row FACTOR i of the large ones
 
 
 def _step(case: Case, tables: list[Tensor], scale: int) -> Callable[[int], None]:
-    """Adam in backward on tables whose active rows are the case's, times `scale`."""
+    """Adam in backward on tables whose active rows are the case's, times ``scale``."""
     items, dim = tables[0].shape
     neighbors = case.cell.neighbors
     lengths = np.zeros(items, dtype=np.int64)

@@ -45,7 +45,7 @@ def run_step(case: Case, *, rounds: int, warmup: int, slow: float | None = None)
     """Times the whole Adam step of a case.
 
     Returns:
-        JSON-able: "step" (summary by variant, ratios to `OWN`), best baselines, "profile", "peak", "rates",
+        JSON-able: "step" (summary by variant, ratios to ``OWN``), best baselines, "profile", "peak", "rates",
         "ceiling" in ms, "formula", "skipped" variants with the bytes they would need, and "refused"
         ones with torch's words.
     """

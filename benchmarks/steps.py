@@ -272,7 +272,7 @@ def plain_steps(case: Case) -> Makers:
 
 
 def make_steps(state: StepState, skip: Collection[str] = ()) -> dict[str, Step]:
-    """Every variant of the case by name, ours first; those of `skip` left out."""
+    """Every variant of the case by name, ours first; those of ``skip`` left out."""
     case = state.case
     makers = {**OWN_STEPS, **res_steps(case), **plain_steps(case), PLAIN_OWN: plain_own_adam}
     return {name: make(state) for name, make in makers.items() if name not in skip}

@@ -1,4 +1,4 @@
-"""The suite's block of `docs/benchmarks.md` and its plot."""
+"""The suite's block of ``docs/benchmarks.md`` and its plot."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def interleave(
 
     Args:
         rounds, warmup: rounds timed and not timed.
-        slow: (name, factor): a variant that takes over `factor` times as long as that one in the first
-            round is timed in `SLOW_ROUNDS` rounds only, and warmed up once; over `HOPELESS` times in one.
+        slow: (name, factor): a variant that takes over ``factor`` times as long as that one in the first
+            round is timed in ``SLOW_ROUNDS`` rounds only, and warmed up once; over ``HOPELESS`` times in one.
 
     Returns:
         Seconds by variant, one a round, warm-up rounds left out, NaN in a round that a slow variant sat
@@ -59,7 +59,7 @@ def interleave(
 
 
 def summary(seconds: dict[str, list[float]], own: str) -> dict[str, dict[str, float]]:
-    """Median milliseconds, and quartiles of the paired ratios to `own` (over 1: `own` is faster)."""
+    """Median milliseconds, and quartiles of the paired ratios to ``own`` (over 1: ``own`` is faster)."""
     result = {}
     base = np.asarray(seconds[own])
     for name, values in seconds.items():
@@ -76,5 +76,5 @@ def summary(seconds: dict[str, list[float]], own: str) -> dict[str, dict[str, fl
 
 
 def best(cell: dict[str, dict[str, float]], names: Sequence[str]) -> str:
-    """The fastest of `names` by median ratio."""
+    """The fastest of ``names`` by median ratio."""
     return min(names, key=lambda name: cell[name]["ratio"])

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.gpu`: the operators on a CUDA device, checked (`--check`) or timed against plain PyTorch.
+"""``python -m benchmarks.gpu``: the operators on a CUDA device, checked (``--check``) or timed against plain PyTorch.
 
-Each takes at most 8 minutes. Without a device it says so and ends with code 2; `--dry-run` times tiny cells on
+Each takes at most 8 minutes. Without a device it says so and ends with code 2; ``--dry-run`` times tiny cells on
 the CPU, to see that every part runs.
 """
 
@@ -84,7 +84,7 @@ def main() -> int:
     args = parser.parse_args()
     why = None if args.dry_run else refusal()
     if why is not None:
-        print(f"benchmarks.gpu: {why}; see `resemb doctor`", file=sys.stderr)
+        print(f"benchmarks.gpu: {why}; see resemb doctor", file=sys.stderr)
         return 2
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     result: dict[str, Any] = {"machine": machine()}

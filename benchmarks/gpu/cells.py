@@ -1,4 +1,4 @@
-"""Cells drawn on the device itself: a graph, tables and batches as `benchmarks.cells` makes on the host."""
+"""Cells drawn on the device itself: a graph, tables and batches as ``benchmarks.cells`` makes on the host."""
 
 from __future__ import annotations
 

@@ -119,10 +119,10 @@ def _sanitizer() -> str | None:
 
 
 def check(parts: Sequence[str] = PARTS, keep: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
-    """Tests of parity, bits, capture and compilation, then memcheck and racecheck, within `LIMIT_S`.
+    """Tests of parity, bits, capture and compilation, then memcheck and racecheck, within ``LIMIT_S``.
 
     Args:
-        parts: of `PARTS`; a part of its own has all the time.
+        parts: of ``PARTS``; a part of its own has all the time.
         keep: is given what was found so far, after each part.
     """
     start = time.perf_counter()

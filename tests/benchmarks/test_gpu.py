@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu` as far as it goes without a device: arguments, JSON, what is refused."""
+"""``python -m benchmarks.gpu`` as far as it goes without a device: arguments, JSON, what is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 def test_without_a_device_it_says_so(arguments: list[str], tmp_path: Path) -> None:
     done = command(*arguments, "--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["benchmarks.gpu: torch sees no CUDA device; see `resemb doctor`"]
+    assert done.stderr.splitlines() == ["benchmarks.gpu: torch sees no CUDA device; see resemb doctor"]
     assert not list(tmp_path.iterdir())
 
 

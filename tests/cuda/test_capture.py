@@ -77,7 +77,7 @@ class Recorder(TorchDispatchMode):
 
 
 def capture(step: Callable[[], Any], changed: Callable[[], list[Tensor]]) -> Callable[[], None]:
-    """What repeats a step that has been made before; `changed` are tensors that it changes in place."""
+    """What repeats a step that has been made before; ``changed`` are tensors that it changes in place."""
     if EMULATED:
         before = [t.detach().clone() for t in changed()]
         recorder = Recorder()

@@ -27,7 +27,7 @@ def test_round_trip(raw, first):
     assert unseen == 0
     assert numbers.dtype == np.int64
     assert list(id_map.decode(numbers)) == raw
-    # Dense, from `first`, one number an id.
+    # Dense, from ``first``, one number an id.
     assert sorted(set(numbers)) == list(range(first, first + len(set(raw))))
     assert (id_map.oov, id_map.size) == (first + len(id_map), first + len(id_map) + 1)
     again = IdMap.from_dict(json.loads(json.dumps(id_map.to_dict())))

@@ -1,4 +1,4 @@
-"""`rx.data.validate` and `resemb data`: figures, findings, exit statuses, conversion."""
+"""``rx.data.validate`` and ``resemb data``: figures, findings, exit statuses, conversion."""
 
 from __future__ import annotations
 

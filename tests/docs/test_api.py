@@ -12,7 +12,7 @@ import resemb_ext as rx
 from tests.docs.pages import DOCS
 
 REFERENCE = "".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.rst")))
-#: `testing` is for this project's own tests; `export` is another name of `serving`.
+#: ``testing`` is for this project's own tests; ``export`` is another name of ``serving``.
 PUBLIC = [name for name in rx.__all__ if inspect.ismodule(getattr(rx, name)) and name not in ("testing", "export")] + [
     "nn",
     "graph",

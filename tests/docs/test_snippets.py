@@ -119,7 +119,7 @@ def _run_command(words: list[str], where: str) -> None:
         text = text.replace(written, run)
     words = text.split()
     if words[0] == "resemb":
-        assert main(words[1:]) in (0, 1), where  # 1: `data validate` has warnings
+        assert main(words[1:]) in (0, 1), where  # 1: ``data validate`` has warnings
         return
     assert words[0] == "python", f"{where}: {text} is neither run nor named in ELSEWHERE"
     if not words[1].startswith("-m") and not Path(words[1]).exists():

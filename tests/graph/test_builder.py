@@ -39,7 +39,7 @@ def reference(
     directed=False,
     padding_idx=None,
 ):
-    """{row: {neighbour: weight}} and degrees, pair by pair, from the formulas of `from_events`."""
+    """{row: {neighbour: weight}} and degrees, pair by pair, from the formulas of ``from_events``."""
     order = sorted(range(len(item)), key=lambda i: (user[i], 0 if time is None else time[i]))
     sequences = {}
     for i in order:

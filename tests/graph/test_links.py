@@ -197,7 +197,7 @@ def test_bad_options():
 
 
 def dense_prune(p, top_k):
-    """The rule of `with_link` on a dense float32 matrix."""
+    """The rule of ``with_link`` on a dense float32 matrix."""
     out = np.zeros_like(p)
     for i, row in enumerate(p):
         others = sorted((j for j in np.flatnonzero(row) if j != i), key=lambda j: (-row[j], j))

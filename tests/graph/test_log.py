@@ -1,4 +1,4 @@
-"""Graphs of logs: `InterestGraph.from_log` and `resemb graph`."""
+"""Graphs of logs: ``InterestGraph.from_log`` and ``resemb graph``."""
 
 import argparse
 import json
@@ -281,7 +281,7 @@ def test_stream_equals_whole(command, tmp_path, text_users):
 
 
 def test_stream_takes_seconds_where_times_are_dates(command, tmp_path):
-    """As `read_log` does, which makes Unix seconds of dates."""
+    """As ``read_log`` does, which makes Unix seconds of dates."""
     table = frame(3_000)
     table["timestamp"] = pd.to_datetime(table["timestamp"] + 1_500_000_000, unit="s")
     table["label"] = 1
