@@ -7,7 +7,7 @@
 
 #include "common/profile.h"
 #include "cpu/buffer.h"
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 #ifdef RESEMB_WITH_CUDA
 #include "cuda/device.h"
 #include "cuda/device_info.h"
@@ -17,21 +17,21 @@ namespace {
 
 PyObject* isa(PyObject*, PyObject*) {
   try {
-    return PyUnicode_FromString(resemb::row_kernels().isa);
+    return PyUnicode_FromString(resemb::cpu::kernels().isa);
   } catch (const std::invalid_argument& e) {
     PyErr_SetString(PyExc_ValueError, e.what());
     return nullptr;
   }
 }
 
-PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(resemb::available_isas()); }
+PyObject* available_isas(PyObject*, PyObject*) { return PyUnicode_FromString(resemb::cpu::available_isas()); }
 
-PyObject* release_memory(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::release_blocks()); }
+PyObject* release_memory(PyObject*, PyObject*) { return PyLong_FromSize_t(resemb::cpu::release_blocks()); }
 
 PyObject* advise_huge_pages(PyObject*, PyObject* args) {
   unsigned long long address = 0, bytes = 0;
   if (!PyArg_ParseTuple(args, "KK", &address, &bytes)) return nullptr;
-  return PyBool_FromLong(resemb::advise_huge_pages(reinterpret_cast<void*>(address), bytes));
+  return PyBool_FromLong(resemb::cpu::advise_huge_pages(reinterpret_cast<void*>(address), bytes));
 }
 
 // Switches the stages' clocks on or off, and returns and clears what they counted, in nanoseconds.
@@ -62,7 +62,7 @@ PyObject* select_isa(PyObject*, PyObject* name) {
   if (bytes == nullptr) return nullptr;
   PyObject* result = nullptr;
   try {
-    resemb::select_isa(PyBytes_AsString(bytes));
+    resemb::cpu::select_isa(PyBytes_AsString(bytes));
     result = Py_None;
     Py_INCREF(result);
   } catch (const std::invalid_argument& e) {

@@ -4,14 +4,14 @@
 
 #include "common/profile.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 // Memory for the kernels on rows [begin, end); malformed rows need none.
 Buffer<char> scratch_for(const GatherArgs& args, int64_t heads, int64_t begin, int64_t end) {
   int64_t widest = 0;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t first = args.graph.indptr[args.rows[i]], past = args.graph.indptr[args.rows[i] + 1];
+    const int64_t first = args.graph.indptr[args.ids[i]], past = args.graph.indptr[args.ids[i] + 1];
     if (first >= 0 && past <= args.num_edges) widest = std::max(widest, past - first);
   }
   return Buffer<char>(attention_scratch(widest, args.dim, heads) *
@@ -32,13 +32,13 @@ void add_rows(const Buffer<char>& sums, int64_t rows, int64_t columns, int64_t f
 
 }  // namespace
 
-int64_t attend(const GatherArgs& rows, const Attention& link, int64_t begin, int64_t end) {
-  Buffer<char> scratch = scratch_for(rows, link.heads, begin, end);
+int64_t attend(const GatherArgs& gather, const Attention& link, int64_t begin, int64_t end) {
+  Buffer<char> scratch = scratch_for(gather, link.heads, begin, end);
   AttentionArgs args{};
-  args.rows = rows;
+  args.gather = gather;
   args.link = link;
   args.scratch = scratch.data();
-  return row_kernels().attend(args, begin, end);
+  return kernels().attend(args, begin, end);
 }
 
 AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>& plan,
@@ -46,26 +46,26 @@ AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>&
                                  const Parallel& parallel) {
   const StageTimer timer(Stage::edges);
   const int64_t item = static_cast<int64_t>(item_size(x.acc())), heads = x.attention.heads;
-  const int64_t unique = plan.unique(), columns = 2 * x.dim + heads;
+  const int64_t unique = plan.num_unique(), columns = 2 * x.dim + heads;
   const int64_t tasks = (unique + kRowsPerTask - 1) / kRowsPerTask;
   AttendedEdges out{Buffer<char>(edges.count * heads * 2 * item), Buffer<char>(unique * heads * item)};
   Buffer<char> sums(tasks * columns * item);
   AttentionArgs args{};
-  args.rows = x.gather(plan.rows(), unique, nullptr);
-  args.rows.residual = nullptr;
+  args.gather = x.gather(plan.unique_ids(), unique, nullptr);
+  args.gather.residual = nullptr;
   args.link = x.attention;
   args.grad = g;
   args.offsets = edges.offsets.data();
   args.edges = out.edges.data();
   args.row_scores = out.row_scores.data();
   parallel.ranges(unique, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    Buffer<char> scratch = scratch_for(args.rows, heads, begin, end);
+    Buffer<char> scratch = scratch_for(args.gather, heads, begin, end);
     AttentionArgs own = args;
     own.scratch = scratch.data();
     char* row = sums.data() + begin / kRowsPerTask * columns * item;
     std::fill_n(row, columns * item, 0);
     own.sums = row;
-    row_kernels().attend_backward(own, begin, end);
+    kernels().attend_backward(own, begin, end);
   });
   const auto add = [&](int64_t first, int64_t past, void* to) {
     if (x.acc() == DType::f64) {
@@ -80,4 +80,4 @@ AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>&
   return out;
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -9,9 +9,9 @@
 
 #include "cpu/lookup.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
-// E of rows [begin, end) to args.out; see RowKernels::attend.
+// E of rows [begin, end) to args.out; see Kernels::attend.
 int64_t attend(const GatherArgs& args, const Attention& link, int64_t begin, int64_t end);
 
 // What the touched edges and rows hand to the gradient of C.
@@ -34,7 +34,7 @@ void with_attention_columns(const Lookup& x, const PlanView<const int32_t>& plan
                             const F& f) {
   const auto sum = [&](const auto& terms) {
     const auto columns =
-        transpose_terms(terms, x.graph, plan.rows(), edges, plan.unique(), x.num_items, parallel);
+        transpose_terms(terms, x.graph, plan.unique_ids(), edges, plan.num_unique(), x.num_items, parallel);
     AttentionSegmentArgs args{};
     args.terms = columns.terms.payloads.data();
     args.num_terms = columns.terms.size;
@@ -49,8 +49,8 @@ void with_attention_columns(const Lookup& x, const PlanView<const int32_t>& plan
     args.link = x.attention;
     args.edges = attended.edges.data();
     args.row_scores = attended.row_scores.data();
-    args.rows = plan.rows();
-    args.num_rows = plan.unique();
+    args.unique_ids = plan.unique_ids();
+    args.num_unique = plan.num_unique();
     args.items = columns.items.data();
     f(columns.items, args);
   };
@@ -63,4 +63,4 @@ void with_attention_columns(const Lookup& x, const PlanView<const int32_t>& plan
   }
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include "cpu/avx2_begin.h"
 
-#include "cpu/attention_rows_impl.h"
+#include "cpu/attention_impl.h"
 #include "cpu/attention_sums_impl.h"
 
 #include "cpu/avx2_end.h"

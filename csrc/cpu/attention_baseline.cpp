@@ -1,5 +1,5 @@
 // The attention link's row kernels for any processor.
 #include "cpu/baseline_begin.h"
 
-#include "cpu/attention_rows_impl.h"
+#include "cpu/attention_impl.h"
 #include "cpu/attention_sums_impl.h"

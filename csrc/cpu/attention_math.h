@@ -3,7 +3,7 @@
 
 #include "cpu/vec.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 template <class A>
@@ -128,4 +128,4 @@ RESEMB_INLINE d4 repeat_all(d4 v) {
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

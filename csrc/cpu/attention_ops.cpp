@@ -5,7 +5,7 @@
 #include "cpu/attention.h"
 #include "cpu/lookup_inputs.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 std::tuple<Tensor, Tensor> forward(const Tensor& ids_in, const Tensor& central, const Tensor& residual,
@@ -46,10 +46,10 @@ struct AttentionBackward {
     const Lookup& x = b.x();
     if (needs.attention) prior = vector(x.attention.heads);
     if (needs.columns() || needs.residual) {
-      row_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
+      unique_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
     }
     if (needs.columns()) {
-      edges = touched_edges(x.graph, b.plan.rows(), b.unique(), b.parallel);
+      edges = touched_edges(x.graph, b.plan.unique_ids(), b.unique(), b.parallel);
       b.check_count(edges);
       // Where only C's gradient is asked for, the sums of the others still cost next to nothing.
       Tensor unused = vector(2 * x.dim + x.attention.heads);
@@ -87,8 +87,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> whole_tables(const At
   };
   Tensor grad_central = table_gradient(own.needs.central), grad_residual = table_gradient(own.needs.residual);
   if (own.needs.residual) {
-    write_rows(x, own.g.const_data_ptr(), b.unique(), b.plan.rows(), grad_residual.mutable_data_ptr(),
-               b.parallel);
+    store_gradient(x, own.g.const_data_ptr(), b.unique(), b.plan.unique_ids(),
+                   grad_residual.mutable_data_ptr(), b.parallel);
   }
   if (own.needs.central) {
     own.with_columns([&](const Buffer<int32_t>& items, AttentionSegmentArgs args) {
@@ -105,13 +105,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touch
     const AttentionBackward& own) {
   const Backward& b = own.b;
   const Lookup& x = b.x();
-  Tensor rows = b.numbers(b.plan.rows(), own.needs.residual ? b.unique() : 0), row_values = own.g;
+  Tensor rows = b.numbers(b.plan.unique_ids(), own.needs.residual ? b.unique() : 0), row_values = own.g;
   // G is the residual's gradient where the tables' type is the accumulator's.
   if (!own.needs.residual) {
     row_values = own.rows_of(0);
   } else if (x.table != x.acc()) {
     row_values = own.rows_of(b.unique());
-    write_rows(x, own.g.const_data_ptr(), b.unique(), nullptr, row_values.mutable_data_ptr(), b.parallel);
+    store_gradient(x, own.g.const_data_ptr(), b.unique(), nullptr, row_values.mutable_data_ptr(), b.parallel);
   }
   Tensor columns = b.numbers<int32_t>(nullptr, 0), column_values = own.rows_of(0);
   if (own.needs.central) {
@@ -126,10 +126,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touch
 }
 
 }  // namespace
-}  // namespace resemb
+}  // namespace resemb::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
-  m.impl("attention_embedding", TORCH_BOX(&resemb::forward));
-  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::attention_backward<resemb::whole_tables>));
-  m.impl("attention_embedding_backward_rows", TORCH_BOX(&resemb::attention_backward<resemb::touched_rows>));
+  m.impl("attention_embedding", TORCH_BOX(&resemb::cpu::forward));
+  m.impl("attention_embedding_backward", TORCH_BOX(&resemb::attention_backward<resemb::cpu::whole_tables>));
+  m.impl("attention_embedding_backward_rows",
+         TORCH_BOX(&resemb::attention_backward<resemb::cpu::touched_rows>));
 }

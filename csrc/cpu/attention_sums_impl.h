@@ -5,9 +5,9 @@
 #include <type_traits>
 
 #include "cpu/head_blocks.h"
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // The columns of one head in a block, and those of several heads. Constructors are written out, since
@@ -44,17 +44,17 @@ class OwnScores {
  public:
   // For items from `item` on.
   RESEMB_INLINE OwnScores(const AttentionSegmentArgs& args, int64_t item) : a(args) {
-    for (int64_t count = a.num_rows; count > 0;) {
+    for (int64_t count = a.num_unique; count > 0;) {
       const int64_t half = count / 2;
-      const bool below = a.rows[own + half] < item;
+      const bool below = a.unique_ids[own + half] < item;
       own = below ? own + half + 1 : own;
       count = below ? count - half - 1 : half;
     }
   }
   // [heads], or null.
   RESEMB_INLINE const A* of(int64_t item) {
-    while (own < a.num_rows && a.rows[own] < item) ++own;
-    if (own == a.num_rows || a.rows[own] != item) return nullptr;
+    while (own < a.num_unique && a.unique_ids[own] < item) ++own;
+    if (own == a.num_unique || a.unique_ids[own] != item) return nullptr;
     return static_cast<const A*>(a.row_scores) + own * a.link.heads;
   }
 
@@ -194,4 +194,4 @@ bool attention_segment_sum(const AttentionSegmentArgs& a, int64_t begin, int64_t
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

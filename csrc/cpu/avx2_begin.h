@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 
 #define RESEMB_ISA isa_avx2
 #define RESEMB_LAMBDA_INLINE __attribute__((always_inline))

@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Terms ahead of the one being summed whose row is prefetched.
@@ -151,4 +151,4 @@ RESEMB_INLINE void for_columns(int64_t dim, const F& body) {
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

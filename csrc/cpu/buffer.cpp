@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
@@ -107,4 +107,4 @@ size_t release_blocks() noexcept {
   return bytes;
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <utility>
 
-namespace resemb {
+namespace resemb::cpu {
 
 // A block of at least `bytes`, 64-byte aligned, from the pool or fresh; throws std::bad_alloc. `bytes`
 // is raised to the block's size, which give_block wants back. A zeroed block is all zero, and is given
@@ -60,4 +60,4 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -1,4 +1,4 @@
-// The numbers of a graph row's edges under the attention link, for the instruction set of the including file.
+// The numbers of a node's edges under the attention link, for the instruction set of the including file.
 //
 // They lie edge by edge, those of an edge head by head, `apart` of them: 1, 2, 4 or a multiple of 8, so that
 // a vector holds P heads of one edge or of several.
@@ -6,10 +6,10 @@
 
 #include "common/attention.h"
 #include "cpu/attention_math.h"
+#include "cpu/kernels.h"
 #include "cpu/neighbor_rows.h"
-#include "cpu/rows.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 template <class A>
@@ -41,24 +41,24 @@ class EdgeScores {
   }
 
   // Into logs, 0 behind them; whether all are finite.
-  RESEMB_INLINE bool take_log_weights(const GraphView& graph, const GraphRow& row) {
+  RESEMB_INLINE bool take_log_weights(const GraphView& graph, const Node& node) {
     A* to = logs;
     const auto copy_from = [&](const auto* weights) RESEMB_LAMBDA_INLINE {
-      for (int64_t k = 0; k < row.count; ++k) to[k] = static_cast<A>(weights[k]);
+      for (int64_t k = 0; k < node.count; ++k) to[k] = static_cast<A>(weights[k]);
     };
     if (graph.weights_are_double) {
-      copy_from(static_cast<const double*>(graph.weights) + row.first);
+      copy_from(static_cast<const double*>(graph.weights) + node.first);
     } else {
-      copy_from(static_cast<const float*>(graph.weights) + row.first);
+      copy_from(static_cast<const float*>(graph.weights) + node.first);
     }
-    const int64_t stride = attention_stride(row.count);
-    for (int64_t k = row.count; k < stride; ++k) to[k] = 0;
+    const int64_t stride = attention_stride(node.count);
+    for (int64_t k = node.count; k < stride; ++k) to[k] = 0;
     V zero = {};
     for (int64_t k = 0; k < stride; k += kLanesHere) zero += load(to + k) - load(to + k);
     return sum_lanes(zero) == 0;
   }
 
-  // alpha before dropout, 0 behind the row's edges. pre: a_dst . C, from here on LeakyReLU's argument.
+  // alpha before dropout, 0 behind the node's edges. pre: a_dst . C, from here on LeakyReLU's argument.
   // own_products(h) gives a_src . C of four heads from h on of the row's own item.
   template <class F>
   RESEMB_INLINE void attend(const F& own_products) {
@@ -67,8 +67,8 @@ class EdgeScores {
 
   // dots: G . C, from here on the gradients of the scores; alpha after dropout. Writes both to `edges`,
   // [count, 2, heads], and the former's sums to row_scores; adds to the gradient of b, [apart + lanes].
-  RESEMB_INLINE void score_gradients(const GraphRow& row, A* edges, A* row_scores, A* sum_b) {
-    if (dropout.on()) draw_kept(row);
+  RESEMB_INLINE void score_gradients(const Node& node, A* edges, A* row_scores, A* sum_b) {
+    if (dropout.on()) draw_kept(node);
     for_heads_of_a_vector([&]<int P>() RESEMB_LAMBDA_INLINE {
       score_gradients_by<P>(row_scores, sum_b);
       write_edges<P>(edges);
@@ -76,9 +76,9 @@ class EdgeScores {
   }
 
   // Applies dropout to alpha.
-  RESEMB_INLINE void drop(const GraphRow& row) {
+  RESEMB_INLINE void drop(const Node& node) {
     if (!dropout.on()) return;
-    draw_kept(row);
+    draw_kept(node);
     for (int64_t u = 0; u < past; u += kLanesHere) multiply(alpha + u, kept_ + u);
   }
 
@@ -179,12 +179,12 @@ class EdgeScores {
   static RESEMB_INLINE void multiply(A* x, const A* by) { store(x, load(x) * load(by)); }
 
   // Dropout's factors, 0 where there is no edge or head.
-  __attribute__((noinline)) void draw_kept(const GraphRow& row) {
+  __attribute__((noinline)) void draw_kept(const Node& node) {
     for (int64_t u = 0; u < past; ++u) kept_[u] = 0;
-    for (int64_t k = 0; k < row.count; ++k) {
+    for (int64_t k = 0; k < node.count; ++k) {
       for (int64_t h = 0; h < heads; h += 4) {
         double factors[4];
-        dropout.factors(row.item, row.first + k, h, factors);
+        dropout.factors(node.item, node.first + k, h, factors);
         for (int64_t j = 0; j < 4 && h + j < heads; ++j)
           kept_[k * apart + h + j] = static_cast<A>(factors[j]);
       }
@@ -196,4 +196,4 @@ class EdgeScores {
 };
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

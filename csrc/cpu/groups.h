@@ -8,7 +8,7 @@
 #include "cpu/buffer.h"
 #include "cpu/parallel.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 // Payloads in order of their groups, those of one group in the order of their making.
 template <class Payload>
@@ -85,4 +85,4 @@ Groups<Payload> group_by_rank(const int32_t* ranks, int64_t n, int64_t groups, c
   return result;
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -4,7 +4,7 @@
 #include "cpu/blocks.h"
 #include "cpu/vec.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Calls body.template operator()<H, N>(h, i) for pieces that cover `heads` heads of `vectors` vectors each:
@@ -76,4 +76,4 @@ struct HeadBlock {
 };
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -4,23 +4,23 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 
 #define RESEMB_ISA isa_baseline
-#include "cpu/kernels.h"
+#include "cpu/kernels_of_isa.h"
 #undef RESEMB_ISA
 #if defined(__x86_64__)
 #define RESEMB_ISA isa_avx2
-#include "cpu/kernels.h"
+#include "cpu/kernels_of_isa.h"
 #undef RESEMB_ISA
 #endif
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
-constexpr RowKernels kBaselineRows = isa_baseline::table_of("baseline");
+constexpr Kernels kBaseline = isa_baseline::table_of("baseline");
 #if defined(__x86_64__)
-constexpr RowKernels kAvx2Rows = isa_avx2::table_of("avx2");
+constexpr Kernels kAvx2 = isa_avx2::table_of("avx2");
 #endif
 
 bool has_avx2() {
@@ -35,17 +35,17 @@ bool has_avx2() {
 #endif
 }
 
-const RowKernels& choose(const char* name) {
+const Kernels& choose(const char* name) {
   const bool any = std::strcmp(name, "auto") == 0;
 #if defined(__x86_64__)
-  if ((any || std::strcmp(name, "avx2") == 0) && has_avx2()) return kAvx2Rows;
+  if ((any || std::strcmp(name, "avx2") == 0) && has_avx2()) return kAvx2;
 #endif
-  if (any || std::strcmp(name, "baseline") == 0) return kBaselineRows;
+  if (any || std::strcmp(name, "baseline") == 0) return kBaseline;
   throw std::invalid_argument(std::string("RESEMB_ISA: '") + name + "' does not run here; expected auto, " +
                               available_isas());
 }
 
-std::atomic<const RowKernels*> current{nullptr};
+std::atomic<const Kernels*> current{nullptr};
 
 }  // namespace
 
@@ -53,7 +53,7 @@ const char* available_isas() { return has_avx2() ? "baseline,avx2" : "baseline";
 
 void select_isa(const char* name) { current = &choose(name); }
 
-const RowKernels& row_kernels() {
+const Kernels& kernels() {
   if (current.load() == nullptr) {
     const char* name = std::getenv("RESEMB_ISA");
     select_isa(name != nullptr && *name != '\0' ? name : "auto");
@@ -61,4 +61,4 @@ const RowKernels& row_kernels() {
   return *current.load();
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -14,7 +14,7 @@
 #include "cpu/buffer.h"
 #include "cpu/parallel.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 class ItemSet {
  public:
@@ -128,4 +128,4 @@ class ItemSet {
   bool merged_ = false;
 };
 
-}  // namespace resemb
+}  // namespace resemb::cpu

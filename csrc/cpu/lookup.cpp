@@ -7,7 +7,7 @@
 #include "cpu/attention.h"
 #include "cpu/segments.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 constexpr int64_t kPositionsPerTask = 4096;
@@ -30,13 +30,13 @@ struct UniqueEmbeddings {
 
   UniqueEmbeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel) {
     const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
-    const int64_t count = plan.unique();
+    const int64_t count = plan.num_unique();
     rows = Buffer<char>((count + 1) * row_bytes);
-    const GatherArgs args = x.gather(plan.rows(), count, rows.data());
+    const GatherArgs args = x.gather(plan.unique_ids(), count, rows.data());
     std::atomic<int64_t> first_bad{count};
     parallel.ranges(count, kRowsPerTask, [&](int64_t begin, int64_t end) {
-      const int64_t bad = x.attention.heads > 0 ? attend(args, x.attention, begin, end)
-                                                : row_kernels().gather(args, begin, end);
+      const int64_t bad =
+          x.attention.heads > 0 ? attend(args, x.attention, begin, end) : kernels().gather(args, begin, end);
       int64_t seen = first_bad.load();
       while (bad >= 0 && bad < seen && !first_bad.compare_exchange_weak(seen, bad)) {
       }
@@ -54,7 +54,7 @@ struct Bags {
 
   Bags(const Lookup& x, const ConstPlan& plan, const Parallel& parallel)
       : of_position(plan.positions_count), scale(x.mean ? x.num_bags : 0) {
-    const int32_t padding_rank = plan.unique();
+    const int32_t padding_rank = plan.num_unique();
     parallel.ranges(x.num_bags, 256, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         int64_t count = 0;
@@ -77,7 +77,7 @@ template <class A>
 void pool_bags(const Lookup& x, const ConstPlan& plan, const void* embeddings, void* out,
                const Parallel& parallel) {
   const int64_t positions = plan.positions_count;
-  const int32_t padding_rank = plan.unique();
+  const int32_t padding_rank = plan.num_unique();
   const Bags<A> bags(x, plan, parallel);
   Buffer<Term<A>> terms(positions);
   parallel.ranges(positions, kPositionsPerTask, [&](int64_t begin, int64_t end) {
@@ -98,7 +98,7 @@ template <class A>
 void sum_positions(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
                    const Parallel& parallel) {
   const auto group = [&](const auto& term_of) {
-    return group_by_rank<Term<A>>(plan.rank(), plan.positions_count, plan.unique(), parallel,
+    return group_by_rank<Term<A>>(plan.rank(), plan.positions_count, plan.num_unique(), parallel,
                                   [&](int64_t begin, int64_t end, const auto& emit) {
                                     for (int64_t p = begin; p < end; ++p) emit(p, term_of(p));
                                   });
@@ -137,21 +137,21 @@ int64_t lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const 
   const CopyArgs args{plan.rank(),          nullptr, x.dim, x.out_type, embeddings.rows.data(), out,
                       bytes >= kBypassBytes};
   parallel.ranges(plan.positions_count, kPositionsPerTask,
-                  [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
+                  [&](int64_t begin, int64_t end) { kernels().copy(args, begin, end); });
   return -1;
 }
 
-void row_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
-                  const Parallel& parallel) {
+void unique_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, void* out,
+                     const Parallel& parallel) {
   const StageTimer timer(Stage::reduce);
   with_acc(x.acc(), [&]<class A>(A) { sum_positions<A>(x, plan, grad, out, parallel); });
 }
 
-void write_rows(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
-                const Parallel& parallel) {
+void store_gradient(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
+                    const Parallel& parallel) {
   const CopyArgs args{nullptr, targets, x.dim, x.table, g, out, false};
   parallel.ranges(num_rows, kPositionsPerTask,
-                  [&](int64_t begin, int64_t end) { row_kernels().copy(args, begin, end); });
+                  [&](int64_t begin, int64_t end) { kernels().copy(args, begin, end); });
 }
 
 void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedEdges& edges, const void* g,
@@ -159,16 +159,16 @@ void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedE
   Buffer<DotPair> pairs(edges.count);
   Buffer<char> dots(edges.count * static_cast<int64_t>(item_size(x.acc())));
   const DotArgs args{pairs.data(), x.dim, x.table, g, x.central, dots.data()};
-  parallel.ranges(plan.unique(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+  parallel.ranges(plan.num_unique(), kRowsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t first = x.graph.indptr[plan.rows()[u]] - edges.offsets[u];
+      const int64_t first = x.graph.indptr[plan.unique_ids()[u]] - edges.offsets[u];
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
         pairs[t] = {static_cast<uint32_t>(u), static_cast<uint32_t>(x.graph.neighbor(first + t))};
       }
     }
-    row_kernels().dot(args, edges.offsets[begin], edges.offsets[end]);
+    kernels().dot(args, edges.offsets[begin], edges.offsets[end]);
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t shift = dense ? x.graph.indptr[plan.rows()[u]] - edges.offsets[u] : 0;
+      const int64_t shift = dense ? x.graph.indptr[plan.unique_ids()[u]] - edges.offsets[u] : 0;
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
         const double value = x.acc() == DType::f64 ? reinterpret_cast<const double*>(dots.data())[t]
                                                    : reinterpret_cast<const float*>(dots.data())[t];
@@ -193,9 +193,9 @@ void sample_weight_gradient(const Lookup& x, const ConstPlan& plan, const void* 
     for (int64_t p = begin; p < end; ++p) {
       pairs[p] = {static_cast<uint32_t>(plan.rank()[p]), bags.of_position[p]};
     }
-    row_kernels().dot(args, begin, end);
+    kernels().dot(args, begin, end);
     for (int64_t p = begin; p < end; ++p) {
-      if (plan.rank()[p] != plan.unique()) continue;
+      if (plan.rank()[p] != plan.num_unique()) continue;
       if (x.acc() == DType::f64) {
         static_cast<double*>(out)[p] = 0;
       } else {
@@ -205,4 +205,4 @@ void sample_weight_gradient(const Lookup& x, const ConstPlan& plan, const void* 
   });
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -1,10 +1,10 @@
 // Lookup and bag over the interest graph, forward and backward, on raw pointers.
 //
-//   E[u]   = sum_e w_e C[n_e] + R[rows[u]]            unique rows of the batch
+//   E[u]   = sum_e w_e C[n_e] + R[ids[u]]             unique ids of the batch
 //   out[p] = E[rank[p]]                               lookup
 //   out[b] = sum over p in bag b of c_p E[rank[p]]    bag; c_p = sample weight, or 1 / count for mean
 //   G[u]   = sum over positions p of u of c_p * grad of p's output row
-//   grad R[rows[u]] = G[u];  grad C[v] = sum_u w_uv G[u];  grad w_uv = G[u] . C[v];
+//   grad R[ids[u]] = G[u];  grad C[v] = sum_u w_uv G[u];  grad w_uv = G[u] . C[v];
 //   grad c_p = grad of p's output row . E[rank[p]]
 //
 // Under the attention link w are made from C: see common/attention.h and cpu/attention.h.
@@ -13,10 +13,10 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "cpu/kernels.h"
 #include "cpu/plan.h"
-#include "cpu/rows.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 // Outputs from this size on do not stay in cache, so they are written past it.
 constexpr int64_t kBypassBytes = int64_t{16} << 20;
@@ -38,8 +38,8 @@ struct Lookup {
 
   DType acc() const { return accumulator(table); }
   bool is_bag() const { return offsets != nullptr; }
-  GatherArgs gather(const int32_t* rows, int64_t num_rows, void* out) const {
-    return {graph, num_items, num_edges, rows, num_rows, dim, table, central, residual, out};
+  GatherArgs gather(const int32_t* ids, int64_t num_ids, void* out) const {
+    return {graph, num_items, num_edges, ids, num_ids, dim, table, central, residual, out};
   }
 };
 
@@ -52,12 +52,12 @@ int64_t lookup_forward(const Lookup& x, const PlanView<const int32_t>& plan, voi
                        const Parallel& parallel);
 
 // G, [U, D] acc, from grad [P or B, D].
-void row_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
-                  const Parallel& parallel);
+void unique_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
+                     const Parallel& parallel);
 
 // out[targets[u]] = G[u] in the tables' type; targets null: out[u].
-void write_rows(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
-                const Parallel& parallel);
+void store_gradient(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
+                    const Parallel& parallel);
 
 // Grad w in row order, [T] of `out_double ? double : float`; at edge numbers of the graph where `dense`.
 void link_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const TouchedEdges& edges,
@@ -67,4 +67,4 @@ void link_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, 
 void sample_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,
                             const Parallel& parallel);
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -1,11 +1,11 @@
 // The lookup's row kernels, for the instruction set of the including file.
 #pragma once
 
+#include "cpu/adjacency.h"
 #include "cpu/blocks.h"
-#include "cpu/row_edges.h"
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Room for edges of a graph that holds them in other types.
@@ -25,21 +25,21 @@ RESEMB_INLINE int64_t gather_columns(const GatherArgs& a, int64_t begin, int64_t
   const int64_t dim = a.dim;
   EdgeRoom<A> rooms[2];  // of the row at hand and of the next
   const auto first_edges = [&](int64_t i) RESEMB_LAMBDA_INLINE {
-    const RowEdges edges(a, a.rows[i]);
+    const EdgeRange edges(a, a.ids[i]);
     return EdgeItems(a, edges.first, edges.past, rooms[i % 2].items);
   };
   EdgeItems next;
   if (begin < end) next = first_edges(begin);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t row = a.rows[i];
-    const RowEdges edges(a, row);
+    const int64_t row = a.ids[i];
+    const EdgeRange edges(a, row);
     const EdgeItems now = next;
     if (edges.bad || now.bad) return i;
     prefetch_edges(a, i);
     next = EdgeItems();
     if (i + 1 < end) {
       next = first_edges(i + 1);
-      if (residual != nullptr) B::fetch(residual + a.rows[i + 1] * dim);
+      if (residual != nullptr) B::fetch(residual + a.ids[i + 1] * dim);
     }
     // Rows of the next item are fetched while this one is summed, edge by edge.
     B total;
@@ -229,4 +229,4 @@ void rank(const RankArgs& a, int64_t begin, int64_t end) {
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -8,12 +8,12 @@
 #include <utility>
 
 #include "common/profile.h"
-#include "cpu/attention_inputs.h"
 #include "cpu/lookup.h"
 #include "cpu/segments.h"
-#include "cpu/tensors.h"
+#include "ops/attention_inputs.h"
+#include "ops/tensors.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 // The tensors behind a Lookup, checked and contiguous.
 struct Inputs {
@@ -145,7 +145,7 @@ struct Backward {
   }
 
   const Lookup& x() const { return in.lookup; }
-  int64_t unique() const { return plan.unique(); }
+  int64_t unique() const { return plan.num_unique(); }
 
   void need_tables(bool both, const char* what) const {
     if (x().central == nullptr || (both && x().residual == nullptr)) {
@@ -208,9 +208,9 @@ struct Backward {
   void with_transpose(const TouchedEdges& edges, const F& f) const {
     check_count(edges);
     if (x().acc() == DType::f64) {
-      f(transpose<double>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
+      f(transpose<double>(x().graph, plan.unique_ids(), edges, unique(), x().num_items, parallel));
     } else {
-      f(transpose<float>(x().graph, plan.rows(), edges, unique(), x().num_items, parallel));
+      f(transpose<float>(x().graph, plan.unique_ids(), edges, unique(), x().num_items, parallel));
     }
   }
 
@@ -220,4 +220,4 @@ struct Backward {
   }
 };
 
-}  // namespace resemb
+}  // namespace resemb::cpu

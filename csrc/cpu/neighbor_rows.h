@@ -1,14 +1,14 @@
-// The central rows of a graph row's neighbours, with heads in whole vectors, for the instruction set of the
+// The central rows of a node's neighbours, with heads in whole vectors, for the instruction set of the
 // including file.
 //
 // Rows are read where they lie if D / heads is a multiple of the lanes and the table holds accumulators, and
 // are otherwise copied, each head with zeros behind it.
 #pragma once
 
-#include "cpu/row_edges.h"
-#include "cpu/rows.h"
+#include "cpu/adjacency.h"
+#include "cpu/kernels.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Fetches rows of a table, some at a time.
@@ -38,7 +38,7 @@ struct Fetching {
   }
 };
 
-struct GraphRow {
+struct Node {
   int64_t i, item, first, count;  // number in the batch, item, first edge, edges
 };
 
@@ -66,27 +66,27 @@ class NeighborRows {
         heads(num_heads),
         width(dim / heads),
         vectors((width + kLanesHere - 1) / kLanesHere),
-        wide(vectors * kLanesHere),
-        size(heads * wide),
+        padded(vectors * kLanesHere),
+        size(heads * padded),
         row_bytes(dim * static_cast<int64_t>(item_size(g.table))),
-        in_place(width == wide && item_size(g.table) == sizeof(A)) {}
+        in_place(width == padded && item_size(g.table) == sizeof(A)) {}
 
   // A row of accumulators with its heads in whole vectors: itself, or its copy.
   RESEMB_INLINE const A* laid_out(const A* row, A* copy) const {
-    if (width == wide) return row;
+    if (width == padded) return row;
     lay_out(row, copy);
     return copy;
   }
   template <class T>
   RESEMB_INLINE void lay_out(const T* row, A* to) const {
-    if (width == wide) {
+    if (width == padded) {
       for (int64_t c = 0; c < dim; c += kLanesHere) store(to + c, load(row + c));
       return;
     }
     for (int64_t h = 0; h < heads; ++h) {
       int64_t c = 0;
-      for (; c + kLanesHere <= width; c += kLanesHere) store(to + h * wide + c, load(row + h * width + c));
-      store(to + h * wide + c, load_part(row + h * width + c, width - c));
+      for (; c + kLanesHere <= width; c += kLanesHere) store(to + h * padded + c, load(row + h * width + c));
+      store(to + h * padded + c, load_part(row + h * width + c, width - c));
     }
   }
   // A table's row likewise.
@@ -97,22 +97,22 @@ class NeighborRows {
   }
 
   // Numbers that the copies of a row's neighbours take.
-  RESEMB_INLINE int64_t copied(const GraphRow& row) const {
-    return in_place ? 0 : (row.count < kChunk ? row.count : kChunk) * size;
+  RESEMB_INLINE int64_t copied(const Node& node) const {
+    return in_place ? 0 : (node.count < kChunk ? node.count : kChunk) * size;
   }
 
-  // f(row) until it returns false or the graph is malformed; the row it stopped at, or -1. Meanwhile f
+  // f(node) until it returns false or the graph is malformed; the node it stopped at, or -1. Meanwhile f
   // fetches the central rows of `next` by `ahead`, so that they are on their way while it computes.
   template <class F>
-  RESEMB_INLINE int64_t for_rows(int64_t begin, int64_t end, const F& f) {
+  RESEMB_INLINE int64_t for_nodes(int64_t begin, int64_t end, const F& f) {
     const auto first_items = [&](int64_t i) RESEMB_LAMBDA_INLINE {
-      const RowEdges edges(g, g.rows[i]);
+      const EdgeRange edges(g, g.ids[i]);
       return EdgeItems(g, edges.first, edges.past, rooms_[i % 2]);
     };
     next = EdgeItems();
     if (begin < end) next = first_items(begin);
     for (int64_t i = begin; i < end; ++i) {
-      const RowEdges edges(g, g.rows[i]);
+      const EdgeRange edges(g, g.ids[i]);
       now = next;
       if (edges.bad || now.bad) return i;
       prefetch_edges(g, i);
@@ -120,13 +120,13 @@ class NeighborRows {
       if (i + 1 < end) {
         next = first_items(i + 1);
         if (g.residual != nullptr) {
-          Fetching{static_cast<const char*>(g.residual), nullptr, row_bytes}.one(g.rows[i + 1]);
+          Fetching{static_cast<const char*>(g.residual), nullptr, row_bytes}.one(g.ids[i + 1]);
         }
       }
       ahead = {static_cast<const char*>(g.central), next.items, row_bytes, next.count};
-      const GraphRow row{i, g.rows[i], edges.first, edges.past - edges.first};
+      const Node node{i, g.ids[i], edges.first, edges.past - edges.first};
       held_ = -1;
-      if (!f(row)) return i;
+      if (!f(node)) return i;
       ahead.all();
     }
     return -1;
@@ -135,11 +135,12 @@ class NeighborRows {
   // f(k, count) for the row's chunks of edges, from its k-th on, whose items are in `now` and whose central
   // rows in `rows`, the last one again up to a multiple of four. False where a neighbour is no item.
   template <class F>
-  RESEMB_INLINE bool for_chunks(const GraphRow& row, const F& f) {
-    for (int64_t k = 0; k < row.count; k += kChunk) {
+  RESEMB_INLINE bool for_chunks(const Node& node, const F& f) {
+    for (int64_t k = 0; k < node.count; k += kChunk) {
       if (k != held_) {
         // The first chunk was taken when the row was still the next one.
-        if (k > 0 || held_ >= 0) now = EdgeItems(g, row.first + k, row.first + row.count, rooms_[row.i % 2]);
+        if (k > 0 || held_ >= 0)
+          now = EdgeItems(g, node.first + k, node.first + node.count, rooms_[node.i % 2]);
         if (now.bad) return false;
         held_ = k;
         for (int64_t j = 0; j < now.count; ++j) {
@@ -155,13 +156,13 @@ class NeighborRows {
 
   const GatherArgs& g;
   const int64_t dim, heads;
-  const int64_t width, vectors, wide;  // of a head: columns, vectors, columns in whole vectors
-  const int64_t size;                  // columns of all heads in whole vectors
+  const int64_t width, vectors, padded;  // of a head: columns, vectors, columns in whole vectors
+  const int64_t size;                    // columns of all heads in whole vectors
   const int64_t row_bytes;
   const bool in_place;    // central rows are not copied
   A* copies = nullptr;    // where they go
   const A* rows[kChunk];  // central rows of the chunk `now`
-  EdgeItems now, next;    // next: checked first edges of the next row
+  EdgeItems now, next;    // next: checked first edges of the next node
   Fetching ahead;         // of the central rows of next
 
  private:
@@ -178,4 +179,4 @@ class NeighborRows {
 };
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -8,7 +8,7 @@
 
 #include "cpu/lookup_inputs.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 // Says why lookup_forward calls the row of an item bad.
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& ids, Inputs& in, int64_t pa
   const int64_t out_rows = x.is_bag() ? x.num_bags : positions;
   Tensor out = new_output(*in.central, {out_rows, x.dim}, scalar_type(x.out_type));
   const int64_t bad_row = lookup_forward(x, ready, out.mutable_data_ptr(), parallel);
-  if (bad_row >= 0) fail_row(x, ready.rows()[bad_row]);
+  if (bad_row >= 0) fail_row(x, ready.unique_ids()[bad_row]);
   return {out, plan};
 }
 
@@ -97,12 +97,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
                             : torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
   if ((need_central || need_residual || need_weights) && b.unique() > 0 && x.dim > 0) {
     Buffer<char> g(b.unique() * x.dim * static_cast<int64_t>(item_size(x.acc())));
-    row_gradient(x, b.plan, b.grad.const_data_ptr(), g.data(), b.parallel);
+    unique_gradient(x, b.plan, b.grad.const_data_ptr(), g.data(), b.parallel);
     if (need_residual) {
-      write_rows(x, g.data(), b.unique(), b.plan.rows(), grad_residual.mutable_data_ptr(), b.parallel);
+      store_gradient(x, g.data(), b.unique(), b.plan.unique_ids(), grad_residual.mutable_data_ptr(),
+                     b.parallel);
     }
     if (need_central || need_weights) {
-      const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique(), b.parallel);
+      const TouchedEdges edges = touched_edges(x.graph, b.plan.unique_ids(), b.unique(), b.parallel);
       if (need_central) {
         b.with_transpose(edges, [&](const auto& columns) {
           b.sum_columns(columns.terms, g.data(), columns.items.data(), grad_central);
@@ -131,22 +132,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   // G is the residual's gradient where the tables' type is the accumulator's.
   const bool g_is_gradient = x.table == x.acc();
   Tensor g = new_output(b.grad, {unique, x.dim}, b.in.acc_type());
-  Tensor rows = b.numbers(b.plan.rows(), need_residual ? unique : 0);
+  Tensor rows = b.numbers(b.plan.unique_ids(), need_residual ? unique : 0);
   const bool any = need_central || need_residual || need_weights;
-  if (any && x.dim > 0) row_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
+  if (any && x.dim > 0) unique_gradient(x, b.plan, b.grad.const_data_ptr(), g.mutable_data_ptr(), b.parallel);
   Tensor row_values = g;
   if (!need_residual) {
     row_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
   } else if (!g_is_gradient) {
     row_values = new_output(b.grad, {unique, x.dim}, table);
-    write_rows(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
+    store_gradient(x, g.const_data_ptr(), unique, nullptr, row_values.mutable_data_ptr(), b.parallel);
   }
 
   Tensor columns = numbers(0), column_values = torch::stable::new_empty(b.grad, {0, x.dim}, table);
   Tensor edge_numbers = numbers(0),
          edge_values = torch::stable::new_empty(b.grad, {0}, b.in.weights.scalar_type());
   if (need_central || need_weights) {
-    const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), unique, b.parallel);
+    const TouchedEdges edges = touched_edges(x.graph, b.plan.unique_ids(), unique, b.parallel);
     if (need_central) {
       b.with_transpose(edges, [&](const auto& touched) {
         const int64_t count = touched.items.size();
@@ -161,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
       edge_values = torch::stable::new_empty(b.grad, {edges.count}, b.in.weights.scalar_type());
       int64_t* out = static_cast<int64_t*>(edge_numbers.mutable_data_ptr());
       for (int64_t u = 0; u < unique; ++u) {
-        const int64_t shift = x.graph.indptr[b.plan.rows()[u]] - edges.offsets[u];
+        const int64_t shift = x.graph.indptr[b.plan.unique_ids()[u]] - edges.offsets[u];
         for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) out[t] = t + shift;
       }
       b.write_link_weights(edges, g.const_data_ptr(), /*dense=*/false, edge_values);
@@ -177,10 +178,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
 }
 
 }  // namespace
-}  // namespace resemb
+}  // namespace resemb::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
-  m.impl("res_embedding", TORCH_BOX(&resemb::forward));
-  m.impl("res_embedding_backward", TORCH_BOX(&resemb::backward));
-  m.impl("res_embedding_backward_rows", TORCH_BOX(&resemb::backward_rows));
+  m.impl("res_embedding", TORCH_BOX(&resemb::cpu::forward));
+  m.impl("res_embedding_backward", TORCH_BOX(&resemb::cpu::backward));
+  m.impl("res_embedding_backward_rows", TORCH_BOX(&resemb::cpu::backward_rows));
 }

@@ -8,9 +8,9 @@
 #include "common/profile.h"
 #include "cpu/item_set.h"
 #include "cpu/lookup.h"
-#include "cpu/update_args.h"
+#include "ops/update_args.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 constexpr int64_t kRowsPerTask = 256;
@@ -60,8 +60,8 @@ class Distinct {
 
   PlanView<const int32_t> plan() const { return {memory_.data(), count_}; }
   Tensor rows(const Tensor& like) const {
-    Tensor out = torch::stable::new_empty(like, {plan().unique()}, ScalarType::Long);
-    std::copy_n(plan().rows(), plan().unique(), static_cast<int64_t*>(out.mutable_data_ptr()));
+    Tensor out = torch::stable::new_empty(like, {plan().num_unique()}, ScalarType::Long);
+    std::copy_n(plan().unique_ids(), plan().num_unique(), static_cast<int64_t*>(out.mutable_data_ptr()));
     return out;
   }
 
@@ -81,15 +81,15 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
   x.dim = values.size(1);
   x.table = x.out_type = table_type(values.scalar_type(), "values");
   const PlanView<const int32_t> plan = found.plan();
-  const int64_t unique = plan.unique();
+  const int64_t unique = plan.num_unique();
   Tensor out_rows = found.rows(rows);
   Tensor sums = new_output(values, {unique, x.dim}, scalar_type(x.acc()));
   if (x.dim > 0) {
-    row_gradient(x, plan, values.const_data_ptr(), sums.mutable_data_ptr(), parallel);
+    unique_gradient(x, plan, values.const_data_ptr(), sums.mutable_data_ptr(), parallel);
   }
   if (x.table == x.acc()) return {out_rows, sums};
   Tensor out = new_output(values, {unique, x.dim}, values.scalar_type());
-  write_rows(x, sums.const_data_ptr(), unique, nullptr, out.mutable_data_ptr(), parallel);
+  store_gradient(x, sums.const_data_ptr(), unique, nullptr, out.mutable_data_ptr(), parallel);
   return {out_rows, out};
 }
 
@@ -109,7 +109,7 @@ void update_rows(const Tensor& table, const OptionalTensor& first, const Optiona
   const StageTimer timer(Stage::update);
   if (!ascend(a.rows, a.num_rows, table.size(0), parallel)) fail_value("rows: do not ascend within [0, H)");
   parallel.ranges(a.num_rows, kRowsPerTask,
-                  [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
+                  [&](int64_t begin, int64_t end) { kernels().update(a, begin, end); });
 }
 
 // p <- p exp(now - decayed[r]) for the given rows, or for all of them.
@@ -138,7 +138,7 @@ void decay_rows(const Tensor& table, const Tensor& decayed, const OptionalTensor
   }
   a.param = table.mutable_data_ptr();
   parallel.ranges(a.num_rows, kRowsPerTask,
-                  [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
+                  [&](int64_t begin, int64_t end) { kernels().update(a, begin, end); });
 }
 
 Tensor distinct_items(const Tensor& items_in, int64_t num_items) {
@@ -180,13 +180,13 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
 }
 
 }  // namespace
-}  // namespace resemb
+}  // namespace resemb::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
-  m.impl("rows_ascend", TORCH_BOX(&resemb::rows_ascend));
-  m.impl("coalesce_rows", TORCH_BOX(&resemb::coalesce_rows));
-  m.impl("decay_rows_", TORCH_BOX(&resemb::decay_rows));
-  m.impl("distinct_items", TORCH_BOX(&resemb::distinct_items));
-  m.impl("distinct_neighbors", TORCH_BOX(&resemb::distinct_neighbors));
-  m.impl("update_rows_", TORCH_BOX(&resemb::update_rows));
+  m.impl("rows_ascend", TORCH_BOX(&resemb::cpu::rows_ascend));
+  m.impl("coalesce_rows", TORCH_BOX(&resemb::cpu::coalesce_rows));
+  m.impl("decay_rows_", TORCH_BOX(&resemb::cpu::decay_rows));
+  m.impl("distinct_items", TORCH_BOX(&resemb::cpu::distinct_items));
+  m.impl("distinct_neighbors", TORCH_BOX(&resemb::cpu::distinct_neighbors));
+  m.impl("update_rows_", TORCH_BOX(&resemb::cpu::update_rows));
 }

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace resemb {
+namespace resemb::cpu {
 
 class Parallel {
  public:
@@ -63,4 +63,4 @@ class Parallel {
   Launch launch_;
 };
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -6,9 +6,9 @@
 
 #include "common/profile.h"
 #include "cpu/item_set.h"
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 constexpr int64_t kGrain = 8192;
@@ -21,17 +21,17 @@ void prefetch_bytes(const void* data, int64_t first, int64_t past) {
 // f(u, e, t) for the touched edges t in [begin, end): edge e of the graph, of unique row u. `values`, of
 // item_size bytes an edge, is what f reads: rows of the graph lie far apart, so it is fetched ahead.
 template <class F>
-void for_edges(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges, int64_t num_rows,
+void for_edges(const GraphView& graph, const int32_t* ids, const TouchedEdges& edges, int64_t num_ids,
                int64_t begin, int64_t end, const void* values, int64_t item_size, const F& f) {
   const int64_t* offsets = edges.offsets.data();
   int64_t t = begin;
-  for (int64_t u = std::upper_bound(offsets, offsets + num_rows, begin) - offsets - 1; t < end; ++u) {
-    if (u + 32 < num_rows) __builtin_prefetch(&graph.indptr[rows[u + 32]]);
-    if (u + 16 < num_rows) {
-      const int64_t ahead = graph.indptr[rows[u + 16]];
+  for (int64_t u = std::upper_bound(offsets, offsets + num_ids, begin) - offsets - 1; t < end; ++u) {
+    if (u + 32 < num_ids) __builtin_prefetch(&graph.indptr[ids[u + 32]]);
+    if (u + 16 < num_ids) {
+      const int64_t ahead = graph.indptr[ids[u + 16]];
       prefetch_bytes(values, ahead * item_size, (ahead + offsets[u + 17] - offsets[u + 16]) * item_size);
     }
-    const int64_t shift = graph.indptr[rows[u]] - offsets[u];
+    const int64_t shift = graph.indptr[ids[u]] - offsets[u];
     for (const int64_t past = std::min(offsets[u + 1], end); t < past; ++t) f(u, t + shift, t);
   }
 }
@@ -60,29 +60,29 @@ int64_t make_plan(const Ids& ids, int64_t num_items, int64_t padding_idx, const 
   if (first_bad.load() < n) return first_bad.load();
 
   const int64_t unique = items.count();
-  plan.unique() = static_cast<int32_t>(unique);
-  items.list(plan.rows());
+  plan.num_unique() = static_cast<int32_t>(unique);
+  items.list(plan.unique_ids());
   // The plan is an operator's output: the part not used is zero, not whatever memory held.
-  std::fill(plan.rows() + unique, plan.rows() + n, 0);
+  std::fill(plan.unique_ids() + unique, plan.unique_ids() + n, 0);
   const RankArgs args{items.bits(),  items.before(), ids.data,
                       ids.are_int64, padding_idx,    static_cast<int32_t>(unique),
                       plan.rank()};
-  parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) { row_kernels().rank(args, begin, end); });
+  parallel.ranges(n, kGrain, [&](int64_t begin, int64_t end) { kernels().rank(args, begin, end); });
   return -1;
 }
 
-TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows,
+TouchedEdges touched_edges(const GraphView& graph, const int32_t* ids, int64_t num_ids,
                            const Parallel& parallel) {
   TouchedEdges edges;
-  edges.offsets = Buffer<int64_t>(num_rows + 1);
-  parallel.ranges(num_rows, kGrain, [&](int64_t begin, int64_t end) {
+  edges.offsets = Buffer<int64_t>(num_ids + 1);
+  parallel.ranges(num_ids, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
-      if (u + 32 < num_rows) __builtin_prefetch(&graph.indptr[rows[u + 32]]);
-      edges.offsets[u] = graph.indptr[rows[u] + 1] - graph.indptr[rows[u]];
+      if (u + 32 < num_ids) __builtin_prefetch(&graph.indptr[ids[u + 32]]);
+      edges.offsets[u] = graph.indptr[ids[u] + 1] - graph.indptr[ids[u]];
     }
   });
-  for (int64_t u = 0; u < num_rows; ++u) edges.count += std::exchange(edges.offsets[u], edges.count);
-  edges.offsets[num_rows] = edges.count;
+  for (int64_t u = 0; u < num_ids; ++u) edges.count += std::exchange(edges.offsets[u], edges.count);
+  edges.offsets[num_ids] = edges.count;
   return edges;
 }
 
@@ -111,9 +111,9 @@ void drop_empty(Columns<T>& columns) {
 
 // Calls emit(t, term) for the touched edges t in [begin, end).
 template <class A, class Emit>
-void make_terms(const WeightTerms<A>&, const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
-                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
-  for_edges(graph, rows, edges, num_rows, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
+void make_terms(const WeightTerms<A>&, const GraphView& graph, const int32_t* ids, const TouchedEdges& edges,
+                int64_t num_ids, int64_t begin, int64_t end, const Emit& emit) {
+  for_edges(graph, ids, edges, num_ids, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
             [&](int64_t u, int64_t e, int64_t t) {
               emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
             });
@@ -121,11 +121,11 @@ void make_terms(const WeightTerms<A>&, const GraphView& graph, const int32_t* ro
 
 // The same for terms that read nothing of the graph: f(u, t) makes them.
 template <class F, class Emit>
-void make_terms_of(const TouchedEdges& edges, int64_t num_rows, int64_t begin, int64_t end, const F& f,
+void make_terms_of(const TouchedEdges& edges, int64_t num_ids, int64_t begin, int64_t end, const F& f,
                    const Emit& emit) {
   const int64_t* offsets = edges.offsets.data();
   int64_t t = begin;
-  for (int64_t u = std::upper_bound(offsets, offsets + num_rows, begin) - offsets - 1; t < end; ++u) {
+  for (int64_t u = std::upper_bound(offsets, offsets + num_ids, begin) - offsets - 1; t < end; ++u) {
     for (const int64_t past = std::min(offsets[u + 1], end); t < past; ++t) {
       emit(t, f(static_cast<uint32_t>(u), t));
     }
@@ -133,33 +133,33 @@ void make_terms_of(const TouchedEdges& edges, int64_t num_rows, int64_t begin, i
 }
 template <class A, class Emit>
 void make_terms(const AttendedTerms<A>& terms, const GraphView&, const int32_t*, const TouchedEdges& edges,
-                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
+                int64_t num_ids, int64_t begin, int64_t end, const Emit& emit) {
   const auto term = [&](uint32_t u, int64_t t) { return AttendedTerm<A>{u, terms.values[t]}; };
-  make_terms_of(edges, num_rows, begin, end, term, emit);
+  make_terms_of(edges, num_ids, begin, end, term, emit);
 }
 template <class Emit>
 void make_terms(const PlacedTerms&, const GraphView&, const int32_t*, const TouchedEdges& edges,
-                int64_t num_rows, int64_t begin, int64_t end, const Emit& emit) {
+                int64_t num_ids, int64_t begin, int64_t end, const Emit& emit) {
   const auto term = [](uint32_t u, int64_t t) { return PlacedTerm{u, static_cast<uint32_t>(t)}; };
-  make_terms_of(edges, num_rows, begin, end, term, emit);
+  make_terms_of(edges, num_ids, begin, end, term, emit);
 }
 
 }  // namespace
 
 template <class Terms>
 Columns<typename Terms::Payload> transpose_terms(const Terms& terms, const GraphView& graph,
-                                                 const int32_t* rows, const TouchedEdges& edges,
-                                                 int64_t num_rows, int64_t num_items,
+                                                 const int32_t* ids, const TouchedEdges& edges,
+                                                 int64_t num_ids, int64_t num_items,
                                                  const Parallel& parallel) {
   const StageTimer timer(Stage::transpose);
   const auto for_neighbors = [&](int64_t begin, int64_t end, const auto& f) {
-    for_edges(graph, rows, edges, num_rows, begin, end, graph.neighbors, graph.neighbors_are_int64 ? 8 : 4,
+    for_edges(graph, ids, edges, num_ids, begin, end, graph.neighbors, graph.neighbors_are_int64 ? 8 : 4,
               [&](int64_t, int64_t e, int64_t t) { f(graph.neighbor(e), t); });
   };
   const auto group = [&](const Buffer<int32_t>& ranks, int64_t groups) {
     return group_by_rank<typename Terms::Payload>(
         ranks.data(), edges.count, groups, parallel, [&](int64_t begin, int64_t end, const auto& emit) {
-          make_terms(terms, graph, rows, edges, num_rows, begin, end, emit);
+          make_terms(terms, graph, ids, edges, num_ids, begin, end, emit);
         });
   };
   Columns<typename Terms::Payload> columns;
@@ -184,8 +184,7 @@ Columns<typename Terms::Payload> transpose_terms(const Terms& terms, const Graph
   columns.items = Buffer<int32_t>(items.count());
   items.list(columns.items.data());
   const RankArgs args{items.bits(), items.before(), ranks.data(), false, -1, -1, ranks.data()};
-  parallel.ranges(edges.count, kGrain,
-                  [&](int64_t begin, int64_t end) { row_kernels().rank(args, begin, end); });
+  parallel.ranges(edges.count, kGrain, [&](int64_t begin, int64_t end) { kernels().rank(args, begin, end); });
   columns.terms = group(ranks, columns.items.size());
   return columns;
 }
@@ -203,4 +202,4 @@ template Columns<AttendedTerm<double>> transpose_terms(const AttendedTerms<doubl
 template Columns<PlacedTerm> transpose_terms(const PlacedTerms&, const GraphView&, const int32_t*,
                                              const TouchedEdges&, int64_t, int64_t, const Parallel&);
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -3,14 +3,14 @@
 
 #include <cstdint>
 
-#include "common/plan.h"
 #include "common/types.h"
 #include "cpu/buffer.h"
 #include "cpu/groups.h"
+#include "cpu/kernels.h"
 #include "cpu/parallel.h"
-#include "cpu/rows.h"
+#include "cpu/plan_view.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 struct Ids {
   const void* data;
@@ -32,7 +32,7 @@ struct TouchedEdges {
   Buffer<int64_t> offsets;  // [U + 1]
   int64_t count = 0;        // T
 };
-TouchedEdges touched_edges(const GraphView& graph, const int32_t* rows, int64_t num_rows,
+TouchedEdges touched_edges(const GraphView& graph, const int32_t* ids, int64_t num_ids,
                            const Parallel& parallel);
 
 // Touched edges by neighbour: for each touched neighbour its terms, in row order.
@@ -59,13 +59,13 @@ struct PlacedTerms {
 
 template <class Terms>
 Columns<typename Terms::Payload> transpose_terms(const Terms& terms, const GraphView& graph,
-                                                 const int32_t* rows, const TouchedEdges& edges,
-                                                 int64_t num_rows, int64_t num_items,
+                                                 const int32_t* ids, const TouchedEdges& edges,
+                                                 int64_t num_ids, int64_t num_items,
                                                  const Parallel& parallel);
 template <class A>
-Columns<Term<A>> transpose(const GraphView& graph, const int32_t* rows, const TouchedEdges& edges,
-                           int64_t num_rows, int64_t num_items, const Parallel& parallel) {
-  return transpose_terms(WeightTerms<A>{}, graph, rows, edges, num_rows, num_items, parallel);
+Columns<Term<A>> transpose(const GraphView& graph, const int32_t* ids, const TouchedEdges& edges,
+                           int64_t num_ids, int64_t num_items, const Parallel& parallel) {
+  return transpose_terms(WeightTerms<A>{}, graph, ids, edges, num_ids, num_items, parallel);
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -5,7 +5,7 @@
 
 #include "cpu/buffer.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 constexpr int64_t kTermsPerTask = 8192;
@@ -15,10 +15,10 @@ DType acc_of(const SegmentArgs& args) {
 }
 
 bool sum_pieces(const SegmentArgs& args, int64_t begin, int64_t end) {
-  return row_kernels().segment_sum(args, begin, end);
+  return kernels().segment_sum(args, begin, end);
 }
 bool sum_pieces(const AttentionSegmentArgs& args, int64_t begin, int64_t end) {
-  return row_kernels().attention_segment_sum(args, begin, end);
+  return kernels().attention_segment_sum(args, begin, end);
 }
 
 // Long segments by chunks: the chunks' bounds, and the number of the first one of each segment.
@@ -113,8 +113,9 @@ void finish_rows(const AttentionSegmentArgs& args, const std::vector<int64_t>& s
     A* row = rows + static_cast<int64_t>(i) * dim;
     for (int64_t c = 0; c < dim; ++c) row[c] = sums[c] + sums[dim + c / width] * a_dst[c];
     const int32_t item = args.items[segments[i]];
-    const int64_t own = std::lower_bound(args.rows, args.rows + args.num_rows, item) - args.rows;
-    if (own == args.num_rows || args.rows[own] != item) continue;
+    const int64_t own =
+        std::lower_bound(args.unique_ids, args.unique_ids + args.num_unique, item) - args.unique_ids;
+    if (own == args.num_unique || args.unique_ids[own] != item) continue;
     const A* scores = static_cast<const A*>(args.row_scores) + own * heads;
     for (int64_t c = 0; c < dim; ++c) row[c] += scores[c / width] * a_src[c];
   }
@@ -144,7 +145,7 @@ void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64
   }
   const Buffer<int32_t> targets = targets_of(args, segments, /*in_line=*/false);
   const CopyArgs copy{nullptr, targets.data(), args.dim, args.out_type, rows.data(), args.out, false};
-  row_kernels().copy(copy, 0, count);
+  kernels().copy(copy, 0, count);
 }
 
 // Segments in tasks of about equal work: a task takes those that start within its share of the terms.
@@ -243,4 +244,4 @@ void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& 
                  [&](int64_t i) { take(longs[i], longs[i] + 1, rows.data() + i * row_bytes); });
 }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -3,10 +3,10 @@
 
 #include <functional>
 
+#include "cpu/kernels.h"
 #include "cpu/parallel.h"
-#include "cpu/rows.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 // args.out[target_s] = sum of segment s, for all of `segments`; args.begin must ascend.
 void sum_segments(const SegmentArgs& args, int64_t segments, const Parallel& parallel);
@@ -18,4 +18,4 @@ using TakeRows = std::function<void(int64_t begin, int64_t end, const void* rows
 void sum_segments_to(const SegmentArgs& args, int64_t segments, const Parallel& parallel,
                      const TakeRows& take);
 
-}  // namespace resemb
+}  // namespace resemb::cpu

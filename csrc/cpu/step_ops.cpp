@@ -1,8 +1,8 @@
 // Backward and optimizer step in one operator: gradients of the tables never reach memory as a whole.
 #include "cpu/lookup_inputs.h"
-#include "cpu/update_args.h"
+#include "ops/update_args.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace {
 
 Buffer<int64_t> wide(const int32_t* numbers, int64_t n) {
@@ -18,20 +18,20 @@ void step_rows(const Backward& b, UpdateArgs a, const void* g) {
   Buffer<char> rounded;  // what the separate optimizer would be given
   if (x.table != x.acc()) {
     rounded = Buffer<char>(unique * x.dim * static_cast<int64_t>(item_size(x.table)));
-    write_rows(x, g, unique, nullptr, rounded.data(), b.parallel);
+    store_gradient(x, g, unique, nullptr, rounded.data(), b.parallel);
   }
   const StageTimer timer(Stage::update);
-  const Buffer<int64_t> rows = wide(b.plan.rows(), unique);
+  const Buffer<int64_t> rows = wide(b.plan.unique_ids(), unique);
   a.rows = rows.data();
   a.num_rows = unique;
   a.grad = x.table != x.acc() ? rounded.data() : g;
-  b.parallel.ranges(unique, 256, [&](int64_t begin, int64_t end) { row_kernels().update(a, begin, end); });
+  b.parallel.ranges(unique, 256, [&](int64_t begin, int64_t end) { kernels().update(a, begin, end); });
 }
 
 // The step of the rows of C: a few rows of its gradient at a time.
 void step_columns(const Backward& b, const UpdateArgs& a, const void* g) {
   const Lookup& x = b.x();
-  const TouchedEdges edges = touched_edges(x.graph, b.plan.rows(), b.unique(), b.parallel);
+  const TouchedEdges edges = touched_edges(x.graph, b.plan.unique_ids(), b.unique(), b.parallel);
   b.with_transpose(edges, [&](const auto& columns) {
     const Buffer<int64_t> rows = wide(columns.items.data(), columns.items.size());
     const StageTimer timer(Stage::update);  // sums included: they are made as they are used
@@ -42,7 +42,7 @@ void step_columns(const Backward& b, const UpdateArgs& a, const void* g) {
                       part.num_rows = rows.size();
                       part.grad = sums;
                       part.grad_first = begin;
-                      row_kernels().update(part, begin, end);
+                      kernels().update(part, begin, end);
                     });
   });
 }
@@ -68,15 +68,15 @@ Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& centr
   Tensor samples = b.sample_weights_gradient(need_sample_weights);
   if (b.unique() == 0) return samples;
   Buffer<char> g(b.unique() * x.dim * static_cast<int64_t>(item_size(x.acc())));
-  if (x.dim > 0) row_gradient(x, b.plan, b.grad.const_data_ptr(), g.data(), b.parallel);
+  if (x.dim > 0) unique_gradient(x, b.plan, b.grad.const_data_ptr(), g.data(), b.parallel);
   step_rows(b, residual_step, g.data());
   step_columns(b, central_step, g.data());
   return samples;
 }
 
 }  // namespace
-}  // namespace resemb
+}  // namespace resemb::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
-  m.impl("res_embedding_backward_step_", TORCH_BOX(&resemb::backward_step));
+  m.impl("res_embedding_backward_step_", TORCH_BOX(&resemb::cpu::backward_step));
 }

@@ -2,10 +2,10 @@
 #pragma once
 
 #include "common/philox.h"
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Rows ahead of the one being updated whose memory is prefetched.
@@ -129,7 +129,7 @@ class RowUpdate {
     rate = static_cast<A>(-a.lr);
     if constexpr (R == Rule::adam) {
       rate = static_cast<A>(-a.lr / (1 - std::pow(a.beta1, static_cast<double>(t))));
-      widen = static_cast<A>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(t))));
+      inv_sqrt_correction = static_cast<A>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(t))));
     }
   }
 
@@ -164,7 +164,7 @@ class RowUpdate {
       const V v = beta2 * load_columns(second + at, n) + rest2 * (g * g);
       store_columns(first + at, m, n);
       store_columns(second + at, v, n);
-      p += rate * (m / (square_root(v) * widen + eps));
+      p += rate * (m / (square_root(v) * inv_sqrt_correction + eps));
     }
     save(row, col, n, p);
   }
@@ -190,7 +190,7 @@ class RowUpdate {
   A* first;
   A* second;
   A shrink, coupled, sign, beta1, beta2, rest1, rest2, eps;
-  A rate = 0, widen = 0;
+  A rate = 0, inv_sqrt_correction = 0;
 };
 
 template <class T>
@@ -225,4 +225,4 @@ void update(const UpdateArgs& a, int64_t begin, int64_t end) {
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

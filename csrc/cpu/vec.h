@@ -2,7 +2,7 @@
 // file (see avx2_begin.h and baseline_begin.h).
 #pragma once
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 typedef float f8 __attribute__((vector_size(32)));
@@ -166,4 +166,4 @@ RESEMB_INLINE void prefetch_bytes(const void* first, int64_t bytes) {
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

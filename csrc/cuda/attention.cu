@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       const A* upstream = g != nullptr ? g + (row[t] * heads + h) * width : nullptr;
       for (int64_t col = lanes.lane * N; col < width; col += lane_count * N) {
         A x[N], y[N];
-        load_wide<N>(c + col, x);
+        load_upcast<N>(c + col, x);
         load<N>(a + h * width + col, y);
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += x[j] * y[j];
@@ -69,8 +69,8 @@ uint32_t width_of(const Lookup& x) {
 }
 
 // Whether a lane may take as many columns as 16 bytes hold: rows allow it, and they are of one head.
-bool allows_wide_heads(const Lookup& x, DType type, std::initializer_list<const void*> bases) {
-  return allows_wide(width_of(x), type, bases);
+bool allows_head_vectors(const Lookup& x, DType type, std::initializer_list<const void*> bases) {
+  return allows_vectors(width_of(x), type, bases);
 }
 
 // with_a, with_g: [count, heads]. See multiply_edges.
@@ -86,8 +86,8 @@ void multiply(const Context& c, const Lookup& x, Count count, const uint32_t* co
            static_cast<uint32_t>(x.num_items), static_cast<const S*>(x.central), static_cast<const A*>(a),
            static_cast<const A*>(g), heads, width, lanes, with_a, with_g);
   };
-  if (allows_wide_heads(x, x.table, {x.central, a, g})) {
-    run(std::integral_constant<int, kWide<S>>{});
+  if (allows_head_vectors(x, x.table, {x.central, a, g})) {
+    run(std::integral_constant<int, kVectorWidth<S>>{});
   } else {
     run(std::integral_constant<int, 1>{});
   }
@@ -98,12 +98,12 @@ template <class S>
 Softmax<Acc<S>> make_shares(const Context& c, const Lookup& x, const Groups& groups,
                             const TouchedEdges& edges, const void* g) {
   using A = Acc<S>;
-  const int64_t heads = x.attention.heads, most = x.most_edges(), most_rows = x.most_rows();
+  const int64_t heads = x.attention.heads, most = x.max_edges(), max_unique = x.max_unique();
   const Count unique = unique_of(x, groups), count{edges.count, most};
-  A* own = c.memory->take<A>(most_rows * heads);
+  A* own = c.memory->take<A>(max_unique * heads);
   Softmax<A> s{};
   s.unique = unique;
-  s.rows = groups.rows;
+  s.rows = groups.ids;
   s.starts = edges.starts;
   s.column = edges.column;
   s.row_first = edges.first;
@@ -116,17 +116,17 @@ Softmax<Acc<S>> make_shares(const Context& c, const Lookup& x, const Groups& gro
   s.alpha = c.memory->take<A>(most * heads);
   if (g != nullptr) {
     s.dots = c.memory->take<A>(most * heads);
-    s.row_scores = c.memory->take<A>(most_rows * heads);
-    s.prior = c.memory->take<A>(most_rows * heads);
+    s.row_scores = c.memory->take<A>(max_unique * heads);
+    s.prior = c.memory->take<A>(max_unique * heads);
   }
-  if (most_rows == 0) return s;
-  multiply<S>(c, x, unique, groups.rows, nullptr, x.attention.a_src, nullptr, own, nullptr);
+  if (max_unique == 0) return s;
+  multiply<S>(c, x, unique, groups.ids, nullptr, x.attention.a_src, nullptr, own, nullptr);
   multiply<S>(c, x, count, edges.column, edges.row, x.attention.a_dst, g, s.argument, s.dots);
-  s.most_long = x.longest_row > kChunk ? most / (kChunk + 1) : 0;
+  s.most_long = x.max_degree > kChunk ? most / (kChunk + 1) : 0;
   s.long_count = c.memory->take<uint32_t>(1);
   s.long_rows = c.memory->take<uint32_t>(s.most_long);
   launch(c, 1, &clear_count, s.long_count);
-  launch(c, blocks_for(c, most_rows, kWarps), &softmax_rows<A>, s);
+  launch(c, blocks_for(c, max_unique, kWarps), &softmax_rows<A>, s);
   if (s.most_long > 0) launch(c, blocks_for(c, s.most_long, 1), &softmax_long_rows<A>, s);
   return s;
 }
@@ -138,7 +138,7 @@ void sum_weighted(const Context& c, const Lookup& x, Count each, const uint32_t*
   using A = Acc<S>;
   const OneSum<A> terms{{nullptr, 1}, each, names, scores, x.attention.heads, width_of(x)};
   const StoreRows<S> finish{out, x.acc(), x.dim, nullptr, nullptr, nullptr, nullptr};
-  sum_segments_of<S>(c, allows_wide_heads(x, x.table, {x.central, out}), terms, each.limit, each.limit,
+  sum_segments_of<S>(c, allows_head_vectors(x, x.table, {x.central, out}), terms, each.limit, each.limit,
                      x.central, x.dim, finish);
 }
 
@@ -151,18 +151,18 @@ AttentionGradient differentiate(const Context& c, const Lookup& x, const Groups&
   const TouchedEdges edges = touched_edges(c, x, groups);
   const Softmax<A> s = make_shares<S>(c, x, groups, edges, g);
   const Columns columns = transpose(c, x, edges, /*with_weights=*/false);
-  const Count touched{columns.count, x.most_columns()};
+  const Count touched{columns.count, x.max_columns()};
   A* column_scores = c.memory->take<A>(touched.limit * heads);
-  sum_segments<A, 1>(c, PlainTerms<A>{touched, columns.starts, columns.order}, x.most_edges(), x.most_edges(),
+  sum_segments<A, 1>(c, PlainTerms<A>{touched, columns.starts, columns.order}, x.max_edges(), x.max_edges(),
                      s.dots, heads,
                      StoreRows<A>{column_scores, x.acc(), heads, nullptr, nullptr, nullptr, nullptr});
   uint32_t* own = c.memory->take<uint32_t>(touched.limit);
   if (touched.limit > 0) {
     launch(c, blocks_for(c, touched.limit, kThreads), &find_own, touched,
-           static_cast<const uint32_t*>(columns.items), unique, static_cast<const uint32_t*>(groups.rows),
-           static_cast<uint32_t>(x.most_rows()), own);
+           static_cast<const uint32_t*>(columns.items), unique, static_cast<const uint32_t*>(groups.ids),
+           static_cast<uint32_t>(x.max_unique()), own);
   }
-  sum_weighted<S>(c, x, unique, groups.rows, s.row_scores, a_src);
+  sum_weighted<S>(c, x, unique, groups.ids, s.row_scores, a_src);
   sum_weighted<S>(c, x, touched, columns.items, column_scores, a_dst);
   sum_segments<A, 1>(c, OneSum<A>{{nullptr, 1}, unique, nullptr, nullptr, 1, 1}, unique.limit, unique.limit,
                      s.prior, heads, StoreRows<A>{b, x.acc(), heads, nullptr, nullptr, nullptr, nullptr});
@@ -182,7 +182,7 @@ void gather_listed(const Context& c, const Lookup& x, const Groups& g, DType out
   const TouchedEdges edges = touched_edges(c, x, g);
   const bool attends = x.attention.heads > 0;
   const void* weights = attends ? attend(c, x, g, edges) : touched_weights(c, x, edges);
-  const bool wide = allows_wide_heads(x, x.table, {x.central, x.residual, out});
+  const bool vectorized = allows_head_vectors(x, x.table, {x.central, x.residual, out});
   with_type(x.table, [&]<class S>() {
     using A = Acc<S>;
     const ListedTerms<A> terms{unique_of(x, g),
@@ -193,8 +193,8 @@ void gather_listed(const Context& c, const Lookup& x, const Groups& g, DType out
                                attends ? x.attention.heads : 1,
                                width_of(x)};
     const StoreRows<S> finish{
-        out, out_type, x.dim, targets, first_targets, static_cast<const S*>(x.residual), g.rows};
-    sum_segments_of<S>(c, wide, terms, x.most_edges(), x.longest_row, x.central, x.dim, finish);
+        out, out_type, x.dim, targets, first_targets, static_cast<const S*>(x.residual), g.ids};
+    sum_segments_of<S>(c, vectorized, terms, x.max_edges(), x.max_degree, x.central, x.dim, finish);
   });
 }
 
@@ -205,13 +205,13 @@ AttentionGradient attention_backward(const Context& c, const Lookup& x, const Gr
   return gradient;
 }
 
-void sum_attended_columns(const Context& c, const Lookup& x, const AttentionGradient& gradient, const void* g,
-                          bool in_line, void* out) {
+void attention_central_gradient(const Context& c, const Lookup& x, const AttentionGradient& gradient,
+                                const void* g, bool in_line, void* out) {
   const Columns& columns = gradient.columns;
   const Attention& link = x.attention;
   const auto sum = [&]<class A>(A) {
     const AttendedTerms<A> terms{
-        {columns.count, x.most_columns()},     columns.starts, columns.order, gradient.edge_rows,
+        {columns.count, x.max_columns()},      columns.starts, columns.order, gradient.edge_rows,
         static_cast<const A*>(gradient.alpha), link.heads,     width_of(x)};
     const AttendedColumns<A> finish{
         {out, x.table, x.dim, in_line ? nullptr : columns.items, nullptr, nullptr, nullptr},
@@ -220,11 +220,11 @@ void sum_attended_columns(const Context& c, const Lookup& x, const AttentionGrad
         static_cast<const A*>(gradient.row_scores),
         static_cast<const A*>(gradient.column_scores),
         gradient.own,
-        static_cast<uint32_t>(x.most_rows()),
+        static_cast<uint32_t>(x.max_unique()),
         link.heads,
         width_of(x)};
-    const bool wide = allows_wide_heads(x, x.acc(), {g, out, link.a_src, link.a_dst});
-    sum_segments_of<A>(c, wide, terms, x.most_edges(), x.most_edges(), g, x.dim, finish);
+    const bool vectorized = allows_head_vectors(x, x.acc(), {g, out, link.a_src, link.a_dst});
+    sum_segments_of<A>(c, vectorized, terms, x.max_edges(), x.max_edges(), g, x.dim, finish);
   };
   if (x.acc() == DType::f64) {
     sum(double{});

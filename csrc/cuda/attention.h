@@ -23,7 +23,7 @@ struct AttentionGradient {
   const void* alpha;          // [T, heads] acc, after dropout
   const void* row_scores;     // [U, heads] acc
   const void* column_scores;  // [V, heads] acc
-  const uint32_t* own;        // [V] u of the column's own item; most_rows() where it is not touched
+  const uint32_t* own;        // [V] u of the column's own item; max_unique() where it is not touched
 };
 
 // Also the gradients of a_src and a_dst, [D], and b, [heads], all acc.
@@ -31,7 +31,7 @@ AttentionGradient attention_backward(const Context& c, const Lookup& x, const Gr
                                      void* a_src, void* a_dst, void* b);
 
 // grad C: out[items[v]], or out[v] where `in_line`.
-void sum_attended_columns(const Context& c, const Lookup& x, const AttentionGradient& gradient, const void* g,
-                          bool in_line, void* out);
+void attention_central_gradient(const Context& c, const Lookup& x, const AttentionGradient& gradient,
+                                const void* g, bool in_line, void* out);
 
 }  // namespace resemb::cuda

@@ -45,7 +45,7 @@ struct AttentionBackward {
     const Lookup& x = b.x();
     prior = vector(x.attention.heads);
     if (needs.rows()) {
-      g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
+      g = b.call.memory.bytes(static_cast<size_t>(x.max_unique() * x.dim) * item_size(x.acc()));
       b.sum_rows(g);
     }
     if (needs.columns()) {
@@ -70,12 +70,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> whole_tables(const At
   };
   Tensor grad_central = table_gradient(own.needs.central), grad_residual = table_gradient(own.needs.residual);
   if (own.needs.residual) {
-    write_rows(b.context(), x, b.groups, own.g, /*in_line=*/false, grad_residual.mutable_data_ptr());
+    store_gradient(b.context(), x, b.groups, own.g, /*in_line=*/false, grad_residual.mutable_data_ptr());
   }
   if (own.needs.central) {
     const StageClock clock(b.context(), Stage::columns);
-    sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/false,
-                         grad_central.mutable_data_ptr());
+    attention_central_gradient(b.context(), x, own.gradient, own.g, /*in_line=*/false,
+                               grad_central.mutable_data_ptr());
   }
   return {grad_central, grad_residual, own.a_src, own.a_dst, own.prior, own.samples};
 }
@@ -87,20 +87,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touch
   const Columns& columns = own.gradient.columns;
   int64_t sizes[4];
   read_numbers(b.context(), b.call.device,
-               {own.needs.residual ? b.groups.unique : nullptr, own.needs.central ? columns.count : nullptr,
-                nullptr, nullptr},
+               {own.needs.residual ? b.groups.num_unique : nullptr,
+                own.needs.central ? columns.count : nullptr, nullptr, nullptr},
                sizes);
   Tensor rows = b.call.empty({sizes[0]}, ScalarType::Long), row_values = own.rows_of(sizes[0]);
   if (own.needs.residual && sizes[0] > 0) {
-    widen_numbers(b.context(), b.groups.rows, sizes[0], static_cast<int64_t*>(rows.mutable_data_ptr()));
-    write_rows(b.context(), x, b.groups, own.g, /*in_line=*/true, row_values.mutable_data_ptr());
+    to_int64(b.context(), b.groups.ids, sizes[0], static_cast<int64_t*>(rows.mutable_data_ptr()));
+    store_gradient(b.context(), x, b.groups, own.g, /*in_line=*/true, row_values.mutable_data_ptr());
   }
   Tensor items = b.call.empty({sizes[1]}, ScalarType::Long), column_values = own.rows_of(sizes[1]);
   if (own.needs.central && sizes[1] > 0) {
-    widen_numbers(b.context(), columns.items, sizes[1], static_cast<int64_t*>(items.mutable_data_ptr()));
+    to_int64(b.context(), columns.items, sizes[1], static_cast<int64_t*>(items.mutable_data_ptr()));
     const StageClock clock(b.context(), Stage::columns);
-    sum_attended_columns(b.context(), x, own.gradient, own.g, /*in_line=*/true,
-                         column_values.mutable_data_ptr());
+    attention_central_gradient(b.context(), x, own.gradient, own.g, /*in_line=*/true,
+                               column_values.mutable_data_ptr());
   }
   return {rows, row_values, items, column_values, own.a_src, own.a_dst, own.prior, own.samples};
 }

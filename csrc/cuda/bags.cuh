@@ -64,7 +64,7 @@ Bags<A> make_bags(const Context& c, const Lookup& x, const Groups& g) {
     launch(c, blocks_for(c, x.num_bags, kThreads), &check_offsets, x.offsets, x.num_bags, x.positions, sizes,
            c.fault);
     launch(c, blocks_for(c, x.positions, kThreads), &find_bags, x.offsets, x.num_bags, x.positions,
-           static_cast<const uint32_t*>(g.rank), static_cast<uint32_t>(x.most_rows()), of_position, sizes);
+           static_cast<const uint32_t*>(g.rank), static_cast<uint32_t>(x.max_unique()), of_position, sizes);
   }
   return {x.offsets, x.num_bags, x.positions, of_position, sizes, static_cast<const A*>(x.sample_weights)};
 }

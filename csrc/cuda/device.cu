@@ -19,7 +19,7 @@ namespace {
 
 std::mutex mutex;
 // Longest rows of graphs: by device, address, items and edges.
-std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> longest_rows;
+std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> max_degrees;
 
 #ifndef RESEMB_EMULATE
 void check(cudaError_t error, const char* what) {
@@ -206,7 +206,7 @@ void raise_fault(const DeviceState& state) {
                                   when);
     case Wrong::stale_graph: {
       const std::lock_guard<std::mutex> lock(mutex);
-      longest_rows.clear();  // looked for again by the next calls
+      max_degrees.clear();  // looked for again by the next calls
     }
       throw std::runtime_error(
           "indptr: a batch touches more edges than there can be: rows overlap, or the memory of an earlier "
@@ -215,21 +215,21 @@ void raise_fault(const DeviceState& state) {
   }
 }
 
-int64_t longest_row_of(const Context& c, int device, const int64_t* indptr, int64_t num_items,
-                       int64_t num_edges) {
+int64_t max_degree_of(const Context& c, int device, const int64_t* indptr, int64_t num_items,
+                      int64_t num_edges) {
   if (num_edges <= RESEMB_SMALL_GRAPH) return num_edges;
   const std::tuple<int, const void*, int64_t, int64_t> key{device, indptr, num_items, num_edges};
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = longest_rows.find(key);
-    if (found != longest_rows.end()) return found->second;
+    const auto found = max_degrees.find(key);
+    if (found != max_degrees.end()) return found->second;
   }
   uint32_t* longest = c.memory->take<uint32_t>(1);
-  longest_row(c, indptr, num_items, longest);
+  max_degree(c, indptr, num_items, longest);
   int64_t numbers[4];
   read_numbers(c, device, {longest, nullptr, nullptr, nullptr}, numbers);
   const std::lock_guard<std::mutex> lock(mutex);
-  return longest_rows[key] = numbers[0];
+  return max_degrees[key] = numbers[0];
 }
 
 }  // namespace resemb::cuda

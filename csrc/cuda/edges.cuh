@@ -17,14 +17,14 @@ struct alignas(2 * sizeof(A)) Edge {
   A weight;
 };
 
-inline Count unique_of(const Lookup& x, const Groups& g) { return {g.unique, x.most_rows()}; }
+inline Count unique_of(const Lookup& x, const Groups& g) { return {g.num_unique, x.max_unique()}; }
 
-struct RowReader {
+struct GraphReader {
   GraphView graph;
   int64_t num_items, num_edges;
   Fault* fault;
 
-  RowReader(const Context& c, const Lookup& x)
+  GraphReader(const Context& c, const Lookup& x)
       : graph(x.graph), num_items(x.num_items), num_edges(x.num_edges), fault(c.fault) {}
 
   __device__ __forceinline__ Range range(uint32_t row) const {

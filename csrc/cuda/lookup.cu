@@ -12,7 +12,7 @@ namespace {
 template <class A>
 struct GraphTerms {
   Count count;
-  RowReader reader;
+  GraphReader reader;
   const uint32_t* rows;
 
   __device__ __forceinline__ Range range(int64_t u) const { return reader.range(rows[u]); }
@@ -66,13 +66,13 @@ void gather(const Context& c, const Lookup& x, const Groups& g, DType out_type, 
             const uint32_t* targets, const uint32_t* first_targets) {
   if (x.attention.heads > 0 || x.graph_on_host)
     return gather_listed(c, x, g, out_type, out, targets, first_targets);
-  const bool wide = allows_wide(x.dim, x.table, {x.central, x.residual, out});
+  const bool vectorized = allows_vectors(x.dim, x.table, {x.central, x.residual, out});
   with_type(x.table, [&]<class S>() {
     using A = Acc<S>;
-    const GraphTerms<A> terms{unique_of(x, g), RowReader(c, x), g.rows};
+    const GraphTerms<A> terms{unique_of(x, g), GraphReader(c, x), g.ids};
     const StoreRows<S> finish{
-        out, out_type, x.dim, targets, first_targets, static_cast<const S*>(x.residual), g.rows};
-    sum_segments_of<S>(c, wide, terms, x.most_edges(), x.longest_row, x.central, x.dim, finish);
+        out, out_type, x.dim, targets, first_targets, static_cast<const S*>(x.residual), g.ids};
+    sum_segments_of<S>(c, vectorized, terms, x.max_edges(), x.max_degree, x.central, x.dim, finish);
   });
 }
 
@@ -97,7 +97,7 @@ void copy_in_words(const Context& c, const Lookup& x, const Groups& g, void* out
   const int lanes = lanes_for(words, 1);
   launch(c, blocks_for(c, x.positions, kThreads / lanes), &copy_rows<W>, static_cast<W*>(out), words,
          x.positions, static_cast<const uint32_t*>(g.rank), static_cast<const uint32_t*>(g.starts), g.order,
-         static_cast<uint32_t>(x.most_rows()), lanes);
+         static_cast<uint32_t>(x.max_unique()), lanes);
 }
 
 template <class A>
@@ -105,23 +105,23 @@ __global__ void clear_row(A* row, int64_t dim) {
   for (int64_t d = first_thread(); d < dim; d += all_threads()) row[d] = 0;
 }
 
-// E of the unique rows, acc, and zeros in row most_rows().
+// E of the unique rows, acc, and zeros in row max_unique().
 template <class A>
 A* unique_embeddings(const Context& c, const Lookup& x, const Groups& g) {
-  A* rows = c.memory->take<A>((x.most_rows() + 1) * x.dim);
+  A* rows = c.memory->take<A>((x.max_unique() + 1) * x.dim);
   gather(c, x, g, x.acc(), rows, nullptr, nullptr);
-  launch(c, 1, &clear_row<A>, rows + x.most_rows() * x.dim, x.dim);
+  launch(c, 1, &clear_row<A>, rows + x.max_unique() * x.dim, x.dim);
   return rows;
 }
 
 template <class A>
 void pool(const Context& c, const Lookup& x, const Groups& g, void* out) {
   const A* rows = unique_embeddings<A>(c, x, g);
-  const uint32_t padding = static_cast<uint32_t>(x.most_rows());
+  const uint32_t padding = static_cast<uint32_t>(x.max_unique());
   const BagTerms<A> terms{{nullptr, x.num_bags}, make_bags<A>(c, x, g), g.rank, padding};
   const StoreRows<A> finish{out, x.out_type, x.dim, nullptr, nullptr, nullptr, nullptr};
-  const bool wide = allows_wide(x.dim, x.acc(), {rows, out});
-  sum_segments_of<A>(c, wide, terms, x.positions, x.positions, rows, x.dim, finish);
+  const bool vectorized = allows_vectors(x.dim, x.acc(), {rows, out});
+  sum_segments_of<A>(c, vectorized, terms, x.positions, x.positions, rows, x.dim, finish);
 }
 
 // dot of a row of `left` and one of `right`, for every pair.
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     const bool some = i < n && pairs.rows_of(i, l, r);
     for (int64_t col = lanes.lane * N; some && col < dim; col += lane_count * N) {
       A a[N], b[N];
-      load_wide<N>(left + l * dim + col, a);
+      load_upcast<N>(left + l * dim + col, a);
       load<N>(right + r * dim + col, b);
 #pragma unroll
       for (int j = 0; j < N; ++j) sum += a[j] * b[j];
@@ -157,8 +157,8 @@ void dot(const Context& c, const Pairs& pairs, const void* left, const void* rig
     launch(c, blocks_for(c, pairs.count.limit, kThreads / lanes), &dot_rows<S, N, Pairs>, pairs,
            static_cast<const S*>(left), static_cast<const Acc<S>*>(right), dim, lanes);
   };
-  if (allows_wide(dim, type, {left, right})) {
-    run(std::integral_constant<int, kWide<S>>{});
+  if (allows_vectors(dim, type, {left, right})) {
+    run(std::integral_constant<int, kVectorWidth<S>>{});
   } else {
     run(std::integral_constant<int, 1>{});
   }
@@ -208,11 +208,11 @@ struct SamplePairs {
 };
 
 template <class T>
-__global__ void narrow_rows(const Acc<T>* g, Count count, int64_t dim, const uint32_t* targets, T* out) {
+__global__ void downcast_rows(const Acc<T>* g, Count count, int64_t dim, const uint32_t* targets, T* out) {
   const int64_t n = count.get() * dim;
   for (int64_t i = first_thread(); i < n; i += all_threads()) {
     const int64_t row = i / dim;
-    out[targets != nullptr ? targets[row] * dim + i % dim : i] = narrow<T>(g[i]);
+    out[targets != nullptr ? targets[row] * dim + i % dim : i] = downcast<T>(g[i]);
   }
 }
 
@@ -241,13 +241,13 @@ void lookup_forward(const Context& c, const Lookup& x, const Groups& g, void* ou
   }
 }
 
-void row_gradient(const Context& c, const Lookup& x, const Groups& g, const void* grad, void* out) {
-  const bool wide = allows_wide(x.dim, x.out_type, {grad, out});
+void unique_gradient(const Context& c, const Lookup& x, const Groups& g, const void* grad, void* out) {
+  const bool vectorized = allows_vectors(x.dim, x.out_type, {grad, out});
   with_type(x.out_type, [&]<class S>() {
     using A = Acc<S>;
     const StoreRows<S> finish{out, x.acc(), x.dim, nullptr, nullptr, nullptr, nullptr};
     const auto sum = [&](const auto& terms) {
-      sum_segments_of<S>(c, wide, terms, x.positions, x.positions, grad, x.dim, finish);
+      sum_segments_of<S>(c, vectorized, terms, x.positions, x.positions, grad, x.dim, finish);
     };
     if (x.is_bag()) {
       sum(BagPositionTerms<A>{unique_of(x, g), g.starts, g.order, make_bags<A>(c, x, g)});
@@ -257,13 +257,13 @@ void row_gradient(const Context& c, const Lookup& x, const Groups& g, const void
   });
 }
 
-void write_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g, bool in_line,
-                void* out) {
-  if (x.most_rows() == 0 || x.dim == 0) return;
+void store_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* g, bool in_line,
+                    void* out) {
+  if (x.max_unique() == 0 || x.dim == 0) return;
   with_type(x.table, [&]<class T>() {
-    launch(c, blocks_for(c, x.most_rows() * x.dim, kThreads * 4), &narrow_rows<T>,
+    launch(c, blocks_for(c, x.max_unique() * x.dim, kThreads * 4), &downcast_rows<T>,
            static_cast<const Acc<T>*>(g), unique_of(x, groups), x.dim,
-           static_cast<const uint32_t*>(in_line ? nullptr : groups.rows), static_cast<T*>(out));
+           static_cast<const uint32_t*>(in_line ? nullptr : groups.ids), static_cast<T*>(out));
   });
 }
 
@@ -271,7 +271,7 @@ void link_weight_gradient(const Context& c, const Lookup& x, const TouchedEdges&
                           bool dense, int64_t* numbers, void* out) {
   with_type(x.table, [&]<class S>() {
     const EdgePairs<Acc<S>> pairs{
-        {edges.count, x.most_edges()},      x.graph, edges.first, edges.starts, edges.row, edges.column,
+        {edges.count, x.max_edges()},       x.graph, edges.first, edges.starts, edges.row, edges.column,
         static_cast<uint32_t>(x.num_items), dense,   numbers,     out};
     dot<S>(c, pairs, x.central, g, x.dim, x.table);
   });
@@ -285,7 +285,7 @@ void sample_weight_gradient(const Context& c, const Lookup& x, const Groups& gro
     const SamplePairs<A> pairs{{nullptr, x.positions},
                                make_bags<A>(c, x, groups).of_position,
                                groups.rank,
-                               static_cast<uint32_t>(x.most_rows()),
+                               static_cast<uint32_t>(x.max_unique()),
                                static_cast<A*>(out)};
     dot<S>(c, pairs, grad, rows, x.dim, x.out_type);
   });

@@ -18,7 +18,7 @@ struct Lookup {
   int64_t num_edges;     // E
   int64_t dim;           // D
   int64_t positions;     // P
-  int64_t longest_row;   // of the graph, or more
+  int64_t max_degree;    // of the graph, or more
   DType table;           // of central and residual
   DType out_type;        // of the output and its gradient
   const void* central;   // [H, D]; may be null where only G and grad C are wanted
@@ -33,32 +33,32 @@ struct Lookup {
 
   DType acc() const { return accumulator(table); }
   bool is_bag() const { return offsets != nullptr; }
-  int64_t most_rows() const { return positions < num_items ? positions : num_items; }
+  int64_t max_unique() const { return positions < num_items ? positions : num_items; }
   // Of the edges that a batch can touch.
-  int64_t most_edges() const {
-    const bool all = most_rows() == 0 || longest_row > num_edges / most_rows();
-    return all && most_rows() > 0 ? num_edges : most_rows() * longest_row;
+  int64_t max_edges() const {
+    const bool all = max_unique() == 0 || max_degree > num_edges / max_unique();
+    return all && max_unique() > 0 ? num_edges : max_unique() * max_degree;
   }
-  int64_t most_columns() const { return most_edges() < num_items ? most_edges() : num_items; }
+  int64_t max_columns() const { return max_edges() < num_items ? max_edges() : num_items; }
 };
 
 // The plan on the device, int32 [2 P + 1]: U; the positions' ids in ascending order, padding and bad ones
 // as H at the end; and the positions in that order.
 struct Plan {
-  uint32_t* unique;  // [1]
-  uint32_t* sorted;  // [P]
-  uint32_t* order;   // [P]
+  uint32_t* num_unique;  // [1]
+  uint32_t* sorted;      // [P]
+  uint32_t* order;       // [P]
   Plan(int32_t* data, int64_t positions)
-      : unique(reinterpret_cast<uint32_t*>(data)), sorted(unique + 1), order(sorted + positions) {}
+      : num_unique(reinterpret_cast<uint32_t*>(data)), sorted(num_unique + 1), order(sorted + positions) {}
 };
 
 // Unique rows and, for each, its positions: order[starts[u]] to order[starts[u + 1]].
 struct Groups {
-  const uint32_t* unique;  // [1] U
-  uint32_t* rows;          // [U], ascending
-  uint32_t* starts;        // [U + 1]
-  uint32_t* rank;          // [P] unique row of a position; most_rows() for padding
-  const uint32_t* order;   // [P]
+  const uint32_t* num_unique;  // [1] U
+  uint32_t* ids;               // [U], ascending
+  uint32_t* starts;            // [U + 1]
+  uint32_t* rank;              // [P] unique row of a position; max_unique() for padding
+  const uint32_t* order;       // [P]
 };
 
 // Sorts ids, int32 or int64 [P]. padding_idx < 0: none.
@@ -71,11 +71,11 @@ Groups make_groups(const Context& c, const Lookup& x, const Plan& plan);
 void lookup_forward(const Context& c, const Lookup& x, const Groups& groups, void* out);
 
 // G, [U, D] acc, from grad [P or B, D].
-void row_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* grad, void* out);
+void unique_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* grad, void* out);
 
 // The unique rows' G in the tables' type: out[rows[u]] = G[u], or out[u] where `in_line`.
-void write_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g, bool in_line,
-                void* out);
+void store_gradient(const Context& c, const Lookup& x, const Groups& groups, const void* g, bool in_line,
+                    void* out);
 
 // Edges of the touched rows, in row order: edge t of unique row u stands at starts[u] + k.
 struct TouchedEdges {
@@ -101,10 +101,10 @@ Columns transpose(const Context& c, const Lookup& x, const TouchedEdges& edges, 
 const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdges& edges);
 
 // grad C: out[items[v]], or out[v] where `in_line`.
-void sum_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
-                 void* out);
+void central_gradient(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
+                      void* out);
 // One step of the rows of C, without their gradient in memory. Rows and gradient of `step` are not read.
-void step_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g,
+void step_central(const Context& c, const Lookup& x, const Columns& columns, const void* g,
                   const UpdateArgs& step);
 
 // Grad w in row order, [T] of the weights' type; at edge numbers of the graph where `dense`, else those go
@@ -117,8 +117,8 @@ void sample_weight_gradient(const Context& c, const Lookup& x, const Groups& gro
                             void* out);
 
 // One step of the rows of R, whose gradient is G. Rows and gradient of `step` are not read.
-void step_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g,
-               const UpdateArgs& step);
+void step_residual(const Context& c, const Lookup& x, const Groups& groups, const void* g,
+                   const UpdateArgs& step);
 // One step on the rows of a.rows (null: 0 .. N-1); those outside [0, num_items) are passed over.
 void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items);
 
@@ -133,10 +133,10 @@ struct Advance {
 void advance_step(const Context& c, const Advance& a);
 
 // out[i] = rows[i] for i < n, where n is known.
-void widen_numbers(const Context& c, const uint32_t* rows, int64_t n, int64_t* out);
+void to_int64(const Context& c, const uint32_t* rows, int64_t n, int64_t* out);
 
 // The longest row of a graph, to *out on the device.
-void longest_row(const Context& c, const int64_t* indptr, int64_t num_items, uint32_t* out);
+void max_degree(const Context& c, const int64_t* indptr, int64_t num_items, uint32_t* out);
 
 // Reports rows that do not ascend strictly within [0, num_items), and sets *bad to 1 where not null.
 void check_rows(const Context& c, const int64_t* rows, int64_t n, int64_t num_items, bool to_fault,

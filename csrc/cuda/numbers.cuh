@@ -41,10 +41,10 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
   return f;
 }
 
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(BFloat x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
-__device__ __forceinline__ float widen(Half x) {
+__device__ __forceinline__ float upcast(float x) { return x; }
+__device__ __forceinline__ double upcast(double x) { return x; }
+__device__ __forceinline__ float upcast(BFloat x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
+__device__ __forceinline__ float upcast(Half x) {
 #ifdef RESEMB_EMULATE
   _Float16 h;
   memcpy(&h, &x, 2);
@@ -56,17 +56,17 @@ __device__ __forceinline__ float widen(Half x) {
 
 // Rounds to nearest, ties to even.
 template <class T>
-struct Narrow;
+struct Downcast;
 template <>
-struct Narrow<float> {
+struct Downcast<float> {
   static __device__ __forceinline__ float of(float x) { return x; }
 };
 template <>
-struct Narrow<double> {
+struct Downcast<double> {
   static __device__ __forceinline__ double of(double x) { return x; }
 };
 template <>
-struct Narrow<BFloat> {
+struct Downcast<BFloat> {
   static __device__ __forceinline__ BFloat of(float x) {
     const uint32_t bits = bits_of(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};
@@ -74,7 +74,7 @@ struct Narrow<BFloat> {
   }
 };
 template <>
-struct Narrow<Half> {
+struct Downcast<Half> {
   static __device__ __forceinline__ Half of(float x) {
 #ifdef RESEMB_EMULATE
     const _Float16 h = static_cast<_Float16>(x);
@@ -87,8 +87,8 @@ struct Narrow<Half> {
   }
 };
 template <class T>
-__device__ __forceinline__ T narrow(Acc<T> x) {
-  return Narrow<T>::of(x);
+__device__ __forceinline__ T downcast(Acc<T> x) {
+  return Downcast<T>::of(x);
 }
 
 template <class T, int N>
@@ -120,17 +120,17 @@ __device__ __forceinline__ void store(T* p, const T (&in)[N]) {
 }
 
 template <int N, class T>
-__device__ __forceinline__ void load_wide(const T* p, Acc<T> (&out)[N]) {
+__device__ __forceinline__ void load_upcast(const T* p, Acc<T> (&out)[N]) {
   T raw[N];
   load<N>(p, raw);
 #pragma unroll
-  for (int i = 0; i < N; ++i) out[i] = widen(raw[i]);
+  for (int i = 0; i < N; ++i) out[i] = upcast(raw[i]);
 }
 template <class T, int N>
-__device__ __forceinline__ void store_narrow(T* p, const Acc<T> (&in)[N]) {
+__device__ __forceinline__ void store_downcast(T* p, const Acc<T> (&in)[N]) {
   T raw[N];
 #pragma unroll
-  for (int i = 0; i < N; ++i) raw[i] = narrow<T>(in[i]);
+  for (int i = 0; i < N; ++i) raw[i] = downcast<T>(in[i]);
   store<N>(p, raw);
 }
 
@@ -143,18 +143,18 @@ __device__ __forceinline__ void store_as(DType type, void* out, int64_t at, cons
     if (type == DType::f32) {
       store<N>(static_cast<float*>(out) + at, in);
     } else if (type == DType::f16) {
-      store_narrow(static_cast<Half*>(out) + at, in);
+      store_downcast(static_cast<Half*>(out) + at, in);
     } else {
-      store_narrow(static_cast<BFloat*>(out) + at, in);
+      store_downcast(static_cast<BFloat*>(out) + at, in);
     }
   }
 }
 
 // Numbers a thread takes from a row: as many as 16 bytes hold where every row and base allows it, else one.
 template <class T>
-constexpr int kWide = 16 / sizeof(T);
+constexpr int kVectorWidth = 16 / sizeof(T);
 
-inline bool allows_wide(int64_t dim, DType type, std::initializer_list<const void*> bases) {
+inline bool allows_vectors(int64_t dim, DType type, std::initializer_list<const void*> bases) {
   bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;
   for (const void* base : bases) aligned &= reinterpret_cast<uintptr_t>(base) % 16 == 0;
   return aligned;

@@ -35,16 +35,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   Tensor grad_central = table_gradient(need_central), grad_residual = table_gradient(need_residual);
   Tensor grad_weights =
       need_weights ? torch::stable::new_zeros(b.grad, {x.num_edges}, link) : b.call.empty({0}, link);
-  if ((need_central || need_residual || need_weights) && x.most_rows() > 0 && x.dim > 0) {
-    void* g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
+  if ((need_central || need_residual || need_weights) && x.max_unique() > 0 && x.dim > 0) {
+    void* g = b.call.memory.bytes(static_cast<size_t>(x.max_unique() * x.dim) * item_size(x.acc()));
     b.sum_rows(g);
-    if (need_residual) write_rows(c, x, b.groups, g, /*in_line=*/false, grad_residual.mutable_data_ptr());
+    if (need_residual) store_gradient(c, x, b.groups, g, /*in_line=*/false, grad_residual.mutable_data_ptr());
     if (need_central || need_weights) {
       const TouchedEdges edges = b.touched();
       if (need_central) {
         const Columns columns = b.transposed(edges);
         const StageClock clock(c, Stage::columns);
-        sum_columns(c, x, columns, g, /*in_line=*/false, grad_central.mutable_data_ptr());
+        central_gradient(c, x, columns, g, /*in_line=*/false, grad_central.mutable_data_ptr());
       }
       if (need_weights) {
         b.need_link_weights();
@@ -70,8 +70,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   if (need_central) columns = b.transposed(edges);
   int64_t sizes[4];
   read_numbers(c, b.call.device,
-               {b.groups.unique, need_central ? columns.count : nullptr, need_weights ? edges.count : nullptr,
-                nullptr},
+               {b.groups.num_unique, need_central ? columns.count : nullptr,
+                need_weights ? edges.count : nullptr, nullptr},
                sizes);
   const int64_t unique = sizes[0];
   const auto numbers = [&](int64_t n) { return b.call.empty({n}, ScalarType::Long); };
@@ -84,17 +84,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   if (!need_residual) {
     row_values = b.call.empty({0, x.dim}, table);
   } else {
-    widen_numbers(c, b.groups.rows, unique, numbers_in(rows));
+    to_int64(c, b.groups.ids, unique, numbers_in(rows));
     if (x.table != x.acc()) {
       row_values = b.call.empty({unique, x.dim}, table);
-      write_rows(c, x, b.groups, g.const_data_ptr(), /*in_line=*/true, row_values.mutable_data_ptr());
+      store_gradient(c, x, b.groups, g.const_data_ptr(), /*in_line=*/true, row_values.mutable_data_ptr());
     }
   }
   Tensor column_numbers = numbers(sizes[1]), column_values = b.call.empty({sizes[1], x.dim}, table);
   if (need_central && sizes[1] > 0) {
-    widen_numbers(c, columns.items, sizes[1], numbers_in(column_numbers));
+    to_int64(c, columns.items, sizes[1], numbers_in(column_numbers));
     const StageClock clock(c, Stage::columns);
-    sum_columns(c, x, columns, g.const_data_ptr(), /*in_line=*/true, column_values.mutable_data_ptr());
+    central_gradient(c, x, columns, g.const_data_ptr(), /*in_line=*/true, column_values.mutable_data_ptr());
   }
   Tensor edge_numbers = numbers(sizes[2]);
   Tensor edge_values = b.call.empty({sizes[2]}, b.in.weights.scalar_type());

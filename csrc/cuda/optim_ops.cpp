@@ -2,8 +2,8 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/update_args.h"
 #include "cuda/tensors.h"
+#include "ops/update_args.h"
 
 namespace resemb::cuda {
 namespace {
@@ -59,14 +59,14 @@ struct Distinct {
     make_plan(call.context, x, ids.const_data_ptr(), is_int64(ids, name), -1, plan);
     groups = make_groups(call.context, x, plan);
     int64_t numbers[4];
-    read_numbers(call.context, call.device, {groups.unique, nullptr, nullptr, nullptr}, numbers);
+    read_numbers(call.context, call.device, {groups.num_unique, nullptr, nullptr, nullptr}, numbers);
     raise_fault(device_state(call.device));  // the host has waited, so it need not wait for the next call
     count = numbers[0];
   }
 
   Tensor rows(const Call& call) const {
     Tensor out = call.empty({count}, ScalarType::Long);
-    widen_numbers(call.context, groups.rows, count, static_cast<int64_t*>(out.mutable_data_ptr()));
+    to_int64(call.context, groups.ids, count, static_cast<int64_t*>(out.mutable_data_ptr()));
     return out;
   }
 };
@@ -82,12 +82,12 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
   x.table = x.out_type = table_type(values.scalar_type(), "values");
   Tensor sums = call.empty({found.count, x.dim}, scalar_type(x.acc())), out = sums;
   if (found.count > 0 && x.dim > 0) {
-    row_gradient(call.context, x, found.groups, values.const_data_ptr(), sums.mutable_data_ptr());
+    unique_gradient(call.context, x, found.groups, values.const_data_ptr(), sums.mutable_data_ptr());
   }
   if (x.table != x.acc()) {
     out = call.empty({found.count, x.dim}, values.scalar_type());
-    write_rows(call.context, x, found.groups, sums.const_data_ptr(), /*in_line=*/true,
-               out.mutable_data_ptr());
+    store_gradient(call.context, x, found.groups, sums.const_data_ptr(), /*in_line=*/true,
+                   out.mutable_data_ptr());
   }
   return {found.rows(call), out};
 }
@@ -111,7 +111,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
   x.num_edges = neighbors.numel();
   x.graph = {numbers_of(indptr), neighbors.const_data_ptr(), nullptr, is_int64(neighbors, "neighbors"),
              false};
-  x.longest_row = longest_row_of(call.context, call.device, x.graph.indptr, num_items, x.num_edges);
+  x.max_degree = max_degree_of(call.context, call.device, x.graph.indptr, num_items, x.num_edges);
   // The touched edges' neighbours are ids to be deduped once more.
   const TouchedEdges edges = touched_edges(call.context, x, found.groups);
   int64_t numbers[4];
@@ -123,9 +123,9 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
   const Plan plan(call.memory.take<int32_t>(2 * y.positions + 1), y.positions);
   make_plan(call.context, y, edges.column, /*ids_are_int64=*/false, -1, plan);
   const Groups groups = make_groups(call.context, y, plan);
-  read_numbers(call.context, call.device, {groups.unique, nullptr, nullptr, nullptr}, numbers);
+  read_numbers(call.context, call.device, {groups.num_unique, nullptr, nullptr, nullptr}, numbers);
   Tensor out = call.empty({numbers[0]}, ScalarType::Long);
-  widen_numbers(call.context, groups.rows, numbers[0], static_cast<int64_t*>(out.mutable_data_ptr()));
+  to_int64(call.context, groups.ids, numbers[0], static_cast<int64_t*>(out.mutable_data_ptr()));
   return out;
 }
 
@@ -225,13 +225,13 @@ Tensor step_in_backward(Backward& b, const Tensor& central, const Tensor& residu
   const UpdateArgs of_residual = residual_step.args(b.call, residual);
   // Before anything is written: it reads the tables.
   Tensor samples = b.sample_weights_gradient(need_sample_weights);
-  if (x.most_rows() == 0) return samples;
-  void* g = b.call.memory.bytes(static_cast<size_t>(x.most_rows() * x.dim) * item_size(x.acc()));
+  if (x.max_unique() == 0) return samples;
+  void* g = b.call.memory.bytes(static_cast<size_t>(x.max_unique() * x.dim) * item_size(x.acc()));
   b.sum_rows(g);
   const Columns columns = b.transposed(b.touched());
   const StageClock clock(c, Stage::update);
-  step_rows(c, x, b.groups, g, of_residual);
-  step_columns(c, x, columns, g, of_central);
+  step_residual(c, x, b.groups, g, of_residual);
+  step_central(c, x, columns, g, of_central);
   return samples;
 }
 

@@ -63,8 +63,8 @@ struct RunsOfPositions {
 };
 
 // Rows of the graph, read once: in pinned host memory that is what they cost.
-__global__ void read_rows(RowReader reader, const uint32_t* rows, Count count, int64_t* first,
-                          uint32_t* lengths) {
+__global__ void read_adjacency(GraphReader reader, const uint32_t* rows, Count count, int64_t* first,
+                               uint32_t* lengths) {
   const int64_t n = count.get();
   for (int64_t u = first_thread(); u < n; u += all_threads()) {
     const Range range = reader.range(rows[u]);
@@ -101,7 +101,7 @@ __device__ __forceinline__ int64_t row_of_edge(const uint32_t* starts, int64_t l
 }
 
 // Tiles of edges, whatever rows they belong to: a hub's are spread over as many blocks as others'.
-__global__ void list_edges(RowReader reader, const int64_t* row_first, Count unique, const uint32_t* starts,
+__global__ void list_edges(GraphReader reader, const int64_t* row_first, Count unique, const uint32_t* starts,
                            const uint32_t* total, int64_t limit, uint32_t* row, uint32_t* column) {
   __shared__ int64_t ends[2];
   constexpr int64_t kTile = kThreads * 4;
@@ -148,11 +148,11 @@ __global__ void copy_numbers(const uint32_t* from, Count count, uint32_t* to) {
   for (int64_t i = first_thread(); i < n; i += all_threads()) to[i] = from[i];
 }
 
-__global__ void widen_kernel(const uint32_t* rows, int64_t n, int64_t* out) {
+__global__ void to_int64_kernel(const uint32_t* rows, int64_t n, int64_t* out) {
   for (int64_t i = first_thread(); i < n; i += all_threads()) out[i] = rows[i];
 }
 
-__global__ void longest_kernel(const int64_t* indptr, int64_t num_items, uint32_t* out) {
+__global__ void max_degree_kernel(const int64_t* indptr, int64_t num_items, uint32_t* out) {
   uint32_t longest = 0;
   for (int64_t i = first_thread(); i < num_items; i += all_threads()) {
     const int64_t length = indptr[i + 1] - indptr[i];
@@ -181,7 +181,7 @@ constexpr int64_t kEach = kThreads * 4;  // items a block where they cost little
 void make_plan(const Context& c, const Lookup& x, const void* ids, bool ids_are_int64, int64_t padding_idx,
                const Plan& plan) {
   const int64_t n = x.positions;
-  if (n == 0) return launch(c, 1, &set_number, plan.unique, 0u);
+  if (n == 0) return launch(c, 1, &set_number, plan.num_unique, 0u);
   const int bits = bits_for(x.num_items);
   const SortBuffers buffers{plan.sorted, plan.order, c.memory->take<uint32_t>(n),
                             c.memory->take<uint32_t>(n)};
@@ -198,26 +198,26 @@ void make_plan(const Context& c, const Lookup& x, const void* ids, bool ids_are_
 }
 
 Groups make_groups(const Context& c, const Lookup& x, const Plan& plan) {
-  const int64_t n = x.positions, most = x.most_rows();
-  const Groups g{plan.unique, c.memory->take<uint32_t>(most + 1), c.memory->take<uint32_t>(most + 1),
+  const int64_t n = x.positions, most = x.max_unique();
+  const Groups g{plan.num_unique, c.memory->take<uint32_t>(most + 1), c.memory->take<uint32_t>(most + 1),
                  c.memory->take<uint32_t>(n + 1), plan.order};
   if (n == 0) return g;
   const Count all{nullptr, n};
-  const Runs runs{plan.sorted, all, static_cast<uint32_t>(x.num_items), g.rows, g.starts};
+  const Runs runs{plan.sorted, all, static_cast<uint32_t>(x.num_items), g.ids, g.starts};
   const RunsOfPositions f{runs, plan.order, g.rank, static_cast<uint32_t>(most)};
-  exclusive_scan(c, f, all, plan.unique);
+  exclusive_scan(c, f, all, plan.num_unique);
   return g;
 }
 
 TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& groups) {
-  const int64_t most = x.most_edges();
-  const TouchedEdges edges{c.memory->take<int64_t>(x.most_rows()),
-                           c.memory->take<uint32_t>(x.most_rows() + 1), c.memory->take<uint32_t>(1),
+  const int64_t most = x.max_edges();
+  const TouchedEdges edges{c.memory->take<int64_t>(x.max_unique()),
+                           c.memory->take<uint32_t>(x.max_unique() + 1), c.memory->take<uint32_t>(1),
                            c.memory->take<uint32_t>(most), c.memory->take<uint32_t>(most)};
-  const Count unique{groups.unique, x.most_rows()};
-  const RowReader reader(c, x);
-  launch(c, blocks_for(c, x.most_rows(), kThreads), &read_rows, reader,
-         static_cast<const uint32_t*>(groups.rows), unique, edges.first, edges.starts);
+  const Count unique{groups.num_unique, x.max_unique()};
+  const GraphReader reader(c, x);
+  launch(c, blocks_for(c, x.max_unique(), kThreads), &read_adjacency, reader,
+         static_cast<const uint32_t*>(groups.ids), unique, edges.first, edges.starts);
   exclusive_scan(c, RowStarts{edges.starts, unique, static_cast<uint32_t>(most)}, unique, edges.count);
   if (most > 0) {
     launch(c, blocks_for(c, most, kEach), &list_edges, reader, static_cast<const int64_t*>(edges.first),
@@ -228,9 +228,9 @@ TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& grou
 }
 
 Columns transpose(const Context& c, const Lookup& x, const TouchedEdges& edges, bool with_weights) {
-  const int64_t most = x.most_edges();
-  Columns columns{c.memory->take<uint32_t>(1), c.memory->take<uint32_t>(x.most_columns() + 1),
-                  c.memory->take<uint32_t>(x.most_columns() + 1), c.memory->take<uint32_t>(most), nullptr};
+  const int64_t most = x.max_edges();
+  Columns columns{c.memory->take<uint32_t>(1), c.memory->take<uint32_t>(x.max_columns() + 1),
+                  c.memory->take<uint32_t>(x.max_columns() + 1), c.memory->take<uint32_t>(most), nullptr};
   if (most == 0) {
     launch(c, 1, &set_number, columns.count, 0u);
     return columns;
@@ -260,7 +260,7 @@ Columns transpose(const Context& c, const Lookup& x, const TouchedEdges& edges, 
 }
 
 const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdges& edges) {
-  const int64_t most = x.most_edges();
+  const int64_t most = x.max_edges();
   const auto list = [&]<class A>(A) -> const void* {
     A* out = c.memory->take<A>(most);
     if (most > 0) {
@@ -273,13 +273,13 @@ const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdge
   return x.acc() == DType::f64 ? list(double{}) : list(float{});
 }
 
-void widen_numbers(const Context& c, const uint32_t* rows, int64_t n, int64_t* out) {
-  if (n > 0) launch(c, blocks_for(c, n, kEach), &widen_kernel, rows, n, out);
+void to_int64(const Context& c, const uint32_t* rows, int64_t n, int64_t* out) {
+  if (n > 0) launch(c, blocks_for(c, n, kEach), &to_int64_kernel, rows, n, out);
 }
 
-void longest_row(const Context& c, const int64_t* indptr, int64_t num_items, uint32_t* out) {
+void max_degree(const Context& c, const int64_t* indptr, int64_t num_items, uint32_t* out) {
   launch(c, 1, &set_number, out, 0u);
-  launch(c, blocks_for(c, num_items, kEach), &longest_kernel, indptr, num_items, out);
+  launch(c, blocks_for(c, num_items, kEach), &max_degree_kernel, indptr, num_items, out);
 }
 
 void check_rows(const Context& c, const int64_t* rows, int64_t n, int64_t num_items, bool to_fault,

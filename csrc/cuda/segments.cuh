@@ -61,13 +61,13 @@ __device__ __forceinline__ void add_terms(const Terms& terms, const S* source, i
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum[j] += term[k].weight * widen(row[k][j]);
+      for (int j = 0; j < N; ++j) sum[j] += term[k].weight * upcast(row[k][j]);
     }
   }
   for (; t < past; ++t) {
     const Edge<A> term = terms.term(t, col);
     A row[N];
-    load_wide<N>(source + static_cast<int64_t>(term.source) * dim + col, row);
+    load_upcast<N>(source + static_cast<int64_t>(term.source) * dim + col, row);
     add_scaled(sum, term.weight, row);
   }
 }
@@ -237,10 +237,10 @@ void sum_segments(const Context& c, const Terms& terms, int64_t most_terms, int6
 
 // The same with as wide loads as `wide` allows.
 template <class S, class Terms, class MakeFinish>
-void sum_segments_of(const Context& c, bool wide, const Terms& terms, int64_t most_terms, int64_t longest,
-                     const void* source, int64_t dim, const MakeFinish& finish) {
-  if (wide) {
-    sum_segments<S, kWide<S>>(c, terms, most_terms, longest, source, dim, finish);
+void sum_segments_of(const Context& c, bool vectorized, const Terms& terms, int64_t most_terms,
+                     int64_t longest, const void* source, int64_t dim, const MakeFinish& finish) {
+  if (vectorized) {
+    sum_segments<S, kVectorWidth<S>>(c, terms, most_terms, longest, source, dim, finish);
   } else {
     sum_segments<S, 1>(c, terms, most_terms, longest, source, dim, finish);
   }
@@ -280,7 +280,7 @@ struct StoreRows {
   __device__ __forceinline__ void store(const Row& row, int64_t col, A (&sum)[N]) const {
     if (residual != nullptr) {
       A own[N];
-      load_wide<N>(residual + row.residual + col, own);
+      load_upcast<N>(residual + row.residual + col, own);
       add_scaled(sum, A{1}, own);
     }
     store_as(out_type, out, row.out + col, sum);

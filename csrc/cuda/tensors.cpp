@@ -135,9 +135,9 @@ Inputs::Inputs(Call& call, const OptionalTensor& central_in, const OptionalTenso
   if (mean && (!offsets.has_value() || sample_weights.has_value())) {
     fail_value("mean: needs offsets and no sample_weights");
   }
-  x.longest_row = longest_row_of(call.context, call.device, x.graph.indptr, x.num_items, x.num_edges);
-  if (x.most_edges() >= std::numeric_limits<int32_t>::max()) {
-    fail_value("ids: the batch may touch " + std::to_string(x.most_edges()) +
+  x.max_degree = max_degree_of(call.context, call.device, x.graph.indptr, x.num_items, x.num_edges);
+  if (x.max_edges() >= std::numeric_limits<int32_t>::max()) {
+    fail_value("ids: the batch may touch " + std::to_string(x.max_edges()) +
                " edges; at most 2^31 - 2 in one call");
   }
 }
@@ -223,7 +223,7 @@ Columns Backward::transposed(const TouchedEdges& edges) const {
 
 void Backward::sum_rows(void* g) const {
   const StageClock clock(context(), Stage::reduce);
-  if (x().most_rows() > 0 && x().dim > 0) row_gradient(context(), x(), groups, grad.const_data_ptr(), g);
+  if (x().max_unique() > 0 && x().dim > 0) unique_gradient(context(), x(), groups, grad.const_data_ptr(), g);
 }
 
 Tensor Backward::sample_weights_gradient(bool needed) const {

@@ -10,10 +10,10 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/attention_inputs.h"
-#include "cpu/tensors.h"
 #include "cuda/device.h"
 #include "cuda/lookup.h"
+#include "ops/attention_inputs.h"
+#include "ops/tensors.h"
 
 #ifdef RESEMB_EMULATE
 #define RESEMB_DEVICE_KEY CPU  // stands in for the CPU's own operators

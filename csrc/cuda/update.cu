@@ -17,7 +17,7 @@ struct ColumnTerms {
 
 template <class A>
 ColumnTerms<A> terms_of(const Lookup& x, const Columns& columns) {
-  return {{columns.count, x.most_columns()},
+  return {{columns.count, x.max_columns()},
           columns.starts,
           columns.order,
           static_cast<const Edge<A>*>(columns.edges)};
@@ -48,14 +48,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       A squares = 0;
       for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
         A g[N];
-        load_wide<N>(grad + col, g);
+        load_upcast<N>(grad + col, g);
         squares += step.squares(row, col, g);
       }
       step.take_squares(row, lanes.sum(squares), lanes);
     }
     for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
       A g[N];
-      load_wide<N>(grad + col, g);
+      load_upcast<N>(grad + col, g);
       step.store(row, col, g);
     }
   }
@@ -75,8 +75,9 @@ __global__ void advance_kernel(Advance a) {
   a.live[2] = step;
 }
 
-bool state_allows_wide(const UpdateArgs& a, DType type) {
-  return allows_wide(a.dim, type, {a.param, a.first, a.rule == Rule::rowwise_adagrad ? nullptr : a.second});
+bool state_allows_vectors(const UpdateArgs& a, DType type) {
+  return allows_vectors(a.dim, type,
+                        {a.param, a.first, a.rule == Rule::rowwise_adagrad ? nullptr : a.second});
 }
 
 template <class T, class G>
@@ -87,9 +88,10 @@ void step(const Context& c, const StepRows<T>& rows, const Count& count, int64_t
     const int lanes = lanes_for(a.dim, columns);
     launch(c, blocks_for(c, count.limit, kThreads / lanes), kernel, rows, count, num_items, lanes);
   };
-  // As many columns a lane as step_columns takes, so that a row's squares add up in the same order.
-  constexpr int kColumns = kWide<Acc<T>>;
-  if (state_allows_wide(a, accumulator(a.table)) && allows_wide(a.dim, accumulator(a.table), {a.grad})) {
+  // As many columns a lane as step_central takes, so that a row's squares add up in the same order.
+  constexpr int kColumns = kVectorWidth<Acc<T>>;
+  if (state_allows_vectors(a, accumulator(a.table)) &&
+      allows_vectors(a.dim, accumulator(a.table), {a.grad})) {
     run(&step_kernel<T, G, kColumns>, kColumns);
   } else {
     run(&step_kernel<T, G, 1>, 1);
@@ -98,13 +100,14 @@ void step(const Context& c, const StepRows<T>& rows, const Count& count, int64_t
 
 }  // namespace
 
-void sum_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
-                 void* out) {
-  const bool wide = allows_wide(x.dim, x.acc(), {g, out});
+void central_gradient(const Context& c, const Lookup& x, const Columns& columns, const void* g, bool in_line,
+                      void* out) {
+  const bool vectorized = allows_vectors(x.dim, x.acc(), {g, out});
   const auto sum = [&]<class A>(A) {
     const StoreRows<A> finish{out,     x.table, x.dim,  in_line ? nullptr : columns.items,
                               nullptr, nullptr, nullptr};
-    sum_segments_of<A>(c, wide, terms_of<A>(x, columns), x.most_edges(), x.most_edges(), g, x.dim, finish);
+    sum_segments_of<A>(c, vectorized, terms_of<A>(x, columns), x.max_edges(), x.max_edges(), g, x.dim,
+                       finish);
   };
   if (x.acc() == DType::f64) {
     sum(double{});
@@ -113,12 +116,12 @@ void sum_columns(const Context& c, const Lookup& x, const Columns& columns, cons
   }
 }
 
-void step_columns(const Context& c, const Lookup& x, const Columns& columns, const void* g,
+void step_central(const Context& c, const Lookup& x, const Columns& columns, const void* g,
                   const UpdateArgs& step) {
-  const bool wide = allows_wide(x.dim, x.acc(), {g}) && state_allows_wide(step, x.acc());
+  const bool vectorized = allows_vectors(x.dim, x.acc(), {g}) && state_allows_vectors(step, x.acc());
   with_type(x.table, [&]<class T>() {
     using A = Acc<T>;
-    sum_segments_of<A>(c, wide, terms_of<A>(x, columns), x.most_edges(), x.most_edges(), g, x.dim,
+    sum_segments_of<A>(c, vectorized, terms_of<A>(x, columns), x.max_edges(), x.max_edges(), g, x.dim,
                        StepRows<T>{step, columns.items});
   });
 }
@@ -129,12 +132,12 @@ void update_rows(const Context& c, const UpdateArgs& a, int64_t num_items) {
   with_type(a.table, [&]<class T>() { step<T, T>(c, {a, nullptr}, {nullptr, a.num_rows}, num_items); });
 }
 
-void step_rows(const Context& c, const Lookup& x, const Groups& groups, const void* g,
-               const UpdateArgs& args) {
+void step_residual(const Context& c, const Lookup& x, const Groups& groups, const void* g,
+                   const UpdateArgs& args) {
   UpdateArgs a = args;
   a.grad = g;
   with_type(x.table, [&]<class T>() {
-    step<T, Acc<T>>(c, {a, groups.rows}, {groups.unique, x.most_rows()}, x.num_items);
+    step<T, Acc<T>>(c, {a, groups.ids}, {groups.num_unique, x.max_unique()}, x.num_items);
   });
 }
 

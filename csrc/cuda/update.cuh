@@ -42,16 +42,17 @@ struct StepRows {
 
   struct Row {
     int64_t number;
-    A scale, rate, widen, row_second;
+    A scale, rate, inv_sqrt_correction, row_second;
   };
 
   // What the rows have in common. Two powers of double cost as much as a row's loads: taken once a thread.
   struct Common {
-    A shrink, rate, widen;
+    A shrink, rate, inv_sqrt_correction;
   };
   __device__ __forceinline__ Common common() const {
     Common all{static_cast<A>(a.live != nullptr ? a.live[1] : a.shrink), static_cast<A>(-learning_rate()), 0};
-    if (a.rule == Rule::adam && a.row_steps == nullptr) correct_bias(step_number(), all.rate, all.widen);
+    if (a.rule == Rule::adam && a.row_steps == nullptr)
+      correct_bias(step_number(), all.rate, all.inv_sqrt_correction);
     return all;
   }
 
@@ -65,13 +66,13 @@ struct StepRows {
 
   __device__ __forceinline__ double learning_rate() const { return a.live != nullptr ? a.live[0] : a.lr; }
 
-  __device__ __forceinline__ void correct_bias(int64_t t, A& rate, A& widen) const {
+  __device__ __forceinline__ void correct_bias(int64_t t, A& rate, A& inv_sqrt_correction) const {
     rate = static_cast<A>(-learning_rate() / (1 - pow(a.beta1, static_cast<double>(t))));
-    widen = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
+    inv_sqrt_correction = static_cast<A>(1 / sqrt(1 - pow(a.beta2, static_cast<double>(t))));
   }
 
   __device__ __forceinline__ Row begin_row(int64_t number, const Lanes& lanes, const Common& all) const {
-    Row row{number, all.shrink, all.rate, all.widen, 0};
+    Row row{number, all.shrink, all.rate, all.inv_sqrt_correction, 0};
     int64_t t = 0;
     double decayed = 0;
     if (a.row_steps != nullptr) t = a.row_steps[number] + int64_t{1};
@@ -82,7 +83,7 @@ struct StepRows {
       if (a.decayed != nullptr) a.decayed[number] = a.decay_now;
     }
     if (a.decayed != nullptr) row.scale *= static_cast<A>(exp(a.decay_now - decayed));
-    if (a.rule == Rule::adam && a.row_steps != nullptr) correct_bias(t, row.rate, row.widen);
+    if (a.rule == Rule::adam && a.row_steps != nullptr) correct_bias(t, row.rate, row.inv_sqrt_correction);
     return row;
   }
 
@@ -92,7 +93,7 @@ struct StepRows {
     const A sign = a.maximize ? A{-1} : A{1}, coupled = static_cast<A>(a.weight_decay);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      g[j] = widen(narrow<T>(g[j])) * sign;
+      g[j] = upcast(downcast<T>(g[j])) * sign;
       if (coupled != 0) g[j] += coupled * (p[j] * row.scale);
     }
   }
@@ -101,7 +102,7 @@ struct StepRows {
   template <int N>
   __device__ __forceinline__ A squares(const Row& row, int64_t col, A (&g)[N]) const {
     A p[N], sum = 0;
-    load_wide<N>(static_cast<const T*>(a.param) + row.number * a.dim + col, p);
+    load_upcast<N>(static_cast<const T*>(a.param) + row.number * a.dim + col, p);
     prepare(row, p, g);
 #pragma unroll
     for (int j = 0; j < N; ++j) sum += g[j] * g[j];
@@ -119,7 +120,7 @@ struct StepRows {
     const int64_t at = row.number * a.dim + col;
     T* param = static_cast<T*>(a.param) + at;
     A p[N], m[N] = {}, v[N] = {};
-    load_wide<N>(param, p);
+    load_upcast<N>(param, p);
     const A beta1 = static_cast<A>(a.beta1), beta2 = static_cast<A>(a.beta2), eps = static_cast<A>(a.eps);
     const A rest1 = static_cast<A>(1 - a.beta1), rest2 = static_cast<A>(1 - a.beta2);
     const bool has_first = a.rule == Rule::momentum || a.rule == Rule::adam;
@@ -146,7 +147,7 @@ struct StepRows {
       } else {
         m[j] += rest1 * (g[j] - m[j]);
         v[j] = beta2 * v[j] + rest2 * (g[j] * g[j]);
-        change = m[j] / (sqrt(v[j]) * row.widen + eps);
+        change = m[j] / (sqrt(v[j]) * row.inv_sqrt_correction + eps);
       }
       p[j] += row.rate * change;
     }
@@ -160,7 +161,7 @@ struct StepRows {
   __device__ __forceinline__ void decay(const Row& row, int64_t col) const {
     T* param = static_cast<T*>(a.param) + row.number * a.dim + col;
     A p[N];
-    load_wide<N>(param, p);
+    load_upcast<N>(param, p);
 #pragma unroll
     for (int j = 0; j < N; ++j) p[j] *= row.scale;
     save(row, col, param, p);
@@ -193,7 +194,7 @@ struct StepRows {
         return;
       }
     }
-    store_narrow(param, p);
+    store_downcast(param, p);
   }
 };
 

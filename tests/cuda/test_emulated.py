@@ -178,7 +178,7 @@ MORE_MUTANTS = {
         ("problems", "0", "8"),
         "heap-buffer-overflow",
     ),
-    "wide loads of rows that do not allow them": (
+    "vector loads of rows that do not allow them": (
         "numbers.cuh",
         "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
         "bool aligned = true;",

@@ -23,28 +23,28 @@ AttentionResults run_steps(const AttentionProblem& a, Call& call) {
   const Context& c = call.context;
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const Plan plan(plan_data.data(), p.positions);
-  make_plan(c, x, in.ids.data(), p.wide_ids, p.padding, plan);
+  make_plan(c, x, in.ids.data(), p.int64_ids, p.padding, plan);
   const Groups groups = make_groups(c, x, plan);
   AttentionResults r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
   lookup_forward(c, x, groups, r.out.data());
 
-  Array g(p.acc(), *groups.unique * p.dim, p.aligned);
-  row_gradient(c, x, groups, p.grad.data(), g.data());
+  Array g(p.acc(), *groups.num_unique * p.dim, p.aligned);
+  unique_gradient(c, x, groups, p.grad.data(), g.data());
   r.residual = Array(p.table, p.items * p.dim, p.aligned);
-  write_rows(c, x, groups, g.data(), false, r.residual.zero().data());
+  store_gradient(c, x, groups, g.data(), false, r.residual.zero().data());
   r.a_src = Array(p.acc(), p.dim, p.aligned);
   r.a_dst = Array(p.acc(), p.dim, p.aligned);
   r.b = Array(p.acc(), a.heads, p.aligned);
   const AttentionGradient gradient =
       attention_backward(c, x, groups, g.data(), r.a_src.data(), r.a_dst.data(), r.b.data());
   r.central = Array(p.table, p.items * p.dim, p.aligned);
-  sum_attended_columns(c, x, gradient, g.data(), false, r.central.zero().data());
+  attention_central_gradient(c, x, gradient, g.data(), false, r.central.zero().data());
   const int64_t touched = *gradient.columns.count;
   Array values(p.table, touched * p.dim, p.aligned);
-  sum_attended_columns(c, x, gradient, g.data(), true, values.data());
+  attention_central_gradient(c, x, gradient, g.data(), true, values.data());
   std::vector<int64_t> numbers(touched);
-  widen_numbers(c, gradient.columns.items, touched, numbers.data());
+  to_int64(c, gradient.columns.items, touched, numbers.data());
   r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
   if (!p.samples.empty()) {
     r.samples = Array(p.acc(), p.positions, p.aligned);

@@ -41,7 +41,7 @@ void require_same_bits(const Results& a, const Results& b) {
 void check_bad_id(Problem& p, const Results& good, Random& random) {
   if (p.positions == 0) return;
   const int64_t at = random.below(p.positions);
-  const int64_t bad[] = {-1, p.items, INT32_MIN, p.wide_ids ? int64_t{1} << 32 : INT32_MAX};
+  const int64_t bad[] = {-1, p.items, INT32_MIN, p.int64_ids ? int64_t{1} << 32 : INT32_MAX};
   p.ids[at] = bad[random.below(4)];
   const Inputs in(p);
   Call call(2);
@@ -72,7 +72,7 @@ void check_bad_graph(Problem& p, Random& random) {
   Call call(3);
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const resemb::cuda::Plan plan(plan_data.data(), p.positions);
-  make_plan(call.context, in.lookup, in.ids.data(), p.wide_ids, p.padding, plan);
+  make_plan(call.context, in.lookup, in.ids.data(), p.int64_ids, p.padding, plan);
   const auto groups = make_groups(call.context, in.lookup, plan);
   Array out(p.out_type, p.out_rows() * p.dim, p.aligned);
   lookup_forward(call.context, in.lookup, groups, out.data());

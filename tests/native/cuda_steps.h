@@ -43,8 +43,8 @@ struct Inputs {
   resemb::cuda::Lookup lookup{};
 
   explicit Inputs(const Problem& p)
-      : ids(p.ids, p.wide_ids),
-        neighbors(p.neighbors, p.wide_neighbors),
+      : ids(p.ids, p.int64_ids),
+        neighbors(p.neighbors, p.int64_neighbors),
         weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
         samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned) {
     for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
@@ -55,13 +55,13 @@ struct Inputs {
     x.dim = p.dim;
     x.positions = p.positions;
     for (int64_t i = 0; i < p.items; ++i) {
-      x.longest_row = std::max(x.longest_row, p.indptr[i + 1] - p.indptr[i]);
+      x.max_degree = std::max(x.max_degree, p.indptr[i + 1] - p.indptr[i]);
     }
     x.table = p.table;
     x.out_type = p.out_type;
     x.central = p.central.data();
     x.residual = p.residual.data();
-    x.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.wide_neighbors, p.double_weights};
+    x.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.double_weights};
     x.offsets = p.bags < 0 ? nullptr : p.offsets.data();
     x.num_bags = p.bags < 0 ? 0 : p.bags;
     x.sample_weights = samples.data();
@@ -125,7 +125,7 @@ inline void step_every_rule(const Problem& p, const resemb::cuda::Lookup& x,
     for (const int64_t item : items) require(apart.steps[item] == 1, "a row is not stepped once");
     if (rule == static_cast<int>(resemb::Rule::decay)) continue;
     Table together(p, rule, Random(7));
-    resemb::cuda::step_columns(call.context, x, columns, g.data(), together.a);
+    resemb::cuda::step_central(call.context, x, columns, g.data(), together.a);
     require(together.same_bits(apart), "the step made with the sums differs from that after them");
     call.require_no_fault();
   }
@@ -137,11 +137,11 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   const Context& c = call.context;
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const Plan plan(plan_data.data(), p.positions);
-  make_plan(c, x, in.ids.data(), p.wide_ids, p.padding, plan);
+  make_plan(c, x, in.ids.data(), p.int64_ids, p.padding, plan);
   const Groups groups = make_groups(c, x, plan);
-  const int64_t unique = *groups.unique;
+  const int64_t unique = *groups.num_unique;
   for (int64_t u = 1; u < unique; ++u) {
-    require(groups.rows[u] > groups.rows[u - 1], "unique rows do not ascend");
+    require(groups.ids[u] > groups.ids[u - 1], "unique rows do not ascend");
   }
   Results r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
@@ -153,24 +153,24 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   require(again.same_bits(r.out), "a graph in host memory gives other bits");
 
   Array g(p.acc(), unique * p.dim, p.aligned);
-  row_gradient(c, x, groups, p.grad.data(), g.data());
+  unique_gradient(c, x, groups, p.grad.data(), g.data());
   r.residual = Array(p.table, p.items * p.dim, p.aligned);
-  write_rows(c, x, groups, g.data(), false, r.residual.zero().data());
+  store_gradient(c, x, groups, g.data(), false, r.residual.zero().data());
   Array rows(p.table, unique * p.dim, p.aligned);
-  write_rows(c, x, groups, g.data(), true, rows.data());
+  store_gradient(c, x, groups, g.data(), true, rows.data());
   std::vector<int64_t> numbers(unique);
-  widen_numbers(c, groups.rows, unique, numbers.data());
+  to_int64(c, groups.ids, unique, numbers.data());
   r.residual_by_rows = rows.spread(numbers, p.dim, p.items * p.dim);
 
   const TouchedEdges edges = touched_edges(c, x, groups);
   const Columns columns = transpose(c, x, edges);
   const int64_t touched = *columns.count;
   r.central = Array(p.table, p.items * p.dim, p.aligned);
-  sum_columns(c, x, columns, g.data(), false, r.central.zero().data());
+  central_gradient(c, x, columns, g.data(), false, r.central.zero().data());
   Array values(p.table, touched * p.dim, p.aligned);
-  sum_columns(c, x, columns, g.data(), true, values.data());
+  central_gradient(c, x, columns, g.data(), true, values.data());
   numbers.resize(touched);
-  widen_numbers(c, columns.items, touched, numbers.data());
+  to_int64(c, columns.items, touched, numbers.data());
   r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
   step_every_rule(p, x, columns, g, values, numbers, blocks);
 

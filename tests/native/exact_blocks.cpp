@@ -6,7 +6,7 @@
 
 #include "cpu/buffer.h"
 
-namespace resemb {
+namespace resemb::cpu {
 
 void* take_block(size_t& bytes, bool zeroed) {
   void* data = nullptr;
@@ -22,4 +22,4 @@ void give_block(void* data, size_t bytes, bool zeroed) noexcept {
 }
 size_t release_blocks() noexcept { return 0; }
 
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -21,11 +21,11 @@ using namespace driver;
 namespace {
 
 void check_plan(const Problem& p, const PlanView& plan) {
-  const int64_t unique = plan.unique();
+  const int64_t unique = plan.num_unique();
   require(unique >= 0 && unique <= p.positions, "not a number of unique rows");
   for (int64_t u = 0; u < p.positions; ++u) {
-    if (u >= unique) require(plan.rows()[u] == 0, "rows not used are not zero");
-    if (u > 0 && u < unique) require(plan.rows()[u] > plan.rows()[u - 1], "rows do not ascend");
+    if (u >= unique) require(plan.unique_ids()[u] == 0, "rows not used are not zero");
+    if (u > 0 && u < unique) require(plan.unique_ids()[u] > plan.unique_ids()[u - 1], "rows do not ascend");
   }
   std::vector<bool> asked(unique);
   for (int64_t i = 0; i < p.positions; ++i) {
@@ -33,7 +33,8 @@ void check_plan(const Problem& p, const PlanView& plan) {
     if (p.ids[i] == p.padding) {
       require(rank == unique, "padding has a rank");
     } else {
-      require(rank >= 0 && rank < unique && plan.rows()[rank] == p.ids[i], "a rank leads to another row");
+      require(rank >= 0 && rank < unique && plan.unique_ids()[rank] == p.ids[i],
+              "a rank leads to another row");
       asked[rank] = true;
     }
   }
@@ -41,7 +42,7 @@ void check_plan(const Problem& p, const PlanView& plan) {
 }
 
 Results run(const Problem& p, int threads) {
-  const resemb::Parallel parallel(threads, launch);
+  const resemb::cpu::Parallel parallel(threads, launch);
   const Inputs in(p);
   const Plan plan(p, in, parallel);
   require(plan.bad_position == -1, "a good id is called bad");
@@ -73,7 +74,7 @@ void require_same_bits(const Results& a, const Results& b) {
 
 std::vector<std::string> paths() {
   std::vector<std::string> names;
-  std::string rest = resemb::available_isas();
+  std::string rest = resemb::cpu::available_isas();
   for (size_t comma; (comma = rest.find(',')) != std::string::npos; rest = rest.substr(comma + 1)) {
     names.push_back(rest.substr(0, comma));
   }
@@ -85,7 +86,7 @@ std::vector<std::string> paths() {
 void check_bad_id(Problem& p, Random& random) {
   if (p.positions == 0) return;
   const int64_t at = random.below(p.positions), good = p.ids[at];
-  const int64_t bad[] = {-1, p.items, INT32_MIN, p.wide_ids ? int64_t{1} << 32 : INT32_MAX};
+  const int64_t bad[] = {-1, p.items, INT32_MIN, p.int64_ids ? int64_t{1} << 32 : INT32_MAX};
   p.ids[at] = bad[random.below(4)];
   const int64_t later = at + random.below(p.positions - at), other = p.ids[later];
   p.ids[later] = p.ids[at];
@@ -105,7 +106,7 @@ void check_bad_graph(Problem& p, Random& random) {
   const int64_t far = 1 + (random.one_in(2) ? 0 : random.below(1'000'000)), kind = random.below(6);
   if (kind < 2) {
     if (first == past) return;
-    const int64_t beyond = p.wide_neighbors && far > 1 ? int64_t{1} << 32 : p.items;
+    const int64_t beyond = p.int64_neighbors && far > 1 ? int64_t{1} << 32 : p.items;
     p.neighbors[first + random.below(past - first)] = kind == 0 ? -far : beyond;
   } else if (kind == 2) {
     p.indptr[row + 1] = p.edges() + far;
@@ -119,13 +120,13 @@ void check_bad_graph(Problem& p, Random& random) {
     p.indptr[row] = -far;
   }
   for (const int threads : {1, 4}) {
-    const resemb::Parallel parallel(threads, launch);
+    const resemb::cpu::Parallel parallel(threads, launch);
     const Inputs in(p);
     const Plan plan(p, in, parallel);
     Array out(p.out_type, p.out_rows() * p.dim, p.aligned);
     const Array untouched(p.out_type, p.out_rows() * p.dim, p.aligned);
-    const int64_t found = resemb::lookup_forward(in.lookup, plan.view(), out.data(), parallel);
-    require(found >= 0 && plan.view().rows()[found] == row, "a malformed row goes unseen");
+    const int64_t found = resemb::cpu::lookup_forward(in.lookup, plan.view(), out.data(), parallel);
+    require(found >= 0 && plan.view().unique_ids()[found] == row, "a malformed row goes unseen");
     require(out.same_bits(untouched), "written despite a malformed row");
   }
 }
@@ -146,7 +147,7 @@ void check_attention(uint64_t seed) {
   const AttentionProblem a = make_attention_problem(seed);
   const ExpectedAttention expected(a);
   for (const std::string& path : paths()) {
-    resemb::select_isa(path.c_str());
+    resemb::cpu::select_isa(path.c_str());
     const AttentionResults alone = run_attention(a, {1, launch}), together = run_attention(a, {4, launch});
     compare_attention(a, alone, expected);
     require(alone.same_bits(together), "the bits depend on the number of threads");
@@ -162,7 +163,7 @@ bool run_problems(uint64_t count) {
       const Problem p = make_problem(seed);
       const Expected expected(p);
       for (const std::string& path : paths()) {
-        resemb::select_isa(path.c_str());
+        resemb::cpu::select_isa(path.c_str());
         const Results alone = run(p, 1), together = run(p, 4);
         compare(p, alone, expected);
         require_same_bits(alone, together);
@@ -194,8 +195,8 @@ bool run_threads(uint64_t count) {
   }
   std::thread chooser([&] {
     while (!done) {
-      for (const std::string& path : paths()) resemb::select_isa(path.c_str());
-      resemb::release_blocks();
+      for (const std::string& path : paths()) resemb::cpu::select_isa(path.c_str());
+      resemb::cpu::release_blocks();
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   });

@@ -44,7 +44,7 @@ struct Problem {
   int64_t bags = -1;     // none: a lookup
   int64_t padding = -1;  // none
   DType table, out_type;
-  bool mean = false, wide_ids, wide_neighbors, double_weights, aligned;
+  bool mean = false, int64_ids, int64_neighbors, double_weights, aligned;
   std::vector<int64_t> ids, indptr, neighbors, offsets;
   std::vector<double> weights, samples;
   Array central, residual, grad;
@@ -167,8 +167,8 @@ inline Problem make_problem(uint64_t seed) {
   if (!large && p.table != DType::f64 && random.one_in(3)) {
     p.out_type = random.one_in(2) ? DType::bf16 : DType::f32;
   }
-  p.wide_ids = random.one_in(2);
-  p.wide_neighbors = random.one_in(2);
+  p.int64_ids = random.one_in(2);
+  p.int64_neighbors = random.one_in(2);
   p.double_weights = p.table == DType::f64 && random.one_in(2);
   p.aligned = large || random.one_in(2);
   draw_sizes(p, random);

@@ -23,15 +23,15 @@ inline void launch(int threads, void (*body)(void*), void* context) {
 struct Inputs {
   Indices ids_data, neighbors;
   Array weights, samples;
-  resemb::Ids ids;
-  resemb::Lookup lookup{};
+  resemb::cpu::Ids ids;
+  resemb::cpu::Lookup lookup{};
 
   explicit Inputs(const Problem& p)
-      : ids_data(p.ids, p.wide_ids),
-        neighbors(p.neighbors, p.wide_neighbors),
+      : ids_data(p.ids, p.int64_ids),
+        neighbors(p.neighbors, p.int64_neighbors),
         weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
         samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned),
-        ids{ids_data.data(), p.wide_ids, p.positions} {
+        ids{ids_data.data(), p.int64_ids, p.positions} {
     for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
     for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, p.samples[i]);
     lookup.num_items = p.items;
@@ -41,7 +41,7 @@ struct Inputs {
     lookup.out_type = p.out_type;
     lookup.central = p.central.data();
     lookup.residual = p.residual.data();
-    lookup.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.wide_neighbors, p.double_weights};
+    lookup.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.double_weights};
     lookup.offsets = p.bags < 0 ? nullptr : p.offsets.data();
     lookup.num_bags = p.bags < 0 ? 0 : p.bags;
     lookup.sample_weights = samples.data();
@@ -50,15 +50,15 @@ struct Inputs {
   Inputs(const Inputs&) = delete;
 };
 
-using PlanView = resemb::PlanView<const int32_t>;
+using PlanView = resemb::cpu::PlanView<const int32_t>;
 
 class Plan {
  public:
   int64_t bad_position;  // -1: none, and there is a plan
 
-  Plan(const Problem& p, const Inputs& in, const resemb::Parallel& parallel)
-      : memory_(resemb::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
-    bad_position = resemb::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
+  Plan(const Problem& p, const Inputs& in, const resemb::cpu::Parallel& parallel)
+      : memory_(resemb::cpu::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
+    bad_position = resemb::cpu::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
   }
   PlanView view() const { return {memory_.data(), positions_}; }
 
@@ -74,12 +74,12 @@ struct Results {
 };
 
 // sum_segments_to gives the bytes that sum_segments stored, every row once.
-inline void handed_out(const Problem& p, resemb::SegmentArgs args, const Array& rows, int64_t count,
-                       const resemb::Parallel& parallel) {
+inline void handed_out(const Problem& p, resemb::cpu::SegmentArgs args, const Array& rows, int64_t count,
+                       const resemb::cpu::Parallel& parallel) {
   const int64_t row_bytes = p.dim * static_cast<int64_t>(resemb::item_size(p.table));
   std::vector<char> found(static_cast<size_t>(count * row_bytes)), times(static_cast<size_t>(count));
   args.targets = nullptr;
-  resemb::sum_segments_to(args, count, parallel, [&](int64_t begin, int64_t end, const void* sums) {
+  resemb::cpu::sum_segments_to(args, count, parallel, [&](int64_t begin, int64_t end, const void* sums) {
     if (begin == end) return;
     std::memcpy(found.data() + begin * row_bytes, sums, static_cast<size_t>((end - begin) * row_bytes));
     for (int64_t s = begin; s < end; ++s) ++times[s];
@@ -91,7 +91,7 @@ inline void handed_out(const Problem& p, resemb::SegmentArgs args, const Array& 
 
 // Every rule of the optimizers with all its state, on the gradient's rows: for the sanitizers.
 inline void step_every_rule(const Problem& p, const std::vector<int64_t>& items, const Array& gradient,
-                            const resemb::Parallel& parallel) {
+                            const resemb::cpu::Parallel& parallel) {
   for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
     Array table(p.table, p.items * p.dim, p.aligned), first(p.acc(), p.items * p.dim, p.aligned);
     Array second(p.acc(), p.items * p.dim, p.aligned);
@@ -116,21 +116,22 @@ inline void step_every_rule(const Problem& p, const std::vector<int64_t>& items,
     a.beta1 = a.beta2 = 0.9;
     a.eps = 1e-8;
     a.random_rounding = rule % 2 == 0;
-    parallel.ranges(a.num_rows, 16, [&](int64_t b, int64_t e) { resemb::row_kernels().update(a, b, e); });
+    parallel.ranges(a.num_rows, 16, [&](int64_t b, int64_t e) { resemb::cpu::kernels().update(a, b, e); });
     for (const int64_t item : items) require(steps[item] == 1, "a row is not stepped once");
   }
 }
 
 template <class A>
-void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
-                      const resemb::TouchedEdges& edges, const Array& g, const resemb::Parallel& parallel,
+void central_gradient(const Problem& p, const resemb::cpu::Lookup& x, const PlanView& plan,
+                      const resemb::cpu::TouchedEdges& edges, const Array& g, const resemb::cpu::Parallel& parallel,
                       Results& r) {
-  const auto columns = resemb::transpose<A>(x.graph, plan.rows(), edges, plan.unique(), p.items, parallel);
+  const auto columns =
+      resemb::cpu::transpose<A>(x.graph, plan.unique_ids(), edges, plan.num_unique(), p.items, parallel);
   const std::vector<int64_t> items(columns.items.data(), columns.items.data() + columns.items.size());
   const std::vector<int32_t> targets(items.begin(), items.end());
   for (int64_t v = 1; v < columns.terms.count; ++v)
     require(items[v] > items[v - 1], "neighbours do not ascend");
-  resemb::SegmentArgs args{};
+  resemb::cpu::SegmentArgs args{};
   args.terms = columns.terms.payloads.data();
   args.num_terms = columns.terms.size;
   args.begin = columns.terms.starts.data();
@@ -142,28 +143,28 @@ void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView&
   Array rows(p.table, columns.terms.count * p.dim, p.aligned);
   args.out = rows.data();
   args.bypass_cache = true;
-  resemb::sum_segments(args, columns.terms.count, parallel);
+  resemb::cpu::sum_segments(args, columns.terms.count, parallel);
   r.central_by_rows = rows.spread(items, p.dim, p.items * p.dim);
   handed_out(p, args, rows, columns.terms.count, parallel);
   step_every_rule(p, items, rows, parallel);
   args.targets = targets.data();
   args.out = r.central.zero().data();
   args.bypass_cache = false;
-  resemb::sum_segments(args, columns.terms.count, parallel);
+  resemb::cpu::sum_segments(args, columns.terms.count, parallel);
 }
 
-inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
-                             const resemb::TouchedEdges& edges, const Array& g,
-                             const resemb::Parallel& parallel, Results& r) {
+inline void weights_gradient(const Problem& p, const resemb::cpu::Lookup& x, const PlanView& plan,
+                             const resemb::cpu::TouchedEdges& edges, const Array& g,
+                             const resemb::cpu::Parallel& parallel, Results& r) {
   const DType type = p.double_weights ? DType::f64 : DType::f32;
   r.weights = Array(type, x.num_edges, p.aligned);
-  resemb::link_weight_gradient(x, plan, edges, g.data(), true, p.double_weights, r.weights.zero().data(),
+  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), true, p.double_weights, r.weights.zero().data(),
                                parallel);
   Array rows(type, edges.count, p.aligned);
-  resemb::link_weight_gradient(x, plan, edges, g.data(), false, p.double_weights, rows.data(), parallel);
+  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), false, p.double_weights, rows.data(), parallel);
   std::vector<int64_t> numbers;
-  for (int64_t u = 0; u < plan.unique(); ++u) {
-    const int64_t id = plan.rows()[u];
+  for (int64_t u = 0; u < plan.num_unique(); ++u) {
+    const int64_t id = plan.unique_ids()[u];
     require(edges.offsets[u] == static_cast<int64_t>(numbers.size()), "touched edges start elsewhere");
     for (int64_t e = p.indptr[id]; e < p.indptr[id + 1]; ++e) numbers.push_back(e);
   }
@@ -172,21 +173,24 @@ inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const Pl
 }
 
 inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& plan,
-                         const resemb::Parallel& parallel) {
-  const resemb::Lookup& x = in.lookup;
+                         const resemb::cpu::Parallel& parallel) {
+  const resemb::cpu::Lookup& x = in.lookup;
   Results r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
-  require(resemb::lookup_forward(x, plan, r.out.data(), parallel) == -1, "a good graph is called bad");
+  require(resemb::cpu::lookup_forward(x, plan, r.out.data(), parallel) == -1, "a good graph is called bad");
 
-  Array g(p.acc(), plan.unique() * p.dim, p.aligned);
-  resemb::row_gradient(x, plan, p.grad.data(), g.data(), parallel);
+  Array g(p.acc(), plan.num_unique() * p.dim, p.aligned);
+  resemb::cpu::unique_gradient(x, plan, p.grad.data(), g.data(), parallel);
   r.residual = Array(p.table, p.items * p.dim, p.aligned);
-  resemb::write_rows(x, g.data(), plan.unique(), plan.rows(), r.residual.zero().data(), parallel);
-  Array rows(p.table, plan.unique() * p.dim, p.aligned);
-  resemb::write_rows(x, g.data(), plan.unique(), nullptr, rows.data(), parallel);
-  r.residual_by_rows = rows.spread({plan.rows(), plan.rows() + plan.unique()}, p.dim, p.items * p.dim);
+  resemb::cpu::store_gradient(x, g.data(), plan.num_unique(), plan.unique_ids(), r.residual.zero().data(),
+                         parallel);
+  Array rows(p.table, plan.num_unique() * p.dim, p.aligned);
+  resemb::cpu::store_gradient(x, g.data(), plan.num_unique(), nullptr, rows.data(), parallel);
+  r.residual_by_rows =
+      rows.spread({plan.unique_ids(), plan.unique_ids() + plan.num_unique()}, p.dim, p.items * p.dim);
 
-  const resemb::TouchedEdges edges = resemb::touched_edges(x.graph, plan.rows(), plan.unique(), parallel);
+  const resemb::cpu::TouchedEdges edges =
+      resemb::cpu::touched_edges(x.graph, plan.unique_ids(), plan.num_unique(), parallel);
   r.central = Array(p.table, p.items * p.dim, p.aligned);
   if (p.acc() == DType::f64) {
     central_gradient<double>(p, x, plan, edges, g, parallel, r);
@@ -196,7 +200,7 @@ inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& pla
   weights_gradient(p, x, plan, edges, g, parallel, r);
   if (!p.samples.empty()) {
     r.samples = Array(p.acc(), p.positions, p.aligned);
-    resemb::sample_weight_gradient(x, plan, p.grad.data(), r.samples.data(), parallel);
+    resemb::cpu::sample_weight_gradient(x, plan, p.grad.data(), r.samples.data(), parallel);
   }
   return r;
 }

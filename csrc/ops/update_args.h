@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "common/update.h"
-#include "cpu/tensors.h"
+#include "ops/tensors.h"
 
 namespace resemb {
 

@@ -22,11 +22,11 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline Parallel torch_pool() {
-  return Parallel(static_cast<int>(torch::stable::get_num_threads()),
-                  [](int threads, void (*body)(void*), void* context) {
-                    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { body(context); });
-                  });
+inline cpu::Parallel torch_pool() {
+  return cpu::Parallel(static_cast<int>(torch::stable::get_num_threads()),
+                       [](int threads, void (*body)(void*), void* context) {
+                         torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { body(context); });
+                       });
 }
 
 [[noreturn]] inline void fail_value(const std::string& message) { throw std::invalid_argument(message); }
@@ -95,12 +95,12 @@ inline Tensor dense_cpu(const Tensor& t, const char* name) {
 inline Tensor new_output(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
   size_t bytes = item_size(table_type(type, "output"));
   for (const int64_t n : size) bytes *= static_cast<size_t>(n);
-  if (bytes < kSmallestPooled) return torch::stable::new_empty(like, size, type);
+  if (bytes < cpu::kSmallestPooled) return torch::stable::new_empty(like, size, type);
   std::vector<int64_t> strides(size.size(), 1);
   for (size_t i = size.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * size[i];
-  void* data = take_block(bytes);
+  void* data = cpu::take_block(bytes);
   return torch::stable::from_blob(data, size, strides, like.device(), type,
-                                  [bytes](void* block) { give_block(block, bytes); });
+                                  [bytes](void* block) { cpu::give_block(block, bytes); });
 }
 
 }  // namespace resemb

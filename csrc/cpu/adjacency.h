@@ -1,18 +1,18 @@
-// Edges of graph rows, checked, for the instruction set of the including file.
+// Edges of the graph's nodes, checked, for the instruction set of the including file.
 #pragma once
 
-#include "cpu/rows.h"
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 // Edges [first, past) of a row, empty where they leave the graph's arrays.
-struct RowEdges {
+struct EdgeRange {
   int64_t first, past;
   bool bad;
 
-  RESEMB_INLINE RowEdges(const GatherArgs& a, int64_t row)
+  RESEMB_INLINE EdgeRange(const GatherArgs& a, int64_t row)
       : first(a.graph.indptr[row]), past(a.graph.indptr[row + 1]) {
     bad = first < 0 || past < first || past > a.num_edges;
     if (bad) first = past = 0;
@@ -21,9 +21,9 @@ struct RowEdges {
 
 // Into the cache: what rows to come know of their edges.
 RESEMB_INLINE void prefetch_edges(const GatherArgs& a, int64_t i) {
-  if (i + 16 < a.num_rows) prefetch(&a.graph.indptr[a.rows[i + 16]]);
-  if (i + 8 >= a.num_rows) return;
-  const RowEdges far(a, a.rows[i + 8]);
+  if (i + 16 < a.num_ids) prefetch(&a.graph.indptr[a.ids[i + 16]]);
+  if (i + 8 >= a.num_ids) return;
+  const EdgeRange far(a, a.ids[i + 8]);
   const auto fetch = [&](const void* array, int64_t bytes) RESEMB_LAMBDA_INLINE {
     prefetch_bytes(static_cast<const char*>(array) + far.first * bytes, (far.past - far.first) * bytes);
   };
@@ -76,4 +76,4 @@ RESEMB_INLINE const A* edge_weights(const GatherArgs& a, int64_t first, int64_t 
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -5,24 +5,24 @@
 #include "cpu/attention_math.h"
 #include "cpu/edge_scores.h"
 #include "cpu/head_blocks.h"
+#include "cpu/kernels.h"
 #include "cpu/neighbor_rows.h"
-#include "cpu/rows.h"
 
-namespace resemb {
+namespace resemb::cpu {
 namespace RESEMB_ISA {
 
 template <class A>
-class AttentionRows : NeighborRows<A> {
+class AttentionKernel : NeighborRows<A> {
   using V = Vec<A>;
   using Base = NeighborRows<A>;
-  using Base::ahead, Base::copied, Base::copies, Base::dim, Base::for_chunks, Base::for_rows, Base::g;
+  using Base::ahead, Base::copied, Base::copies, Base::dim, Base::for_chunks, Base::for_nodes, Base::g;
   using Base::heads, Base::in_place, Base::laid_out, Base::now, Base::rows, Base::size, Base::table_row;
-  using Base::vectors, Base::wide, Base::width;
+  using Base::vectors, Base::padded, Base::width;
   static constexpr int64_t kLanesHere = kLanes<A>;
 
  public:
-  RESEMB_INLINE explicit AttentionRows(const AttentionArgs& args)
-      : Base(args.rows, args.link.heads),
+  RESEMB_INLINE explicit AttentionKernel(const AttentionArgs& args)
+      : Base(args.gather, args.link.heads),
         a(args),
         room{static_cast<A*>(args.scratch)},
         edges(args.link, room),
@@ -35,21 +35,21 @@ class AttentionRows : NeighborRows<A> {
 
   int64_t forward(int64_t begin, int64_t end) {
     copies = room.free;
-    return for_rows(begin, end, [&](const GraphRow& row) RESEMB_LAMBDA_INLINE {
-      edges.start(row.count, copies + copied(row));
-      if (!edges.take_log_weights(g.graph, row)) return false;
-      if (row.count > 0) {
-        if (!score<false>(row)) return false;
+    return for_nodes(begin, end, [&](const Node& node) RESEMB_LAMBDA_INLINE {
+      edges.start(node.count, copies + copied(node));
+      if (!edges.take_log_weights(g.graph, node)) return false;
+      if (node.count > 0) {
+        if (!score<false>(node)) return false;
         edges.attend(own_products());
-        edges.drop(row);
+        edges.drop(node);
       }
-      A* out = static_cast<A*>(g.out) + row.i * dim;
-      A* to = width == wide ? out : sum;
-      weigh(row, edges.alpha, g.residual != nullptr ? table_row(g.residual, row.item, own_copy) : nullptr,
+      A* out = static_cast<A*>(g.out) + node.i * dim;
+      A* to = width == padded ? out : sum;
+      weigh(node, edges.alpha, g.residual != nullptr ? table_row(g.residual, node.item, own_copy) : nullptr,
             to);
-      if (width == wide) return true;
+      if (width == padded) return true;
       for (int64_t h = 0; h < heads; ++h) {
-        for (int64_t c = 0; c < width; ++c) out[h * width + c] = sum[h * wide + c];
+        for (int64_t c = 0; c < width; ++c) out[h * width + c] = sum[h * padded + c];
       }
       return true;
     });
@@ -61,31 +61,32 @@ class AttentionRows : NeighborRows<A> {
     for (int64_t c = 0; c < size; ++c) sum_src[c] = sum_dst[c] = 0;
     for (int64_t h = 0; h < heads_room; ++h) sum_b[h] = 0;
     copies = room.free;
-    for_rows(begin, end, [&](const GraphRow& row) RESEMB_LAMBDA_INLINE {
-      A* row_scores = static_cast<A*>(a.row_scores) + row.i * heads;
-      if (row.count == 0) {
+    for_nodes(begin, end, [&](const Node& node) RESEMB_LAMBDA_INLINE {
+      A* row_scores = static_cast<A*>(a.row_scores) + node.i * heads;
+      if (node.count == 0) {
         for (int64_t h = 0; h < heads; ++h) row_scores[h] = 0;
         return true;
       }
-      edges.start(row.count, copies + copied(row));
-      edges.take_log_weights(g.graph, row);
-      grad = laid_out(static_cast<const A*>(a.grad) + row.i * dim, grad_copy);
-      if (!score<true>(row)) return false;
+      edges.start(node.count, copies + copied(node));
+      edges.take_log_weights(g.graph, node);
+      grad = laid_out(static_cast<const A*>(a.grad) + node.i * dim, grad_copy);
+      if (!score<true>(node)) return false;
       edges.attend(own_products());
-      edges.score_gradients(row, static_cast<A*>(a.edges) + a.offsets[row.i] * 2 * heads, row_scores, sum_b);
+      edges.score_gradients(node, static_cast<A*>(a.edges) + a.offsets[node.i] * 2 * heads, row_scores,
+                            sum_b);
       for (int64_t h = 0; h < heads; ++h) {
-        for (int64_t c = h * wide; c < (h + 1) * wide; c += kLanesHere) {
+        for (int64_t c = h * padded; c < (h + 1) * padded; c += kLanesHere) {
           store(sum_src + c, load(sum_src + c) + row_scores[h] * load(own + c));
         }
       }
-      weigh(row, edges.dots, nullptr, sum);
+      weigh(node, edges.dots, nullptr, sum);
       for (int64_t c = 0; c < size; c += kLanesHere) store(sum_dst + c, load(sum_dst + c) + load(sum + c));
       return true;
     });
     A* sums = static_cast<A*>(a.sums);
     for (int64_t c = 0; c < dim; ++c) {
-      sums[c] += sum_src[c / width * wide + c % width];
-      sums[dim + c] += sum_dst[c / width * wide + c % width];
+      sums[c] += sum_src[c / width * padded + c % width];
+      sums[dim + c] += sum_dst[c / width * padded + c % width];
     }
     for (int64_t h = 0; h < heads; ++h) sums[2 * dim + h] += sum_b[h];
   }
@@ -93,10 +94,10 @@ class AttentionRows : NeighborRows<A> {
  private:
   // pre: a_dst . C of every edge and head. dots: G . C likewise where wanted. False for a malformed row.
   template <bool WithDots>
-  __attribute__((noinline)) bool score(const GraphRow& row) {
+  __attribute__((noinline)) bool score(const Node& node) {
     bool found = false;
-    const bool good = for_chunks(row, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
-      const int32_t *items = now.items, item = static_cast<int32_t>(row.item);
+    const bool good = for_chunks(node, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
+      const int32_t *items = now.items, item = static_cast<int32_t>(node.item);
       int32_t here = 0;
       for (int64_t k = 0; k < count; ++k) here |= items[k] == item;
       found |= here != 0;
@@ -109,7 +110,7 @@ class AttentionRows : NeighborRows<A> {
       }
     });
     if (!good || !found) return false;
-    own = table_row(g.central, row.item, own_copy);
+    own = table_row(g.central, node.item, own_copy);
     return true;
   }
 
@@ -132,7 +133,7 @@ class AttentionRows : NeighborRows<A> {
       for (int64_t h = 0; h < heads; h += 4) {
         Four<A> of_scores[4] = {}, of_dots[4] = {};
         for (int64_t j = 0; j < 4 && h + j < heads; ++j) {
-          of_scores[j] = multiply_four<WithDots, N>(rows + k, (h + j) * wide, of_dots + j);
+          of_scores[j] = multiply_four<WithDots, N>(rows + k, (h + j) * padded, of_dots + j);
         }
         if (stride == 2) {
           write_by_two<A>(of_scores, scores);
@@ -173,7 +174,7 @@ class AttentionRows : NeighborRows<A> {
       const auto of_head = [&](int64_t j) RESEMB_LAMBDA_INLINE {
         V products = {};
         if (j >= heads) return products;
-        for (int64_t c = j * wide; c < (j + 1) * wide; c += kLanesHere) {
+        for (int64_t c = j * padded; c < (j + 1) * padded; c += kLanesHere) {
           products += load(a_src + c) * load(own + c);
         }
         return products;
@@ -183,15 +184,15 @@ class AttentionRows : NeighborRows<A> {
     };
   }
 
-  // to: sum over the row's edges of their weights, laid out as alpha, times their central rows, and behind
+  // to: sum over the node's edges of their weights, laid out as alpha, times their central rows, and behind
   // them `last` where there is one.
-  RESEMB_INLINE void weigh(const GraphRow& row, const A* weights, const A* last, A* to) {
-    for (int64_t c = 0; row.count == 0 && c < size; ++c) to[c] = last != nullptr ? last[c] : 0;
-    for_chunks(row, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
+  RESEMB_INLINE void weigh(const Node& node, const A* weights, const A* last, A* to) {
+    for (int64_t c = 0; node.count == 0 && c < size; ++c) to[c] = last != nullptr ? last[c] : 0;
+    for_chunks(node, [&](int64_t first, int64_t count) RESEMB_LAMBDA_INLINE {
       A* into = first == 0 ? to : part;
-      const A* added = first + count < row.count ? nullptr : last;
+      const A* added = first + count < node.count ? nullptr : last;
       for_head_blocks(heads, vectors, [&]<int H, int N>(int64_t h, int64_t i) RESEMB_LAMBDA_INLINE {
-        weigh_block<H, N>(weights + first * edges.apart + h, count, h * wide + i * kLanesHere, added, into);
+        weigh_block<H, N>(weights + first * edges.apart + h, count, h * padded + i * kLanesHere, added, into);
       });
       if (first == 0) return;
       for (int64_t c = 0; c < size; c += kLanesHere) store(to + c, load(to + c) + load(part + c));
@@ -226,17 +227,17 @@ class AttentionRows : NeighborRows<A> {
 };
 
 int64_t attend(const AttentionArgs& a, int64_t begin, int64_t end) {
-  return a.rows.table == DType::f64 ? AttentionRows<double>(a).forward(begin, end)
-                                    : AttentionRows<float>(a).forward(begin, end);
+  return a.gather.table == DType::f64 ? AttentionKernel<double>(a).forward(begin, end)
+                                      : AttentionKernel<float>(a).forward(begin, end);
 }
 
 void attend_backward(const AttentionArgs& a, int64_t begin, int64_t end) {
-  if (a.rows.table == DType::f64) {
-    AttentionRows<double>(a).backward(begin, end);
+  if (a.gather.table == DType::f64) {
+    AttentionKernel<double>(a).backward(begin, end);
   } else {
-    AttentionRows<float>(a).backward(begin, end);
+    AttentionKernel<float>(a).backward(begin, end);
   }
 }
 
 }  // namespace RESEMB_ISA
-}  // namespace resemb
+}  // namespace resemb::cpu

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "common/attention.h"
-#include "cpu/tensors.h"
+#include "ops/tensors.h"
 
 namespace resemb {
 
