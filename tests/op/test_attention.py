@@ -23,8 +23,9 @@ from resemb_ext.testing.strategies import examples
 
 
 @examples(80)
-@given(problems(), st.booleans(), st.integers(0, 2**31))
-def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> None:
+@given(problems(), st.booleans(), st.integers(0, 2**31), st.sampled_from([1, 2, 3]))
+def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     check(problem, seed, sparse=sparse)
 
 

@@ -12,8 +12,9 @@ from resemb_ext.testing.strategies import DIMS, DTYPES, examples, problems
 
 
 @examples(60)
-@given(problems(), st.booleans(), st.integers(0, 2**31))
-def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int) -> None:
+@given(problems(), st.booleans(), st.integers(0, 2**31), st.sampled_from([1, 2, 3]))
+def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     check_problem(problem, sparse=sparse, seed=seed)
 
 

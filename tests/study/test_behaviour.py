@@ -40,6 +40,7 @@ def test_mixture_is_the_dirichlet_multinomial_law() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["mixture", "delay+mixture"])
 def test_shares_of_interests_are_those_of_the_highest_likelihood(name: str) -> None:
     """Against a search over all parameters at once; half an event for each share on both sides."""
@@ -74,6 +75,7 @@ def test_shares_of_interests_are_those_of_the_highest_likelihood(name: str) -> N
     assert model.loglik == pytest.approx(model.score(events).sum())
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("law", MODELS[:4])
 def test_right_model_is_chosen_in_95_of_100_logs(law: str) -> None:
     found = choices(law, range(100), users=200)

@@ -52,6 +52,7 @@ def test_diameter_is_above_every_distance_in_a_domain() -> None:
         assert np.linalg.norm(points[:, None] - points[None], axis=2).max() <= wide
 
 
+@pytest.mark.full
 def test_page_with_terms_of_a_trained_model(tmp_path: Path) -> None:
     source = simulated_source("tiny", users=120, items=120, domains=4, seed=0)
     pieces = [

@@ -34,6 +34,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.full
 def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: Path) -> None:
     kept = load_results(quick, "compare").pieces
     found = kept["minus-simulated-dnn-res-plain"]["result"]["gauc"]
@@ -187,6 +188,7 @@ def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
             assert np.isnan(bucket["auc"])
 
 
+@pytest.mark.full
 def test_a_search_is_carried_on_from_its_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = simulated_source("tiny", users=100, items=100, domains=4)
     scale = compare_work.Scale(trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4)

@@ -38,6 +38,7 @@ def test_draws_have_the_variance_that_users_and_seeds_give() -> None:
     assert found["high"] - found["low"] == pytest.approx(expected, rel=0.06)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("seeds", "least"), [(0.005, 0.88), (0.05, 0.82)])
 def test_no_difference_is_found_about_as_often_as_it_says(seeds: float, least: float) -> None:
     """Seeds that vary as much as users, 0.022 in the mean: intervals are too narrow, and only somewhat."""

@@ -106,6 +106,7 @@ def test_options_of_several_pieces_are_told_as_one() -> None:
     assert report._merged([one, one]) == one and report._merged([]) is None
 
 
+@pytest.mark.full
 def test_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     for page in studies.write_report(root / "benchmarks" / "results" / "study", into=tmp_path):
@@ -255,6 +256,7 @@ def test_circles_and_no_jobs_are_refused(tmp_path: Path) -> None:
         run_pieces("s", [one], tmp_path, jobs=0, **OPTIONS)
 
 
+@pytest.mark.full
 def test_ctrl_c_keeps_what_is_done_and_ends_the_processes(tmp_path: Path) -> None:
     script = f"""
 import os, signal, time

@@ -45,6 +45,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
         assert any(piece.source is not None and piece.source.name == "cats" for piece in plan)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "table"),
     [

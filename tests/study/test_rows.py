@@ -119,6 +119,7 @@ def test_tables_have_the_sizes_that_they_are_compared_by() -> None:
     }
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("l2_of", compare_work.L2_MODES)
 def test_every_table_trains_and_is_a_function_of_the_seed(table: str, l2_of: str) -> None:

@@ -1,6 +1,6 @@
 """The number of threads: chosen by measurement, without effect on the result."""
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,17 +10,18 @@ import resemb_ext as rx
 from resemb_ext.train import threads
 
 
-def sleepy(seconds):
-    """A step that takes ``seconds[threads]``."""
-    return lambda: time.sleep(seconds[torch.get_num_threads()])
-
-
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [({1: 0.02, 2: 0.01}, 2), ({1: 0.01, 2: 0.02}, 1), ({1: 0.01, 2: 0.0098}, 1)]
 )
-def test_more_threads_must_be_clearly_faster(seconds, chosen):
+def test_more_threads_must_be_clearly_faster(seconds, chosen, monkeypatch):
+    now = [0.0]
+
+    def step():
+        now[0] += seconds[torch.get_num_threads()]
+
+    monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     before = torch.get_num_threads()
-    assert threads.faster_threads(sleepy(seconds), 2) == chosen
+    assert threads.faster_threads(step, 2) == chosen
     assert torch.get_num_threads() == before
 
 
