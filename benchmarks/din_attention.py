@@ -1,6 +1,6 @@
 """DIN's attention with its first layer split into parts, against the concatenation [q, k, q-k, q*k].
 
-python -m benchmarks.din_attention [--rounds N] [--json FILE]
+python -m benchmarks.din_attention [--rounds N] [--out FILE]
 
 Both have the same parameters and, checked first, the same scores and gradients. They are timed
 interleaved in one process, forward alone and forward + backward, on jagged histories (lengths
@@ -124,13 +124,13 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--out", type=Path, help="JSON file (default: none)")
     args = parser.parse_args()
     cells = [cell(**one, rounds=args.rounds) for one in CELLS]  # type: ignore[arg-type]
     result = {"machine": machine(), "batch": BATCH, "longest": LONGEST, "rounds": args.rounds, "cells": cells}
     print(din_attention_table(result))
-    if args.json:
-        write_json(args.json, result)
+    if args.out:
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":
