@@ -15,9 +15,9 @@ from resemb_ext.nn import ResEmbedding
 ITEMS, CATEGORIES, USERS, CONTEXT, DENSE, DIM = 40, 6, 15, (4, 3), 2, 8
 
 
-def plain_table(rows: int = ITEMS) -> torch.nn.Module:
-    """``nn.Embedding`` [rows, DIM] whose row 0 is padding."""
-    return torch.nn.Embedding(rows, DIM, padding_idx=0)
+def plain_table(num_embeddings: int = ITEMS) -> torch.nn.Module:
+    """``nn.Embedding`` [num_embeddings, DIM] whose row 0 is padding."""
+    return torch.nn.Embedding(num_embeddings, DIM, padding_idx=0)
 
 
 def res_table() -> torch.nn.Module:
@@ -43,41 +43,41 @@ class CustomTable(torch.nn.Module):
         return self.table[ids] * (ids != 0).unsqueeze(-1)
 
 
-def make_batch(rows: int = 12, longest: int = 7, seed: int = 0) -> TorchBatch:
+def make_batch(samples: int = 12, longest: int = 7, seed: int = 0) -> TorchBatch:
     """A drawn batch of all fields with jagged histories of 0 to ``longest`` events, one of them empty."""
     draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, longest + 1, (rows,), generator=draw)
-    lengths[rows // 2] = 0
+    lengths = torch.randint(0, longest + 1, (samples,), generator=draw)
+    lengths[samples // 2] = 0
     total = int(lengths.sum())
 
     def ids(high: int, *shape: int) -> torch.Tensor:
         return torch.randint(1, high, shape, generator=draw)
 
     return TorchBatch(
-        target=ids(ITEMS, rows),
+        target=ids(ITEMS, samples),
         history=ids(ITEMS, total),
         offsets=lengths.cumsum(0) - lengths,
-        label=torch.arange(rows).remainder(2).float(),
-        target_category=ids(CATEGORIES, rows),
+        label=torch.arange(samples).remainder(2).float(),
+        target_category=ids(CATEGORIES, samples),
         history_category=ids(CATEGORIES, total),
-        user=ids(USERS, rows),
-        context=torch.stack([ids(high, rows) for high in CONTEXT], dim=1),
-        dense=torch.randn(rows, DENSE, generator=draw),
+        user=ids(USERS, samples),
+        context=torch.stack([ids(high, samples) for high in CONTEXT], dim=1),
+        dense=torch.randn(samples, DENSE, generator=draw),
     )
 
 
-def take(batch: TorchBatch, rows: list[int]) -> TorchBatch:
-    """The given rows of a batch of all fields with jagged histories, which are copied."""
+def take(batch: TorchBatch, samples: list[int]) -> TorchBatch:
+    """The given samples of a batch of all fields with jagged histories, which are copied."""
     assert batch.offsets is not None and batch.history_category is not None
-    lengths, index = batch.lengths(), torch.tensor(rows)
-    pieces = [torch.arange(int(batch.offsets[r]), int(batch.offsets[r] + lengths[r])) for r in rows]
+    lengths, index = batch.lengths(), torch.tensor(samples)
+    pieces = [torch.arange(int(batch.offsets[i]), int(batch.offsets[i] + lengths[i])) for i in samples]
     positions = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
-    of_rows = ("target", "label", "target_category", "user", "context", "dense")
+    of_samples = ("target", "label", "target_category", "user", "context", "dense")
     return TorchBatch(
         history=batch.history[positions],
         offsets=lengths[index].cumsum(0) - lengths[index],
         history_category=batch.history_category[positions],
-        **{name: getattr(batch, name)[index] for name in of_rows},
+        **{name: getattr(batch, name)[index] for name in of_samples},
     )
 
 

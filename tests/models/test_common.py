@@ -102,7 +102,7 @@ class ModelChecks:
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
     def test_rows_do_not_depend_on_one_another(self, item):
-        model, batch = self.build(item, category=True, profile=True), make_batch(rows=20)
+        model, batch = self.build(item, category=True, profile=True), make_batch(samples=20)
         model(batch)  # moves Dice's statistics off their start
         model.eval()
         whole = model(batch)
@@ -158,7 +158,7 @@ class ModelChecks:
     def test_gradient_reaches_every_parameter(self, item, form):
         if form == "padded" and self.options.get("activation") == "dice":
             pytest.skip("Dice does not train on padded histories")
-        model, batch = self.build(item, category=True, profile=True), make_batch(rows=64)
+        model, batch = self.build(item, category=True, profile=True), make_batch(samples=64)
         loss_of(model, batch if form == "jagged" else pad(batch)).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
@@ -168,7 +168,7 @@ class ModelChecks:
             assert parameter.grad.abs().sum() > 0, name
 
     def test_padding_and_absent_items_get_no_gradient(self):
-        model, batch = self.build(plain_table(), category=True), make_batch(rows=5)
+        model, batch = self.build(plain_table(), category=True), make_batch(samples=5)
         loss_of(model, batch).backward()
         touched = torch.cat([batch.history, batch.target])
         absent = torch.ones(ITEMS, dtype=torch.bool)
@@ -194,7 +194,7 @@ class ModelChecks:
 
     @pytest.mark.one_in(3)
     def test_overfits_a_small_batch(self, item):
-        model, batch = self.build(item), make_batch(rows=24, seed=3)
+        model, batch = self.build(item), make_batch(samples=24, seed=3)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(150):
             optimizer.zero_grad()
