@@ -9,8 +9,6 @@ from pathlib import Path
 
 from benchmarks.publish import ROOT
 from resemb_ext.runtime.files import write_text
-from resemb_ext.study.compare.page import tuned_section
-from resemb_ext.study.harness.results import has_results, load_results
 
 from .cells import MODELS, PROTOCOLS, Cell, all_cells, longest_first
 from .report import render
@@ -19,7 +17,6 @@ from .store import is_done, load, read
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_logs.json"
 PAGE = ROOT / "docs" / "results.md"
-STUDY = ROOT / "benchmarks" / "results" / "study"
 EXAMPLES = """examples:
   python -m benchmarks.real_logs --data-dir ../shared/data --workers 2
   python -m benchmarks.real_logs --data-dir ../shared/data --logs amazon-beauty --models dnn
@@ -55,9 +52,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--redo", action="store_true", help="run cells that the output holds, too")
     result.add_argument("--list", action="store_true", help="only say which cells would run")
     result.add_argument("--report", action="store_true", help="only write the page from --out")
-    result.add_argument(
-        "--study", type=Path, help="results of resemb study compare, for the tuned table (default: those committed)"
-    )
     result.add_argument("--page", type=Path, default=PAGE, help="the page that --report writes")
     return result
 
@@ -72,19 +66,13 @@ def chosen(args: argparse.Namespace) -> list[Cell]:
     ]
 
 
-def page_text(results: Path, study: Path | None) -> str:
-    """The page from the JSON of the untuned runs and of the study.
-
-    Args:
-        results: JSON file of the cells.
-        study: folder of resemb study compare's results; None takes the committed one if it is there.
+def page_text(results: Path) -> str:
+    """The page from the JSON of the untuned runs.
 
     Raises:
-        FileNotFoundError: the file or ``study`` is not there.
-        ValueError: the file holds no cells.
+        FileNotFoundError: the file is not there.
     """
-    folder = STUDY if study is None and has_results(STUDY, "compare") else study
-    return render(read(results), () if folder is None else tuned_section(load_results(folder, "compare")))
+    return render(read(results))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     try:
         if args.report:
-            page = page_text(args.out, args.study)
+            page = page_text(args.out)
             args.page.parent.mkdir(parents=True, exist_ok=True)
             write_text(args.page, page)
             say(f"written to {args.page}")

@@ -15,12 +15,11 @@ _LINKS = {
 }
 
 
-def render(content: dict[str, Any], tuned: Sequence[str] = ()) -> str:
+def render(content: dict[str, Any]) -> str:
     """The page.
 
     Args:
         content: of the file, see ``store.read``.
-        tuned: paragraphs of the tuned table, which come first; none where the study was not run.
 
     Raises:
         ValueError: it holds no cells.
@@ -33,7 +32,6 @@ def render(content: dict[str, Any], tuned: Sequence[str] = ()) -> str:
         "Rendered by `python -m benchmarks.real_logs --report` from "
         "[`benchmarks/results/real_logs.json`](../benchmarks/results/real_logs.json): change those, "
         "not this page.",
-        *_tuned(tuned),
         "## Untuned",
         "One set of options for both embeddings: the defaults of `resemb train`, but for what the "
         "protocol below names. Nothing was searched for either. A plain embedding that is not tuned "
@@ -65,22 +63,6 @@ def render(content: dict[str, Any], tuned: Sequence[str] = ()) -> str:
         _bullets(_environment(cells)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _tuned(paragraphs: Sequence[str]) -> list[str]:
-    if not paragraphs:
-        return []
-    return [
-        "## Tuned",
-        "Every row tuned on validation by the same search and number of trials, then trained with 5 seeds, "
-        "scored at the epoch that validation picks; mean ± standard deviation over seeds, and the difference of gAUC to the plain "
-        "embedding of the same model and features with a 95 % interval over users and seeds. The headline is "
-        "res against plain, both with category. Protocol, controls (random graphs, tables of equal "
-        "size, item2vec, a graph penalty), options found and registered comparisons: "
-        "[the study](study/compare.md), made from the same JSON in "
-        "[`benchmarks/results/study/compare.jsonl`](../benchmarks/results/study/compare.jsonl). Leave-last-out, 20 negatives.",
-        *paragraphs,
-    ]
 
 
 def _table(head: Sequence[str], numbers_from: int, rows: Iterable[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   resemb study all --data amazon-beauty.parquet --data taobao.parquet --out study
   resemb study compare --data amazon-beauty.parquet --data amazon-toys.parquet --out study --jobs 2
   resemb study compare --data amazon-beauty.parquet --out study --only 'tune-*-dnn-*'
+  resemb study compare --data ml-1m.parquet --setting ml-1m=time-sample --out study
   resemb study report --out benchmarks/results/study --into docs/study
 
 A study that was stopped goes on where it stood when the same command is given again.
@@ -27,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         "study",
         help="test the paper's claims: " + ", ".join(STUDIES),
         description="Runs studies of the paper's claims in small pieces, and reports them from JSON.\n\n"
-        + "\n".join(f"  {name:<8} {study.help}" for name, study in STUDIES.items()),
+        + "\n".join(f"  {name:<8} {study.question}" for name, study in STUDIES.items()),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,6 +41,15 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         metavar="FILE",
         help="log file, may be given more than once (default: simulated logs)",
+    )
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="LOG=NAME",
+        help="how the log of that file name is set up, may be given more than once ("
+        + "; ".join(f"{name}: {', '.join(study.settings)}" for name, study in STUDIES.items() if study.settings)
+        + "; default: the first)",
     )
     parser.add_argument("--quick", action="store_true", help="small data, few seeds: minutes")
     parser.add_argument("--into", type=Path, metavar="DIR", help="with report: where pages go (default: OUT/report)")
@@ -65,8 +75,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs ``resemb study``."""
     if args.study == "report":
-        if args.data or args.quick:
-            raise ValueError("report: reads what is in --out; leave out --data and --quick")
+        if args.data or args.setting or args.quick:
+            raise ValueError("report: reads what is in --out; leave out --data, --setting and --quick")
         if args.jobs != 1 or args.only is not None:
             raise ValueError("report: does no pieces; leave out --jobs and --only")
         for path in write_report(args.out, into=args.into):
@@ -79,12 +89,14 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, found {getattr(args, name)}")
     if args.only is not None and args.study == "all":
         raise ValueError("--only: names pieces of one study; name the study instead of all")
+    settings = _settings(args.setting)
     torch.set_num_threads(args.threads)
     for name in STUDIES if args.study == "all" else (args.study,):
         page = run_study(
             name,
             args.out,
             data=args.data,
+            settings=settings if args.study == name or STUDIES[name].settings else {},
             quick=args.quick,
             jobs=args.jobs,
             only=args.only,
@@ -93,3 +105,16 @@ def run(args: argparse.Namespace) -> int:
         print(tables_text(args.out, name) + "\n")
         print(page)
     return 0
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    """Settings by log, from LOG=NAME."""
+    found: dict[str, str] = {}
+    for text in given:
+        log, equals, name = text.rpartition("=")
+        if not equals or not log or not name:
+            raise ValueError(f"--setting must be LOG=NAME, found {text!r}")
+        if log in found:
+            raise ValueError(f"--setting: {log} is given more than once")
+        found[log] = name
+    return found

@@ -2,50 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.runtime.files import write_text
 from resemb_ext.study.bound import experiment as bound
+from resemb_ext.study.bound import page as bound_page
+from resemb_ext.study.bound import protocol as bound_protocol
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
+from resemb_ext.study.compare import protocol as compare_protocol
 from resemb_ext.study.delay import experiment as delay
 from resemb_ext.study.delay import page as delay_page
+from resemb_ext.study.delay import protocol as delay_protocol
 from resemb_ext.study.harness.pieces import Piece, Source, file_source, run_pieces, simulated_source
-from resemb_ext.study.harness.protocol import PROTOCOLS
 from resemb_ext.study.harness.report import Page, write_page
-from resemb_ext.study.harness.results import Results, has_results, hours, load_results
+from resemb_ext.study.harness.results import Results, has_results, load_results
 from resemb_ext.study.radius import experiment as radius
 from resemb_ext.study.radius import page as radius_page
+from resemb_ext.study.radius import protocol as radius_protocol
 
 REPORT = "report"
-#: What all studies in full should take at most, in core-hours.
-HOURS = 10
-INTRODUCTION = (
-    "Experiments on the claims of Zhou et al. 2019 (arXiv 1906.10304), written from the kept results alone by "
-    "`resemb study report --out RESULTS --into PAGES`, RESULTS the folder of the studies' JSON and PAGES this one. "
-    "Answers, each in a sentence:"
-)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study: ``pieces(sources, quick=...)``, ``page(results)``, and what it asks in short."""
+    """A study.
 
+    Attributes:
+        title: of its page.
+        question: that it asks.
+        pieces: called with sources and ``quick``.
+        page: tables and figures of its results.
+        protocol: set down beforehand, kept with the results.
+        settings: names of ways to set up a log, the usual one first; none where there is only one.
+    """
+
+    title: str
+    question: str
     pieces: Callable[..., list[Piece]]
     page: Callable[[Results], Page]
-    help: str
+    protocol: Mapping[str, Any]
+    settings: Sequence[str] = ()
 
 
 STUDIES: dict[str, Study] = {
     "compare": Study(
-        compare.pieces, compare_page.page, "is Res-embedding better than plain tables and controls, all tuned alike?"
+        "Res-embedding against plain tables and controls",
+        "Is Res-embedding better than plain tables and controls, all tuned alike?",
+        compare.pieces,
+        compare_page.page,
+        compare_protocol.PROTOCOL,
+        tuple(compare_protocol.SETTINGS),
     ),
-    "delay": Study(delay.pieces, delay_page.page, "does the interest delay model hold?"),
-    "radius": Study(radius.pieces, radius_page.page, "does a small radius in domains generalise better?"),
-    "bound": Study(bound.pieces, bound.page, "a generalisation bound in the radius, and whether it says anything"),
+    "delay": Study(
+        "The interest delay model",
+        "Do users' interests stay put for a while, then jump?",
+        delay.pieces,
+        delay_page.page,
+        delay_protocol.PROTOCOL,
+    ),
+    "radius": Study(
+        "The aggregation radius",
+        "Does a small radius inside interest domains generalise better?",
+        radius.pieces,
+        radius_page.page,
+        radius_protocol.PROTOCOL,
+    ),
+    "bound": Study(
+        "A bound in the radius",
+        "Does a small radius inside domains imply that a model generalises?",
+        bound.pieces,
+        bound_page.page,
+        bound_protocol.PROTOCOL,
+    ),
 }
 
 
@@ -60,6 +91,7 @@ def run_study(
     out: Path | str,
     *,
     data: Sequence[Path | str] = (),
+    settings: Mapping[str, str] | None = None,
     quick: bool = False,
     jobs: int = 1,
     only: str | None = None,
@@ -71,6 +103,7 @@ def run_study(
         name: one of :data:`STUDIES`.
         out: folder; the results become ``out/NAME.jsonl``.
         data: log files; none: simulated logs.
+        settings: how a log is set up, by the name of its file without its ending: one of the study's settings.
         quick: small data and few seeds.
         jobs, only: processes, and which pieces, as in
             :func:`~resemb_ext.study.harness.pieces.run_pieces`.
@@ -80,21 +113,28 @@ def run_study(
         the path of its page.
 
     Raises:
-        ValueError: an unknown study, two logs of one name, or a folder with results of other options.
+        ValueError: an unknown study or setting, two logs of one name, or a folder with results of other options.
         FileNotFoundError: a log is missing.
     """
     if name not in STUDIES:
         raise ValueError(f"study must be one of {', '.join(STUDIES)}; found {name!r}")
-    sources = [file_source(path) for path in data] or default_sources(quick)
+    study = STUDIES[name]
+    given = dict(settings or {})
+    for log, setting in given.items():
+        if setting not in study.settings:
+            known = f"knows {', '.join(study.settings)}" if study.settings else "has none"
+            raise ValueError(f"setting: {setting!r} of {log}; study {name} {known}")
+    sources = [file_source(path, given.pop(Path(path).stem, "")) for path in data] or default_sources(quick)
     names = [source.name for source in sources]
+    if given:
+        raise ValueError(f"setting: no log is named {', '.join(given)}; found {', '.join(names)}")
     if len(set(names)) < len(names):
         raise ValueError(f"data: logs must have different file names, found {', '.join(names)}")
-    study = STUDIES[name]
     run_pieces(
         name,
         study.pieces(sources, quick=quick),
         Path(out),
-        protocol=PROTOCOLS[name],
+        protocol=study.protocol,
         quick=quick,
         jobs=jobs,
         only=only,
@@ -114,44 +154,29 @@ def tables_text(out: Path | str, name: str) -> str:
 
 
 def write_report(out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None) -> list[Path]:
-    """Writes pages and figures from the results under ``out`` alone.
+    """Writes tables and figures into the studies' pages, from the results under ``out`` alone.
+
+    What people wrote on a page stays; see :func:`~resemb_ext.study.harness.report.write_page`.
 
     Args:
         out: folder of :func:`run_study`.
-        into: where the pages go; default ``out/report``.
+        into: where the pages are; default ``out/report``.
         names: studies; default all that ``out`` holds.
 
     Returns:
-        paths of the pages, then (without ``names``) of ``README.md``, which links them.
+        paths of the pages.
 
     Raises:
         FileNotFoundError: ``out`` holds no study.
+        ValueError: a page lacks the markers.
     """
     root = Path(out)
     folder = root / REPORT if into is None else Path(into)
     chosen = list(names or [name for name in STUDIES if has_results(root, name)])
     if not chosen:
         raise FileNotFoundError(f"out: {root} holds no study; run one first")
-    spent: dict[str, float] = {}
-    paths, lines = [], ["# Studies", "", INTRODUCTION, ""]
-    for name in chosen:
-        results = load_results(root, name)
-        page = STUDIES[name].page(results)
-        paths.append(write_page(page, results, folder, name))
-        answer = next(iter(page.answers)).replace("**", "")
-        lines += [f"- [{page.title}]({name}.md): {page.question}", f"  *{answer}*"]
-        done = [*results.pieces.values(), *results.earlier.values()]
-        spent[name] = hours(done)
-    if names is None:
-        total = sum(spent.values())
-        over = f", over the {HOURS} core-hours that they should take" if total > HOURS else ""
-        each = ", ".join(f"{name} {value:.1f}" for name, value in spent.items())
-        lines += [
-            "",
-            f"The pieces of all studies took {total:.1f} hours of wall clock ({each}){over}: "
-            "one thread each, other work of the machine beside them.",
-        ]
-        index = folder / "README.md"
-        write_text(index, "\n".join(lines) + "\n")
-        paths.append(index)
+    paths = [folder / f"{name}.md" for name in chosen]
+    for name, path in zip(chosen, paths, strict=True):
+        study, results = STUDIES[name], load_results(root, name)
+        write_page(study.page(results), results, path, title=study.title, question=study.question)
     return paths

@@ -143,7 +143,7 @@ def test_models_that_are_run_once_and_cells_that_are_not_there(finished, data_di
     copy.write_text(finished.read_text())
     once = ["--models", "fm", "dien", "--epochs", "1"]
     assert command.main(["--data-dir", str(data_dir), "--out", str(copy), *once]) == 0
-    text = command.page_text(copy, None)
+    text = command.page_text(copy)
     assert "| amazon-beauty | leave-last-out | FM | yes | res |" in text
     assert "seeds 0, 1. FM and DIEN: once, with category, seed 0." in text
     assert (
@@ -198,14 +198,6 @@ def test_a_killed_process_fails_its_cell_alone(data_dir, monkeypatch):
     assert running.in_process(task) == (cell, None, "its process was killed")
 
 
-def test_the_tuned_table_goes_before_the_untuned_one(finished, tmp_path):
-    text = report.render(store.read(finished), ["| tuned table |", "A sentence."])
-    assert text.index("| tuned table |") < text.index("A sentence.") < text.index("## Untuned")
-    assert "## Tuned" not in report.render(store.read(finished))
-    with pytest.raises(FileNotFoundError, match="holds no study"):
-        command.page_text(finished, tmp_path)
-
-
 def _die(task):
     os._exit(9)
 
@@ -230,7 +222,7 @@ def test_the_page_of_a_small_run(finished, tmp_path):
     page = tmp_path / "docs" / "page.md"
     assert command.main(["--report", "--out", str(finished), "--page", str(page)]) == 0
     text = page.read_text()
-    assert text == command.page_text(finished, None)
+    assert text == command.page_text(finished)
     assert "## Untuned" in text and "None" not in text and "nan" not in text
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| ml-1m | time |")]
     assert len(rows) == 3  # plain, res, and their difference
@@ -263,8 +255,3 @@ def test_the_verdict_needs_both_intervals():
         assert f"it is {word} in DNN." in report._verdict([cell(seeds, users)])
     text = report._verdict([cell(up, up), cell(down, down, "din")])
     assert "above in DNN, below in DIN" in text
-
-
-def test_the_committed_page_is_that_of_the_committed_results():
-    rendered = command.page_text(command.RESULTS, None)
-    assert command.PAGE.read_bytes() == rendered.encode()

@@ -58,10 +58,10 @@ def test_page_with_terms_of_a_trained_model(tmp_path: Path) -> None:
     pieces = [
         Piece(f"{arm}-tiny", lambda arm=arm: bound._terms(source, arm, 0), {}, [0], source) for arm in ("plain", "res")
     ]
-    protocol = studies.PROTOCOLS["bound"]
+    protocol = studies.STUDIES["bound"].protocol
     run_pieces("bound", pieces, tmp_path, protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["bound"])[0].read_text()
-    assert "ours, not the paper's" in page and "in 2 of 2 trained models" in page and "res-tiny" in page
+    assert "| whole histories | 2 | 2 | 0 |" in page and "\n| res-tiny | " in page and "of 1 |" in page
 
 
 def test_held_out_users_share_none_with_training_and_count_once() -> None:

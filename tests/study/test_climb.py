@@ -94,15 +94,3 @@ def test_hopeless_only_below_the_line_of_the_last_gain() -> None:
     assert not hopeless(curve, reach - 1e-6, cap=30)
     assert not hopeless(curve[:5], 1.0, cap=30)  # too early to tell
     assert hopeless([0.6] * 6, 0.61, cap=30) and not hopeless([0.6] * 6, 0.6, cap=30)
-
-
-def test_a_search_may_end_once_it_closes_but_not_before_it_is_as_long_as_asked() -> None:
-    whole = climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30)
-    points = [trial.point for trial in whole.trials]
-    lengths = [len(climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30, least=n).trials) for n in (1, 20, 30)]
-    assert lengths[0] < 20 and lengths[1:] == [20, 30]
-    for length, least in zip(lengths, (1, 20, 30), strict=True):
-        found = climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=30, least=least)
-        assert [trial.point for trial in found.trials] == points[:length]
-        assert found.closed
-    assert not climb(_bowl(5e-3, 0.25, "a"), FACTORS, trials=lengths[0] - 1, least=1).closed

@@ -11,16 +11,11 @@ import pytest
 from resemb_ext import data, metrics
 from resemb_ext.study import studies
 from resemb_ext.study.compare import experiment as compare
-from resemb_ext.study.compare import further as compare_further
-from resemb_ext.study.compare import said as compare_said
-from resemb_ext.study.compare import view as compare_view
 from resemb_ext.study.compare import work as compare_work
-from resemb_ext.study.compare.bench import Setting
-from resemb_ext.study.compare.page import tuned_section
+from resemb_ext.study.compare.protocol import PROTOCOL, SETTINGS, Setting
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.harness.draft import Draft
-from resemb_ext.study.harness.pieces import Desk, Piece, run_pieces, simulated_source
-from resemb_ext.study.harness.protocol import PROTOCOLS
+from resemb_ext.study.harness.pieces import Piece, Source, run_pieces, simulated_source
 from resemb_ext.study.harness.results import load_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +84,7 @@ def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_pa
     source = simulated_source("tiny", users=100, items=100, domains=4)
     scale = compare_work.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
     row = Row(Group("tiny", "dnn", False), "res")
-    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)
+    plan = compare.pieces_of_row(row, compare.dataset_of(source, Setting()), scale)
     run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
     assert asked == ["valid"]
     run_pieces("s", plan, tmp_path, protocol={}, quick=True, progress=False)
@@ -102,7 +97,7 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     source = simulated_source("tiny", users=100, items=100, domains=4)
     scale = compare_work.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
     row = Row(Group("tiny", "dnn", False), "plain")
-    plan = compare.pieces_of_row(row, compare.bench_of(source, Setting()), scale)[:1]
+    plan = compare.pieces_of_row(row, compare.dataset_of(source, Setting()), scale)[:1]
     options = {"protocol": {}, "quick": True, "progress": False}
     trained, train = [], compare_work.fit
 
@@ -147,20 +142,17 @@ def test_a_draft_of_something_else_is_not_taken(tmp_path: Path) -> None:
 def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     source = _with_category()
     scale = compare_work.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
-    bench = compare.bench_of(source, Setting(eval_negatives=5))
+    dataset = compare.dataset_of(source, Setting(eval_negatives=5))
     rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
-    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
-    plan.append(compare.contrast_piece(rows[1], rows[0], bench, scale))
-    run_pieces("compare", plan, tmp_path, protocol=PROTOCOLS["compare"], quick=True, progress=False)
+    plan = [piece for row in rows for piece in compare.pieces_of_row(row, dataset, scale)]
+    plan.append(compare.contrast_piece(rows[1], rows[0], dataset, scale))
+    run_pieces("compare", plan, tmp_path, protocol=PROTOCOL, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
     assert "cats, DIN with category: test" in page
-    section = "\n".join(tuned_section(load_results(tmp_path, "compare")))
-    assert "| cats | DIN | yes | res, average |" in section
+    assert "| cats, DIN with category | 0." in page
 
 
 def _with_category():
-    from resemb_ext.study.harness.pieces import Source
-
     log, truth = data.simulate(users=100, items=100, domains=4)
     import pandas as pd
 
@@ -172,8 +164,8 @@ def _with_category():
 
 def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
     source = simulated_source("tiny", users=200, items=150, domains=4)
-    bench = compare.bench_of(source, Setting(eval_negatives=4))
-    test, counts = bench.test, bench.split.item_counts
+    dataset = compare.dataset_of(source, Setting(eval_negatives=4))
+    test, counts = dataset.test, dataset.split.item_counts
     scores = np.random.default_rng(0).normal(size=len(test)).astype(np.float32)
     found = compare_work.by_frequency(test, scores, counts)
     assert sum(bucket["events"] for bucket in found) == len(test) // 5
@@ -188,60 +180,11 @@ def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
             assert np.isnan(bucket["auc"])
 
 
-@pytest.mark.full
-def test_a_search_is_carried_on_from_its_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = simulated_source("tiny", users=100, items=100, domains=4)
-    scale = compare_work.Scale(trials=3, seeds=(1, 2), epochs=2, tune_patience=1, draws=20, further=6, touched=4)
-    group, bench = Group("tiny", "dnn", False), compare.bench_of(source, Setting(eval_negatives=5))
-    rows = [Row(group, table, further) for further in (False, True) for table in ("plain", "res")]
-    plan = [piece for row in rows for piece in compare.pieces_of_row(row, bench, scale)]
-    pairs = compare.contrasts(rows)
-    assert [compare.contrast_key(*pair) for pair in pairs] == [
-        "minus-tiny-dnn-res-plain",
-        "minus-tiny-dnn-res-further-plain",
-    ]
-    plan += [compare.contrast_piece(*pair, bench, scale) for pair in pairs]
-    trained, train = [], compare_work.fit
-    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(1), train(*a, **o))[1])
-    options = {"protocol": {"version": 1}, "quick": True, "progress": False}
-    run_pieces("compare", plan, tmp_path, **options)
-    results = load_results(tmp_path, "compare")
-    searches = 0
-    for table in ("plain", "res"):
-        first, on = (results.pieces[f"tune-tiny-dnn-{table}{more}"]["result"] for more in ("", "-further"))
-        keys = ("steps", "options", "valid", "epochs")
-        assert [[t[k] for k in keys] for t in on["trials"][:3]] == [[t[k] for k in keys] for t in first["trials"]]
-        assert 3 <= len(on["trials"]) <= 6 and (len(on["trials"]) == 6 or on["closed"])
-        touched = on["touched"]["trials"]
-        assert [t["options"]["l2_of"] for t in touched] == ["touched rows"] * 4
-        assert touched[0]["options"]["embedding_l2"] == compare_further.TOUCHED_L2
-        both = [*on["trials"], *touched]
-        assert on["valid_gauc"] == max(t["valid"]["gauc"] for t in both)
-        assert on["options"] in [t["options"] for t in both]
-        seeds = results.pieces[f"seeds-tiny-dnn-{table}-further"]["result"]
-        assert seeds["options"] == on["options"]
-        searches += len(on["trials"]) + 4
-    assert len(trained) == searches + 4 * 2  # no trial is made twice
-    seen = compare_view.seen_rows(results, further=True)
-    assert [one.row for one in seen] == rows[2:]
-    assert [one.row for one in compare_view.seen_rows(results)] == rows[:2]
-    text = compare_said.said_further(results)
-    minus = results.pieces["minus-tiny-dnn-res-further-plain"]["result"]["gauc"]
-    assert text is not None and f"on tiny, DNN: {compare_view.signed(minus)}, where it had been" in text
-    assert "4 of touched rows alone" in text
-    missing = compare_said.not_run([compare_view.Seen(rows[2], None, None)])
-    assert missing == "Not run yet: tiny, DNN: the only row."
-    other = {"trials": [{**results.pieces["tune-tiny-dnn-res"]["result"]["trials"][0], "options": {}}]}
-    desk = Desk(tmp_path, {"tune-tiny-dnn-res": other}, "x")
-    with pytest.raises(RuntimeError, match="not the first of this search"):
-        compare_further.tune_further(rows[3], bench, scale, desk)
-
-
 def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
     pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
     assert pages[0].read_bytes() == pages[1].read_bytes()
     text = pages[0].read_text()
-    assert "better than plain on simulated, DNN" in text and "A quick run" in text
+    assert "| simulated, DNN | 0." in text and "A quick run" in text
 
 
 def test_pieces_name_all_that_they_depend_on() -> None:
@@ -257,3 +200,19 @@ def test_pieces_name_all_that_they_depend_on() -> None:
     by_key = {piece.key: piece for piece in plan}
     one, two = (by_key[f"tune-tiny-dnn-gcn-{hops}"].config["options"] for hops in (1, 2))
     assert {k for k in one if one[k] != two[k]} == {"hops"}
+
+
+def test_a_logs_name_does_not_choose_its_setting() -> None:
+    plans = {}
+    for name, setting in (("ml-1m", ""), ("other", "time-sample")):
+        log = simulated_source(name, users=100, items=100, domains=4).log
+        plans[name] = compare.pieces([Source(name, lambda log=log: (log, None), setting)], quick=False)
+    usual = plans["ml-1m"][0].config
+    assert usual["options"]["split"] == "leave-last-out" and usual["train_rows"] is None
+    assert len(plans["ml-1m"]) > 20
+    sample = SETTINGS["time-sample"]
+    for piece in plans["other"]:
+        if "options" in piece.config:
+            assert piece.config["options"]["split"] == "time" and piece.config["train_rows"] == sample.train_rows
+    tuned = [piece.key for piece in plans["other"] if piece.key.startswith("tune-")]
+    assert tuned == [f"tune-other-dnn-{table}" for table in ("plain", "centre", "res")]

@@ -1,28 +1,21 @@
-"""Pieces: written whole, skipped when done, refused when they differ; pages from JSON alone."""
+"""Pieces: written whole, skipped when done, refused when they differ; with what they need, side by side."""
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.study import studies
-from resemb_ext.study.delay import experiment as delay
-from resemb_ext.study.delay import page as delay_page
-from resemb_ext.study.harness import report
 from resemb_ext.study.harness.pieces import Desk, Piece, run_pieces, simulated_source
-from resemb_ext.study.harness.results import Results, load_results
+from resemb_ext.study.harness.results import load_results
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
 
@@ -60,59 +53,6 @@ def test_two_pieces_of_one_key_are_refused(tmp_path: Path) -> None:
         run_pieces("s", pieces, tmp_path, protocol={}, quick=True, progress=False)
 
 
-def test_delay_page_from_json_alone(tmp_path: Path) -> None:
-    config = {"log": "tiny"}
-    pieces = [
-        Piece("recover-tiny", lambda: delay._recover(TINY, 0.95), config, [0], TINY),
-        Piece("choose-delay", lambda: delay.choices("delay", [0, 1]), config, [0, 1]),
-        Piece("log-tiny-communities", lambda: delay._of_log(TINY, "communities"), config, [0], TINY),
-    ]
-    folder = tmp_path / "delay"
-    run_pieces("delay", pieces, tmp_path, protocol=studies.PROTOCOLS["delay"], quick=True, progress=False)
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps({**plan, "pieces": [*plan["pieces"], "log-late"]}))
-    assert main(["study", "report", "--out", str(tmp_path), "--into", str(tmp_path / "docs")]) == 0
-    text = (tmp_path / "docs" / "delay.md").read_text()
-    assert "Not run: `log-late`" in text and TINY.log.content_hash[:16] in text
-    figure = tmp_path / "docs" / "delay-tiny-communities.svg"
-    before = figure.read_bytes()
-    found = re.search(r"<dc:description>(.*?)</dc:description>", before.decode(), re.DOTALL)
-    assert found is not None
-    told = json.loads(html.unescape(found[1]))
-    assert told["pieces"] == ["log-tiny-communities"] and told["config"] == config
-    assert told["seeds"] == [0] and told["data"] == {"tiny": TINY.log.content_hash}
-    studies.write_report(tmp_path, into=tmp_path / "docs")
-    assert figure.read_bytes() == before
-    assert "tiny-communities" in text and "delay+mixture" in text
-    kept = json.loads((folder / "log-tiny-communities.json").read_text())["result"]
-    assert (
-        f"dwell by stays | by decay |\n| --- | --- | --- | --- | --- | --- | --- |\n| tiny-communities | 100 % | {kept['estimate']['share'][0]:.3f} "
-        in text
-    )
-    assert "of its events have a domain" not in text
-    kept["estimate"]["with_domain"] *= 0.5
-    page = delay_page.page(
-        Results(
-            {"pieces": [], "data": {}, "quick": True}, {"log-tiny-communities": {"config": config, "result": kept}}, []
-        )
-    )
-    assert "; only 50 % of its events have a domain." in page.answers[-1]
-
-
-def test_options_of_several_pieces_are_told_as_one() -> None:
-    one, other = {"a": 1, "in": {"b": 2, "c": [3]}}, {"a": 1, "in": {"b": 4, "c": [3]}, "d": None}
-    merged = {"a": 1, "in": {"b": [2, 4], "c": [3]}, "d": None}
-    assert report._merged([one, other, one]) == merged
-    assert report._merged([one, one]) == one and report._merged([]) is None
-
-
-@pytest.mark.full
-def test_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    for page in studies.write_report(root / "benchmarks" / "results" / "study", into=tmp_path):
-        assert page.read_bytes() == (root / "docs" / "study" / page.name).read_bytes(), page.name
-
-
 def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     for command, message in (
@@ -124,6 +64,15 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["study", "report", *out, "--only", "a"], "leave out --jobs and --only"),
         (["study", "compare", *out, "--jobs", "0"], "--jobs must be at least 1, found 0"),
         (["study", "all", *out, "--only", "a"], "name the study"),
+        (["study", "report", *out, "--setting", "a=time-sample"], "leave out --data, --setting"),
+        (["study", "delay", *out, "--setting", "a=time-sample"], "'time-sample' of a; study delay has none"),
+        (["study", "compare", *out, "--setting", "a=other"], "'other' of a; study compare knows leave-last-out, time"),
+        (
+            ["study", "compare", *out, "--setting", "a=time-sample"],
+            "no log is named a; found simulated, simulated-null",
+        ),
+        (["study", "compare", *out, "--setting", "time-sample"], "must be LOG=NAME, found 'time-sample'"),
+        (["study", "compare", *out, "--setting", "a=b", "--setting", "a=c"], "a is given more than once"),
     ):
         assert main(command) == 2
         assert message in capsys.readouterr().err
@@ -286,33 +235,3 @@ run_pieces("s", pieces, folder, protocol={{}}, quick=True, jobs=2, progress=Fals
     for file in tmp_path.glob("pid-*"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.name[4:]), 0)
-
-
-def test_answer_of_the_delay_model_counts_intervals_on_one_side() -> None:
-    def pair(independent: float, mixture: float, markov: float, stay: float) -> dict[str, Any]:
-        against = {"independent": independent, "mixture": mixture, "markov": markov}
-        models = {
-            name: {"against_delay": {"low": x - 0.1, "high": x + 0.1}, "parameters": 3000 - int(x)}
-            for name, x in against.items()
-        }
-        return {"models": models, "stay_beyond_interests": {"low": stay, "high": stay + 1}}
-
-    said = delay_page._in_one_sentence([pair(1, -1, 0, 0.1), pair(1, 1, -1, -0.1)])[0]
-    assert "Of 2 pairs" in said and "draws in 2, than fixed interests of each user in 1 (worse in 1)" in said
-    assert "over domains in 0 (worse in 1)" in said and "these alone in 1." in said
-    said = delay_page._in_one_sentence([pair(1, 1, -1, 0), pair(1, -1, 1, 0)], (), "ab")[0]
-    assert "of each user in 1, namely a (worse in 1)" in said
-    assert "domains in 1, namely b, where it has 2,999 parameters (worse in 1)" in said
-    pairs = [pair(1, -1, 0, 0.1)] * 3
-    tails = ["heavier", "cannot tell", "heavier"]
-    said = delay_page._in_one_sentence(pairs, tails, "abc", [True, None, False])[0]
-    assert "geometric ones in 2 of the 2 whose histories are long enough to tell; users" in said
-    assert "fitted interests and geometric stays in 1 of 2." in said
-    said = delay_page._in_one_sentence(pairs, ["heavier"] * 3, "abc", [None] * 3)[0]
-    assert said.endswith("in 3 of the 3 whose histories are long enough to tell.**")
-    for history, verdict in ((19.5, "cannot tell"), (20.0, "lighter")):
-        result = {"median_history": history, "tail": {"verdict": "lighter"}}
-        assert delay_page._tail_verdict(result) == verdict
-        assert ("too short; over their few steps lighter" in delay_page._tail_said(result)) == (
-            verdict == "cannot tell"
-        )

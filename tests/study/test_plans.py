@@ -51,7 +51,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
     [
         ("bound", "Terms on simulated logs"),
         ("delay", "Behaviour models on logs"),
-        ("radius", "Gamma minus 1, with domains"),
+        ("radius", "Loss at gamma minus loss at gamma 1"),
     ],
 )
 def test_a_quick_study_by_the_command_line(

@@ -168,60 +168,10 @@ def test_contrast_by_hand() -> None:
     assert radius_contrast.contrast(results, "truth", max) is None
 
 
-def test_only_domains_that_can_be_evidence_speak_for_the_paper() -> None:
-    kinds = ("truth", "random", "communities")
-    made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
-    pieces = {
-        key: {
-            "config": {"log": "made", "rates": [0.01, 0.1], **{k: r[k] for k in ("domains", "gamma")}},
-            "seeds": [r["seed"]],
-            "result": r,
-        }
-        for key, r in made.items()
-    }
-    summary, *answers, alarms, limits, ended = radius_page.page(Results({}, pieces, [])).answers
-    assert "(the smallest gamma) narrows it on made (drawn from the paper's own model)." in summary
-    assert limits.endswith(
-        "gamma 0.5: 12 at the lowest and 0 at the highest of 12; gamma 1: 6 at the lowest and 0 at the highest of 6."
-    )
-    # Of seed 1 at gamma 0.5, those with a second epoch were at their best in the first.
-    assert ended.endswith("gamma 0.5: 9 of 12; gamma 1: 6 of 6.")
-    # Two seeds alike to rounding: an interval of hardly any width, off 0.
-    words = ("(for the paper)", "(a false alarm)", "(lower)")
-    for kind, word, answer in zip(kinds, words, answers, strict=True):
-        assert kind in answer and "-0.1000" in answer and word in answer
-    assert "0 is outside 3 of 4 intervals" in alarms
-
-
-def test_a_large_radius_speaks_for_the_paper_where_the_gap_widens() -> None:
-    said = [radius_page._verdict("made", "truth", gamma, "above") for gamma in (0.1, 3.0)]
-    assert said == ["against the paper", "for the paper"]
-
-
 def test_a_gap_where_models_have_hardly_learned_tells_nothing() -> None:
-    above, none = ({"difference": {"low": low, "high": 0.02}} for low in (0.01, -0.01))
-    found = {"matched_gap": above, "heldout": above}
+    found = {"matched_gap": {"difference": {"low": 0.01, "high": 0.02}}}
     for level, side in ((0.5, "above"), (0.69, "hardly learned"), (0.71, "hardly learned")):
-        assert radius_page._side_of_gap({**found, "level": level}) == side
-        assert radius_page._side_of_heldout({**found, "level": level}) == side
-        assert radius_page._side_of_heldout({"heldout": none, "level": level}) == "undecided"
-    said = radius_page._in_one_sentence({"larger": {"hardly learned": ["a", "b"]}})[0]
-    assert "an effect that cannot be told, as models had hardly learned, on a and b" in said
-
-
-def test_what_weakens_an_effect_is_told() -> None:
-    below = {"mean": -0.02, "low": -0.03, "high": -0.01}
-    none = {"mean": -0.01, "low": -0.03, "high": 0.01}
-    gap = {"domains": none, "random": {"mean": 0.04, "low": 0.02, "high": 0.06}, "difference": below}
-
-    def said(effect: str, epochs: float = 2.0, **changed: Any) -> str:
-        found = {"matched_gap": {**gap, **changed}, "epochs": {"domains": epochs}}
-        return radius_page._caveats(found, effect)
-
-    alone = " (there against random domains alone: by itself -0.0100 [-0.0300, 0.0100]"
-    assert said("below").startswith(alone)
-    assert said("below", domains=below) == said("undecided") == ""
-    assert said("below", epochs=0.8, domains=below).startswith(" (there matched in its first pass")
+        assert radius_page.side_of_gap({**found, "level": level}) == side
 
 
 def test_domains_of_each_kind_leave_held_out_events_alone() -> None:
@@ -285,20 +235,49 @@ def test_rates_are_extended_while_the_end_is_the_best(
     assert len(base["runs"]) == 3
 
 
-def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
-    base = _made({"truth": -0.05, "truth-random": 0.05})
-    wider = _made({"truth": 0.05, "truth-random": 0.05})
+def _page_of(made: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, list[tuple[str, ...]]]:
+    """Rows of the page's tables by title, of results by what goes before their keys."""
     pieces = {}
-    for name, results in (("", base), (radius.WIDER, wider)):
+    for name, results in made.items():
         for key, r in results.items():
             config = {"log": "made", "domains": r["domains"], "gamma": r["gamma"]}
             config |= {name: []} if name else {"rates": [0.01, 0.1]}
             pieces[name + key] = {"config": config, "seeds": [r["seed"]], "result": r}
-    summary, answer, *_, further = radius_page.page(Results({}, pieces, [])).answers
-    assert "narrows it on made" in summary and "difference of -0.1000" in answer
-    assert further.startswith("made, truth, with further learning rates")
-    assert "8 of 8 are still at an end" in further
-    assert "gamma 0.5 0.0000 [" in further and "(no difference shown)." in further
+    return {table.title: list(table.rows) for table in radius_page.page(Results({}, pieces, [])).tables}
+
+
+def _rows(tables: Mapping[str, list[tuple[str, ...]]], start: str) -> list[tuple[str, ...]]:
+    (found,) = (rows for title, rows in tables.items() if title.startswith(start))
+    return found
+
+
+def test_tables_set_claims_apart_from_what_is_no_evidence() -> None:
+    kinds = ("truth", "random", "communities")
+    made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
+    tables = _page_of({"": made})
+    primary = _rows(tables, "Difference of the primary outcome")
+    # Two seeds alike to rounding: an interval of hardly any width, off 0.
+    assert [(row[1], row[3][:7], row[4]) for row in primary] == [
+        ("truth", "-0.1000", "below"),
+        ("random", "-0.1000", "below"),
+        ("communities (circular)", "-0.1000", "below"),
+    ]
+    empty = _rows(tables, "Intervals where there is nothing to be seen")
+    assert sum(int(row[1]) for row in empty) == 4 and sum(int(row[2]) for row in empty) == 3
+    # Of seed 1 at gamma 0.5, those with a second epoch were at their best in the first.
+    limits = _rows(tables, "Trainings whose best learning rate")
+    assert limits == [("0.5", "12", "12", "0", "9"), ("1", "6", "6", "0", "6")]
+    assert not any(title.startswith("The same with further") for title in tables)
+
+
+def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
+    base = _made({"truth": -0.05, "truth-random": 0.05})
+    wider = _made({"truth": 0.05, "truth-random": 0.05})
+    tables = _page_of({"": base, radius.WIDER: wider})
+    (row,) = _rows(tables, "Difference of the primary outcome")
+    assert row[3].startswith("-0.1000")
+    (row,) = _rows(tables, "The same with further learning rates")
+    assert row[3].startswith("0.0000 [") and row[4:] == ("undecided", "8 of 8")
 
 
 def _contrast(source: Source, kind: str, seeds: int) -> dict[str, dict[str, float]]:
@@ -331,10 +310,10 @@ def test_small_study_end_to_end(tmp_path: Path) -> None:
     pieces = [
         radius._piece(source, kind, gamma, (5e-3,), 2, 0) for kind in ("truth", "truth-random") for gamma in (0.25, 1.0)
     ] + sweep.pieces(source, 1, 2, quick=True)
-    protocol = studies.PROTOCOLS["radius"]
+    protocol = studies.STUDIES["radius"].protocol
     run_pieces("radius", pieces, tmp_path, protocol=protocol, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["radius"])[0].read_text()
-    assert "tiny, truth: gamma 0.25 against 1" in page and "residual_l2" in page
+    assert "| tiny | truth | 0.25 | 1 | gap at equal training loss (primary) |" in page and "residual_l2" in page
     results = studies.load_results(tmp_path, "radius").pieces
     ratio = {
         p["config"]["gamma"]: p["result"]["radius"]["ratio"] for key, p in results.items() if "-truth-gamma" in key
@@ -344,4 +323,4 @@ def test_small_study_end_to_end(tmp_path: Path) -> None:
         p["config"]["value"]: p["result"]["residual_share"] for key, p in results.items() if "residual_scale" in key
     }
     assert scale[0.03] < scale[1.0]
-    assert (tmp_path / "report" / "radius-tiny-truth.svg").exists()
+    assert (tmp_path / "report" / "radius-logs.svg").exists()

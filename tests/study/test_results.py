@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resemb_ext.study.harness.pieces import Piece, run_pieces
-from resemb_ext.study.harness.results import Results, has_results, load_results, read_lines, write_lines
+from resemb_ext.study.harness.results import Results, has_results, hours, load_results, read_lines, write_lines
 
 PROTOCOL = {"version": 1, "primary": "a protocol that is said once"}
 OPTIONS: dict[str, Any] = {"protocol": PROTOCOL, "quick": False, "progress": False}
@@ -123,3 +123,10 @@ def test_results_of_another_protocol_size_or_log_do_not_go_into_one_file(tmp_pat
     (tmp_path / "s" / "plan.json").write_text(json.dumps({**plan, "data": {"log": {"hash": "y"}}}))
     with pytest.raises(ValueError, match="made with another log log"):
         load_results(tmp_path, "s")
+
+
+def test_hours_count_steps_of_earlier_sessions() -> None:
+    steps = {"trials": [{"seconds": 3600.0}] * 2, "touched": {"trials": [{"seconds": 1800.0}]}}
+    pieces = [{"seconds": 1800.0, "result": {}}, {"seconds": 100.0, "result": steps}]
+    assert hours(pieces) == 3.0
+    assert hours([{"seconds": 36000.0, "result": steps}]) == 10.0

@@ -12,7 +12,7 @@ from torch import nn
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import work as compare_work
-from resemb_ext.study.compare.bench import Setting
+from resemb_ext.study.compare.protocol import Setting
 from resemb_ext.study.compare.rows import CONTROLS, MAIN, TABLES, Group, Row, rows_of
 from resemb_ext.study.harness.pieces import simulated_source
 from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
@@ -21,7 +21,7 @@ from resemb_ext.train import fit
 from resemb_ext.train.prepare import item_vectors
 
 SOURCE = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
-BENCH = compare.bench_of(SOURCE, Setting(eval_negatives=5))
+DATASET = compare.dataset_of(SOURCE, Setting(eval_negatives=5))
 START = {factor.name: factor.value(0) for factor in compare_work.factors_of("laplacian")}
 GROUP = Group("tiny", "dnn", False)
 
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def _model(table: str, seed: int = 0, **changes: object) -> tuple[nn.Module, object]:
     row = Row(GROUP, table)
-    config = compare_work.row_options(row, replace(BENCH.config, dim=8), compare.QUICK)
+    config = compare_work.row_options(row, replace(DATASET.config, dim=8), compare.QUICK)
     config = compare_work.run_options(config, {**START, **changes})
-    return row.build(BENCH, config, seed, START["graph_l2"]), config
+    return row.build(DATASET, config, seed, START["graph_l2"]), config
 
 
 def _rows(graph):
@@ -42,7 +42,7 @@ def _rows(graph):
 
 
 def test_permuted_entries_keep_rows_weights_and_how_often_each_is_a_neighbour() -> None:
-    graph = BENCH.graph
+    graph = DATASET.graph
     other = permuted_entries(graph, 3)
     np.testing.assert_array_equal(other.indptr, graph.indptr)
     for number, ((a, u), (b, v)) in enumerate(zip(_rows(graph), _rows(other), strict=True)):
@@ -60,7 +60,7 @@ def test_permuted_entries_keep_rows_weights_and_how_often_each_is_a_neighbour() 
 
 
 def test_permuted_labels_are_the_same_graph_under_other_names() -> None:
-    graph = BENCH.graph
+    graph = DATASET.graph
     other = permuted_labels(graph, 3)
     before, after = graph.to_scipy().toarray(), other.to_scipy().toarray()
     assert not np.array_equal(before, after) and not after[0].any() and not after[:, 0].any()
@@ -90,12 +90,12 @@ def test_centre_only_has_a_residual_of_zero_that_stays() -> None:
     model, config = _model("centre")
     table = model.get_submodule("item_embedding")
     before = table.central.detach().clone()
-    fit(model, BENCH.train(0), BENCH.valid, config=config.fit_config(), epochs=1, progress=False)
+    fit(model, DATASET.train(0), DATASET.valid, config=config.fit_config(), epochs=1, progress=False)
     assert not table.residual.any() and not torch.equal(before, table.central)
 
 
 def test_tables_have_the_sizes_that_they_are_compared_by() -> None:
-    items, dim = BENCH.log.num_items, 8
+    items, dim = DATASET.log.num_items, 8
     found = {}
     for name in TABLES:
         model, _ = _model(name)
@@ -126,7 +126,7 @@ def test_every_table_trains_and_is_a_function_of_the_seed(table: str, l2_of: str
     def trained(seed: int):
         model, config = _model(table, seed, l2_of=l2_of)
         done = fit(
-            model, BENCH.train(seed), BENCH.valid, config=config.fit_config(), epochs=1, seed=seed, progress=False
+            model, DATASET.train(seed), DATASET.valid, config=config.fit_config(), epochs=1, seed=seed, progress=False
         )
         return done.history[0]["loss"], done.valid["gauc"]
 
@@ -148,7 +148,7 @@ def test_res_tables_differ_by_their_link_and_graph_alone() -> None:
 def test_item2vec_starts_at_the_scale_of_the_others_and_knows_neighbours() -> None:
     model, _ = _model("item2vec", init_std=0.02)
     vectors = item_vectors(model.get_submodule("item_embedding"))
-    known = BENCH.split.item_counts > 0
+    known = DATASET.split.item_counts > 0
     assert vectors[known].std() == pytest.approx(0.02, rel=1e-3)
     assert not vectors[0].any()
     unit = vectors[known] / np.linalg.norm(vectors[known], axis=1, keepdims=True)
@@ -161,11 +161,11 @@ def test_item2vec_starts_at_the_scale_of_the_others_and_knows_neighbours() -> No
 def test_penalty_is_the_laplacian_form_and_its_sample_is_unbiased() -> None:
     model, _ = _model("laplacian")
     assert isinstance(model, GraphPenalty)
-    weights = BENCH.graph.with_link("average", padding_idx=0).to_scipy().toarray()
+    weights = DATASET.graph.with_link("average", padding_idx=0).to_scipy().toarray()
     table = item_vectors(model.model.get_submodule("item_embedding")).astype(np.float64)
     square = ((table[:, None] - table[None]) ** 2).sum(-1)
     expected = 0.5 * START["graph_l2"] * (weights * square).sum()
-    items = torch.arange(BENCH.log.num_items)
+    items = torch.arange(DATASET.log.num_items)
     assert model.penalty(items).item() == pytest.approx(expected, rel=1e-4)
     torch.manual_seed(0)
     sampled = np.mean([model.auxiliary_loss().item() for _ in range(200)])
@@ -173,15 +173,15 @@ def test_penalty_is_the_laplacian_form_and_its_sample_is_unbiased() -> None:
 
 
 def test_fixed_training_sample_holds_the_same_events_for_every_seed() -> None:
-    bench = replace(BENCH, train_rows=200)
-    one, other = bench.train(1), bench.train(2)
+    dataset = replace(DATASET, train_rows=200)
+    one, other = dataset.train(1), dataset.train(2)
     assert len(one) == len(other) == 200
     positive = one.label == 1
     np.testing.assert_array_equal(one.target[positive], other.target[positive])
     np.testing.assert_array_equal(one.label, other.label)
     assert not np.array_equal(one.target[~positive], other.target[~positive])
     with pytest.raises(ValueError, match="rows must be"):
-        replace(BENCH, train_rows=10**9).train(0)
+        replace(DATASET, train_rows=10**9).train(0)
 
 
 def test_catalogue_holds_the_rows_that_the_issues_ask_for() -> None:
@@ -191,5 +191,8 @@ def test_catalogue_holds_the_rows_that_the_issues_ask_for() -> None:
     assert have >= {(m, c, t) for m in ("dnn", "din") for c in (True, False) for t in MAIN}
     assert have >= {("dnn", False, t) for t in CONTROLS}
     assert set(MAIN) | set(CONTROLS) == set(TABLES)
-    assert [row.table for _, row in rows_of("ml-1m", category=True)] == ["plain", "centre", "res"]
+    few = ("plain", "centre", "res")
+    assert [row for _, row in rows_of("x", category=True, tables=few)] == [
+        Row(Group("x", "dnn", False), t) for t in few
+    ]
     assert not any(row.group.category for _, row in rows_of("x", category=False))

@@ -8,12 +8,12 @@ contrast of two rows is a third, ``minus-ROW-TABLE``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from resemb_ext.study.compare.bench import SETTINGS, Bench, Setting
-from resemb_ext.study.compare.further import TOUCHED_L2, tune_further
+from resemb_ext.study.compare.dataset import Dataset
+from resemb_ext.study.compare.protocol import SETTINGS, Setting
 from resemb_ext.study.compare.rows import TABLES, Row, rows_of
 from resemb_ext.study.compare.work import (
     BUCKETS,
@@ -54,37 +54,39 @@ OPTIONS: dict[str, Any] = {
 }
 FULL = Scale()
 QUICK = Scale(trials=3, seeds=(1, 2), epochs=3, draws=500)
+QUICK_TABLES = ("plain", "res", "res-entries")
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     """All pieces, the most important first."""
     scale = QUICK if quick else FULL
-    benches: dict[str, Bench] = {}
+    datasets: dict[str, Dataset] = {}
     ranked: list[tuple[int, int, Row]] = []
     for place, source in enumerate(sources):
-        setting = SETTINGS.get(source.name, Setting())
-        benches[source.name] = bench_of(source, setting)
-        own = rows_of(source.name, category=source.log.num_categories > 0, quick=quick)
+        setting = SETTINGS[source.setting or next(iter(SETTINGS))]
+        datasets[source.name] = dataset_of(source, setting)
+        tables = QUICK_TABLES if quick else setting.tables
+        own = rows_of(source.name, category=source.log.num_categories > 0, tables=tables)
         ranked += [(rank, place, row) for rank, row in own]
     ranked.sort(key=lambda entry: entry[:2])
     rows = [row for _, _, row in ranked]
     plan: list[Piece] = []
     for row in rows:
-        plan += pieces_of_row(row, benches[row.group.log], scale)
+        plan += pieces_of_row(row, datasets[row.group.log], scale)
         plan += [
-            contrast_piece(one, other, benches[row.group.log], scale)
+            contrast_piece(one, other, datasets[row.group.log], scale)
             for one, other in contrasts(rows)
             if row in (one, other) and _later(rows, one, other) == row
         ]
     return plan
 
 
-def bench_of(source: Source, setting: Setting) -> Bench:
-    """The bench of a log."""
+def dataset_of(source: Source, setting: Setting) -> Dataset:
+    """A log set up for the comparison."""
     config = RunConfig(
         split=setting.split, max_history=setting.max_history, eval_negatives=setting.eval_negatives, **OPTIONS
     )
-    return Bench(source, config, setting.train_rows)
+    return Dataset(source, config, setting.train_rows)
 
 
 def contrasts(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -101,10 +103,10 @@ def _later(rows: Sequence[Row], one: Row, other: Row) -> Row:
     return rows[max(rows.index(one), rows.index(other))]
 
 
-def pieces_of_row(row: Row, bench: Bench, scale: Scale) -> list[Piece]:
+def pieces_of_row(row: Row, dataset: Dataset, scale: Scale) -> list[Piece]:
     """Tuning and seeds."""
     factors = factors_of(row.table)
-    config = row_options(row, bench.config, scale)
+    config = row_options(row, dataset.config, scale)
     asked: dict[str, Any] = {
         "row": {**asdict(row.group), "table": row.table},
         "options": {
@@ -122,7 +124,7 @@ def pieces_of_row(row: Row, bench: Bench, scale: Scale) -> list[Piece]:
                 "epochs",
             )
         },
-        "train_rows": bench.train_rows,
+        "train_rows": dataset.train_rows,
         "residual_l2_over_l2": RESIDUAL,
     }
     search = {
@@ -136,34 +138,28 @@ def pieces_of_row(row: Row, bench: Bench, scale: Scale) -> list[Piece]:
     if TABLES[row.table].penalty:
         asked["penalty_rows"] = PENALTY_ROWS
     search_key, seeds_key = f"tune-{row.key}", f"seeds-{row.key}"
-    work, needs = tune, []
-    if row.further:
-        asked["row"]["further"] = True
-        search |= {"trials": scale.further, "touched": scale.touched, "touched_l2": TOUCHED_L2}
-        work, needs = tune_further, [f"tune-{replace(row, further=False).key}"]
     return [
         Piece(
             search_key,
-            partial(work, row, bench, scale),
+            partial(tune, row, dataset, scale),
             {**asked, "search": search},
             [TUNE_SEED],
-            bench.source,
-            needs=needs,
+            dataset.source,
             draft=trials_file(row),
         ),
         Piece(
             seeds_key,
-            partial(train_seeds, row, bench, scale),
+            partial(train_seeds, row, dataset, scale),
             {**asked, "patience": scale.patience, "buckets": BUCKETS},
             scale.seeds,
-            bench.source,
+            dataset.source,
             needs=[search_key],
             aside=[users_file(row)],
         ),
     ]
 
 
-def contrast_piece(one: Row, other: Row, bench: Bench, scale: Scale) -> Piece:
+def contrast_piece(one: Row, other: Row, dataset: Dataset, scale: Scale) -> Piece:
     """The difference of test gAUC of two rows of a group."""
     config = {"one": one.key, "other": other.key, "draws": scale.draws}
     needs = [f"seeds-{one.key}", f"seeds-{other.key}"]
@@ -172,7 +168,7 @@ def contrast_piece(one: Row, other: Row, bench: Bench, scale: Scale) -> Piece:
         partial(take_contrast, one, other, scale),
         config,
         scale.seeds,
-        bench.source,
+        dataset.source,
         needs=needs,
     )
 

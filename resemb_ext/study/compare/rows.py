@@ -11,7 +11,7 @@ from torch import nn
 
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.study.compare.bench import Bench
+from resemb_ext.study.compare.dataset import Dataset
 from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
 from resemb_ext.study.methods.laplacian import GraphPenalty
 from resemb_ext.train import RunConfig
@@ -20,7 +20,7 @@ from resemb_ext.train.building import make_model, plain_table, res_table
 #: Factor of the search that only the graph penalty has.
 PENALTY = "graph_l2"
 
-Maker = Callable[[Bench, RunConfig, int], nn.Module]
+Maker = Callable[[Dataset, RunConfig, int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Table:
 
     Attributes:
         title: for people.
-        make: the module for a bench, options and seed; torch's generator is seeded.
+        make: the module for a log, options and seed; torch's generator is seeded.
         options: of the run, that go with it.
         penalty: the model gets a penalty along the graph.
     """
@@ -40,40 +40,40 @@ class Table:
     penalty: bool = False
 
 
-def _plain(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+def _plain(dataset: Dataset, config: RunConfig, seed: int) -> nn.Module:
     del seed
-    return plain_table(bench.log.num_items, config)
+    return plain_table(dataset.log.num_items, config)
 
 
-def _twice_as_wide(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
-    return _plain(bench, replace(config, dim=2 * config.dim), seed)
+def _twice_as_wide(dataset: Dataset, config: RunConfig, seed: int) -> nn.Module:
+    return _plain(dataset, replace(config, dim=2 * config.dim), seed)
 
 
-def _item2vec(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+def _item2vec(dataset: Dataset, config: RunConfig, seed: int) -> nn.Module:
     """Skip-gram vectors, scaled so that their entries' standard deviation is that of the start."""
-    table = plain_table(bench.log.num_items, config)
-    vectors = torch.from_numpy(bench.vectors(config.dim, seed))
+    table = plain_table(dataset.log.num_items, config)
+    vectors = torch.from_numpy(dataset.vectors(config.dim, seed))
     known = vectors.abs().sum(1) > 0
     with torch.no_grad():
         table.weight[known] = vectors[known] * (config.init_std / vectors[known].std())
     return table
 
 
-def _centre(bench: Bench, config: RunConfig, seed: int) -> nn.Module:
+def _centre(dataset: Dataset, config: RunConfig, seed: int) -> nn.Module:
     del seed
-    table = res_table(bench.graph, replace(config, residual_scale=0.0))
+    table = res_table(dataset.graph, replace(config, residual_scale=0.0))
     table.residual.requires_grad_(False)
     return table
 
 
-def _over(graph_of: Callable[[Bench, int], InterestGraph]) -> Maker:
-    def make(bench: Bench, config: RunConfig, seed: int) -> ResEmbedding:
-        return res_table(graph_of(bench, seed), config)
+def _over(graph_of: Callable[[Dataset, int], InterestGraph]) -> Maker:
+    def make(dataset: Dataset, config: RunConfig, seed: int) -> ResEmbedding:
+        return res_table(graph_of(dataset, seed), config)
 
     return make
 
 
-_res = _over(lambda bench, seed: bench.graph)
+_res = _over(lambda dataset, seed: dataset.graph)
 
 #: Item tables by name, in the order of the report. Two tables of the same size start alike.
 TABLES: dict[str, Table] = {
@@ -84,13 +84,13 @@ TABLES: dict[str, Table] = {
     "gcn-2": Table("res, gcn, 2 hops", _res, {"link": "gcn", "hops": 2}),
     "attention": Table("res, attention", _res, {"link": "attention"}),
     "plain-2d": Table("plain, twice as wide", _twice_as_wide),
-    "two-tables": Table("two plain tables summed", _over(lambda bench, seed: without_edges(bench.log.num_items))),
+    "two-tables": Table("two plain tables summed", _over(lambda dataset, seed: without_edges(dataset.log.num_items))),
     "item2vec": Table("plain, started by item2vec", _item2vec),
     "laplacian": Table("plain, graph-Laplacian penalty", _plain, penalty=True),
     "res-entries": Table(
-        "res, permuted neighbour entries", _over(lambda bench, seed: permuted_entries(bench.graph, seed))
+        "res, permuted neighbour entries", _over(lambda dataset, seed: permuted_entries(dataset.graph, seed))
     ),
-    "res-labels": Table("res, permuted item labels", _over(lambda bench, seed: permuted_labels(bench.graph, seed))),
+    "res-labels": Table("res, permuted item labels", _over(lambda dataset, seed: permuted_labels(dataset.graph, seed))),
 }
 MAIN = ("plain", "centre", "res", "gcn-1", "gcn-2", "attention")
 CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "res-labels")
@@ -120,31 +120,28 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: a group and an item table of :data:`TABLES`; ``further`` where its search was carried on."""
+    """A row: a group and an item table of :data:`TABLES`."""
 
     group: Group
     table: str
-    further: bool = False
 
     @property
     def key(self) -> str:
-        return f"{self.group.key}-{self.table}" + ("-further" if self.further else "")
+        return f"{self.group.key}-{self.table}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.group.title}: {TABLES[self.table].title}"
 
     def beside(self, table: str) -> Row:
         """The row of another table."""
         return replace(self, table=table)
 
-    @property
-    def for_table_alone(self) -> bool:
-        """Whether the tuned table of docs/results.md asks for the row, and the study's question does not."""
-        plain_din = self.group.model == "din" and not self.group.category
-        return plain_din or self.table in ("gcn-1", "gcn-2", "attention")
-
-    def build(self, bench: Bench, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
+    def build(self, dataset: Dataset, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
         """A new model, a function of the seed.
 
         Args:
-            bench: of the row's log.
+            dataset: of the row's log.
             config: the options of the run.
             seed: of the start, and of what the table draws.
             penalty: strength along the graph, for a table with one.
@@ -152,33 +149,31 @@ class Row:
         table = TABLES[self.table]
         model = make_model(
             config,
-            lambda options: table.make(bench, options, seed),
+            lambda options: table.make(dataset, options, seed),
             seed,
-            num_items=bench.log.num_items,
-            num_categories=bench.log.num_categories,
+            num_items=dataset.log.num_items,
+            num_categories=dataset.log.num_categories,
         )
         if table.penalty:
             assert penalty is not None
-            return GraphPenalty(model, bench.graph, penalty)
+            return GraphPenalty(model, dataset.graph, penalty)
         return model
 
 
-def rows_of(log: str, *, category: bool, quick: bool = False) -> list[tuple[int, Row]]:
+def rows_of(log: str, *, category: bool, tables: Iterable[str] | None = None) -> list[tuple[int, Row]]:
     """The rows of a log, each with its rank: lower ones are run first.
 
     Args:
-        log: its name; ml-1m has three rows.
+        log: its name.
         category: whether the log has categories.
-        quick: a few rows alone.
+        tables: these alone, with a DNN without category; None for all rows.
     """
 
     def group(model: str, with_category: bool, rank: int, tables: Iterable[str]) -> list:
         return [(rank, Row(Group(log, model, with_category), table)) for table in tables]
 
-    if quick:
-        return group("dnn", False, 0, ("plain", "res", "res-entries"))
-    if log == "ml-1m":
-        return group("dnn", False, 8, ("plain", "centre", "res"))
+    if tables is not None:
+        return group("dnn", False, 8, tables)
     first, rest = ("plain", "res"), ("centre", "gcn-1", "gcn-2", "attention")
     registered = ("res-entries", "item2vec")
     found = group("dnn", True, 0, first) if category else []
@@ -190,6 +185,4 @@ def rows_of(log: str, *, category: bool, quick: bool = False) -> list[tuple[int,
     found += group("din", True, 6, rest) if category else []
     found += group("din", False, 7, rest)
     others = [table for table in CONTROLS if table not in registered]
-    found += group("dnn", False, 6, others)
-    carried_on = group("dnn", True, 9, first) if category else []
-    return found + [(rank, replace(row, further=True)) for rank, row in carried_on]
+    return found + group("dnn", False, 6, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.study.compare.experiment import contrast_key
-from resemb_ext.study.compare.rows import MAIN, TABLES, Group, Row
+from resemb_ext.study.compare.rows import TABLES, Group, Row
 from resemb_ext.study.harness.inference import holm
 from resemb_ext.study.harness.report import side
 from resemb_ext.study.harness.results import Results
@@ -21,7 +20,8 @@ REGISTERED: tuple[tuple[Row, Row], ...] = tuple(
     for other, category in (("plain", True), ("res-entries", False), ("item2vec", False))
     for log in ("amazon-beauty", "amazon-toys")
 )
-METRICS = {"gauc": "gAUC", "auc": "AUC", "logloss": "logloss"}
+#: Ends the keys of searches that were carried on; their results are kept, no code makes more.
+FURTHER = "-further"
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,15 @@ class Seen:
         return format(float(np.mean([run[name] for run in self.seeds["runs"]])), form)
 
 
-def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
-    """All rows of the plan by log, model, category and table: those whose search was carried on, or the others."""
+def seen_rows(results: Results) -> list[Seen]:
+    """All rows of the plan by log, model, category and table."""
     order = list(TABLES)
     found = []
     for key in results.plan["pieces"]:
-        if not key.startswith("tune-"):
-            continue
-        row = _row_of(key.removeprefix("tune-"), results)
-        if row.further != further:
-            continue
-        kept = [results.pieces.get(f"{kind}-{row.key}") for kind in ("tune", "seeds")]
-        tune, seeds = (None if piece is None else piece["result"] for piece in kept)
-        found.append(Seen(row, tune, seeds))
+        if key.startswith("tune-") and not key.endswith(FURTHER):
+            row = _row_of(key.removeprefix("tune-"), results)
+            tune, seeds = (results.pieces.get(f"{kind}-{row.key}") for kind in ("tune", "seeds"))
+            found.append(Seen(row, tune and tune["result"], seeds and seeds["result"]))
     logs = list(results.plan["data"])
 
     def place(seen: Seen) -> tuple[Any, ...]:
@@ -82,8 +78,8 @@ def seen_rows(results: Results, *, further: bool = False) -> list[Seen]:
 def _row_of(key: str, results: Results) -> Row:
     """The row of a key; names of logs may hold dashes."""
     logs = results.plan["data"]
-    for log, model, category, table, further in product(logs, ("dnn", "din"), (True, False), TABLES, (False, True)):
-        row = Row(Group(log, model, category), table, further)
+    for log, model, category, table in product(logs, ("dnn", "din"), (True, False), TABLES):
+        row = Row(Group(log, model, category), table)
         if row.key == key:
             return row
     raise ValueError(f"out: no row is named {key}")
@@ -184,8 +180,3 @@ def twice(results: Results) -> list[Twice]:
 def short(table: str) -> str:
     """A table's name in a sentence."""
     return "res" if table == "res" else TABLES[table].title
-
-
-def main_rows(rows: Sequence[Seen]) -> list[Seen]:
-    """Rows of the tuned table of docs/results.md: :data:`~.rows.MAIN`, on logs split by leave-last-out."""
-    return [s for s in rows if s.row.table in MAIN and s.row.group.log != "ml-1m"]

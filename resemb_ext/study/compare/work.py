@@ -14,7 +14,7 @@ from torch import nn
 
 from resemb_ext import data, metrics
 from resemb_ext.runtime.files import write_atomic
-from resemb_ext.study.compare.bench import Bench
+from resemb_ext.study.compare.dataset import Dataset
 from resemb_ext.study.compare.rows import PENALTY, TABLES, Row
 from resemb_ext.study.harness.climb import Climb, Factor, climb, hopeless
 from resemb_ext.study.harness.draft import Draft
@@ -46,7 +46,6 @@ class Scale:
         seeds: of training at the best options.
         epochs: the most.
         tune_patience, patience: of trials and of the seeds.
-        further, touched: trials of a search that is carried on: all, and of touched rows alone.
         draws: of the bootstrap.
     """
 
@@ -56,8 +55,6 @@ class Scale:
     tune_patience: int = 2
     patience: int = 3
     draws: int = 10_000
-    further: int = 30
-    touched: int = 12
 
 
 def factors_of(table: str) -> tuple[Factor, ...]:
@@ -105,16 +102,16 @@ def users_file(row: Row) -> str:
 Evaluate = Callable[[dict[str, Any], float], tuple[float, dict[str, Any]]]
 
 
-def tune(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, Any]:
+def tune(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
     """The search; test is not there. Trials that an interrupted search left are not made again."""
-    evaluate = trial_of(row, bench, scale, desk)
+    evaluate = trial_of(row, dataset, scale, desk)
     return search_result(climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED))
 
 
-def trial_of(row: Row, bench: Bench, scale: Scale, desk: Desk) -> Evaluate:
+def trial_of(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> Evaluate:
     """What trains and validates a row at a point of the search, and keeps it in the row's draft."""
-    config = replace(row_options(row, bench.config, scale), patience=scale.tune_patience)
-    train = bench.train(TUNE_SEED)
+    config = replace(row_options(row, dataset.config, scale), patience=scale.tune_patience)
+    train = dataset.train(TUNE_SEED)
     draft = Draft(desk.folder / trials_file(row), desk.made_for)
 
     def evaluate(found: dict[str, Any], best: float) -> tuple[float, dict[str, Any]]:
@@ -128,12 +125,12 @@ def trial_of(row: Row, bench: Bench, scale: Scale, desk: Desk) -> Evaluate:
             return hopeless(values, best, cap=config.epochs)
 
         began = time.perf_counter()
-        model = row.build(bench, options, TUNE_SEED, found.get(PENALTY))
+        model = row.build(dataset, options, TUNE_SEED, found.get(PENALTY))
         try:
             done = fit(
                 model,
                 train,
-                bench.valid,
+                dataset.valid,
                 config=options.fit_config(),
                 seed=TUNE_SEED,
                 give_up=give_up if math.isfinite(best) else None,
@@ -173,19 +170,25 @@ def search_result(search: Climb) -> dict[str, Any]:
     }
 
 
-def train_seeds(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, Any]:
+def train_seeds(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
     """Trainings at the tuned options, with test metrics; each user's AUC goes aside."""
     found = desk.results[f"tune-{row.key}"]["options"]
-    config = run_options(row_options(row, bench.config, scale), found)
+    config = run_options(row_options(row, dataset.config, scale), found)
     runs, aucs, rows = [], [], np.zeros(0)
     for seed in scale.seeds:
-        model = row.build(bench, config, seed, found.get(PENALTY))
+        model = row.build(dataset, config, seed, found.get(PENALTY))
         done = fit(
-            model, bench.train(seed), bench.valid, bench.test, config=config.fit_config(), seed=seed, progress=False
+            model,
+            dataset.train(seed),
+            dataset.valid,
+            dataset.test,
+            config=config.fit_config(),
+            seed=seed,
+            progress=False,
         )
         assert done.test_scores is not None
-        runs.append(_run(model, done, seed, bench))
-        of_user, rows = metrics.user_aucs(bench.test.label, done.test_scores, bench.test.user)
+        runs.append(_run(model, done, seed, dataset))
+        of_user, rows = metrics.user_aucs(dataset.test.label, done.test_scores, dataset.test.user)
         aucs.append(of_user)
 
     def write(path: Path) -> None:
@@ -196,7 +199,7 @@ def train_seeds(row: Row, bench: Bench, scale: Scale, desk: Desk) -> dict[str, A
     return {"options": found, "runs": runs}
 
 
-def _run(model: nn.Module, done: FitResult, seed: int, bench: Bench) -> dict[str, Any]:
+def _run(model: nn.Module, done: FitResult, seed: int, dataset: Dataset) -> dict[str, Any]:
     assert done.test is not None and done.test_scores is not None
     names = ("auc", "gauc", "logloss")
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -205,7 +208,7 @@ def _run(model: nn.Module, done: FitResult, seed: int, bench: Bench) -> dict[str
         "valid": {name: done.valid[name] for name in names},
         "test": {name: done.test[name] for name in names},
         "test_seen": {name: done.test["seen"][name] for name in names},
-        "by_frequency": by_frequency(bench.test, done.test_scores, bench.split.item_counts),
+        "by_frequency": by_frequency(dataset.test, done.test_scores, dataset.split.item_counts),
         "epochs": done.epochs,
         "best_epoch": done.best_epoch,
         "stopped": done.stopped,

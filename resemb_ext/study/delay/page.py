@@ -1,4 +1,4 @@
-"""The page of study ``delay``, from its kept pieces alone."""
+"""Tables and figures of study ``delay``, from kept pieces alone."""
 
 from __future__ import annotations
 
@@ -8,170 +8,164 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.study.delay import sensitivity
-from resemb_ext.study.harness.report import Figure, Page, Table, interval, number
+from resemb_ext.study.harness.report import Figure, Page, Panel, Table, interval, number, side
 from resemb_ext.study.harness.results import Results
 
-TIED = 0.1  # a larger share of neighbouring events at one second makes their order doubtful
 LAGS = (1, 2, 5, 10, 20)  # shown in the table
 #: Models whose chance that two events share a domain is known by lag.
 BY_LAG = ("independent", "delay", "markov", "mixture")
 LONG = 20  # events: with shorter histories at the median, the tail of stays cannot be told
-COVERED = 0.9  # where fewer events have a domain it is said
-#: What must be known about public logs to read their results, by file name.
-CAVEATS = {
-    "ml-1m": "users rated lists of films in one sitting, 30 % of the times are reconstructed, and "
-    "first genres are few and broad: what looks like a stay is largely the order of the page.",
-    "amazon-beauty": "reviews of goods, a few a user, in order but without times.",
-    "amazon-toys": "reviews of goods, a few a user, in order but without times.",
-    "taobao-userbehavior-815u": "clicks of nine days; a quarter of the events go back to an item met before, "
-    "none to that of the event before, so that with communities, where returns were kept, events two apart share a "
-    "domain more often than neighbours do.",
-}
 
 
 def page(results: Results) -> Page:
-    """The page of the study, from its kept pieces."""
+    """Tables and figures of the study."""
     of = {
-        prefix: {k: p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
+        prefix: {k.removeprefix(prefix): p["result"] for k, p in results.pieces.items() if k.startswith(prefix)}
         for prefix in ("recover-", "choose-", "log-", "tail-")
     }
-    graphs, moved = sensitivity.table({k: p for k, p in results.pieces.items() if k.startswith("graph-")})
-    answers, figures, verdicts = [], [], []
-    logs_used = {p["config"].get("log") for p in results.pieces.values()}
-    recovered = [
-        (r["users"], kind, r["dwell"], entry) for r in of["recover-"].values() for kind, entry in r["estimates"].items()
+    logs = of["log-"]
+    tables = [
+        _rivals(logs, of["tail-"]),
+        _logs(logs),
+        _fits(logs),
+        _dwells(logs),
+        _gaps(logs),
+        _tails(logs, of["tail-"]),
+        _recovery(list(of["recover-"].values())),
+        _choices(list(of["choose-"].values())),
+        sensitivity.table({k: p for k, p in results.pieces.items() if k.startswith("graph-")}),
     ]
-    recovery, sizes = _recovery(recovered)
-    answers += sizes
-    chosen = Table(
-        "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
-        ("law", "logs", "right", "chosen", "best held out"),
+    figures = []
+    if logs:
+        panels = [Panel(name, _lag_plot(r, legend=not place)) for place, (name, r) in enumerate(logs.items())]
+        caption = (
+            "Chance that two events of a user share a domain, by how many events apart they are: the log with its 95 % "
+            "interval over users, and each model"
+        )
+        keys = [f"log-{name}" for name in logs]
+        figures = [Figure("", caption, panels, keys, min(3, len(panels)), (3.6, 2.6))]
+    return Page([table for table in tables if table.rows], figures)
+
+
+def _rivals(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]]) -> Table:
+    """How often an interval lies on one side of 0, over all pairs of a log and a kind of domains."""
+    found: dict[str, list[str]] = {}
+    for name, r in logs.items():
+        for model in ("independent", "mixture", "markov"):
+            entry = r["models"]["models"][model]["against_delay"]
+            found.setdefault(f"delay better than {model} on held-out users", []).append(side(entry))
+        worth = side(r["models"]["stay_beyond_interests"])
+        found.setdefault("delay+mixture better than mixture on held-out users", []).append(worth)
+        tail = _tail_verdict(r)
+        found.setdefault("tail of stays heavier than geometric", []).append(
+            {"heavier": "above", "lighter": "below", "geometric": "undecided"}.get(tail, "")
+        )
+        beyond = _beyond(r["tail"], references.get(name)) if _long(r) else None
+        found.setdefault("tail heavier than in all drawn logs with geometric stays", []).append(
+            "" if beyond is None else "above" if beyond else "undecided"
+        )
+    return Table(
+        f"In how many of the {len(logs)} pairs of a log and a kind of domains (95 % intervals over users)",
+        ("statement", "it holds", "the opposite holds", "not told apart", "cannot be asked"),
+        [(text, *(str(sides.count(s)) for s in ("above", "below", "undecided", ""))) for text, sides in found.items()],
+    )
+
+
+def _logs(logs: dict[str, dict[str, Any]]) -> Table:
+    """One row a log and kind of domains."""
+    return Table(
+        "Each log and kind of domains (stay beyond interests: delay+mixture minus mixture, nats an event, held out)",
+        (
+            "log",
+            "events with a domain",
+            "median history",
+            "at one time",
+            "lowest BIC of four",
+            "of five",
+            "best held out",
+            "stay beyond interests",
+            "neighbours share a domain, over chance",
+        ),
         [
-            (r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]), _counts(r["best_heldout"]))
-            for r in of["choose-"].values()
+            (
+                name,
+                f"{100 * _covered(r['estimate']):.0f} %",
+                f"{r['median_history']:.0f}",
+                "-" if r["tied"] is None else f"{100 * r['tied']:.0f} %",
+                r["models"]["chosen"],
+                r["models"]["chosen_of_all"],
+                r["models"]["best_heldout"],
+                interval(r["models"]["stay_beyond_interests"], 4),
+                interval(r["estimate"]["excess"]),
+            )
+            for name, r in logs.items()
         ],
     )
-    rows = []
-    for key, r in of["log-"].items():
-        name = key.removeprefix("log-")
-        for model, entry in r["models"]["models"].items():
-            rows.append(
-                (
-                    name,
-                    model,
-                    str(entry["parameters"]),
-                    f"{entry['bic']:.0f}",
-                    number(entry["heldout"], 4),
-                    interval(entry["against_delay"], 4),
-                )
-            )
-        models = r["models"]
-        verdicts.append(models)
-        tied = r["tied"] is not None and r["tied"] > TIED
-        covered = _covered(r["estimate"])
-        answers.append(
-            f"{name}: {models['chosen']} has the lowest BIC of the four, {models['chosen_of_all']} of "
-            f"all five, {models['best_heldout']} predicts held-out users best; a stay beyond fixed interests "
-            f"is worth {interval(models['stay_beyond_interests'], 4)} nats an event; neighbouring events share "
-            f"a domain {interval(r['estimate']['excess'])} more often than chance; the tail of stays: "
-            f"{_tail_said(r)} (median history {r['median_history']:.0f} events)"
-            + (
-                f"; {100 * r['tied']:.0f} % of neighbouring events have one time, so that their order is the "
-                "source's rather than the user's"
-                if tied
-                else ""
-            )
-            + (f"; only {100 * covered:.0f} % of its events have a domain" if covered < COVERED else "")
-            + "."
+
+
+def _fits(logs: dict[str, dict[str, Any]]) -> Table:
+    rows = [
+        (
+            name,
+            model,
+            str(entry["parameters"]),
+            f"{entry['bic']:.0f}",
+            number(entry["heldout"], 4),
+            interval(entry["against_delay"], 4),
         )
-        figures.append(Figure(name, f"{name}: chance of one domain by lag", _lag_plot(r), [key]))
-    fits = Table(
+        for name, r in logs.items()
+        for model, entry in r["models"]["models"].items()
+    ]
+    return Table(
         "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
         ("log", "model", "parameters", "BIC", "held out", "delay minus it"),
         rows,
     )
-    gaps = Table(
-        "Chance that two events share a domain, by seconds between them",
-        ("log", "gap [s]", "pairs", "mean lag", "share", *(f"{name}, by lag" for name in BY_LAG)),
-        [
-            (
-                key.removeprefix("log-"),
-                f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
-                str(pairs),
-                number(lag, 1),
-                number(share),
-                *(number(found[i]) if (found := r["gaps"]["expected"].get(name)) else "-" for name in BY_LAG),
-            )
-            for key, r in of["log-"].items()
-            if r["gaps"] is not None
-            for i, (low, high, pairs, share, lag) in enumerate(
-                zip(
-                    r["gaps"]["low"],
-                    r["gaps"]["high"],
-                    r["gaps"]["pairs"],
-                    r["gaps"]["share"],
-                    r["gaps"]["mean_lag"],
-                    strict=True,
+
+
+def _choices(found: Sequence[dict[str, Any]]) -> Table:
+    return Table(
+        "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
+        ("law", "logs", "right", "chosen", "best held out"),
+        [(r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]), _counts(r["best_heldout"])) for r in found],
+    )
+
+
+def _gaps(logs: dict[str, dict[str, Any]]) -> Table:
+    rows = []
+    for name, r in logs.items():
+        gaps = r["gaps"]
+        if gaps is None:
+            continue
+        columns = (gaps[key] for key in ("low", "high", "pairs", "share", "mean_lag"))
+        for i, (low, high, pairs, share, lag) in enumerate(zip(*columns, strict=True)):
+            curves = [gaps["expected"].get(model) for model in BY_LAG]
+            rows.append(
+                (
+                    name,
+                    f"{low:.0f} to {'-' if high is None else f'{high:.0f}'}",
+                    str(pairs),
+                    number(lag, 1),
+                    number(share),
+                    *("-" if not curve else number(curve[i]) for curve in curves),
                 )
             )
-        ],
-    )
-    references = {key.removeprefix("tail-"): r for key, r in of["tail-"].items()}
-    tails = _tails(of["log-"], references)
-    return Page(
-        "The interest delay model",
-        "Do users' interests stay put for a while, then jump, and better so than rival accounts?",
-        (
-            "Models are fitted on half of the users and scored on the others. Communities are Louvain's "
-            "(networkx) on the interest graph of users who are not scored. Events whose item has no "
-            "domain are left out of the models and of pairs; lags count them. The Markov chain's BIC pays for every "
-            "pair of domains; its held-out score is that of rows drawn toward the shares at large, which is fair.",
-            "The delay model's chance by lag is B + (1 - B) r^k with B that of two events at large: exact next door "
-            "and for domains of one size, near by where their sizes differ. Dwell *by stays* and *by decay* agree "
-            "where jumps go by the shares at large, as on simulated logs. Where they do not, users come "
-            "back to domains of their own: the decay is that of interests, not the length of a stay.",
-            "Events of one item again are left out once more where a log has any (first meetings): a return "
-            "to an item is a return to its domain whatever the interest does. Category domains are given "
-            "with the log; communities come from behaviour itself, though that of other users.",
-            "By seconds, pairs of events at most 20 apart count; what a model says of a gap is its chance by lag, "
-            "averaged over the pairs in that gap: none of them knows the time. A Markov chain over more than 500 domains "
-            "is left out there. " + " ".join(f"{name}: {text}" for name, text in CAVEATS.items() if name in logs_used),
-            "The simulated null log draws items without replacement, which puts its excess just below 0.",
-        ),
-        [
-            *_in_one_sentence(
-                verdicts,
-                [_tail_verdict(r) for r in of["log-"].values()],
-                [key.removeprefix("log-") for key in of["log-"]],
-                [
-                    _beyond(r["tail"], references.get(key.removeprefix("log-"))) if _long(r) else None
-                    for key, r in of["log-"].items()
-                ],
-            ),
-            *answers,
-            *moved,
-            *filter(None, [sensitivity.left_out(results.plan["data"]) if moved else None]),
-        ]
-        or ["No piece is done."],
-        [t for t in (recovery, chosen, fits, _dwells(of["log-"]), gaps, tails, graphs) if t.rows],
-        "That a stay is a habit of the page rather than of the user (lists shown by genre), or that users or domains "
-        "differ in how long they stay: then a model with a stay of its own for each user or domain would beat "
-        "delay+mixture. Times of real "
-        "clocks in more logs would tell the first.",
-        figures,
+    return Table(
+        "Chance that two events share a domain, by seconds between them",
+        ("log", "gap [s]", "pairs", "mean lag", "share", *(f"{name}, by lag" for name in BY_LAG)),
+        rows,
     )
 
 
 def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
     """Shares by lag beside the delay model's, and both dwells, of each log."""
     rows = []
-    for key, r in logs.items():
+    for name, r in logs.items():
         estimate = r["estimate"]
         at = [estimate["lags"].index(lag) for lag in LAGS]
         rows.append(
             (
-                key.removeprefix("log-"),
-                f"{100 * _covered(estimate):.0f} %",
+                name,
                 *(" ".join(number(curve[i]) for i in at) for curve in (estimate["share"], r["curves"]["delay"])),
                 number(estimate["chance"]),
                 interval(estimate["by_stays"], 2),
@@ -181,7 +175,7 @@ def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
     lags = f"{', '.join(map(str, LAGS[:-1]))} and {LAGS[-1]}"
     return Table(
         f"Chance that two events {lags} apart share a domain, and dwell in events [95 % over users]",
-        ("log", "events with a domain", "share", "delay model", "at large", "dwell by stays", "by decay"),
+        ("log", "share", "delay model", "at large", "dwell by stays", "by decay"),
         rows,
     )
 
@@ -191,14 +185,13 @@ def _covered(estimate: dict[str, Any]) -> float:
     return float(estimate["with_domain"] / estimate["events"])
 
 
-def _recovery(estimates: Sequence[tuple[int, str, float | None, dict[str, Any]]]) -> tuple[Table, list[str]]:
-    """Estimates (users, domains, true dwell, estimate) by size of log, and a sentence on known domains
-    and one on estimated ones."""
+def _recovery(found: Sequence[dict[str, Any]]) -> Table:
+    """Estimates of the dwell of simulated logs by size of log."""
     cells: dict[tuple[int, float | None, str], list[dict[str, Any]]] = {}
-    for users, kind, true, entry in estimates:
-        cells.setdefault((users, true, kind), []).append(entry)
+    for r in found:
+        for kind, entry in r["estimates"].items():
+            cells.setdefault((r["users"], r["dwell"], kind), []).append(entry)
     rows: list[tuple[str, ...]] = []
-    worst: dict[str, dict[int, float]] = {}
     for (users, true, kind), group in sorted(cells.items(), key=lambda cell: (cell[0][0], cell[0][1] or 0.0)):
         shown = []
         for way in ("by_stays", "by_decay"):
@@ -208,9 +201,6 @@ def _recovery(estimates: Sequence[tuple[int, str, float | None, dict[str, Any]]]
                 number(float(np.mean(values)) if values else None, 2),
                 "-" if off is None else f"{100 * off:.1f} %",
             ]
-            if off is not None and way == "by_stays" and kind in ("known", "communities"):
-                sizes = worst.setdefault(kind, {})
-                sizes[users] = max(off, sizes.get(users, 0.0))
         excess = [e["excess"]["value"] for e in group]
         rows.append(
             (
@@ -222,16 +212,9 @@ def _recovery(estimates: Sequence[tuple[int, str, float | None, dict[str, Any]]]
                 f"{min(excess):.4f} to {max(excess):.4f}",
             )
         )
-    said = [
-        f"With {'known domains' if kind == 'known' else 'domains estimated from other users (communities)'}, the "
-        "dwell of simulated logs was recovered within, at worst, "
-        + ", ".join(f"{100 * off:.1f} % ({users} users)" for users, off in sizes.items())
-        + "."
-        for kind, sizes in worst.items()
-    ]
     title = "Dwell on simulated logs in events, means over logs and the worst error (domains of items: known; communities of the other half's users; of the same users, circular; shuffled)"
     header = ("users", "true dwell", "domains", "logs", "by stays", "worst", "by decay", "worst", "excess over chance")
-    return Table(title, header, rows), said
+    return Table(title, header, rows)
 
 
 def _long(result: dict[str, Any]) -> bool:
@@ -242,12 +225,6 @@ def _long(result: dict[str, Any]) -> bool:
 def _tail_verdict(result: dict[str, Any]) -> str:
     """What is known of the tail of stays: "cannot tell" of short histories."""
     return result["tail"]["verdict"] if _long(result) else "cannot tell"
-
-
-def _tail_said(result: dict[str, Any]) -> str:
-    said, first = _tail_verdict(result), result["tail"]["verdict"]
-    why = "" if said == first else f", histories being too short; over their few steps {first}"
-    return said + why
 
 
 def _beyond(tail: dict[str, Any], reference: dict[str, Any] | None) -> bool | None:
@@ -263,18 +240,18 @@ def _shapes(reference: dict[str, Any] | None) -> list[float]:
 def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]]) -> Table:
     """Shapes of stays, beside those of logs with geometric stays and users of the fitted interests."""
     rows = []
-    for key, r in logs.items():
+    for name, r in logs.items():
         tail = r["tail"]
-        reference = references.get(key.removeprefix("log-"))
+        reference = references.get(name)
         shapes = _shapes(reference)
         beyond = _beyond(tail, reference)
         rows.append(
             (
-                key.removeprefix("log-"),
+                name,
                 str(tail["stays"]),
                 str(tail["longest"]),
                 interval({**tail, "value": tail["shape"]}) if "shape" in tail else "-",
-                _tail_said(r) + (f": {tail['why']}" if "why" in tail else ""),
+                f"{_tail_verdict(r)} ({tail['why']})" if "why" in tail else _tail_verdict(r),
                 f"{min(shapes):.3f} to {max(shapes):.3f}" if shapes else "-",
                 "-" if beyond is None else "yes" if beyond else "no",
             )
@@ -288,68 +265,11 @@ def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]
     )
 
 
-def _in_one_sentence(
-    verdicts: list[dict[str, Any]],
-    tails: Sequence[str] = (),
-    names: Sequence[str] = (),
-    beyond: Sequence[bool | None] = (),
-) -> list[str]:
-    """The answer over all logs and kinds of domains, called ``names``.
-
-    ``tails``: verdicts on stays; ``beyond``: whether they are heavier than fixed interests explain, None
-    where that is not known.
-    """
-    if not verdicts:
-        return []
-
-    def beats(name: str) -> int:
-        return sum(v["models"][name]["against_delay"]["low"] > 0 for v in verdicts)
-
-    def loses(name: str) -> int:
-        return sum(v["models"][name]["against_delay"]["high"] < 0 for v in verdicts)
-
-    def named(rival: str) -> str:
-        where = [
-            name for name, v in zip(names, verdicts, strict=False) if v["models"][rival]["against_delay"]["low"] > 0
-        ]
-        return f", namely {', '.join(where)}" if where else ""
-
-    sizes = sorted(
-        {v["models"]["markov"]["parameters"] for v in verdicts if v["models"]["markov"]["against_delay"]["low"] > 0}
-    )
-    ends = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else ""
-    pays = f", where it has {ends} parameters" if sizes else ""
-    heavy = list(tails).count("heavier")
-    told = len(tails) - list(tails).count("cannot tell")
-    known = [found for found in beyond if found is not None]
-    worth = sum(v["stay_beyond_interests"]["low"] > 0 for v in verdicts)
-    return [
-        f"**Of {len(verdicts)} pairs of a log and a kind of domains, the delay model predicts held-out users "
-        f"better than independent draws in {beats('independent')}, than fixed interests of each user "
-        f"in {beats('mixture')}{named('mixture')} (worse in {loses('mixture')}) and than a Markov chain over domains in "
-        f"{beats('markov')}{named('markov')}{pays} (worse in {loses('markov')}); a stay on top of fixed interests "
-        f"predicts better than these alone in {worth}"
-        + (
-            f"; stays have a heavier tail than geometric ones in {heavy} of the {told} whose histories are long enough "
-            "to tell"
-            if heavy
-            else ""
-        )
-        + (
-            "; users with different interests would give that too, but the tail is also heavier than in logs drawn with "
-            f"the fitted interests and geometric stays in {known.count(True)} of {len(known)}"
-            if heavy and known
-            else ""
-        )
-        + ".**"
-    ]
-
-
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda x: -x[1]))
 
 
-def _lag_plot(result: dict[str, Any]) -> Any:
+def _lag_plot(result: dict[str, Any], *, legend: bool) -> Any:
     def plot(axes: Any) -> None:
         estimate = result["estimate"]
         lags = estimate["lags"]
@@ -358,11 +278,17 @@ def _lag_plot(result: dict[str, Any]) -> Any:
         share = np.array([estimate["share"][i] for i in keep])
         low = np.array([estimate["share_low"][i] for i in keep])
         high = np.array([estimate["share_high"][i] for i in keep])
-        axes.errorbar(at, share, yerr=np.maximum([share - low, high - share], 0), fmt="ko", label="log")
+        axes.errorbar(at, share, yerr=np.maximum([share - low, high - share], 0), fmt="ko", markersize=3, label="log")
         for name, curve in result["curves"].items():
             if curve is not None:
-                axes.plot(lags, curve, label=name)
-        axes.set(xlabel="events apart", ylabel="chance of one domain", ylim=(0, None))
-        axes.legend()
+                axes.plot(lags, curve, color=f"C{BY_LAG.index(name)}", label=name)
+        axes.set(
+            xlabel="events apart",
+            ylabel="chance of one domain",
+            ylim=(0, None),
+            xticks=(1, *range(5, max(lags) + 1, 5)),
+        )
+        if legend:
+            axes.legend(fontsize=6)
 
     return plot

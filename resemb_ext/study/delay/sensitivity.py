@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from resemb_ext.study.compare import experiment as compare
-from resemb_ext.study.compare.bench import Setting
+from resemb_ext.study.compare.protocol import Setting
 from resemb_ext.study.compare.rows import Group, Row
 from resemb_ext.study.compare.work import FACTORS, L2_MODES, row_options, run_options
 from resemb_ext.study.harness.pieces import Piece, Source
-from resemb_ext.study.harness.report import Table, interval, number, side
+from resemb_ext.study.harness.report import Table, interval, number
 from resemb_ext.train import RunConfig, fit, paired_difference
 from resemb_ext.train.crossfit import CrossFit
 from resemb_ext.train.prepare import Prepared, build_folds, build_model, graph_of
@@ -76,8 +76,8 @@ def _base(source: Source, *, quick: bool) -> RunConfig:
     But for a log of under :data:`RARE` events an item.
     """
     row = Row(Group(source.name, "dnn", category=False), "res")
-    bench = compare.bench_of(source, Setting())
-    config = row_options(row, bench.config, compare.QUICK if quick else compare.FULL)
+    dataset = compare.dataset_of(source, Setting())
+    config = row_options(row, dataset.config, compare.QUICK if quick else compare.FULL)
     start = {factor.name: factor.start for factor in FACTORS}
     if len(source.log) < RARE * source.log.num_items:
         start["l2_of"] = L2_MODES[1]
@@ -86,9 +86,9 @@ def _base(source: Source, *, quick: bool) -> RunConfig:
 
 def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
     """Test AUC and gAUC of a DNN with Res-embedding, the epoch picked on validation."""
-    bench = replace(compare.bench_of(source, Setting()), config=config)
-    split, valid, test = bench.split, bench.valid, bench.test
-    prepared = Prepared(source.log, split, valid, test, bench.graph, None, None, "")
+    dataset = replace(compare.dataset_of(source, Setting()), config=config)
+    split, valid, test = dataset.split, dataset.valid, dataset.test
+    prepared = Prepared(source.log, split, valid, test, dataset.graph, None, None, "")
     if config.cross_fit:
         build = partial(graph_of, config)
         prepared = replace(prepared, cross_fit=CrossFit.of(split, config.cross_fit, build))
@@ -97,7 +97,7 @@ def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str,
         model = build_model(config, prepared, "res", seed)
         result = fit(
             model,
-            bench.train(seed),
+            dataset.train(seed),
             valid,
             test,
             config=config.fit_config(),
@@ -108,12 +108,12 @@ def _train(source: Source, config: RunConfig, seeds: Sequence[int]) -> dict[str,
         assert result.test is not None
         for metric, values in found.items():
             values.append(result.test[metric])
-    return {**found, "entries": bench.graph.num_edges}
+    return {**found, "entries": dataset.graph.num_edges}
 
 
-def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
-    """The table of kept pieces (whole, by key), and a sentence a log."""
-    rows, answers = [], []
+def table(kept: dict[str, dict[str, Any]]) -> Table:
+    """The table of kept pieces (whole, by key)."""
+    rows = []
     of_log: dict[str, dict[str, dict[str, Any]]] = {}
     for piece in kept.values():
         of_log.setdefault(piece["config"]["log"], {})[piece["config"]["variant"]] = piece["result"]
@@ -135,60 +135,18 @@ def table(kept: dict[str, dict[str, Any]]) -> tuple[Table, list[str]]:
                     interval(change["auc"], 4),
                     number(_mean(result["gauc"]), 4),
                     interval(change["gauc"], 4),
+                    str(sum(value < UNTRAINED for value in result["gauc"])),
                 )
             )
-        if base is not None and len(variants) > 1:
-            answers.append(_answer(log, base, variants))
     title = (
         "Res-embedding by how its graph is drawn: test scores of a DNN (20 negatives; base: window 3, "
         "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search, "
         f"with L2 of touched rows alone on logs of under {RARE:g} events an item; "
-        "change with 95 % t over seeds)"
+        f"change with 95 % t over seeds; hardly trained: seeds with a gAUC under {UNTRAINED:g}; logs of over "
+        f"{MOST_EVENTS:,} events are left out)"
     )
-    header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change")
-    return Table(title, header, rows), answers
-
-
-def _answer(log: str, base: dict[str, Any], variants: dict[str, dict[str, Any]]) -> str:
-    """Changes of the graph that change test gAUC; cross-fitting always; seeds that did not train."""
-    changes = {
-        name: paired_difference(base["gauc"], result["gauc"]) for name, result in variants.items() if name != BASE
-    }
-    crossed = [name for name in changes if "cross_fit" in VARIANTS[name]]
-    told = [
-        f"{name} ({interval(change, 4)})"
-        for name, change in changes.items()
-        if name not in crossed and side(change) in ("below", "above")
-    ]
-    one = " (one seed says nothing of chance)" if len(base["gauc"]) == 1 else ""
-    text = (
-        f"{log}: of {len(changes) - len(crossed)} other ways to draw the graph, test gAUC (default "
-        f"{_mean(base['gauc']):.4f}) differs with {'; '.join(told) or 'none'}{one}"
-    )
-    text += "".join(
-        f". {name[0].upper()}{name[1:]}, which keeps an example's own event out of its graph, changes it by "
-        f"{interval(changes[name], 4)}"
-        for name in crossed
-    )
-    failed = {name: sum(value < UNTRAINED for value in result["gauc"]) for name, result in variants.items()}
-    texts = [f"{name} ({n} of {len(variants[name]['gauc'])})" for name, n in failed.items() if n]
-    if texts:
-        text += (
-            f". Seeds that hardly trained (gAUC under {UNTRAINED:g}), which says more of the training than of "
-            f"the graph: {', '.join(texts)}"
-        )
-    return text + "."
-
-
-def left_out(logs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """One sentence on logs that are too long to take part; ``logs`` as in a plan's ``data``."""
-    names = [name for name, entry in logs.items() if entry["events"] > MOST_EVENTS]
-    if not names:
-        return None
-    return (
-        f"Left out of this for time, as of over {MOST_EVENTS:,} events: {', '.join(names)}. How scores hang on "
-        "the graph is not known there."
-    )
+    header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change", "hardly trained")
+    return Table(title, header, rows)
 
 
 def _mean(values: Sequence[float]) -> float:

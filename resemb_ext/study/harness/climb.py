@@ -75,7 +75,6 @@ def climb(
     *,
     trials: int,
     seed: int = 0,
-    least: int | None = None,
 ) -> Climb:
     """Searches for the largest value, one untried neighbour of the best point after the other.
 
@@ -90,8 +89,6 @@ def climb(
         factors: what is searched.
         trials: how many, at least 1.
         seed: of the order of moves.
-        least: trials after which the search ends once all neighbours of the best point are tried, None for never;
-            up to there the trials are those of a search of any other length.
 
     Raises:
         ValueError: ``trials`` is below 1, or there are no factors.
@@ -120,7 +117,7 @@ def climb(
         return done[point].value > before
 
     attempt(best)
-    while len(done) < trials and (least is None or len(done) < least or neighbours(best)):
+    while len(done) < trials:
         # Sorting is stable: of equals the earlier one comes first.
         ranked = sorted(done, key=lambda point: -done[point].value)
         place, point = next(found[0] for found in map(neighbours, ranked) if found)

@@ -44,10 +44,12 @@ class Source:
     Attributes:
         name: short, for keys of pieces.
         read: gives the log and its truth (None for a real one).
+        setting: how the study is to set it up, by the study's own names; "" for its usual way.
     """
 
     name: str
     read: Callable[[], tuple[data.Log, data.SimulationTruth | None]]
+    setting: str = ""
 
     @cached_property
     def loaded(self) -> tuple[data.Log, data.SimulationTruth | None]:
@@ -65,7 +67,7 @@ class Source:
         return self.loaded[1]
 
 
-def file_source(path: Path | str) -> Source:
+def file_source(path: Path | str, setting: str = "") -> Source:
     """A log file, its columns guessed; all its events count as interactions.
 
     Raises:
@@ -74,7 +76,7 @@ def file_source(path: Path | str) -> Source:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"data: no file {file}")
-    return Source(file.stem, lambda: (data.read_log(file, label=False), None))
+    return Source(file.stem, lambda: (data.read_log(file, label=False), None), setting)
 
 
 def simulated_source(name: str, **options: Any) -> Source:

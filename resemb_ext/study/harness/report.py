@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.runtime.files import write_atomic, write_text
-from resemb_ext.study.harness.protocol import CHANGES
+from resemb_ext.runtime.files import write_text
 from resemb_ext.study.harness.results import Results, hours
 
 
@@ -37,50 +38,52 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One plot of a figure; ``draw`` gets matplotlib axes."""
+
+    title: str
+    draw: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A plot.
+    """Plots in one file.
 
     Attributes:
-        name: of its file, after the study's.
+        name: of its file, after the study's; "" for the study's name alone.
         caption: for people.
-        draw: gets matplotlib axes.
+        panels: plots, row by row.
         pieces: keys of the pieces that it shows, whose seeds, data and options go into the file.
-        size: in inches.
+        columns: panels side by side.
+        size: of a panel, in inches.
     """
 
     name: str
     caption: str
-    draw: Callable[[Any], None]
+    panels: Sequence[Panel]
     pieces: Sequence[str]
+    columns: int = 1
     size: tuple[float, float] = (6.4, 4.0)
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a study says.
+    """What code gives to a page: tables and figures from kept pieces; prose is written by people.
 
     Attributes:
-        title, question: of the study.
-        protocol: how it was asked, paragraphs of Markdown.
-        answers: one sentence each.
-        tables, figures: what they rest on.
-        change: what would change our mind.
-        missing: what was not run, in words; None lists the keys of pieces.
+        tables, figures: in order.
+        missing: what was not run, as a list; None lists the keys of pieces.
     """
 
-    title: str
-    question: str
-    protocol: Sequence[str]
-    answers: Sequence[str]
     tables: Sequence[Table]
-    change: str
     figures: Sequence[Figure] = field(default_factory=tuple)
-    missing: str | None = None
+    missing: Sequence[str] | None = None
 
 
-def listed(texts: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+#: Between these lines stands what code writes; all else of a page is kept as it is.
+RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
+#: Between these a person answers the question.
+ANSWER = ("<!-- answer: begin -->", "<!-- answer: end -->")
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -105,36 +108,55 @@ def side(entry: dict[str, Any]) -> str:
     return "below" if entry["high"] < 0 else "above" if entry["low"] > 0 else "undecided"
 
 
-def write_page(page: Page, results: Results, folder: Path, name: str) -> Path:
-    """Writes ``NAME.md`` and its figures into ``folder``; the page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {page.title}", f"**Question.** {page.question}"]
-    parts += ["## Answer", *page.answers]
+def write_page(page: Page, results: Results, path: Path, *, title: str, question: str) -> None:
+    """Writes tables and figures into a page, between its markers; figures become files beside it.
+
+    Args:
+        page: what goes in.
+        results: that it was made from.
+        path: of the page, named after the study. Where there is none, one is begun.
+        title, question: of a page that is begun.
+
+    Raises:
+        ValueError: the page has not each of the two markers once, in order.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else _begun(title, question)
+    first, last = RESULTS
+    if text.count(first) != 1 or text.count(last) != 1 or text.index(first) > text.index(last):
+        raise ValueError(f"{path} must have the lines {first} and {last}, each once")
+    block = "\n\n".join(_block(page, results, path))
+    write_text(path, f"{text.split(first)[0]}{first}\n\n{block}\n\n{last}{text.split(last)[1]}")
+
+
+def _begun(title: str, question: str) -> str:
+    parts = [
+        f"# {title}",
+        f"**Question.** {question}",
+        "## Answer",
+        "\n".join(ANSWER),
+        "## Results",
+        "\n".join(RESULTS),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(page: Page, results: Results, path: Path) -> list[str]:
+    parts = []
     if results.plan["quick"]:
         parts.append("*A quick run: small data and few seeds, to show that it works.*")
-    if page.missing is not None:
-        parts.append(f"*{page.missing}*")
-    elif results.missing:
-        parts.append("*Not run: " + ", ".join(f"`{key}`" for key in results.missing) + ".*")
-    parts += ["## Protocol", *page.protocol]
-    protocol = results.plan["protocol"]
-    changed = CHANGES.get(name)
-    parts.append(
-        "Set down before any test score of a tuned model was looked at:"
-        if changed is None
-        else f"Set down beforehand, then changed. {changed}"
-    )
-    parts.append("\n".join(f"- {key}: {_flat(value)}" for key, value in protocol.items()))
-    parts += ["## Results", *(table.markdown() for table in page.tables)]
+    missing = [f"`{key}`" for key in results.missing] if page.missing is None else page.missing
+    if missing:
+        parts.append("*Not run: " + ", ".join(missing) + ".*")
+    parts += ["### Protocol", "\n".join(f"- {k}: {_flat(v)}" for k, v in results.plan["protocol"].items())]
+    parts += ["### Tables", *(table.markdown() for table in page.tables)]
+    if page.figures:
+        parts.append("### Figures")
     for figure in page.figures:
-        file = f"{name}-{figure.name}.svg"
-        _draw(figure, folder / file, _made_of(results, figure.pieces))
-        parts.append(f"![{figure.caption}]({file})\n\n{figure.caption}")
-    parts += ["## What would change our mind", page.change]
-    parts += ["## Where the figures come from", _origins(results)]
-    path = folder / f"{name}.md"
-    write_text(path, "\n\n".join(parts) + "\n")
-    return path
+        file = f"{path.stem}-{figure.name}.svg" if figure.name else f"{path.stem}.svg"
+        _draw(figure, path.with_name(file), _made_of(results, figure.pieces))
+        parts.append(f"![{Path(file).stem}]({file})\n\n{figure.caption}")
+    return [*parts, "### Where the figures come from", _origins(results)]
 
 
 def _flat(value: Any) -> str:
@@ -152,12 +174,14 @@ def _origins(results: Results) -> str:
         lines = [f"<details><summary>{len(lines)} logs and their hashes</summary>", "", *lines, "", "</details>", ""]
     pieces = results.pieces.values()
     seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
-    spent = f"- {len(results.pieces)} pieces, {hours(pieces):.2f} hours of wall clock in all"
-    lines.append(spent + (", scores taken before apart" if results.earlier else ""))
+    lines.append(f"- pieces of work: {len(results.pieces)}, {hours(pieces):.2f} hours of wall clock in all")
+    if results.earlier:
+        earlier = hours(results.earlier.values())
+        lines.append(f"- pieces done again whose first result is kept: {len(results.earlier)}, {earlier:.2f} hours")
     if seeds:
         lines.append(
-            f"- seeds {seeds[0]} to {seeds[-1]}; each piece's own, with its configuration and the hash of its "
-            f"data, are in `{results.plan['study']}.jsonl`"
+            f"- seeds: {seeds[0]} to {seeds[-1]}; those of a piece, its options and the hash of its data: "
+            f"`{results.plan['study']}.jsonl`"
         )
     versions: dict[str, dict[str, None]] = {}
     for piece in pieces:
@@ -199,10 +223,32 @@ def _draw(figure: Figure, path: Path, description: str) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    metadata = {"Date": None, "Description": description}
-    # No dates and fixed ids: the same JSON gives the same file.
-    with rc_context({"svg.hashsalt": figure.name}):
-        canvas = Canvas(figsize=figure.size, layout="constrained")
+    rows = -(-len(figure.panels) // figure.columns)
+    # No dates and fixed ids: the same results give the same file.
+    with rc_context({"svg.hashsalt": path.stem, **_LIGHT}):
+        canvas = Canvas(figsize=(figure.columns * figure.size[0], rows * figure.size[1]), layout="constrained")
         FigureCanvasSVG(canvas)
-        figure.draw(canvas.subplots())
-        write_atomic(path, lambda p: canvas.savefig(p, format="svg", metadata=metadata))
+        grid = canvas.subplots(rows, figure.columns, squeeze=False).ravel()
+        for axes, panel in zip(grid, figure.panels, strict=False):
+            panel.draw(axes)
+            axes.set_title(panel.title)
+        for axes in grid[len(figure.panels) :]:
+            axes.set_visible(False)
+        metadata = {"Date": None, "Description": description}
+        file = io.StringIO()
+        canvas.savefig(file, format="svg", metadata=metadata)
+    write_text(path, _lighter(file.getvalue()))
+
+
+#: Letters stay text, in a font that need not be there.
+_LIGHT: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": "DejaVu Sans", "font.size": 8}
+
+
+def _lighter(svg: str) -> str:
+    """Without indentation, with places to a hundredth of a point: a third as large, and looks the same."""
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", re.sub(r"\n\s+", "\n", svg))
+
+    def cut(found: re.Match[str]) -> str:
+        return re.sub(r"(\.\d\d)\d+", r"\1", found[0])
+
+    return re.sub(r' (?:d|x|y)="[^"]*"', cut, svg)

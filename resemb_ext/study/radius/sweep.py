@@ -77,35 +77,6 @@ def _train(source: Source, option: str, value: float, epochs: int, seed: int) ->
     return result
 
 
-_OPTIONS = {"residual_l2": "decay", "residual_scale": "start's scale"}
-
-
-def answers(kept: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence a log and option of the residual: the least, the best by validation, and the most of it."""
-    of_log: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
-    for piece in kept:
-        config = piece["config"]
-        of_value = of_log.setdefault((config["log"], config["sweep"]), {})
-        of_value.setdefault(config["value"], []).append(piece["result"])
-
-    def loss(group: list[dict[str, Any]], part: str) -> float:
-        return float(np.mean([r["losses"][part] for r in group]))
-
-    def said(value: float, group: list[dict[str, Any]]) -> str:
-        share = float(np.mean([r["residual_share"] for r in group]))
-        return f"{loss(group, 'test'):.4f} at {value:g} (residual {100 * share:.1f} % of the squared length)"
-
-    found = []
-    for (log, option), values in of_log.items():
-        best = min(values, key=lambda value: loss(values[value], "valid"))
-        chosen = sorted({min(values), best, max(values)})
-        found.append(
-            f"{log}, {_OPTIONS[option]} of the residual: test logloss {', '.join(said(v, values[v]) for v in chosen)}; "
-            f"validation picks {best:g} (exploratory, one rate for all)."
-        )
-    return found
-
-
 def table(kept: Sequence[dict[str, Any]]) -> Table:
     """The table of kept pieces (whole)."""
     cells: dict[tuple[str, str, float], list[dict[str, Any]]] = {}

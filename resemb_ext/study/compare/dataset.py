@@ -16,35 +16,14 @@ from resemb_ext.train import RunConfig
 from resemb_ext.train.prepare import graph_of, train_samples
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a log is split and sampled.
-
-    Attributes:
-        split: "leave-last-out" or "time".
-        max_history: events kept of a history.
-        eval_negatives: per validation and test event.
-        train_rows: size of the fixed sample of training rows; None for all.
-    """
-
-    split: str = "leave-last-out"
-    max_history: int = 50
-    eval_negatives: int = 20
-    train_rows: int | None = None
-
-
-#: Logs that are not split by leave-last-out, by name.
-SETTINGS = {"ml-1m": Setting(split="time", max_history=20, eval_negatives=4, train_rows=200_000)}
-
-
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Dataset:
     """What all rows of one log share.
 
     Attributes:
         source: the log.
         config: options of split, samples and graph.
-        train_rows: see :class:`Setting`.
+        train_rows: size of the fixed sample of training rows; None for all.
     """
 
     source: Source
