@@ -117,9 +117,9 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         A JSON-able dict with keys torch_built_with, torch_needed, torch, python, isa,
-        available_isas, threads, cuda (bool: kernels compiled), cuda_archs, cuda_why_not,
-        cuda_runtime (dict: runtime, driver, devices, error), torch_cuda (torch's CUDA version or
-        None) and sanitize.
+        available_isas, threads, cuda (bool: kernels compiled), cuda_archs, cuda_archs_why,
+        cuda_why_not, cuda_runtime (dict: runtime, driver, devices, error), torch_cuda (torch's CUDA
+        version or None) and sanitize.
     """
     return {
         **_read_build(),

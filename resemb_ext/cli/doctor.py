@@ -51,7 +51,7 @@ def lines(info: dict[str, Any]) -> list[tuple[str, str]]:
     found.append(("CPU path", f"{build['isa']} (available: {', '.join(paths)}; set RESEMB_ISA)"))
     found.append(("threads", str(build["threads"])))
     if build.get("cuda"):
-        found.append(("CUDA kernels", f"built for {build.get('cuda_archs')}"))
+        found.append(("CUDA kernels", f"built for {build.get('cuda_archs')} ({build.get('cuda_archs_why')})"))
     else:
         found.append(("CUDA kernels", f"not built: {build.get('cuda_why_not') or 'unknown'}"))
     found.append(("CUDA device", device(build)))

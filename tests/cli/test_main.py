@@ -113,6 +113,20 @@ def test_doctor_says_why_cuda_is_not_built():
     assert shown["torch"] == "not installed"
 
 
+def test_doctor_tells_the_architectures_and_why():
+    build = {
+        "cuda": True,
+        "cuda_archs": "80+PTX",
+        "cuda_archs_why": "no GPU here",
+        "cuda_runtime": {"driver": 0, "devices": []},
+        "isa": "avx2",
+        "threads": 2,
+        "available_isas": ["baseline", "avx2"],
+    }
+    shown = dict(lines({"versions": {}, "commit": None, "build": build}))
+    assert shown["CUDA kernels"] == "built for 80+PTX (no GPU here)"
+
+
 def test_train_prints_the_table_and_where_results_are(capsys, tmp_path, small_simulation):
     out = tmp_path / "out"
     assert main(["train", *FAST, "--out", str(out)]) == 0

@@ -422,18 +422,3 @@ print("ok")
 def test_faults_are_raised_by_the_next_call(operators: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS, str(operators)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr[-3000:]
-
-
-def test_spills_are_read_from_the_compilers_report() -> None:
-    source = (ROOT / "setup.py").read_text()
-    start, stop = source.index("def spills("), source.index("CUDA_ROOT, CUDA_WHY_NOT")
-    names: dict = {"re": re}
-    exec(source[start:stop], names)
-    report = """\
-ptxas info    : Compiling entry function 'good' for 'sm_90'
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Compiling entry function 'bad' for 'sm_90'
-    8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
-"""
-    (found,) = names["spills"](report)
-    assert found.startswith("bad (sm_90)")
