@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,16 +72,7 @@ class DIEN(CTRModel):
         self.auxiliary = MLP(2 * size, auxiliary_hidden, "sigmoid") if auxiliary_weight else None
         self._pending: Tensor | None = None
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         contrast = self.auxiliary is not None and self.training and torch.is_grad_enabled()
         given = contrast and batch.history_negative is not None
         keys, query, *negatives = self.events(batch, given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,16 +104,7 @@ class DIN(CTRModel):
         self.attention = LocalActivation(self.event_size, attention_hidden, activation)
         self.mlp = MLP(2 * self.event_size + self.profile_size, hidden, activation, dropout)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         keys, query = self.events(batch)
         histories = Histories.of(batch, self.padding_idx)
         keys = histories.keep(keys)

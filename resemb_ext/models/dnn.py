@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +47,6 @@ class DNN(CTRModel):
         self.pooling = pooling
         self.mlp = MLP(2 * self.event_size + self.profile_size, hidden, activation, dropout)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         features = self.pooled_events(batch, self.pooling) + self.profile(batch)
         return self.mlp(torch.cat(features, dim=1))

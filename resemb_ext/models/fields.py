@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,21 @@ class CTRModel(nn.Module):
             self.profile_size += embedding_size("user_embedding", user_embedding)
         for column, module in enumerate(self.context_embeddings):
             self.profile_size += embedding_size(f"context_embeddings[{column}]", module)
+
+    def forward(self, batch: Any) -> Tensor:
+        """Scores a batch.
+
+        Args:
+            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
+
+        Returns:
+            logits [B].
+        """
+        return self.logits(TorchBatch.of(batch))
+
+    def logits(self, batch: TorchBatch) -> Tensor:
+        """Logits [B] of a batch: what a subclass defines."""
+        raise NotImplementedError
 
     @property
     def padding_idx(self) -> int | None:

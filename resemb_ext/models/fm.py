@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,16 +35,7 @@ class FM(FieldModel):
         super().__init__(item_embedding, category_embedding, user_embedding, context_embeddings, dense)
         self.first_order = FirstOrder(self)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         return self.first_order(self, batch) + pair_sum(self.field_vectors(batch))
 
 
@@ -78,16 +68,7 @@ class DeepFM(FieldModel):
         self.first_order = FirstOrder(self)
         self.mlp = MLP(self.fields * self.dim, hidden, activation, dropout)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         vectors = self.field_vectors(batch)
         linear = self.first_order(self, batch)
         return linear + pair_sum(vectors) + self.mlp(vectors.flatten(1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,16 +68,8 @@ class PNN(FieldModel):
         size = self.dim**2 if product == "outer" else pairs
         self.mlp = MLP(self.fields * self.dim + size, hidden, activation, dropout)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        vectors = self.field_vectors(TorchBatch.of(batch))
+    def logits(self, batch: TorchBatch) -> Tensor:
+        vectors = self.field_vectors(batch)
         return self.mlp(torch.cat([vectors.flatten(1), self.products(vectors)], dim=1))
 
     def products(self, vectors: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,15 +44,6 @@ class WideDeep(CTRModel):
         self.wide = FirstOrder(self)
         self.mlp = MLP(2 * self.event_size + self.profile_size, hidden, activation, dropout)
 
-    def forward(self, batch: Any) -> Tensor:
-        """Scores a batch.
-
-        Args:
-            batch: a ``TorchBatch``, or an ``rx.data.Batch`` of NumPy arrays.
-
-        Returns:
-            logits [B].
-        """
-        batch = TorchBatch.of(batch)
+    def logits(self, batch: TorchBatch) -> Tensor:
         features = torch.cat(self.pooled_events(batch) + self.profile(batch), dim=1)
         return self.wide(self, batch) + self.mlp(features)
