@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES as ALL
-from tests.docs.pages import prose
+from tests.docs.pages import PAGES, prose
 
-#: docs/results.md is made with the studies, whose tests look after it.
-PAGES = [page for page in ALL if page.stem != "results"]
 LONGEST = 30  # words of a sentence
 #: Words that this project replaced by the field's terms.
 REPLACED = {"twin": "reference", "peer": "baseline", "peers": "baselines"}
