@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,10 @@ def draw(out: Path, cpu: Path = CPU, study: Path = STUDY) -> None:
         plt.close(figure)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.picture", description=__doc__)
     parser.add_argument("--out", type=Path, default=PICTURE, help="SVG file (default: docs/picture.svg)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     draw(args.out)
     print(args.out)
 

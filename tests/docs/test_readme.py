@@ -97,8 +97,8 @@ def test_item2vec_is_level_on_one_log_and_close_on_the_other() -> None:
     assert toys and f"{toys['gauc']['value']:.3f}" == "0.007"
 
 
-def test_picture_is_that_of_the_committed_results(tmp_path: Path) -> None:
+def test_command_draws_the_committed_picture(tmp_path: Path) -> None:
     drawn = tmp_path / "picture.svg"
-    picture.draw(drawn)
+    picture.main(["--out", str(drawn)])
     for file in (drawn, picture.PICTURE):
         assert picture.digest() in file.read_text(encoding="utf-8")
