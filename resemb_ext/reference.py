@@ -1,4 +1,4 @@
-"""The twin: ``resemb_ext.functional`` in plain PyTorch, for tests and for reading.
+"""The reference: ``resemb_ext.functional`` in plain PyTorch, for tests and for reading.
 
 Differentiable to any order, on any device, in the tables' accumulator type; memory grows with
 positions x neighbours x D, which is what the operators avoid.

@@ -15,7 +15,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "selftest",
         help="run the operators' property tests against the installed package",
-        description=("Compares the operators with their plain-PyTorch twin on random problems. Needs\nhypothesis."),
+        description=(
+            "Compares the operators with their plain-PyTorch reference on random problems. Needs\nhypothesis."
+        ),
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -11,7 +11,7 @@ from .idmap import IdMap
 _ROUNDS = 24
 
 
-def negative_law(item_counts: np.ndarray, power: float) -> np.ndarray:
+def negative_distribution(item_counts: np.ndarray, power: float) -> np.ndarray:
     """float64 [H]: probability of each item as a negative, proportional to ``count ** power``.
 
     Items without events have probability 0, whatever the power.
@@ -24,9 +24,9 @@ def negative_law(item_counts: np.ndarray, power: float) -> np.ndarray:
     seen = item_counts > 0
     if not seen.any():
         raise ValueError("no item has a training event, so no negatives can be drawn")
-    law = np.zeros(len(item_counts), dtype=np.float64)
-    law[seen] = item_counts[seen].astype(np.float64) ** power
-    return law / law.sum()
+    distribution = np.zeros(len(item_counts), dtype=np.float64)
+    distribution[seen] = item_counts[seen].astype(np.float64) ** power
+    return distribution / distribution.sum()
 
 
 def known_keys(user: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
@@ -43,13 +43,13 @@ def _contains(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 def draw_negatives(
-    users: np.ndarray, law: np.ndarray, known: np.ndarray, rng: np.random.Generator, raw_ids: IdMap
+    users: np.ndarray, distribution: np.ndarray, known: np.ndarray, rng: np.random.Generator, raw_ids: IdMap
 ) -> np.ndarray:
-    """One negative per entry of ``users``, independently: the law restricted to unknown items.
+    """One negative per entry of ``users``, independently: the distribution restricted to unknown items.
 
     Args:
         users: int64 [n].
-        law: float64 [H], see ``negative_law``.
+        distribution: float64 [H], see ``negative_distribution``.
         known: sorted keys of what each user knows, see ``known_keys``.
         rng: source of randomness; the result is a function of its state and the arguments.
         raw_ids: of the users, for messages.
@@ -57,9 +57,9 @@ def draw_negatives(
     Raises:
         ValueError: a user knows every item that could be drawn.
     """
-    num_items = np.int64(len(law))
-    support = np.flatnonzero(law)
-    cdf = np.cumsum(law[support])
+    num_items = np.int64(len(distribution))
+    support = np.flatnonzero(distribution)
+    cdf = np.cumsum(distribution[support])
     cdf /= cdf[-1]
     drawn = np.empty(len(users), dtype=np.int64)
     pending = np.arange(len(users))
@@ -72,7 +72,7 @@ def draw_negatives(
     for user in np.unique(users[pending]):
         rows = pending[users[pending] == user]
         low, high = np.searchsorted(known, [user * num_items, (user + 1) * num_items])
-        rest = law.copy()
+        rest = distribution.copy()
         rest[known[low:high] - user * num_items] = 0
         total = rest.sum()
         if not total:
@@ -80,5 +80,5 @@ def draw_negatives(
                 f"user {raw_ids.decode([user])[0]} knows every item with training events, so no "
                 "negative can be drawn; the log has too few items for sampled negatives"
             )
-        drawn[rows] = rng.choice(len(law), size=len(rows), p=rest / total)
+        drawn[rows] = rng.choice(len(distribution), size=len(rows), p=rest / total)
     return drawn

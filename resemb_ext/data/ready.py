@@ -160,7 +160,7 @@ def read_ready_made(
             item_category=table,
             negatives=0,
             power=0.0,
-            negative_law=None,
+            negative_distribution=None,
             split_hash=digest.hexdigest(),
         )
         for name, (user_of, target, labels, begin, end) in ((n, rows[n]) for n in PARTS)

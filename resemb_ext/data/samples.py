@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .log import Log
-from .negatives import draw_negatives, known_keys, negative_law
+from .negatives import draw_negatives, known_keys, negative_distribution
 from .splits import Split
 
 # Separate random streams of one seed.
@@ -58,8 +58,8 @@ class Samples:
         max_history: events kept of a history.
         item_category: int64 [H] or None.
         negatives: negatives per positive; 0 where labels come from the log.
-        power: exponent of popularity in the negative law.
-        negative_law: float64 [H], the probabilities that negatives were drawn by before the
+        power: exponent of popularity in the distribution of negatives.
+        negative_distribution: float64 [H], the probabilities that negatives were drawn by before the
             user's known items were left out; None where labels come from the log.
         split_hash: hash of the split that the rows were made from.
     """
@@ -77,7 +77,7 @@ class Samples:
     item_category: np.ndarray | None
     negatives: int
     power: float
-    negative_law: np.ndarray | None
+    negative_distribution: np.ndarray | None
     split_hash: str
 
     def __len__(self) -> int:
@@ -241,16 +241,16 @@ def _make(
     user = log.user[events]
     start, end = _histories(log, events, max_history)
     if log.label is not None:
-        target, label, law, negatives = log.item[events], log.label[events], None, 0
+        target, label, distribution, negatives = log.item[events], log.label[events], None, 0
     else:
         per_event = 1 + negatives
-        law = negative_law(split.item_counts, power)
+        distribution = negative_distribution(split.item_counts, power)
         known_user, known_item = (log.user, log.item) if known is None else (log.user[known], log.item[known])
         keys = known_keys(known_user, known_item, log.num_items)
         rng = np.random.default_rng([_STREAM[which], seed])
         grid = np.empty((len(events), per_event), dtype=np.int64)
         grid[:, 0] = log.item[events]
-        grid[:, 1:] = draw_negatives(np.repeat(user, negatives), law, keys, rng, log.users).reshape(
+        grid[:, 1:] = draw_negatives(np.repeat(user, negatives), distribution, keys, rng, log.users).reshape(
             len(events), negatives
         )
         target = grid.reshape(-1)
@@ -272,7 +272,7 @@ def _make(
         item_category=log.item_category,
         negatives=negatives,
         power=power,
-        negative_law=law,
+        negative_distribution=distribution,
         split_hash=split.hash,
     )
 

@@ -2,7 +2,7 @@
 
 A user's latent interest is one of ``domains``. After every event it stays with probability
 ``stay`` and otherwise jumps to another domain, each equally likely. The next item comes from the
-current domain, by a Zipf law among the domain's items that the user has not met yet. So the domain
+current domain, by a Zipf distribution among the domain's items that the user has not met yet. So the domain
 of an item is the domain of the user's interest when she met it, and
 
     p(next = c | history) = T[domain of the last item, domain of c] * w_c / (1 - met mass there)
@@ -48,9 +48,9 @@ class SimulationTruth:
     log: Log = field(repr=False)
 
     def _next_item(self, users: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The law of the next item and a mask of the items met, both [n, H].
+        """The distribution of the next item and a mask of the items met, both [n, H].
 
-        Row i is the law of the item that user ``users[i]`` meets after her events before position
+        Row i is the distribution of the item that user ``users[i]`` meets after her events before position
         ``ends[i]`` of the log. Dense: pass a few hundred rows at a time.
         """
         begins = self.log.user_start[users]
@@ -71,16 +71,16 @@ class SimulationTruth:
             some = np.flatnonzero(lengths)
             jump[some] = (1 - self.stay) / (groups - 1)
             jump[some, group[self.log.item[ends[some] - 1]]] = self.stay
-        law = (jump / left)[:, group] * self.weight
-        law[met] = 0
-        return law, met
+        p = (jump / left)[:, group] * self.weight
+        p[met] = 0
+        return p, met
 
     def bayes_scores(self, samples: Samples) -> np.ndarray:
         """The exact log likelihood ratio of every row: no scorer has a higher expected AUC.
 
         For a row with history h and candidate c it is log p(c | h, positive) - log p(c | h,
-        negative) under the known parameters. A negative is drawn by the law q of
-        ``samples.negative_law`` among the items outside the history h and the positive t, and t is
+        negative) under the known parameters. A negative is drawn by the distribution q of
+        ``samples.negative_distribution`` among the items outside the history h and the positive t, and t is
         unknown, so with Z = 1 - q(h):
 
             p(c | h, negative) = q_c * sum over t != c of p(t | h) / (Z - q_t)
@@ -100,11 +100,11 @@ class SimulationTruth:
             ValueError: samples of another log, or training samples, whose negatives may be items
                 that the user meets later.
         """
-        if samples.which == "train" or samples.negative_law is None:
+        if samples.which == "train" or samples.negative_distribution is None:
             raise ValueError("samples must be evaluation samples with drawn negatives")
         if not np.array_equal(samples.history_items, self.log.item):
             raise ValueError("samples must come from the simulated log itself")
-        q = samples.negative_law
+        q = samples.negative_distribution
         key = samples.user * np.int64(len(self.log) + 1) + samples.end
         _, first, context = np.unique(key, return_index=True, return_inverse=True)
         order = np.argsort(context, kind="stable")
@@ -115,15 +115,15 @@ class SimulationTruth:
             high = min(low + step, len(first))
             rows = order[bounds[low] : bounds[high]]
             heads = first[low:high]
-            law, met = self._next_item(samples.user[heads], samples.end[heads])
+            p, met = self._next_item(samples.user[heads], samples.end[heads])
             rest = 1 - np.where(met, q, 0).sum(axis=1)
-            over = np.divide(law, rest[:, None] - q, out=np.zeros_like(law), where=law > 0)
+            over = np.divide(p, rest[:, None] - q, out=np.zeros_like(p), where=p > 0)
             total = over.sum(axis=1)
             at, candidate = context[rows] - low, samples.target[rows]
             with np.errstate(divide="ignore"):
                 others = np.maximum(total[at] - over[at, candidate], 0)
                 negative = np.log(q[candidate]) + np.log(others)
-                scores[rows] = np.log(law[at, candidate]) - negative
+                scores[rows] = np.log(p[at, candidate]) - negative
         return scores
 
 
@@ -150,7 +150,7 @@ def simulate(
         seed: everything is a function of the arguments.
 
     The defaults give about 17 training events an item: a plain embedding learns but is short of
-    data. The Zipf exponent is small so that popularity alone, which the popularity ** 0.75 law of
+    data. The Zipf exponent is small so that popularity alone, which the popularity ** 0.75 of
     negatives leaves visible, tells little: what the null log can teach is close to nothing.
 
     Returns:
@@ -235,7 +235,7 @@ def _items_in_turn(
 ) -> np.ndarray:
     """Item of each event: drawn by weight in its interest's group, among items not yet met.
 
-    Successive draws without replacement have the law of an exponential race: give each item the
+    Successive draws without replacement are distributed as in an exponential race: give each item the
     arrival time Exp(1) / weight and take them in order of arrival. One race per (user, group).
     """
     members = np.argsort(group[1:-1], kind="stable") + 1

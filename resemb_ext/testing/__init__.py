@@ -1,4 +1,4 @@
-"""For tests and benchmarks: problems, checks against the twin, hypothesis strategies, the selftest.
+"""For tests and benchmarks: problems, checks against the reference, hypothesis strategies, the selftest.
 
 ``problems`` and ``checks`` need torch alone; ``strategies`` and ``selftest`` need hypothesis
 (pip install "resemb_ext[test]").

@@ -1,4 +1,4 @@
-"""Problems of the attention link, and their check against the twin in float64."""
+"""Problems of the attention link, and their check against the reference in float64."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def solve_attention(problem: AttentionProblem, functions, upstream: Tensor, dtyp
 
 
 def check_attention(problem: AttentionProblem, seed: int = 0, **options) -> None:
-    """Output and gradients against the twin in float64.
+    """Output and gradients against the reference in float64.
 
     A gradient's terms may cancel (those of a row's scores sum to 0), so its error is measured by the
     largest upstream gradient, value and count of terms at work.

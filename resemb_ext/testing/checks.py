@@ -1,4 +1,4 @@
-"""Checks of the operators against the twin in float64."""
+"""Checks of the operators against the reference in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .problems import Problem
 # rounding that its dtype allows, with room for a few hundred terms. One table for every test.
 TOLERANCE = {torch.float64: 2e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
-# Largest error of one of the twin's additions, likewise.
+# Largest error of one of the reference's additions, likewise.
 _TWIN_ROUNDING = torch.finfo(torch.float64).eps / 2
 
 _LEAVES = ("central", "residual", "weights", "per_sample_weights")
@@ -57,7 +57,7 @@ def _mean_weights_bound(scale: Problem, upstream: Tensor) -> Tensor:
 
 
 def _term_counts(exact: Problem, upstream: Tensor) -> dict[str, Tensor]:
-    """How many terms each element of the results is a sum of: the twin's own results on ones."""
+    """How many terms each element of the results is a sum of: the reference's own results on ones."""
     tensors = {n: getattr(exact, n) for n in _LEAVES}
     ones = {n: torch.ones_like(t, requires_grad=True) for n, t in tensors.items() if t is not None}
     summed = dataclasses.replace(exact.with_tensors(**ones), mode="sum")  # a mean would divide
@@ -78,9 +78,9 @@ def _check_rows_ascend(gradient: Tensor, name: str) -> None:
 def check_problem(
     problem: Problem, *, sparse: bool = False, out_dtype: torch.dtype | None = None, seed: int = 0
 ) -> None:
-    """Output and every gradient against the twin in float64.
+    """Output and every gradient against the reference in float64.
 
-    The twin adds its terms one by one: n of them, where they are alike, cost it up to n roundings.
+    The reference adds its terms one by one: n of them, where they are alike, cost it up to n roundings.
     Beside the tolerance of float64 tables that counts, so there it is allowed on top.
 
     Raises:

@@ -334,7 +334,7 @@ def train_arm(
 def _bayes(prepared: Prepared) -> dict[str, Any] | None:
     """AUC and gAUC of the best possible scorer on the same candidates, for a simulated log.
 
-    ``exact`` says whether the negatives' law is modelled exactly (see ``bayes_scores``).
+    ``exact`` says whether the negatives' distribution is modelled exactly (see ``bayes_scores``).
     """
     if prepared.truth is None:
         return None

@@ -244,7 +244,7 @@ class _Search:
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        laws = {
+        distributions = {
             name: optuna.distributions.FloatDistribution(low, high, log=True) for name, (low, high) in space.items()
         }
         states = optuna.trial.TrialState
@@ -257,11 +257,11 @@ class _Search:
                 optuna.trial.create_trial(
                     state=states.FAIL if diverged else states.COMPLETE,
                     params=trial["params"],
-                    distributions=laws,
+                    distributions=distributions,
                     value=trial["value"],
                 )
             )
-        return dict(study.ask(laws).params)
+        return dict(study.ask(distributions).params)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         best: dict[str, Any] = {}

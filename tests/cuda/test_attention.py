@@ -1,4 +1,4 @@
-"""The attention link on a device: parity with the twin, bits, the CPU's dropout, modules."""
+"""The attention link on a device: parity with the reference, bits, the CPU's dropout, modules."""
 
 from __future__ import annotations
 

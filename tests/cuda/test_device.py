@@ -1,4 +1,4 @@
-"""The CUDA operators on a device: parity with the twin, bits, no waiting, capture, compile, faults."""
+"""The CUDA operators on a device: parity with the reference, bits, no waiting, capture, compile, faults."""
 
 from __future__ import annotations
 

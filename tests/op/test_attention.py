@@ -1,4 +1,4 @@
-"""The attention link: the operators against the twin in float64 and against numbers made by hand."""
+"""The attention link: the operators against the reference in float64 and against numbers made by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ A_SRC, A_DST, B = torch.tensor([-2.0, 1.0]), torch.tensor([1.0, 1.0]), torch.ten
 ARGS = (CENTRAL, RESIDUAL, INDPTR, NEIGHBORS, LOG_WEIGHTS, A_SRC, A_DST, B)
 
 
-@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "twin"])
+@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "reference"])
 def test_by_hand(functions) -> None:
     # Item 1: own score -2; with 1: -2 + 1 = -1, LeakyReLU -0.2, + 2 log 1; with 2: -2 + 2 = 0, + 2 log 3.
     first, second = math.exp(-0.2), 9.0
@@ -132,7 +132,7 @@ def small(**case) -> Problem:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("which", ["dense", "sparse", "twin"])
+@pytest.mark.parametrize("which", ["dense", "sparse", "reference"])
 def test_gradcheck(case: dict, which: str) -> None:
     problem = small(**case)
     _, leaves = problem.leaves()
@@ -141,7 +141,7 @@ def test_gradcheck(case: dict, which: str) -> None:
         if which == "sparse":
             tensors = tuple(_Densify.apply(t) for t in tensors)
         own = dataclasses.replace(problem, **dict(zip(leaves, tensors, strict=True)))
-        if which == "twin":
+        if which == "reference":
             return own.call(reference)
         return own.call(functional, sparse=which == "sparse")
 

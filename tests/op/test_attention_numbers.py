@@ -1,4 +1,4 @@
-"""The attention link where its arithmetic is put to the test: against the twin in float64."""
+"""The attention link where its arithmetic is put to the test: against the reference in float64."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ ARGS = (CENTRAL, RESIDUAL, INDPTR, NEIGHBORS, WEIGHTS)
 TABLE = torch.tensor([[0.0, 0.0], [4.1, 5.2], [2.0, 4.0], [-1.0, 1.0]])
 
 
-@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "twin"])
+@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "reference"])
 def test_lookup(functions) -> None:
     ids = torch.tensor([[1, 0], [2, 3]])
     out = functions.res_embedding(ids, *ARGS, padding_idx=0)
     torch.testing.assert_close(out, TABLE[ids])
 
 
-@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "twin"])
+@pytest.mark.parametrize("functions", [functional, reference], ids=["operator", "reference"])
 def test_bag(functions) -> None:
     ids, offsets = torch.tensor([1, 0, 2, 0, 3]), torch.tensor([0, 3, 3, 4])
     bags = functions.res_embedding_bag(ids, offsets, *ARGS, mode="mean", padding_idx=0)

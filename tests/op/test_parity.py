@@ -1,4 +1,4 @@
-"""Operators against the twin in float64: hypothesis over shapes and dtypes, and chosen corners."""
+"""Operators against the reference in float64: hypothesis over shapes and dtypes, and chosen corners."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_finds_one_wrong_element(monkeypatch: pytest.MonkeyPatch, name: str, dty
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", RESULTS)
 def test_finds_one_wrong_element_among_long_sums(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The allowance for the twin's own rounding stays far below an error that matters."""
+    """The allowance for the reference's own rounding stays far below an error that matters."""
     problem = make_problem(
         num_items=30,
         dim=3,

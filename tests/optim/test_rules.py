@@ -30,7 +30,7 @@ def sparse_gradient(rows: np.ndarray, dim: int, num_rows: int, rng: np.random.Ge
     return torch.sparse_coo_tensor(torch.from_numpy(rows)[None], values, (num_rows, dim), check_invariants=True)
 
 
-class Twin:
+class Reference:
     """The rules in float64, a row at a time, written from their formulas."""
 
     def __init__(self, kind: str, table: Tensor, options: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def test_formulas(isa: str, kind: str, data: st.DataObject) -> None:
     start = torch.from_numpy(rng.standard_normal((num_rows, dim))).to(dtype)
     table = torch.nn.Parameter(start.clone())
     optimizer = build([table], **options)
-    twin = Twin(kind, start, options)
+    twin = Reference(kind, start, options)
     for _ in range(data.draw(st.integers(1, 4), label="steps")):
         count = data.draw(st.integers(0, 2 * num_rows), label="touched")
         gradient = sparse_gradient(rng.integers(0, num_rows, count), dim, num_rows, rng).to(dtype)
