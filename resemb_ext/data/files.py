@@ -21,7 +21,7 @@ from .columns import GUESSES, looks_like_data, printable
 
 _PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl")
-_COMPRESSED = (".gz", ".bz2", ".zst")
+COMPRESSED = (".gz", ".bz2", ".zst")
 _MOVIELENS = ("user_id", "item_id", "rating", "timestamp")
 # What a line's values are parted by, and whether quotes group them.
 _TEXT = {".csv": (",", True), ".tsv": ("\t", True), ".inter": ("\t", False), ".dat": (":", False)}
@@ -57,7 +57,7 @@ class Source:
 def kind_of(path: Path) -> str:
     """The suffix that says how to read the file, less that of a compression; "" for unknown."""
     suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ""
     return kind if kind in (*_PARQUET, *JSON, *_TEXT) else ""
@@ -65,7 +65,7 @@ def kind_of(path: Path) -> str:
 
 def name_of(path: Path) -> str:
     """The file's name without its suffix, and that of a compression."""
-    return Path(path.stem).stem if path.suffix.lower() in _COMPRESSED else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 def open_source(path: Path, header: Sequence[str] | None = None) -> Source:
