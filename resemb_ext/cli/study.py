@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   resemb study compare --data amazon-beauty.parquet --data amazon-toys.parquet --out study --jobs 2
   resemb study compare --data amazon-beauty.parquet --out study --only 'tune-*-dnn-*'
   resemb study compare --data ml-1m.parquet --setting ml-1m=time-sample --out study
+  resemb study untuned --data ml-1m.parquet --setting ml-1m=dense --out study
   resemb study report --out benchmarks/results/study --into docs/study
 
 A study that was stopped goes on where it stood when the same command is given again.
@@ -47,7 +48,8 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="LOG=NAME",
-        help="how the log of that file name is set up, may be given more than once ("
+        help="how the log of that file name is set up, may be given more than once; with all, for the studies that "
+        "know the name ("
         + "; ".join(f"{name}: {', '.join(study.settings)}" for name, study in STUDIES.items() if study.settings)
         + "; default: the first)",
     )
@@ -90,13 +92,18 @@ def run(args: argparse.Namespace) -> int:
     if args.only is not None and args.study == "all":
         raise ValueError("--only: names pieces of one study; name the study instead of all")
     settings = _settings(args.setting)
+    if args.study == "all":
+        for log, setting in settings.items():
+            if all(setting not in study.settings for study in STUDIES.values()):
+                raise ValueError(f"--setting: no study knows {setting!r}, given for {log}")
     torch.set_num_threads(args.threads)
     for name in STUDIES if args.study == "all" else (args.study,):
+        known = STUDIES[name].settings
         page = run_study(
             name,
             args.out,
             data=args.data,
-            settings=settings if args.study == name or STUDIES[name].settings else {},
+            settings={log: s for log, s in settings.items() if args.study == name or s in known},
             quick=args.quick,
             jobs=args.jobs,
             only=args.only,

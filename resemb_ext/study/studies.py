@@ -22,6 +22,9 @@ from resemb_ext.study.harness.results import Results, has_results, load_results
 from resemb_ext.study.radius import experiment as radius
 from resemb_ext.study.radius import page as radius_page
 from resemb_ext.study.radius import protocol as radius_protocol
+from resemb_ext.study.untuned import experiment as untuned
+from resemb_ext.study.untuned import page as untuned_page
+from resemb_ext.study.untuned import protocol as untuned_protocol
 
 REPORT = "report"
 
@@ -76,6 +79,14 @@ STUDIES: dict[str, Study] = {
         bound.pieces,
         bound_page.page,
         bound_protocol.PROTOCOL,
+    ),
+    "untuned": Study(
+        "Untuned: both embeddings at one set of options",
+        "What does Res-embedding give in place of a plain embedding on a real log, when nothing is tuned?",
+        untuned.pieces,
+        untuned_page.page,
+        untuned_protocol.PROTOCOL,
+        tuple(untuned_protocol.SETTINGS),
     ),
 }
 

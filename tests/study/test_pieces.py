@@ -71,6 +71,8 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             ["study", "compare", *out, "--setting", "a=time-sample"],
             "no log is named a; found simulated, simulated-null",
         ),
+        (["study", "untuned", *out, "--setting", "a=other"], "'other' of a; study untuned knows leave-last-out, dense"),
+        (["study", "all", *out, "--setting", "a=other"], "no study knows 'other', given for a"),
         (["study", "compare", *out, "--setting", "time-sample"], "must be LOG=NAME, found 'time-sample'"),
         (["study", "compare", *out, "--setting", "a=b", "--setting", "a=c"], "a is given more than once"),
     ):

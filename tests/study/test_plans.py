@@ -52,6 +52,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
         ("bound", "Terms on simulated logs"),
         ("delay", "Behaviour models on logs"),
         ("radius", "Loss at gamma minus loss at gamma 1"),
+        ("untuned", "Test, res minus plain"),
     ],
 )
 def test_a_quick_study_by_the_command_line(

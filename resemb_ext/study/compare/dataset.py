@@ -13,7 +13,7 @@ from resemb_ext.study.harness.pieces import Source
 from resemb_ext.study.methods.heldout import some_events
 from resemb_ext.study.methods.item2vec import item_vectors
 from resemb_ext.train import RunConfig
-from resemb_ext.train.prepare import graph_of, train_samples
+from resemb_ext.train.prepare import evaluation_samples, graph_of, train_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +46,11 @@ class Dataset:
 
     @cached_property
     def valid(self) -> data.Samples:
-        return self._evaluation("valid")
+        return evaluation_samples(self.config, self.split, "valid")
 
     @cached_property
     def test(self) -> data.Samples:
-        return self._evaluation("test")
-
-    def _evaluation(self, which: str) -> data.Samples:
-        return data.make_eval_samples(
-            self.split,
-            which,
-            max_history=self.config.max_history,
-            negatives=self.config.eval_negatives,
-            power=self.config.negative_power,
-            seed=self.config.eval_seed,
-        )
+        return evaluation_samples(self.config, self.split, "test")
 
     def train(self, seed: int) -> data.Samples:
         """Training rows of a seed: all, or those of the same sample of events for every seed."""
