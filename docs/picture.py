@@ -20,8 +20,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from resemb_ext.study.compare.rows import Group, Row
-from resemb_ext.study.compare.view import minus_plain, seen_rows
+from resemb_ext.study.compare.variants import Group, Variant
+from resemb_ext.study.compare.view import minus_plain, seen_variants
 from resemb_ext.study.harness.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,12 +77,12 @@ def gains(folder: Path) -> list[dict[str, Any]]:
         Dicts with ``group`` (log, model, features) and ``points``: (table, value, low, high), 95 % interval.
     """
     results = load_results(folder, "compare")
-    groups = dict.fromkeys(seen.row.group for seen in seen_rows(results))
+    groups = dict.fromkeys(seen.row.group for seen in seen_variants(results))
     found = []
     for group in groups:
         points = []
         for table in TABLES:
-            entry = minus_plain(results, Row(group, table))
+            entry = minus_plain(results, Variant(group, table))
             if entry is not None:
                 points.append((table, *(entry["gauc"][key] for key in ("value", "low", "high"))))
         if points:

@@ -111,14 +111,14 @@ def run_study(
     """Runs a study, or goes on with it, and writes its report.
 
     Args:
-        name: one of :data:`STUDIES`.
+        name: one of ``STUDIES``.
         out: folder; the results become ``out/NAME.jsonl``.
         data: log files; none: simulated logs.
         settings: how a log is set up, by the name of its file without its ending: one of the study's settings.
         quick: small data and few seeds.
         jobs, only: processes, and which pieces, as in
-            :func:`~resemb_ext.study.harness.pieces.run_pieces`.
-        progress: as in :func:`~resemb_ext.study.harness.pieces.run_pieces`.
+            ``resemb_ext.study.harness.pieces.run_pieces``.
+        progress: as in ``resemb_ext.study.harness.pieces.run_pieces``.
 
     Returns:
         the path of its page.
@@ -167,10 +167,10 @@ def tables_text(out: Path | str, name: str) -> str:
 def write_report(out: Path | str, *, into: Path | str | None = None, names: Sequence[str] | None = None) -> list[Path]:
     """Writes tables and figures into the studies' pages, from the results under ``out`` alone.
 
-    What people wrote on a page stays; see :func:`~resemb_ext.study.harness.report.write_page`.
+    What people wrote on a page stays; see ``resemb_ext.study.harness.report.write_page``.
 
     Args:
-        out: folder of :func:`run_study`.
+        out: folder of ``run_study``.
         into: where the pages are; default ``out/report``.
         names: studies; default all that ``out`` holds.
 

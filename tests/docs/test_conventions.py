@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path.relative_to(ROOT) for path in (ROOT / "resemb_ext").rglob("*.py") if "study" not in path.parts)
+SOURCES = sorted(path.relative_to(ROOT) for path in (ROOT / "resemb_ext").rglob("*.py"))
 SINGLE = re.compile(r"(?<![`\w])`[^`]+`(?!`)|:[a-z]+:`")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from docs import picture
-from resemb_ext.study.compare.rows import Group, Row
+from resemb_ext.study.compare.variants import Group, Variant
 from resemb_ext.study.compare.view import contrast, minus_plain
 from resemb_ext.study.harness.results import load_results
 from tests.docs.pages import ROOT, blocks
@@ -84,7 +84,7 @@ def test_cells_where_a_plain_table_is_quicker() -> None:
 def test_gains_in_gauc() -> None:
     results = load_results(picture.STUDY, "compare")
     logs = ("amazon-beauty", "amazon-toys")
-    found = [minus_plain(results, Row(Group(log, "dnn", True), "res")) for log in logs]
+    found = [minus_plain(results, Variant(Group(log, "dnn", True), "res")) for log in logs]
     gains = " and ".join(f"{entry['gauc']['value']:+.4f}" for entry in found if entry)
     assert ROWS["gAUC over a tuned plain embedding, DNN with category"] == f"{gains} | {' and '.join(logs)}"
 
@@ -92,7 +92,7 @@ def test_gains_in_gauc() -> None:
 def test_item2vec_is_level_on_one_log_and_close_on_the_other() -> None:
     results = load_results(picture.STUDY, "compare")
     groups = [Group(log, "dnn", False) for log in ("amazon-beauty", "amazon-toys")]
-    beauty, toys = (contrast(results, Row(group, "res"), Row(group, "item2vec")) for group in groups)
+    beauty, toys = (contrast(results, Variant(group, "res"), Variant(group, "item2vec")) for group in groups)
     assert beauty and beauty["gauc"]["low"] < 0 < beauty["gauc"]["high"]
     assert toys and f"{toys['gauc']['value']:.3f}" == "0.007"
 

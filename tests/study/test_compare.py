@@ -13,7 +13,7 @@ from resemb_ext.study import studies
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import work as compare_work
 from resemb_ext.study.compare.protocol import PROTOCOL, SETTINGS, Setting
-from resemb_ext.study.compare.rows import Group, Row
+from resemb_ext.study.compare.variants import Group, Variant
 from resemb_ext.study.harness.draft import Draft
 from resemb_ext.study.harness.pieces import Piece, Source, run_pieces, simulated_source
 from resemb_ext.study.harness.results import load_results
@@ -83,8 +83,8 @@ def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(data, "make_eval_samples", watched)
     source = simulated_source("tiny", users=100, items=100, domains=4)
     scale = compare_work.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
-    row = Row(Group("tiny", "dnn", False), "res")
-    plan = compare.pieces_of_row(row, compare.dataset_of(source, Setting()), scale)
+    variant = Variant(Group("tiny", "dnn", False), "res")
+    plan = compare.pieces_of_variant(variant, compare.dataset_of(source, Setting()), scale)
     run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
     assert asked == ["valid"]
     run_pieces("s", plan, tmp_path, protocol={}, quick=True, progress=False)
@@ -96,8 +96,8 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
 ) -> None:
     source = simulated_source("tiny", users=100, items=100, domains=4)
     scale = compare_work.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
-    row = Row(Group("tiny", "dnn", False), "plain")
-    plan = compare.pieces_of_row(row, compare.dataset_of(source, Setting()), scale)[:1]
+    variant = Variant(Group("tiny", "dnn", False), "plain")
+    plan = compare.pieces_of_variant(variant, compare.dataset_of(source, Setting()), scale)[:1]
     options = {"protocol": {}, "quick": True, "progress": False}
     trained, train = [], compare_work.fit
 
@@ -110,7 +110,7 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     monkeypatch.setattr(compare_work, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
         run_pieces("s", plan, tmp_path, **options)
-    draft = tmp_path / "s" / f"trials-{row.key}.draft.json"
+    draft = tmp_path / "s" / f"trials-{variant.key}.draft.json"
     assert len(json.loads(draft.read_text())["steps"]) == 3
     monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
     run_pieces("s", plan, tmp_path, **options)
@@ -119,7 +119,7 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     first, whole = (
         [
             {k: v for k, v in trial.items() if k != "seconds"}
-            for trial in load_results(folder, "s").pieces[f"tune-{row.key}"]["result"]["trials"]
+            for trial in load_results(folder, "s").pieces[f"tune-{variant.key}"]["result"]["trials"]
         ]
         for folder in (tmp_path, tmp_path / "whole")
     )
@@ -143,9 +143,9 @@ def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     source = _with_category()
     scale = compare_work.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
     dataset = compare.dataset_of(source, Setting(eval_negatives=5))
-    rows = [Row(Group("cats", "din", True), table) for table in ("plain", "res")]
-    plan = [piece for row in rows for piece in compare.pieces_of_row(row, dataset, scale)]
-    plan.append(compare.contrast_piece(rows[1], rows[0], dataset, scale))
+    variants = [Variant(Group("cats", "din", True), table) for table in ("plain", "res")]
+    plan = [piece for variant in variants for piece in compare.pieces_of_variant(variant, dataset, scale)]
+    plan.append(compare.contrast_piece(variants[1], variants[0], dataset, scale))
     run_pieces("compare", plan, tmp_path, protocol=PROTOCOL, quick=True, progress=False)
     page = studies.write_report(tmp_path, names=["compare"])[0].read_text()
     assert "cats, DIN with category: test" in page

@@ -8,7 +8,7 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
 from resemb_ext.study.compare import view as compare_view
 from resemb_ext.study.compare.protocol import PROTOCOL
-from resemb_ext.study.compare.rows import Group, Row
+from resemb_ext.study.compare.variants import Group, Variant
 from resemb_ext.study.compare.work import BUCKETS
 from resemb_ext.study.harness.results import Results
 
@@ -40,17 +40,17 @@ def test_a_comparison_that_was_not_run_counts_as_one_and_is_named() -> None:
 
 
 def test_rows_without_scores_are_named_as_not_run() -> None:
-    rows = [Row(Group("a-log", "dnn", True), table) for table in ("plain", "gcn-2")]
-    plan = {"pieces": [f"tune-{row.key}" for row in rows], "data": {"a-log": {}}}
+    variants = [Variant(Group("a-log", "dnn", True), table) for table in ("plain", "gcn-2")]
+    plan = {"pieces": [f"tune-{variant.key}" for variant in variants], "data": {"a-log": {}}}
     seeds = {"result": {"runs": _runs(0.5, 0.6)["runs"]}}
-    page = compare_page.page(Results(plan, {f"seeds-{rows[0].key}": seeds}, []))
+    page = compare_page.page(Results(plan, {f"seeds-{variants[0].key}": seeds}, []))
     assert page.missing == ["a-log, DNN with category: res, gcn, 2 hops"]
 
 
 def test_what_was_scored_twice_is_told() -> None:
     group = Group("a", "dnn", True)
-    rows = [Row(group, table) for table in ("res", "plain", "centre", "gcn-1")]
-    plain = rows[1]
+    variants = [Variant(group, table) for table in ("res", "plain", "centre", "gcn-1")]
+    plain = variants[1]
 
     def minus(value: float, half: float) -> dict:
         entry = {"value": value, "low": value - half, "high": value + half, "p": 0.5}
@@ -63,12 +63,12 @@ def test_what_was_scored_twice_is_told() -> None:
     }
     first, last = (
         {
-            compare.contrast_key(Row(group, table), plain): minus(values[place], values[2])
+            compare.contrast_key(Variant(group, table), plain): minus(values[place], values[2])
             for table, values in found.items()
         }
         for place in (0, 1)
     )
-    plan = {"pieces": [f"tune-{row.key}" for row in rows], "data": {"a": {}}}
+    plan = {"pieces": [f"tune-{variant.key}" for variant in variants], "data": {"a": {}}}
     twice = compare_view.twice(Results(plan, last, [], first))
     assert [(t.one.table, t.left, t.turned) for t in twice] == [
         ("centre", True, True),
@@ -89,36 +89,36 @@ def _runs(*gauc: float, stopped: str = "patience") -> dict:
 def test_what_the_residual_adds_and_the_best_other_table_stand_beside_res() -> None:
     group = Group("a", "dnn", False)
     values = {"plain": (0.5, 0.6), "centre": (0.60, 0.61), "res": (0.62, 0.63), "item2vec": (0.64, 0.64)}
-    rows = [compare_view.Seen(Row(group, table), None, _runs(*gauc)) for table, gauc in values.items()]
-    pieces = {compare.contrast_key(Row(group, "res"), Row(group, "plain")): _kept(0.5, 0.005)}
-    (line,) = compare_page._res_table(Results({}, pieces, []), rows).rows
+    variants = [compare_view.Seen(Variant(group, table), None, _runs(*gauc)) for table, gauc in values.items()]
+    pieces = {compare.contrast_key(Variant(group, "res"), Variant(group, "plain")): _kept(0.5, 0.005)}
+    (line,) = compare_page._res_table(Results({}, pieces, []), variants).rows
     assert line[:4] == ("a, DNN", "0.5500", "0.6250", "+0.0100 [+0.0050, +0.0300]")
     assert line[5].startswith("+0.0200 [") and line[6] == "plain, started by item2vec (0.6400)"
-    assert not compare_page._res_table(Results({}, {}, []), rows).rows  # no difference is kept
-    (line,) = compare_page._res_table(Results({}, pieces, []), [rows[0], rows[2]]).rows
+    assert not compare_page._res_table(Results({}, {}, []), variants).rows  # no difference is kept
+    (line,) = compare_page._res_table(Results({}, pieces, []), [variants[0], variants[2]]).rows
     assert line[5] == "not run"
 
 
 def test_runs_that_the_limit_of_epochs_ended_are_counted() -> None:
-    row = Row(Group("a", "dnn", False), "plain")
-    seen = [compare_view.Seen(row, None, _runs(0.5, 0.6, stopped=stopped)) for stopped in ("epochs", "patience")]
+    variant = Variant(Group("a", "dnn", False), "plain")
+    seen = [compare_view.Seen(variant, None, _runs(0.5, 0.6, stopped=stopped)) for stopped in ("epochs", "patience")]
     assert [line[-1] for line in compare_page._metrics_table(Results({}, {}, []), seen).rows] == ["2", "0"]
 
 
 def test_searches_that_were_carried_on_stand_beside_the_first() -> None:
-    rows = [Row(Group("a", "dnn", True), table) for table in ("plain", "res")]
+    variants = [Variant(Group("a", "dnn", True), table) for table in ("plain", "res")]
     trial = {"options": {"l2_of": "whole table"}, "seconds": 1.0}
     first = {"trials": [trial] * 12, "closed": False, "valid_gauc": 0.7}
     on = {"trials": [trial] * 17, "closed": True, "valid_gauc": 0.71, "touched": {"trials": [trial] * 3}}
-    pieces = {f"tune-{row.key}": {"result": first} for row in rows}
-    pieces |= {f"tune-{row.key}-further": {"result": on} for row in rows}
+    pieces = {f"tune-{variant.key}": {"result": first} for variant in variants}
+    pieces |= {f"tune-{variant.key}-further": {"result": on} for variant in variants}
     pieces |= {
         "minus-a-dnn-category-res-plain": _kept(0.5, 0.0),
         "minus-a-dnn-category-res-further-plain": _kept(0.5, 0.02),
     }
     results = Results({"pieces": list(pieces), "data": {"a": {}}}, pieces, [])
-    seen = compare_view.seen_rows(results)
-    assert [one.row for one in seen] == rows
+    seen = compare_view.seen_variants(results)
+    assert [one.variant for one in seen] == variants
     lines = compare_page._further_table(results, seen).rows
     assert lines[0][1:6] == lines[1][1:6] == ("12, 17", "yes", "3", "0.7000", "0.7100")
     assert lines[0][6:] == ("", "")
@@ -126,7 +126,7 @@ def test_searches_that_were_carried_on_stand_beside_the_first() -> None:
 
 
 def test_p_of_draws_all_on_one_side_is_a_bound() -> None:
-    pair = Row(Group("a", "dnn", True), "res"), Row(Group("a", "dnn", True), "plain")
+    pair = Variant(Group("a", "dnn", True), "res"), Variant(Group("a", "dnn", True), "plain")
     for p, said in ((2 / 10_001, "at most 0.0012"), (0.003, "0.0012")):
         found = {"gauc": {"p": p, "draws": 10_000}}
         test = compare_view.Registered(*pair, found, p, 0.0012)

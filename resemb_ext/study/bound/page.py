@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.bound.experiment import CEILING, DELTA
 from resemb_ext.study.harness.report import Figure, Page, Panel, Table, number
 from resemb_ext.study.harness.results import Results
+
+from .experiment import CEILING, DELTA
 
 
 def page(results: Results) -> Page:

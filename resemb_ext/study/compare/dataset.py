@@ -18,7 +18,7 @@ from resemb_ext.train.prepare import evaluation_samples, graph_of, train_samples
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What all rows of one log share.
+    """What all variants on one log share.
 
     Attributes:
         source: the log.

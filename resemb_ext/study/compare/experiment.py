@@ -1,8 +1,8 @@
-"""Study ``compare``: Res-embedding against plain tables and controls, every row tuned alike.
+"""Study ``compare``: Res-embedding against plain tables and controls, every variant tuned alike.
 
-A row (item table, model, with or without category, log) has two pieces: ``tune-ROW`` searches its
-options on validation, ``seeds-ROW`` trains at the best of them and scores test once a seed. A
-contrast of two rows is a third, ``minus-ROW-TABLE``.
+A variant (item table, model, with or without category, log) has two pieces: ``tune-VARIANT`` searches its
+options on validation, ``seeds-VARIANT`` trains at the best of them and scores test once a seed. A
+contrast of two variants is a third, ``minus-VARIANT-TABLE``.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from resemb_ext.study.compare.dataset import Dataset
-from resemb_ext.study.compare.protocol import SETTINGS, Setting
-from resemb_ext.study.compare.rows import TABLES, Row, rows_of
-from resemb_ext.study.compare.work import (
+from resemb_ext.study.harness.pieces import Piece, Source
+from resemb_ext.study.methods import item2vec
+from resemb_ext.study.methods.laplacian import PENALTY_ROWS
+from resemb_ext.train import RunConfig
+
+from .dataset import Dataset
+from .protocol import SETTINGS, Setting
+from .variants import TABLES, Variant, variants_of
+from .work import (
     BUCKETS,
     ORDER_SEED,
     RESIDUAL,
     TUNE_SEED,
     Scale,
     factors_of,
-    row_options,
     take_contrast,
     train_seeds,
     trials_file,
     tune,
     users_file,
+    variant_options,
 )
-from resemb_ext.study.harness.pieces import Piece, Source
-from resemb_ext.study.methods import item2vec
-from resemb_ext.study.methods.laplacian import PENALTY_ROWS
-from resemb_ext.train import RunConfig
 
-#: Options of every row, whatever the defaults of training become.
+#: Options of every variant, whatever the defaults of training become.
 OPTIONS: dict[str, Any] = {
     "batch_size": 1024,
     "lr": 3e-3,
@@ -61,22 +62,22 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     """All pieces, the most important first."""
     scale = QUICK if quick else FULL
     datasets: dict[str, Dataset] = {}
-    ranked: list[tuple[int, int, Row]] = []
+    ranked: list[tuple[int, int, Variant]] = []
     for place, source in enumerate(sources):
         setting = SETTINGS[source.setting or next(iter(SETTINGS))]
         datasets[source.name] = dataset_of(source, setting)
         tables = QUICK_TABLES if quick else setting.tables
-        own = rows_of(source.name, category=source.log.num_categories > 0, tables=tables)
-        ranked += [(rank, place, row) for rank, row in own]
+        own = variants_of(source.name, category=source.log.num_categories > 0, tables=tables)
+        ranked += [(rank, place, variant) for rank, variant in own]
     ranked.sort(key=lambda entry: entry[:2])
-    rows = [row for _, _, row in ranked]
+    variants = [variant for _, _, variant in ranked]
     plan: list[Piece] = []
-    for row in rows:
-        plan += pieces_of_row(row, datasets[row.group.log], scale)
+    for variant in variants:
+        plan += pieces_of_variant(variant, datasets[variant.group.log], scale)
         plan += [
-            contrast_piece(one, other, datasets[row.group.log], scale)
-            for one, other in contrasts(rows)
-            if row in (one, other) and _later(rows, one, other) == row
+            contrast_piece(one, other, datasets[variant.group.log], scale)
+            for one, other in contrasts(variants)
+            if variant in (one, other) and _later(variants, one, other) == variant
         ]
     return plan
 
@@ -89,26 +90,29 @@ def dataset_of(source: Source, setting: Setting) -> Dataset:
     return Dataset(source, config, setting.train_rows)
 
 
-def contrasts(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Pairs (one, other) whose difference is taken: each row minus plain, and res minus two controls."""
-    have = set(rows)
-    found = [(row, row.beside("plain")) for row in rows if row.table != "plain"]
+def contrasts(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
+    """Pairs (one, other) whose difference is taken: each variant minus plain, and res minus two controls."""
+    have = set(variants)
+    found = [(variant, variant.beside("plain")) for variant in variants if variant.table != "plain"]
     found += [
-        (row, row.beside(control)) for row in rows if row.table == "res" for control in ("res-entries", "item2vec")
+        (variant, variant.beside(control))
+        for variant in variants
+        if variant.table == "res"
+        for control in ("res-entries", "item2vec")
     ]
     return [(one, other) for one, other in found if other in have]
 
 
-def _later(rows: Sequence[Row], one: Row, other: Row) -> Row:
-    return rows[max(rows.index(one), rows.index(other))]
+def _later(variants: Sequence[Variant], one: Variant, other: Variant) -> Variant:
+    return variants[max(variants.index(one), variants.index(other))]
 
 
-def pieces_of_row(row: Row, dataset: Dataset, scale: Scale) -> list[Piece]:
+def pieces_of_variant(variant: Variant, dataset: Dataset, scale: Scale) -> list[Piece]:
     """Tuning and seeds."""
-    factors = factors_of(row.table)
-    config = row_options(row, dataset.config, scale)
+    factors = factors_of(variant.table)
+    config = variant_options(variant, dataset.config, scale)
     asked: dict[str, Any] = {
-        "row": {**asdict(row.group), "table": row.table},
+        "row": {**asdict(variant.group), "table": variant.table},
         "options": {
             name: getattr(config, name)
             for name in (
@@ -133,34 +137,34 @@ def pieces_of_row(row: Row, dataset: Dataset, scale: Scale) -> list[Piece]:
         "factors": [asdict(factor) for factor in factors],
         "order_seed": ORDER_SEED,
     }
-    if row.table == "item2vec":
+    if variant.table == "item2vec":
         asked["item2vec"] = item2vec.OPTIONS
-    if TABLES[row.table].penalty:
+    if TABLES[variant.table].penalty:
         asked["penalty_rows"] = PENALTY_ROWS
-    search_key, seeds_key = f"tune-{row.key}", f"seeds-{row.key}"
+    search_key, seeds_key = f"tune-{variant.key}", f"seeds-{variant.key}"
     return [
         Piece(
             search_key,
-            partial(tune, row, dataset, scale),
+            partial(tune, variant, dataset, scale),
             {**asked, "search": search},
             [TUNE_SEED],
             dataset.source,
-            draft=trials_file(row),
+            draft=trials_file(variant),
         ),
         Piece(
             seeds_key,
-            partial(train_seeds, row, dataset, scale),
+            partial(train_seeds, variant, dataset, scale),
             {**asked, "patience": scale.patience, "buckets": BUCKETS},
             scale.seeds,
             dataset.source,
             needs=[search_key],
-            aside=[users_file(row)],
+            aside=[users_file(variant)],
         ),
     ]
 
 
-def contrast_piece(one: Row, other: Row, dataset: Dataset, scale: Scale) -> Piece:
-    """The difference of test gAUC of two rows of a group."""
+def contrast_piece(one: Variant, other: Variant, dataset: Dataset, scale: Scale) -> Piece:
+    """The difference of test gAUC of two variants of a group."""
     config = {"one": one.key, "other": other.key, "draws": scale.draws}
     needs = [f"seeds-{one.key}", f"seeds-{other.key}"]
     return Piece(
@@ -173,6 +177,6 @@ def contrast_piece(one: Row, other: Row, dataset: Dataset, scale: Scale) -> Piec
     )
 
 
-def contrast_key(one: Row, other: Row) -> str:
+def contrast_key(one: Variant, other: Variant) -> str:
     """The key of a contrast's piece."""
     return f"minus-{one.key}-{other.table}"

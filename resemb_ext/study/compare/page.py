@@ -9,63 +9,54 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.compare.experiment import contrast_key
-from resemb_ext.study.compare.rows import PENALTY, TABLES, Row
-from resemb_ext.study.compare.view import (
-    FURTHER,
-    Registered,
-    Seen,
-    Twice,
-    minus_plain,
-    registered,
-    seen_rows,
-    signed,
-    twice,
-)
-from resemb_ext.study.compare.work import BUCKETS, L2_MODES
 from resemb_ext.study.harness.report import Figure, Page, Panel, Table, side
 from resemb_ext.study.harness.results import Results
 from resemb_ext.train import paired_difference
 
+from .experiment import contrast_key
+from .variants import PENALTY, TABLES, Variant
+from .view import FURTHER, Registered, Seen, Twice, minus_plain, registered, seen_variants, signed, twice
+from .work import BUCKETS, L2_MODES
+
 
 def page(results: Results) -> Page:
     """Tables and figures of the study."""
-    rows = seen_rows(results)
+    variants = seen_variants(results)
     tables = [
         _registered_table(registered(results)),
-        _res_table(results, rows),
-        *(_metrics_table(results, part) for part in _by_group(rows)),
-        _further_table(results, rows),
+        _res_table(results, variants),
+        *(_metrics_table(results, part) for part in _by_group(variants)),
+        _further_table(results, variants),
         _twice_table(twice(results)),
-        *(_frequency_table(log, rows) for log in results.plan["data"]),
-        _tuning_table(rows),
+        *(_frequency_table(log, variants) for log in results.plan["data"]),
+        _tuning_table(variants),
     ]
-    missing = [seen.row.title for seen in rows if seen.seeds is None]
-    return Page([table for table in tables if table.rows], _forest(results, rows), missing)
+    missing = [seen.variant.title for seen in variants if seen.seeds is None]
+    return Page([table for table in tables if table.rows], _forest(results, variants), missing)
 
 
-def _by_group(rows: Sequence[Seen]) -> list[list[Seen]]:
-    groups = dict.fromkeys(seen.row.group for seen in rows)
-    return [[seen for seen in rows if seen.row.group == group] for group in groups]
+def _by_group(variants: Sequence[Seen]) -> list[list[Seen]]:
+    groups = dict.fromkeys(seen.variant.group for seen in variants)
+    return [[seen for seen in variants if seen.variant.group == group] for group in groups]
 
 
-def _by_log(rows: Sequence[Seen]) -> dict[str, list[Seen]]:
-    logs = dict.fromkeys(seen.row.group.log for seen in rows)
-    return {log: [seen for seen in rows if seen.row.group.log == log] for log in logs}
+def _by_log(variants: Sequence[Seen]) -> dict[str, list[Seen]]:
+    logs = dict.fromkeys(seen.variant.group.log for seen in variants)
+    return {log: [seen for seen in variants if seen.variant.group.log == log] for log in logs}
 
 
-def _forest(results: Results, rows: Sequence[Seen]) -> list[Figure]:
+def _forest(results: Results, variants: Sequence[Seen]) -> list[Figure]:
     """Differences to plain with their intervals, one below the other, a panel a log."""
     parts: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     keys: list[str] = []
-    for log, part in _by_log(rows).items():
+    for log, part in _by_log(variants).items():
         lines = []
         for seen in part:
-            found = minus_plain(results, seen.row)
+            found = minus_plain(results, seen.variant)
             if found is not None:
-                lines.append((f"{seen.row.group.setting}: {TABLES[seen.row.table].title}", found["gauc"]))
-                plain = seen.row.beside("plain")
-                keys += [contrast_key(seen.row, plain), f"seeds-{seen.row.key}", f"seeds-{plain.key}"]
+                lines.append((f"{seen.variant.group.setting}: {TABLES[seen.variant.table].title}", found["gauc"]))
+                plain = seen.variant.beside("plain")
+                keys += [contrast_key(seen.variant, plain), f"seeds-{seen.variant.key}", f"seeds-{plain.key}"]
         if lines:
             parts[log] = lines
     if not parts:
@@ -109,12 +100,12 @@ def _registered_table(tests: Sequence[Registered]) -> Table:
     )
 
 
-def _res_table(results: Results, rows: Sequence[Seen]) -> Table:
+def _res_table(results: Results, variants: Sequence[Seen]) -> Table:
     """Res-embedding (average) beside plain, the same without its residual, and the best other table."""
     lines = []
-    for part in _by_group(rows):
-        values = {s.row.table: s.values("gauc") for s in part if s.seeds is not None}
-        found = minus_plain(results, Row(part[0].row.group, "res"))
+    for part in _by_group(variants):
+        values = {s.variant.table: s.values("gauc") for s in part if s.seeds is not None}
+        found = minus_plain(results, Variant(part[0].variant.group, "res"))
         if "res" not in values or found is None:
             continue
         residual = paired_difference(values["centre"], values["res"]) if "centre" in values else None
@@ -122,7 +113,7 @@ def _res_table(results: Results, rows: Sequence[Seen]) -> Table:
         best = max(others, key=lambda table: others[table])
         lines.append(
             (
-                part[0].row.group.title,
+                part[0].variant.group.title,
                 f"{np.mean(values['plain']):.4f}",
                 f"{np.mean(values['res']):.4f}",
                 signed(found["gauc"]),
@@ -139,16 +130,16 @@ def _res_table(results: Results, rows: Sequence[Seen]) -> Table:
     )
 
 
-def _metrics_table(results: Results, rows: Sequence[Seen]) -> Table:
+def _metrics_table(results: Results, variants: Sequence[Seen]) -> Table:
     lines = []
-    for seen in rows:
+    for seen in variants:
         if seen.seeds is None:
             continue
-        found = minus_plain(results, seen.row)
-        plain = seen.row.table == "plain"
+        found = minus_plain(results, seen.variant)
+        plain = seen.variant.table == "plain"
         lines.append(
             (
-                TABLES[seen.row.table].title,
+                TABLES[seen.variant.table].title,
                 seen.spread("gauc"),
                 "" if plain else signed(None if found is None else found["gauc"]),
                 "" if plain else signed(None if found is None else found["over_seeds"]["gauc"]),
@@ -162,7 +153,7 @@ def _metrics_table(results: Results, rows: Sequence[Seen]) -> Table:
             )
         )
     return Table(
-        f"{rows[0].row.group.title}: test, mean ± standard deviation over seeds",
+        f"{variants[0].variant.group.title}: test, mean ± standard deviation over seeds",
         (
             "table",
             "gAUC",
@@ -180,18 +171,18 @@ def _metrics_table(results: Results, rows: Sequence[Seen]) -> Table:
     )
 
 
-def _further_table(results: Results, rows: Sequence[Seen]) -> Table:
+def _further_table(results: Results, variants: Sequence[Seen]) -> Table:
     """Searches that were carried on (all neighbours of the best tried, then L2 of touched rows alone)."""
     lines = []
-    for seen in rows:
-        row, on = seen.row, results.pieces.get(f"tune-{seen.row.key}{FURTHER}")
+    for seen in variants:
+        variant, on = seen.variant, results.pieces.get(f"tune-{seen.variant.key}{FURTHER}")
         if on is None or seen.tune is None:
             continue
-        tune, before = on["result"], minus_plain(results, row)
-        after = results.pieces.get(f"minus-{row.key}{FURTHER}-plain")
+        tune, before = on["result"], minus_plain(results, variant)
+        after = results.pieces.get(f"minus-{variant.key}{FURTHER}-plain")
         lines.append(
             (
-                row.title,
+                variant.title,
                 f"{len(seen.tune['trials'])}, {len(tune['trials'])}",
                 "yes" if tune["closed"] else "no",
                 str(len(tune["touched"]["trials"])),
@@ -205,7 +196,7 @@ def _further_table(results: Results, rows: Sequence[Seen]) -> Table:
         "Searches carried on until they closed, then among L2 of touched rows alone from a strength of its own (added "
         "after the results above, exploratory)",
         (
-            "row",
+            "variant",
             "trials before, after",
             "closed",
             "of touched rows",
@@ -226,10 +217,10 @@ def _twice_table(found: Sequence[Twice]) -> Table:
     )
 
 
-def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
+def _frequency_table(log: str, variants: Sequence[Seen]) -> Table:
     lines, events = [], [0] * len(BUCKETS)
-    for seen in rows:
-        if seen.row.group.log != log or seen.seeds is None:
+    for seen in variants:
+        if seen.variant.group.log != log or seen.seeds is None:
             continue
         buckets = [run["by_frequency"] for run in seen.seeds["runs"]]
         events = [bucket["events"] for bucket in buckets[0]]
@@ -237,7 +228,7 @@ def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
             "-" if not count else f"{np.mean([run[place]['auc'] for run in buckets]):.4f}"
             for place, count in enumerate(events)
         ]
-        lines.append((seen.row.group.setting, TABLES[seen.row.table].title, *means))
+        lines.append((seen.variant.group.setting, TABLES[seen.variant.table].title, *means))
     ends = [f" to {high - 1}" if high > low + 1 else "" for low, high in pairwise(BUCKETS)]
     names = [f"{low}{end} ({count:,})" for low, end, count in zip(BUCKETS, [*ends, " or more"], events, strict=True)]
     return Table(
@@ -247,16 +238,16 @@ def _frequency_table(log: str, rows: Sequence[Seen]) -> Table:
     )
 
 
-def _tuning_table(rows: Sequence[Seen]) -> Table:
+def _tuning_table(variants: Sequence[Seen]) -> Table:
     lines = []
-    for seen in rows:
+    for seen in variants:
         if seen.tune is None:
             continue
         found, trials = seen.tune["options"], seen.tune["trials"]
         first = trials[0].get("valid", {}).get("gauc")
         lines.append(
             (
-                seen.row.title,
+                seen.variant.title,
                 str(len(trials)),
                 str(sum(trial["options"]["l2_of"] == L2_MODES[1] for trial in trials)),
                 "-" if first is None else f"{first:.4f}",
@@ -271,7 +262,7 @@ def _tuning_table(rows: Sequence[Seen]) -> Table:
     return Table(
         "Tuning: validation gAUC of seed 0 at the common start and at the best trial, and its options",
         (
-            "row",
+            "variant",
             "trials",
             "of touched rows",
             "start",

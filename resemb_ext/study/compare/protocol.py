@@ -35,14 +35,14 @@ PROTOCOL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How a log is split and sampled, and which rows are run on it.
+    """How a log is split and sampled, and which variants are run on it.
 
     Attributes:
         split: "leave-last-out" or "time".
         max_history: events kept of a history.
         eval_negatives: per validation and test event.
         train_rows: size of the fixed sample of training rows; None for all.
-        tables: item tables of :data:`~resemb_ext.study.compare.rows.TABLES` that are compared, with a DNN without
+        tables: item tables of ``resemb_ext.study.compare.rows.TABLES`` that are compared, with a DNN without
             category; None for all tables, models and features.
     """
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.compare.experiment import contrast_key
-from resemb_ext.study.compare.rows import TABLES, Group, Row
 from resemb_ext.study.harness.inference import holm
 from resemb_ext.study.harness.report import side
 from resemb_ext.study.harness.results import Results
 
+from .experiment import contrast_key
+from .variants import TABLES, Group, Variant
+
 #: The comparisons of the protocol, in its order: log, with category or not, table minus table.
-REGISTERED: tuple[tuple[Row, Row], ...] = tuple(
-    (Row(Group(log, "dnn", category), "res"), Row(Group(log, "dnn", category), other))
+REGISTERED: tuple[tuple[Variant, Variant], ...] = tuple(
+    (Variant(Group(log, "dnn", category), "res"), Variant(Group(log, "dnn", category), other))
     for other, category in (("plain", True), ("res-entries", False), ("item2vec", False))
     for log in ("amazon-beauty", "amazon-toys")
 )
@@ -26,19 +27,19 @@ FURTHER = "-further"
 
 @dataclass(frozen=True)
 class Seen:
-    """A row and what is kept of it.
+    """A variant and what is kept of it.
 
     Attributes:
-        row: the row.
+        variant: the variant.
         tune, seeds: results of its pieces, or None.
     """
 
-    row: Row
+    variant: Variant
     tune: dict[str, Any] | None
     seeds: dict[str, Any] | None
 
     def values(self, metric: str, part: str = "test") -> list[float]:
-        """One value a seed; none where the row was not run."""
+        """One value a seed; none where the variant was not run."""
         return [] if self.seeds is None else [run[part][metric] for run in self.seeds["runs"]]
 
     def spread(self, metric: str, part: str = "test") -> str:
@@ -56,44 +57,44 @@ class Seen:
         return format(float(np.mean([run[name] for run in self.seeds["runs"]])), form)
 
 
-def seen_rows(results: Results) -> list[Seen]:
-    """All rows of the plan by log, model, category and table."""
+def seen_variants(results: Results) -> list[Seen]:
+    """All variants of the plan by log, model, category and table."""
     order = list(TABLES)
     found = []
     for key in results.plan["pieces"]:
         if key.startswith("tune-") and not key.endswith(FURTHER):
-            row = _row_of(key.removeprefix("tune-"), results)
-            tune, seeds = (results.pieces.get(f"{kind}-{row.key}") for kind in ("tune", "seeds"))
-            found.append(Seen(row, tune and tune["result"], seeds and seeds["result"]))
+            variant = _variant_of(key.removeprefix("tune-"), results)
+            tune, seeds = (results.pieces.get(f"{kind}-{variant.key}") for kind in ("tune", "seeds"))
+            found.append(Seen(variant, tune and tune["result"], seeds and seeds["result"]))
     logs = list(results.plan["data"])
 
     def place(seen: Seen) -> tuple[Any, ...]:
-        group = seen.row.group
+        group = seen.variant.group
         models = ("dnn", "din")
-        return (logs.index(group.log), models.index(group.model), not group.category, order.index(seen.row.table))
+        return (logs.index(group.log), models.index(group.model), not group.category, order.index(seen.variant.table))
 
     return sorted(found, key=place)
 
 
-def _row_of(key: str, results: Results) -> Row:
-    """The row of a key; names of logs may hold dashes."""
+def _variant_of(key: str, results: Results) -> Variant:
+    """The variant of a key; names of logs may hold dashes."""
     logs = results.plan["data"]
     for log, model, category, table in product(logs, ("dnn", "din"), (True, False), TABLES):
-        row = Row(Group(log, model, category), table)
-        if row.key == key:
-            return row
-    raise ValueError(f"out: no row is named {key}")
+        variant = Variant(Group(log, model, category), table)
+        if variant.key == key:
+            return variant
+    raise ValueError(f"out: no variant is named {key}")
 
 
-def contrast(results: Results, one: Row, other: Row) -> dict[str, Any] | None:
-    """The kept difference of two rows, or None."""
+def contrast(results: Results, one: Variant, other: Variant) -> dict[str, Any] | None:
+    """The kept difference of two variants, or None."""
     piece = results.pieces.get(contrast_key(one, other))
     return None if piece is None else piece["result"]
 
 
-def minus_plain(results: Results, row: Row) -> dict[str, Any] | None:
+def minus_plain(results: Results, variant: Variant) -> dict[str, Any] | None:
     """The kept difference to plain of the same group, or None."""
-    return contrast(results, row, row.beside("plain"))
+    return contrast(results, variant, variant.beside("plain"))
 
 
 def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:
@@ -108,10 +109,10 @@ def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:
 
 @dataclass(frozen=True)
 class Registered:
-    """A comparison of the protocol: its rows, what was found, and p by itself and by Holm."""
+    """A comparison of the protocol: its variants, what was found, and p by itself and by Holm."""
 
-    one: Row
-    other: Row
+    one: Variant
+    other: Variant
     found: dict[str, Any] | None
     p: float
     holm: float
@@ -142,10 +143,10 @@ def registered(results: Results) -> list[Registered]:
 
 @dataclass(frozen=True)
 class Twice:
-    """A difference that was taken twice: of which rows, and what was found first and last."""
+    """A difference that was taken twice: of which variants, and what was found first and last."""
 
-    one: Row
-    other: Row
+    one: Variant
+    other: Variant
     first: dict[str, Any]
     last: dict[str, Any]
 
@@ -165,11 +166,11 @@ class Twice:
 
 
 def twice(results: Results) -> list[Twice]:
-    """Differences of rows that were trained and scored again."""
-    rows = [seen.row for seen in seen_rows(results)]
+    """Differences of variants that were trained and scored again."""
+    variants = [seen.variant for seen in seen_variants(results)]
     found = []
-    for one in rows:
-        for other in rows:
+    for one in variants:
+        for other in variants:
             key = contrast_key(one, other)
             if one.group == other.group and key in results.earlier and key in results.pieces:
                 kept = (results.earlier[key], results.pieces[key])

@@ -1,4 +1,4 @@
-"""The work of study ``compare``: searching a row's options, training at the best, taking differences."""
+"""The work of study ``compare``: searching a variant's options, training at the best, taking differences."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import nn
 
 from resemb_ext import data, metrics
 from resemb_ext.runtime.files import write_atomic
-from resemb_ext.study.compare.dataset import Dataset
-from resemb_ext.study.compare.rows import PENALTY, TABLES, Row
 from resemb_ext.study.harness.climb import Climb, Factor, climb, hopeless
 from resemb_ext.study.harness.draft import Draft
 from resemb_ext.study.harness.inference import bootstrap_difference
 from resemb_ext.study.harness.pieces import Desk
 from resemb_ext.train import FitResult, RunConfig, TrainingDiverged, fit, paired_difference
+
+from .dataset import Dataset
+from .variants import PENALTY, TABLES, Variant
 
 RESIDUAL = 10.0  # the residual's L2 over L2
 L2_MODES = ("whole table", "touched rows")
@@ -42,7 +43,7 @@ class Scale:
     """How much is done.
 
     Attributes:
-        trials: of each row.
+        trials: of each variant.
         seeds: of training at the best options.
         epochs: the most.
         tune_patience, patience: of trials and of the seeds.
@@ -76,43 +77,43 @@ def run_options(config: RunConfig, found: Mapping[str, Any]) -> RunConfig:
     )
 
 
-def row_options(row: Row, config: RunConfig, scale: Scale) -> RunConfig:
-    """Options of a row before it is tuned."""
-    given: dict[str, Any] = dict(TABLES[row.table].options)
+def variant_options(variant: Variant, config: RunConfig, scale: Scale) -> RunConfig:
+    """Options of a variant before it is tuned."""
+    given: dict[str, Any] = dict(TABLES[variant.table].options)
     return replace(
         config,
-        model=row.group.model,
-        category=row.group.category,
+        model=variant.group.model,
+        category=variant.group.category,
         epochs=scale.epochs,
         patience=scale.patience,
         **given,
     )
 
 
-def trials_file(row: Row) -> str:
+def trials_file(variant: Variant) -> str:
     """Trials of a search under way."""
-    return f"trials-{row.key}.draft.json"
+    return f"trials-{variant.key}.draft.json"
 
 
-def users_file(row: Row) -> str:
+def users_file(variant: Variant) -> str:
     """Each user's AUC under each seed, for contrasts."""
-    return f"users-{row.key}.npz"
+    return f"users-{variant.key}.npz"
 
 
 Evaluate = Callable[[dict[str, Any], float], tuple[float, dict[str, Any]]]
 
 
-def tune(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
+def tune(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
     """The search; test is not there. Trials that an interrupted search left are not made again."""
-    evaluate = trial_of(row, dataset, scale, desk)
-    return search_result(climb(evaluate, factors_of(row.table), trials=scale.trials, seed=ORDER_SEED))
+    evaluate = trial_of(variant, dataset, scale, desk)
+    return search_result(climb(evaluate, factors_of(variant.table), trials=scale.trials, seed=ORDER_SEED))
 
 
-def trial_of(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> Evaluate:
-    """What trains and validates a row at a point of the search, and keeps it in the row's draft."""
-    config = replace(row_options(row, dataset.config, scale), patience=scale.tune_patience)
+def trial_of(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> Evaluate:
+    """What trains and validates a variant at a point of the search, and keeps it in the variant's draft."""
+    config = replace(variant_options(variant, dataset.config, scale), patience=scale.tune_patience)
     train = dataset.train(TUNE_SEED)
-    draft = Draft(desk.folder / trials_file(row), desk.made_for)
+    draft = Draft(desk.folder / trials_file(variant), desk.made_for)
 
     def evaluate(found: dict[str, Any], best: float) -> tuple[float, dict[str, Any]]:
         return draft.recall(found, lambda: attempt(found, best))
@@ -125,7 +126,7 @@ def trial_of(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> Evaluate:
             return hopeless(values, best, cap=config.epochs)
 
         began = time.perf_counter()
-        model = row.build(dataset, options, TUNE_SEED, found.get(PENALTY))
+        model = variant.build(dataset, options, TUNE_SEED, found.get(PENALTY))
         try:
             done = fit(
                 model,
@@ -170,13 +171,13 @@ def search_result(search: Climb) -> dict[str, Any]:
     }
 
 
-def train_seeds(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
+def train_seeds(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
     """Trainings at the tuned options, with test metrics; each user's AUC goes aside."""
-    found = desk.results[f"tune-{row.key}"]["options"]
-    config = run_options(row_options(row, dataset.config, scale), found)
+    found = desk.results[f"tune-{variant.key}"]["options"]
+    config = run_options(variant_options(variant, dataset.config, scale), found)
     runs, aucs, rows = [], [], np.zeros(0)
     for seed in scale.seeds:
-        model = row.build(dataset, config, seed, found.get(PENALTY))
+        model = variant.build(dataset, config, seed, found.get(PENALTY))
         done = fit(
             model,
             dataset.train(seed),
@@ -195,7 +196,7 @@ def train_seeds(row: Row, dataset: Dataset, scale: Scale, desk: Desk) -> dict[st
         with open(path, "wb") as file:
             np.savez_compressed(file, auc=np.stack(aucs), rows=rows)
 
-    write_atomic(desk.folder / users_file(row), write)
+    write_atomic(desk.folder / users_file(variant), write)
     return {"options": found, "runs": runs}
 
 
@@ -228,7 +229,7 @@ def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) 
         counts: training events of each item.
 
     Returns:
-        for each of :data:`BUCKETS`: ``least`` training events, ``events``, ``auc``, ``gauc``.
+        for each of ``BUCKETS``: ``least`` training events, ``events``, ``auc``, ``gauc``.
     """
     per_event = 1 + samples.negatives
     positive = np.repeat(counts[samples.target[samples.label == 1]], per_event)
@@ -248,8 +249,8 @@ def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) 
     return found
 
 
-def take_contrast(one: Row, other: Row, scale: Scale, desk: Desk) -> dict[str, Any]:
-    of_one, of_other = (_user_aucs(desk.folder, row) for row in (one, other))
+def take_contrast(one: Variant, other: Variant, scale: Scale, desk: Desk) -> dict[str, Any]:
+    of_one, of_other = (_user_aucs(desk.folder, variant) for variant in (one, other))
     rows = of_one["rows"]
     if not np.array_equal(rows, of_other["rows"]):
         raise ValueError(f"{one.key} and {other.key} were scored on different test rows")
@@ -257,7 +258,9 @@ def take_contrast(one: Row, other: Row, scale: Scale, desk: Desk) -> dict[str, A
     both = ~np.isnan(gain).any(axis=0)
     found = bootstrap_difference(gain[:, both], rows[both], draws=scale.draws)
     values = {
-        name: [[run["test"][metric] for run in desk.results[f"seeds-{row.key}"]["runs"]] for row in (other, one)]
+        name: [
+            [run["test"][metric] for run in desk.results[f"seeds-{variant.key}"]["runs"]] for variant in (other, one)
+        ]
         for name, metric in (("gauc", "gauc"), ("auc", "auc"), ("logloss", "logloss"))
     }
     return {
@@ -268,6 +271,6 @@ def take_contrast(one: Row, other: Row, scale: Scale, desk: Desk) -> dict[str, A
     }
 
 
-def _user_aucs(folder: Path, row: Row) -> dict[str, np.ndarray]:
-    with np.load(folder / users_file(row)) as file:
+def _user_aucs(folder: Path, variant: Variant) -> dict[str, np.ndarray]:
+    with np.load(folder / users_file(variant)) as file:
         return {name: file[name] for name in ("auc", "rows")}

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.data.splits import times_are_positions
-from resemb_ext.study.delay import sensitivity
-from resemb_ext.study.delay.dwell import dwell_tail, estimate_dwell, share_by_gap
-from resemb_ext.study.delay.laws import draw, draw_like
 from resemb_ext.study.harness.pieces import Piece, Source, simulated_source
 from resemb_ext.study.methods.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.methods.domains import communities_of, first_meetings, halves, permuted, sequences
+
+from . import sensitivity
+from .dwell import dwell_tail, estimate_dwell, share_by_gap
+from .laws import draw, draw_like
 
 MAX_LAG = 20
 DRAWS = 20  # of logs with geometric stays
@@ -90,10 +91,10 @@ def choices(law: str, seeds: Sequence[int], *, users: int = 300, **sizes: Any) -
     """How often each model is chosen on logs drawn from ``law``, one a seed.
 
     Args:
-        law: as in :func:`draw`.
+        law: as in ``draw``.
         seeds: of the logs.
         users: of the fit; as many more are held out.
-        **sizes: of :func:`draw`.
+        **sizes: of ``draw``.
     """
     bic: Counter[str] = Counter()
     of_all: Counter[str] = Counter()

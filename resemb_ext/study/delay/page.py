@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.delay import sensitivity
 from resemb_ext.study.harness.report import Figure, Page, Panel, Table, interval, number, side
 from resemb_ext.study.harness.results import Results
+
+from . import sensitivity
 
 LAGS = (1, 2, 5, 10, 20)  # shown in the table
 #: Models whose chance that two events share a domain is known by lag.

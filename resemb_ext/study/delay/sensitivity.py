@@ -9,8 +9,8 @@ from typing import Any
 
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare.protocol import Setting
-from resemb_ext.study.compare.rows import Group, Row
-from resemb_ext.study.compare.work import FACTORS, L2_MODES, row_options, run_options
+from resemb_ext.study.compare.variants import Group, Variant
+from resemb_ext.study.compare.work import FACTORS, L2_MODES, run_options, variant_options
 from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.study.harness.report import Table, interval, number
 from resemb_ext.train import RunConfig, fit, paired_difference
@@ -73,11 +73,11 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
 def _base(source: Source, *, quick: bool) -> RunConfig:
     """The common start of the comparison's search for a DNN with Res-embedding, no category.
 
-    But for a log of under :data:`RARE` events an item.
+    But for a log of under ``RARE`` events an item.
     """
-    row = Row(Group(source.name, "dnn", category=False), "res")
+    variant = Variant(Group(source.name, "dnn", category=False), "res")
     dataset = compare.dataset_of(source, Setting())
-    config = row_options(row, dataset.config, compare.QUICK if quick else compare.FULL)
+    config = variant_options(variant, dataset.config, compare.QUICK if quick else compare.FULL)
     start = {factor.name: factor.start for factor in FACTORS}
     if len(source.log) < RARE * source.log.num_items:
         start["l2_of"] = L2_MODES[1]

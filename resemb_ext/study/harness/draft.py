@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resemb_ext.runtime.files import plain, write_json
-from resemb_ext.study.harness.results import read_json
+
+from .results import read_json
 
 
 class Draft:

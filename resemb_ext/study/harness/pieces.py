@@ -21,8 +21,9 @@ from resemb_ext import data
 from resemb_ext.runtime.environment import cpu_name
 from resemb_ext.runtime.files import locked, plain, remove_temporaries, write_json
 from resemb_ext.runtime.progress import Progress
-from resemb_ext.study.harness.pool import in_turn
-from resemb_ext.study.harness.results import (
+
+from .pool import in_turn
+from .results import (
     FORMAT,
     PLAN,
     check_plan,
@@ -80,7 +81,7 @@ def file_source(path: Path | str, setting: str = "") -> Source:
 
 
 def simulated_source(name: str, **options: Any) -> Source:
-    """A log of :func:`rx.data.simulate`."""
+    """A log of ``rx.data.simulate``."""
     return Source(name, lambda: data.simulate(**options))
 
 
@@ -105,7 +106,7 @@ class Piece:
 
     Attributes:
         key: its name within the study: letters, digits, "-", "." and "_".
-        work: does it; the result goes into JSON. It is given a :class:`Desk` where ``needs``,
+        work: does it; the result goes into JSON. It is given a ``Desk`` where ``needs``,
             ``aside`` or ``draft`` are there, else nothing.
         config: all that the result depends on besides data and seeds.
         seeds: random seeds it uses.
@@ -155,7 +156,7 @@ def run_pieces(
 
     While it runs, each piece is a file ``KEY.json`` in the folder ``out/STUDY``, written whole or not at all, so that
     a run that was killed goes on where it stood. At the end all are gathered in ``out/STUDY.jsonl``
-    (:func:`~resemb_ext.study.harness.results.write_lines`); where only that file is there, a run goes on from it.
+    (``resemb_ext.study.harness.results.write_lines``); where only that file is there, a run goes on from it.
 
     A piece that was made from another result of one that it needs, as after that one was done again
     on another machine, is done again too. The first result of a piece that came out another the second

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from resemb_ext.runtime.files import write_text
-from resemb_ext.study.harness.results import Results, hours
+
+from .results import Results, hours
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def results_file(out: Path | str, study: str) -> Path:
 
 
 def has_results(out: Path | str, study: str) -> bool:
-    """Whether :func:`load_results` finds any."""
+    """Whether ``load_results`` finds any."""
     return results_file(out, study).is_file() or (Path(out) / study / PLAN).is_file()
 
 
@@ -205,7 +205,7 @@ class _Shared:
 
 
 def read_lines(path: Path) -> Results:
-    """The results in a file of :func:`write_lines`.
+    """The results in a file of ``write_lines``.
 
     Raises:
         FileNotFoundError: there is none.

@@ -99,7 +99,7 @@ class Fitted:
     """A fitted model.
 
     Attributes:
-        name: one of :data:`MODELS`.
+        name: one of ``MODELS``.
         parameters: how many are free.
         values: the parameters that have names, for reports.
         loglik: log-likelihood of the training events, in nats, at its highest.
@@ -122,7 +122,7 @@ def fit(name: str, events: Sequences) -> Fitted:
     """Fits a model by maximum likelihood, with half an event added to each domain's share.
 
     Args:
-        name: one of :data:`MODELS`.
+        name: one of ``MODELS``.
         events: of the training users; events without a domain are left out.
 
     Raises:

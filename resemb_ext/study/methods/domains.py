@@ -10,7 +10,8 @@ from scipy.cluster.vq import kmeans2
 
 from resemb_ext.data import Log
 from resemb_ext.graph import InterestGraph
-from resemb_ext.study.methods.behaviour import Sequences
+
+from .behaviour import Sequences
 
 
 def graph_communities(graph: InterestGraph, *, seed: int = 0) -> np.ndarray:
@@ -39,7 +40,7 @@ def graph_communities(graph: InterestGraph, *, seed: int = 0) -> np.ndarray:
 
 
 def communities_of(log: Log, *, window: int = 3, top_k: int = 10, seed: int = 0) -> np.ndarray:
-    """:func:`graph_communities` of a log's events; int64 [H]."""
+    """``graph_communities`` of a log's events; int64 [H]."""
     graph = InterestGraph.from_log(log, window=window, top_k=top_k)
     return graph_communities(graph, seed=seed)
 

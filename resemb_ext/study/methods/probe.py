@@ -10,9 +10,10 @@ import numpy as np
 from torch import nn
 
 from resemb_ext import data
-from resemb_ext.study.methods.heldout import HELD_OUT, hold_out, row_losses, take
-from resemb_ext.study.methods.squeeze import after_each_step
 from resemb_ext.train import FitConfig, fit, predict
+
+from .heldout import HELD_OUT, hold_out, row_losses, take
+from .squeeze import after_each_step
 
 PARTS = ("train", "heldout", "valid", "test")
 PER_EPOCH = 2  # looks at the losses, nearly: of an odd number of batches a half is rounded down

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 class SqueezedEmbedding(nn.Module):
     """E_i = m_g + gamma (V_i - m_g), m_g the mean of V over the items of i's domain g.
 
-    :meth:`restore` scales V about its mean so that the total variance of E is what it was at the
+    ``restore`` scales V about its mean so that the total variance of E is what it was at the
     start: a small gamma then means a small radius against the same spread of the whole table. Items
     without a domain and the padding row 0 are looked up as they stand and count in no mean or variance.
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.study.methods.probe import PER_EPOCH
-from resemb_ext.study.radius.experiment import CONTROL
 from resemb_ext.train import paired_difference
+
+from .experiment import CONTROL
 
 COIN = float(np.log(2))
 #: Training loss below a coin's from which on a gap at that level tells something.
@@ -56,8 +57,8 @@ def contrast(results: dict[str, dict[str, Any]], kind: str, extreme: Callable[..
         extreme: ``min`` or ``max``: which gamma is set against 1.
 
     Returns:
-        each of :data:`OUTCOMES` with ``domains`` and ``random`` (gamma minus 1) and ``difference`` of the
-        two, as :func:`paired_difference` gives them; ``gamma``; ``level``, the mean over seeds of
+        each of ``OUTCOMES`` with ``domains`` and ``random`` (gamma minus 1) and ``difference`` of the
+        two, as ``paired_difference`` gives them; ``gamma``; ``level``, the mean over seeds of
         the training loss at which they are matched, the lowest that all four runs of a seed reach; and
         ``epochs`` until then, means over seeds of ``domains`` and ``random`` at this gamma and of ``one`` at
         gamma 1. None where pieces are missing.

@@ -17,8 +17,9 @@ from resemb_ext.study.methods.heldout import HELD_OUT, held_out_events
 from resemb_ext.study.methods.item2vec import item_vectors
 from resemb_ext.study.methods.probe import PROBED, parts_of, train_probed
 from resemb_ext.study.methods.squeeze import SqueezedEmbedding
-from resemb_ext.study.radius import sweep
 from resemb_ext.train import FitConfig
+
+from . import sweep
 
 DIM, START = 32, 0.05
 #: Domains that are read off the training events themselves: an effect may explain itself.

@@ -13,9 +13,10 @@ import numpy as np
 from resemb_ext.study.harness.report import Figure, Page, Panel, Table, interval, number, side
 from resemb_ext.study.harness.results import Results
 from resemb_ext.study.methods.probe import PARTS, PER_EPOCH
-from resemb_ext.study.radius import sweep
-from resemb_ext.study.radius.contrast import COIN, LEARNED, OUTCOMES, contrast
-from resemb_ext.study.radius.experiment import CIRCULAR, CONTROL, WIDER
+
+from . import sweep
+from .contrast import COIN, LEARNED, OUTCOMES, contrast
+from .experiment import CIRCULAR, CONTROL, WIDER
 
 #: Results of one log: pieces by key, each with its seed.
 Kept = dict[str, dict[str, Any]]

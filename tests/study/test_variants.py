@@ -1,4 +1,4 @@
-"""The rows of the comparison: what each table is, and what its control keeps of the graph."""
+"""The variants of the comparison: what each table is, and what its control keeps of the graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resemb_ext.nn import ResEmbedding
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import work as compare_work
 from resemb_ext.study.compare.protocol import Setting
-from resemb_ext.study.compare.rows import CONTROLS, MAIN, TABLES, Group, Row, rows_of
+from resemb_ext.study.compare.variants import CONTROLS, MAIN, TABLES, Group, Variant, variants_of
 from resemb_ext.study.harness.pieces import simulated_source
 from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
 from resemb_ext.study.methods.laplacian import GraphPenalty
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _model(table: str, seed: int = 0, **changes: object) -> tuple[nn.Module, object]:
-    row = Row(GROUP, table)
-    config = compare_work.row_options(row, replace(DATASET.config, dim=8), compare.QUICK)
+    variant = Variant(GROUP, table)
+    config = compare_work.variant_options(variant, replace(DATASET.config, dim=8), compare.QUICK)
     config = compare_work.run_options(config, {**START, **changes})
-    return row.build(DATASET, config, seed, START["graph_l2"]), config
+    return variant.build(DATASET, config, seed, START["graph_l2"]), config
 
 
 def _rows(graph):
@@ -185,14 +185,14 @@ def test_fixed_training_sample_holds_the_same_events_for_every_seed() -> None:
 
 
 def test_catalogue_holds_the_rows_that_the_issues_ask_for() -> None:
-    rows = [row for _, row in rows_of("amazon-beauty", category=True)]
-    assert len(set(rows)) == len(rows)
-    have = {(r.group.model, r.group.category, r.table) for r in rows}
+    variants = [variant for _, variant in variants_of("amazon-beauty", category=True)]
+    assert len(set(variants)) == len(variants)
+    have = {(r.group.model, r.group.category, r.table) for r in variants}
     assert have >= {(m, c, t) for m in ("dnn", "din") for c in (True, False) for t in MAIN}
     assert have >= {("dnn", False, t) for t in CONTROLS}
     assert set(MAIN) | set(CONTROLS) == set(TABLES)
     few = ("plain", "centre", "res")
-    assert [row for _, row in rows_of("x", category=True, tables=few)] == [
-        Row(Group("x", "dnn", False), t) for t in few
+    assert [variant for _, variant in variants_of("x", category=True, tables=few)] == [
+        Variant(Group("x", "dnn", False), t) for t in few
     ]
-    assert not any(row.group.category for _, row in rows_of("x", category=False))
+    assert not any(variant.group.category for _, variant in variants_of("x", category=False))

@@ -1,4 +1,4 @@
-"""The rows of the comparison: item tables, the models around them, and which of them are run."""
+"""The variants of the comparison: item tables, the models around them, and which of them are run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import nn
 
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.study.compare.dataset import Dataset
 from resemb_ext.study.methods.controls import permuted_entries, permuted_labels, without_edges
 from resemb_ext.study.methods.laplacian import GraphPenalty
 from resemb_ext.train import RunConfig
 from resemb_ext.train.building import make_model, plain_table, res_table
+
+from .dataset import Dataset
 
 #: Factor of the search that only the graph penalty has.
 PENALTY = "graph_l2"
@@ -24,7 +25,7 @@ Maker = Callable[[Dataset, RunConfig, int], nn.Module]
 
 
 @dataclass(frozen=True)
-class Table:
+class ItemTable:
     """A kind of item table.
 
     Attributes:
@@ -76,21 +77,25 @@ def _over(graph_of: Callable[[Dataset, int], InterestGraph]) -> Maker:
 _res = _over(lambda dataset, seed: dataset.graph)
 
 #: Item tables by name, in the order of the report. Two tables of the same size start alike.
-TABLES: dict[str, Table] = {
-    "plain": Table("plain", _plain),
-    "centre": Table("centre only", _centre),
-    "res": Table("res, average", _res),
-    "gcn-1": Table("res, gcn, 1 hop", _res, {"link": "gcn"}),
-    "gcn-2": Table("res, gcn, 2 hops", _res, {"link": "gcn", "hops": 2}),
-    "attention": Table("res, attention", _res, {"link": "attention"}),
-    "plain-2d": Table("plain, twice as wide", _twice_as_wide),
-    "two-tables": Table("two plain tables summed", _over(lambda dataset, seed: without_edges(dataset.log.num_items))),
-    "item2vec": Table("plain, started by item2vec", _item2vec),
-    "laplacian": Table("plain, graph-Laplacian penalty", _plain, penalty=True),
-    "res-entries": Table(
+TABLES: dict[str, ItemTable] = {
+    "plain": ItemTable("plain", _plain),
+    "centre": ItemTable("centre only", _centre),
+    "res": ItemTable("res, average", _res),
+    "gcn-1": ItemTable("res, gcn, 1 hop", _res, {"link": "gcn"}),
+    "gcn-2": ItemTable("res, gcn, 2 hops", _res, {"link": "gcn", "hops": 2}),
+    "attention": ItemTable("res, attention", _res, {"link": "attention"}),
+    "plain-2d": ItemTable("plain, twice as wide", _twice_as_wide),
+    "two-tables": ItemTable(
+        "two plain tables summed", _over(lambda dataset, seed: without_edges(dataset.log.num_items))
+    ),
+    "item2vec": ItemTable("plain, started by item2vec", _item2vec),
+    "laplacian": ItemTable("plain, graph-Laplacian penalty", _plain, penalty=True),
+    "res-entries": ItemTable(
         "res, permuted neighbour entries", _over(lambda dataset, seed: permuted_entries(dataset.graph, seed))
     ),
-    "res-labels": Table("res, permuted item labels", _over(lambda dataset, seed: permuted_labels(dataset.graph, seed))),
+    "res-labels": ItemTable(
+        "res, permuted item labels", _over(lambda dataset, seed: permuted_labels(dataset.graph, seed))
+    ),
 }
 MAIN = ("plain", "centre", "res", "gcn-1", "gcn-2", "attention")
 CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "res-labels")
@@ -98,7 +103,7 @@ CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "r
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """Rows that differ in the item table alone."""
+    """Variants that differ in the item table alone."""
 
     log: str
     model: str
@@ -119,8 +124,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row: a group and an item table of :data:`TABLES`."""
+class Variant:
+    """A variant: a group and an item table of ``TABLES``."""
 
     group: Group
     table: str
@@ -133,15 +138,15 @@ class Row:
     def title(self) -> str:
         return f"{self.group.title}: {TABLES[self.table].title}"
 
-    def beside(self, table: str) -> Row:
-        """The row of another table."""
+    def beside(self, table: str) -> Variant:
+        """The variant of another table."""
         return replace(self, table=table)
 
     def build(self, dataset: Dataset, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
         """A new model, a function of the seed.
 
         Args:
-            dataset: of the row's log.
+            dataset: of the variant's log.
             config: the options of the run.
             seed: of the start, and of what the table draws.
             penalty: strength along the graph, for a table with one.
@@ -160,17 +165,17 @@ class Row:
         return model
 
 
-def rows_of(log: str, *, category: bool, tables: Iterable[str] | None = None) -> list[tuple[int, Row]]:
-    """The rows of a log, each with its rank: lower ones are run first.
+def variants_of(log: str, *, category: bool, tables: Iterable[str] | None = None) -> list[tuple[int, Variant]]:
+    """The variants of a log, each with its rank: lower ones are run first.
 
     Args:
         log: its name.
         category: whether the log has categories.
-        tables: these alone, with a DNN without category; None for all rows.
+        tables: these alone, with a DNN without category; None for all variants.
     """
 
     def group(model: str, with_category: bool, rank: int, tables: Iterable[str]) -> list:
-        return [(rank, Row(Group(log, model, with_category), table)) for table in tables]
+        return [(rank, Variant(Group(log, model, with_category), table)) for table in tables]
 
     if tables is not None:
         return group("dnn", False, 8, tables)
