@@ -77,7 +77,7 @@ def gains(folder: Path) -> list[dict[str, Any]]:
         Dicts with ``group`` (log, model, features) and ``points``: (table, value, low, high), 95 % interval.
     """
     results = load_results(folder, "compare")
-    groups = dict.fromkeys(seen.row.group for seen in seen_variants(results))
+    groups = dict.fromkeys(seen.variant.group for seen in seen_variants(results))
     found = []
     for group in groups:
         points = []
