@@ -30,8 +30,8 @@ def between(text: str, markers: tuple[str, str]) -> str:
     return text.split(markers[0])[1].split(markers[1])[0]
 
 
-def answer_of(name: str) -> str:
-    return between((DOCS / f"{name}.md").read_text(encoding="utf-8"), ANSWER)
+def page_of(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
 def leaves(value: Any) -> Iterator[float]:
@@ -60,21 +60,15 @@ def unfounded(answer: str, results: Results, block: str) -> list[str]:
     return wrong
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages, written anew from the committed results."""
-    folder = tmp_path_factory.mktemp("pages")
+@pytest.mark.full
+def test_committed_pages_and_figures_are_those_of_the_committed_results(tmp_path: Path) -> None:
     for page in DOCS.glob("*.md"):
-        shutil.copy(page, folder)
-    write_report(COMMITTED, into=folder)
-    return folder
-
-
-def test_committed_pages_and_figures_are_those_of_the_committed_results(made: Path) -> None:
-    names = sorted(file.name for file in made.iterdir())
+        shutil.copy(page, tmp_path)
+    write_report(COMMITTED, into=tmp_path)
+    names = sorted(file.name for file in tmp_path.iterdir())
     assert names == sorted(file.name for file in DOCS.iterdir())
     for name in names:
-        text, kept = ((folder / name).read_text(encoding="utf-8") for folder in (made, DOCS))
+        text, kept = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
         if name.endswith(".svg"):  # another matplotlib draws other bytes of the same numbers
             version = f"Matplotlib v{matplotlib.__version__},"
             text, kept = (t if version in kept else description(t) for t in (text, kept))
@@ -93,17 +87,16 @@ def test_every_study_has_a_page_an_answer_and_a_line_of_the_index() -> None:
     assert {file.stem for file in DOCS.glob("*.md")} == {*STUDIES, "README"}
     assert {file.stem for file in COMMITTED.glob("*.jsonl")} == set(STUDIES)
     for name, study in STUDIES.items():
-        text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        text = page_of(name)
         assert text.startswith(f"# {study.title}\n\n**Question.** {study.question}\n\n## Answer\n\n{ANSWER[0]}\n")
         assert f"[{study.question}]({name}.md)" in index
         assert load_results(COMMITTED, name).plan["protocol"] == study.protocol
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_answers_are_short_and_their_numbers_stand_in_the_json(name: str, made: Path) -> None:
-    answer = answer_of(name)
+def test_answers_are_short_and_their_numbers_stand_in_the_json(name: str) -> None:
+    answer, block = (between(page_of(name), markers) for markers in (ANSWER, RESULTS))
     assert 30 < len(answer.split()) <= 150
-    block = between((made / f"{name}.md").read_text(encoding="utf-8"), RESULTS)
     assert not unfounded(answer, load_results(COMMITTED, name), block)
 
 
