@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cells import LAWS, Cell, add_cell_options, suite
+from benchmarks.cells import DISTRIBUTIONS, Cell, add_cell_options, suite
 from benchmarks.lookup import run_cell
 from benchmarks.machine import machine
 from benchmarks.report import table
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m benchmarks --full --log events.parquet --out suite.json",
     )
     add_cell_options(parser)
-    parser.add_argument("--law", choices=LAWS, default="zipf", help="law of the neighbours")
+    parser.add_argument("--distribution", choices=DISTRIBUTIONS, default="zipf", help="distribution of the neighbours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--few-baselines", action="store_true", help="leave out torch.compile of the forms, and FBGEMM")
     parser.add_argument("--rounds", type=int, help="timed rounds (default: 11, or 7 with --full)")
@@ -61,7 +61,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
         return [cell for cell in cells if not args.only or cell.name in args.only]
     factors = {
         name: getattr(args, name)
-        for name in ("dim", "neighbors", "positions", "zipf", "law", "dtype", "batches", "seed")
+        for name in ("dim", "neighbors", "positions", "zipf", "distribution", "dtype", "batches", "seed")
     }
     return [
         Cell(name=f"H={items:,}", items=items, every_baseline=not args.few_baselines, **factors) for items in args.items
@@ -88,7 +88,7 @@ def main() -> None:
     result["not_run"] = {cell.name: "the run was stopped before it" for cell in cells}
     for cell in cells:
         start = time.perf_counter()
-        if cell.law == "real" and args.log is None:
+        if cell.distribution == "real" and args.log is None:
             result["not_run"][cell.name] = "no log: pass --log FILE"
             continue
         spread = cell == SPREAD

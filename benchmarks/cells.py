@@ -15,7 +15,7 @@ import resemb_ext as rx
 from resemb_ext._memory import empty_table
 from resemb_ext.testing.problems import zipf_ids, zipf_ranks
 
-LAWS = ("zipf", "uniform", "clustered", "real")
+DISTRIBUTIONS = ("zipf", "uniform", "clustered", "real")
 BLOCK = 256  # adjacent ids that clustered neighbours come from
 _CHUNK = 1 << 20  # graph rows drawn at a time, to bound memory
 
@@ -28,7 +28,7 @@ class Cell:
         name: of the cell. items: H. dim: D. neighbors: K, entries of every graph row. positions: P, the
             ids of a batch, its histories laid end to end.
         zipf: exponent of the ids' popularity, 0 is uniform.
-        law: of the neighbours: "zipf" (popular ones elsewhere than the popular ids, the unfavourable
+        distribution: of the neighbours: "zipf" (popular ones elsewhere than the popular ids, the unfavourable
             case for caches), "uniform" (the worst locality), "clustered" (of a row's block of ``BLOCK``
             adjacent ids), or "real" (ids and graph of a log).
         dtype: of the tables and of their gradients.
@@ -42,7 +42,7 @@ class Cell:
     neighbors: int = 20
     positions: int = 200_000
     zipf: float = 1.05
-    law: str = "zipf"
+    distribution: str = "zipf"
     dtype: str = "float32"
     every_baseline: bool = False
     batches: int = 8
@@ -76,26 +76,26 @@ def suite() -> list[Cell]:
         *(vary(f"P={p // 1000}k", positions=p) for p in (20_000, 800_000)),
         *(vary(f"K={k}", neighbors=k) for k in (5, 10, 50)),
         *(vary(f"ids Zipf {z:g}", zipf=z) for z in (0.0, 0.8, 1.3)),
-        *(vary(f"{law} neighbours", law=law) for law in ("uniform", "clustered")),
-        vary("real ids and graph", law="real"),
+        *(vary(f"{distribution} neighbours", distribution=distribution) for distribution in ("uniform", "clustered")),
+        vary("real ids and graph", distribution="real"),
         vary("bfloat16", dtype="bfloat16"),
     ]
     corners = [
         vary("all small", items=3_700, dim=16, positions=20_000, neighbors=5),
         vary("H=63k, D=128, P=800k, K=50", items=63_000, dim=128, positions=800_000, neighbors=50),
-        vary("uniform ids and neighbours", zipf=0.0, law="uniform"),
+        vary("uniform ids and neighbours", zipf=0.0, distribution="uniform"),
         vary("D=16, P=800k", dim=16, positions=800_000),
         vary("H=63k, D=128, bfloat16", items=63_000, dim=128, dtype="bfloat16"),
         vary("H=3.7k, P=800k, K=50, ids Zipf 1.3", items=3_700, positions=800_000, neighbors=50, zipf=1.3),
-        vary("H=63k, uniform ids and neighbours", items=63_000, zipf=0.0, law="uniform"),
-        vary("D=32, K=50, uniform neighbours", dim=32, neighbors=50, law="uniform"),
+        vary("H=63k, uniform ids and neighbours", items=63_000, zipf=0.0, distribution="uniform"),
+        vary("D=32, K=50, uniform neighbours", dim=32, neighbors=50, distribution="uniform"),
         vary("H=63k, D=18, P=20k, K=5", items=63_000, dim=18, positions=20_000, neighbors=5),
-        vary("bfloat16, uniform neighbours", dtype="bfloat16", law="uniform"),
+        vary("bfloat16, uniform neighbours", dtype="bfloat16", distribution="uniform"),
         vary("D=128, P=20k, K=5", dim=128, positions=20_000, neighbors=5),
     ]
     large = [
         vary("H=10M, D=16, K=10", items=10_000_000, dim=16, neighbors=10),
-        vary("H=10M, D=16, K=10, uniform neighbours", items=10_000_000, dim=16, neighbors=10, law="uniform"),
+        vary("H=10M, D=16, K=10, uniform neighbours", items=10_000_000, dim=16, neighbors=10, distribution="uniform"),
     ]
     return [base, small, *factors, *corners, *large]
 
@@ -142,21 +142,21 @@ def _distinct(draw: Callable[[int], np.ndarray], rows: int, neighbors: int) -> n
 
 
 def _drawn_graph(rng: np.random.Generator, cell: Cell) -> Tensor:
-    """int64 [H, K], ascending within a row, by the cell's law."""
+    """int64 [H, K], ascending within a row, by the cell's distribution."""
     graph = empty_table((cell.items, cell.neighbors), dtype=torch.int64)
     block = min(BLOCK, cell.items)
-    law = {
+    distribution = {
         "zipf": lambda n: zipf_ranks(rng, cell.items, n, 1.05),
         "uniform": lambda n: rng.integers(0, cell.items, n),
         "clustered": lambda n: rng.integers(0, block, n),
-    }[cell.law]
-    places = rng.permutation(cell.items) if cell.law == "zipf" else None
+    }[cell.distribution]
+    places = rng.permutation(cell.items) if cell.distribution == "zipf" else None
     for first in range(0, cell.items, _CHUNK):
         rows = np.arange(first, min(first + _CHUNK, cell.items))
-        values = _distinct(law, len(rows), cell.neighbors)
+        values = _distinct(distribution, len(rows), cell.neighbors)
         if places is not None:
             values = places[values]
-        elif cell.law == "clustered":
+        elif cell.distribution == "clustered":
             values += np.minimum(rows // block * block, cell.items - block)[:, None]
         values.sort(axis=1)
         graph[first : first + len(rows)] = torch.from_numpy(values)
@@ -185,7 +185,7 @@ def make_case(cell: Cell, log: Path | None = None) -> Case:
     Raises:
         ValueError: a "real" cell without a log.
     """
-    if cell.law == "real":
+    if cell.distribution == "real":
         return _real_case(cell, log)
     rng = np.random.default_rng(cell.seed)
     columns = _drawn_graph(rng, cell)

@@ -39,7 +39,7 @@ def mixed(values: np.ndarray) -> np.ndarray:
 
 
 def simulate(path: Path, events: int, block: int = 4_000_000) -> None:
-    """A Parquet log in time order: an interest kept for about 10 events, items of it by a Zipf law."""
+    """A Parquet log in time order: an interest kept for about 10 events, items of it by a Zipf distribution."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

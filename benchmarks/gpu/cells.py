@@ -32,20 +32,20 @@ class Zipf:
 
 def draw_graph(items: int, neighbors: int, device: str, seed: int = 0) -> Tensor:
     """int64 [H, K]: the row's own item and distinct popular neighbours, ascending within a row."""
-    law = Zipf(items, 1.05, device, seed)
+    zipf = Zipf(items, 1.05, device, seed)
     graph = torch.empty((items, neighbors), dtype=torch.int64, device=device)
     for first in range(0, items, _ROWS):
         rows = min(_ROWS, items - first)
-        values = law.ranks(rows * neighbors).reshape(rows, neighbors)
+        values = zipf.ranks(rows * neighbors).reshape(rows, neighbors)
         open_ = torch.arange(rows, device=device)  # that may hold repeats
         while len(open_):
             drawn = values[open_].sort(dim=1).values
             repeated = torch.zeros_like(drawn, dtype=torch.bool)
             repeated[:, 1:] = drawn[:, 1:] == drawn[:, :-1]
-            drawn[repeated] = law.ranks(int(repeated.sum()))
+            drawn[repeated] = zipf.ranks(int(repeated.sum()))
             values[open_] = drawn
             open_ = open_[repeated.any(dim=1)]
-        values = law.places[values]
+        values = zipf.places[values]
         own = torch.arange(first, first + rows, device=device)
         lacking = (values != own[:, None]).all(dim=1)
         values[lacking, 0] = own[lacking]
@@ -55,8 +55,8 @@ def draw_graph(items: int, neighbors: int, device: str, seed: int = 0) -> Tensor
 
 def draw_batches(items: int, positions: int, count: int, device: str, seed: int = 1) -> list[Tensor]:
     """int64 [P] each, Zipf(1.05)."""
-    law = Zipf(items, 1.05, device, seed)
-    return [law.ids(positions) for _ in range(count)]
+    zipf = Zipf(items, 1.05, device, seed)
+    return [zipf.ids(positions) for _ in range(count)]
 
 
 def make_case(cell: Cell, graph: Tensor, device: str) -> Case:

@@ -1,4 +1,4 @@
-"""The benchmark's own machinery, on tiny cells: laws, equality checks, rounds of slow variants."""
+"""The benchmark's own machinery, on tiny cells: distributions, equality checks, rounds of slow variants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 import benchmarks.__main__ as command
 from benchmarks import lookup, machine
 from benchmarks.baselines import operator
-from benchmarks.cells import BLOCK, LAWS, Cell, make_case, suite
+from benchmarks.cells import BLOCK, DISTRIBUTIONS, Cell, make_case, suite
 from benchmarks.lookup import check_equal, run_cell
 from benchmarks.spread import run_spread
 from benchmarks.suite_report import draw, faster_table, suite_table
@@ -49,21 +49,21 @@ def test_suite_is_bounded_and_named() -> None:
         "positions": {20_000, 200_000, 800_000},
         "neighbors": {5, 10, 20, 50},
         "zipf": {0.0, 0.8, 1.05, 1.3},
-        "law": set(LAWS),
+        "distribution": set(DISTRIBUTIONS),
         "dtype": {"float32", "bfloat16"},
     }.items():
         assert {getattr(cell, field) for cell in cells} == values
     assert all(cell.batches >= 8 for cell in cells)
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law != "real"])
-def test_rows_are_distinct_ascending_and_of_their_law(law: str) -> None:
-    case = make_case(replace(TINY, law=law))
+@pytest.mark.parametrize("distribution", [distribution for distribution in DISTRIBUTIONS if distribution != "real"])
+def test_rows_are_distinct_ascending_and_of_their_distribution(distribution: str) -> None:
+    case = make_case(replace(TINY, distribution=distribution))
     rows = case.neighbors
     assert bool((rows[:, 1:] > rows[:, :-1]).all())
     assert rows.min() >= 0
     assert rows.max() < TINY.items
-    if law == "clustered":
+    if distribution == "clustered":
         assert int((rows.max(1).values - rows.min(1).values).max()) < BLOCK
     torch.testing.assert_close(case.weights.sum(1), torch.ones(TINY.items))
     assert torch.equal(case.neighbors32, rows.reshape(-1).int())
@@ -77,7 +77,7 @@ def test_case_is_a_function_of_its_cell() -> None:
 
 
 def test_real_cell_takes_graph_and_ids_of_the_log(log: Path) -> None:
-    cell = replace(TINY, law="real")
+    cell = replace(TINY, distribution="real")
     case = make_case(cell, log)
     assert case.cell.items == case.indptr.numel() - 1
     assert case.fill <= 1
@@ -90,8 +90,13 @@ def test_real_cell_takes_graph_and_ids_of_the_log(log: Path) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize(
     "cell",
-    [TINY, replace(TINY, law="clustered", zipf=0.0), replace(TINY, dtype="bfloat16"), replace(TINY, law="real")],
-    ids=lambda cell: f"{cell.law}-{cell.dtype}",
+    [
+        TINY,
+        replace(TINY, distribution="clustered", zipf=0.0),
+        replace(TINY, dtype="bfloat16"),
+        replace(TINY, distribution="real"),
+    ],
+    ids=lambda cell: f"{cell.distribution}-{cell.dtype}",
 )
 def test_cell_runs_and_reports(cell: Cell, log: Path, tmp_path: Path) -> None:
     cells = [run_cell(cell, rounds=2, warmup=1, log=log, slow=50.0)]
