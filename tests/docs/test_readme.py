@@ -13,6 +13,7 @@ from docs import picture
 from resemb_ext.study.compare.variants import Group, Variant
 from resemb_ext.study.compare.view import contrast, minus_plain
 from resemb_ext.study.harness.results import load_results
+from resemb_ext.study.untuned.page import summary
 from tests.docs.pages import ROOT, blocks
 
 README = ROOT / "README.md"
@@ -95,6 +96,14 @@ def test_item2vec_is_level_on_one_log_and_close_on_the_other() -> None:
     beauty, toys = (contrast(results, Variant(group, "res"), Variant(group, "item2vec")) for group in groups)
     assert beauty and beauty["gauc"]["low"] < 0 < beauty["gauc"]["high"]
     assert toys and f"{toys['gauc']['value']:.3f}" == "0.007"
+
+
+def test_gains_on_a_dense_log() -> None:
+    pieces = load_results(picture.STUDY, "untuned").pieces
+    gains = [summary(p)["difference"]["test"]["gauc"]["mean"] for key, p in pieces.items() if key.startswith("ml-1m")]
+    assert f"gAUC {min(gains):+.4f} to {max(gains):+.4f}" in TEXT
+    entry = minus_plain(load_results(picture.STUDY, "compare"), Variant(Group("ml-1m", "dnn", False), "res"))
+    assert entry and f"alone ({entry['gauc']['value']:+.4f}, tuned)" in " ".join(TEXT.split())
 
 
 def test_command_draws_the_committed_picture(tmp_path: Path) -> None:
