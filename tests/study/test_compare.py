@@ -11,10 +11,10 @@ import pytest
 from resemb_ext import data, metrics
 from resemb_ext.study import studies
 from resemb_ext.study.compare import experiment as compare
-from resemb_ext.study.compare import work as compare_work
+from resemb_ext.study.compare import training as compare_training
 from resemb_ext.study.compare.protocol import PROTOCOL, SETTINGS, Setting
 from resemb_ext.study.compare.variants import Group, Variant
-from resemb_ext.study.harness.draft import Draft
+from resemb_ext.study.harness.checkpoint import Checkpoint
 from resemb_ext.study.harness.pieces import Piece, Source, run_pieces, simulated_source
 from resemb_ext.study.harness.results import load_results
 
@@ -82,7 +82,7 @@ def test_tuning_never_makes_test_samples(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(data, "make_eval_samples", watched)
     source = simulated_source("tiny", users=100, items=100, domains=4)
-    scale = compare_work.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
+    scale = compare_training.Scale(trials=2, seeds=(1,), epochs=1, draws=10)
     variant = Variant(Group("tiny", "dnn", False), "res")
     plan = compare.pieces_of_variant(variant, compare.dataset_of(source, Setting()), scale)
     run_pieces("s", plan[:1], tmp_path, protocol={}, quick=True, progress=False)
@@ -95,11 +95,11 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     source = simulated_source("tiny", users=100, items=100, domains=4)
-    scale = compare_work.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
+    scale = compare_training.Scale(trials=4, seeds=(1,), epochs=1, draws=10)
     variant = Variant(Group("tiny", "dnn", False), "plain")
     plan = compare.pieces_of_variant(variant, compare.dataset_of(source, Setting()), scale)[:1]
     options = {"protocol": {}, "quick": True, "progress": False}
-    trained, train = [], compare_work.fit
+    trained, train = [], compare_training.fit
 
     def counted(*args: object, **options: object) -> object:
         if len(trained) == 3:
@@ -107,14 +107,14 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
         trained.append(1)
         return train(*args, **options)
 
-    monkeypatch.setattr(compare_work, "fit", counted)
+    monkeypatch.setattr(compare_training, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
         run_pieces("s", plan, tmp_path, **options)
-    draft = tmp_path / "s" / f"trials-{variant.key}.draft.json"
-    assert len(json.loads(draft.read_text())["steps"]) == 3
-    monkeypatch.setattr(compare_work, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
+    checkpoint = tmp_path / "s" / f"trials-{variant.key}.checkpoint.json"
+    assert len(json.loads(checkpoint.read_text())["steps"]) == 3
+    monkeypatch.setattr(compare_training, "fit", lambda *a, **o: (trained.append(2), train(*a, **o))[1])
     run_pieces("s", plan, tmp_path, **options)
-    assert trained == [1, 1, 1, 2] and not draft.exists()
+    assert trained == [1, 1, 1, 2] and not checkpoint.exists()
     run_pieces("s", plan, tmp_path / "whole", **options)
     first, whole = (
         [
@@ -126,22 +126,22 @@ def test_a_search_that_was_stopped_goes_on_after_its_last_trial(
     assert first == whole
 
 
-def test_a_draft_of_something_else_is_not_taken(tmp_path: Path) -> None:
-    def step(draft: Draft, name: str, value: float) -> float:
-        return draft.recall({"name": name}, lambda: (value, {}))[0]
+def test_a_checkpoint_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    def step(checkpoint: Checkpoint, name: str, value: float) -> float:
+        return checkpoint.recall({"name": name}, lambda: (value, {}))[0]
 
-    first = Draft(tmp_path / "d", "x")
+    first = Checkpoint(tmp_path / "d", "x")
     assert [step(first, "a", 1.0), step(first, "b", -np.inf)] == [1.0, -np.inf]
-    again = Draft(tmp_path / "d", "x")
+    again = Checkpoint(tmp_path / "d", "x")
     assert [step(again, "a", 7.0), step(again, "b", 7.0), step(again, "c", 3.0)] == [1, -np.inf, 3]
-    assert step(Draft(tmp_path / "d", "y"), "a", 7.0) == 7.0  # made for something else
-    first = Draft(tmp_path / "d", "y")
+    assert step(Checkpoint(tmp_path / "d", "y"), "a", 7.0) == 7.0  # made for something else
+    first = Checkpoint(tmp_path / "d", "y")
     assert step(first, "z", 8.0) == 8.0 and step(first, "a", 9.0) == 9.0  # another step
 
 
 def test_rows_with_category_and_din_run(tmp_path: Path) -> None:
     source = _with_category()
-    scale = compare_work.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
+    scale = compare_training.Scale(trials=2, seeds=(1, 2), epochs=1, draws=20)
     dataset = compare.dataset_of(source, Setting(eval_negatives=5))
     variants = [Variant(Group("cats", "din", True), table) for table in ("plain", "res")]
     plan = [piece for variant in variants for piece in compare.pieces_of_variant(variant, dataset, scale)]
@@ -167,10 +167,10 @@ def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
     dataset = compare.dataset_of(source, Setting(eval_negatives=4))
     test, counts = dataset.test, dataset.split.item_counts
     scores = np.random.default_rng(0).normal(size=len(test)).astype(np.float32)
-    found = compare_work.by_frequency(test, scores, counts)
+    found = compare_training.by_frequency(test, scores, counts)
     assert sum(bucket["events"] for bucket in found) == len(test) // 5
     for number, bucket in enumerate(found):
-        high = [*compare_work.BUCKETS, np.inf][number + 1]
+        high = [*compare_training.BUCKETS, np.inf][number + 1]
         first = counts[test.target[::5]]  # the positive comes first
         rows = np.repeat((first >= bucket["least"]) & (first < high), 5)
         assert bucket["events"] == rows.sum() // 5

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.study.harness.pieces import Desk, Piece, run_pieces, simulated_source
+from resemb_ext.study.harness.pieces import Context, Piece, run_pieces, simulated_source
 from resemb_ext.study.harness.results import load_results
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
@@ -81,7 +81,7 @@ def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def _chain(folder: Path, log: list[str], fail: str = "") -> list[Piece]:
-    """b and c need a, which puts a file aside; d needs nothing. Work is noted in a file, so that
+    """b and c need a, which writes a file; d needs nothing. Work is noted in a file, so that
     it is seen from other processes too."""
 
     def note(key: str) -> None:
@@ -90,15 +90,15 @@ def _chain(folder: Path, log: list[str], fail: str = "") -> list[Piece]:
         if key == fail:
             raise ValueError(f"{key} cannot be done")
 
-    def first(desk: Desk) -> dict[str, float]:
+    def first(context: Context) -> dict[str, float]:
         note("a")
-        (desk.folder / "a.txt").write_text("aside")
+        (context.folder / "a.txt").write_text("of a")
         return {"value": 2.0, "some_seconds": len(log) + os.getpid() + time.perf_counter()}
 
-    def second(key: str, desk: Desk) -> dict[str, float]:
-        assert (desk.folder / "a.txt").read_text() == "aside"
+    def second(key: str, context: Context) -> dict[str, float]:
+        assert (context.folder / "a.txt").read_text() == "of a"
         note(key)
-        return {"value": desk.results["a"]["value"] + 1}
+        return {"value": context.results["a"]["value"] + 1}
 
     def last() -> dict[str, float]:
         note("d")
@@ -106,7 +106,7 @@ def _chain(folder: Path, log: list[str], fail: str = "") -> list[Piece]:
 
     return [
         Piece("b", partial(second, "b"), {}, [0], needs=["a"]),
-        Piece("a", first, {}, [0], aside=["a.txt"]),
+        Piece("a", first, {}, [0], files=["a.txt"]),
         Piece("c", partial(second, "c"), {}, [0], needs=["a"]),
         Piece("d", last, {}, [0]),
     ]
@@ -141,7 +141,7 @@ def test_only_takes_what_is_named_and_needed(tmp_path: Path) -> None:
         run_pieces("s", _chain(tmp_path, []), tmp_path, only="x*", **OPTIONS)
 
 
-def test_lost_file_aside_is_made_again_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_lost_file_is_made_again_only_where_it_is_needed(tmp_path: Path) -> None:
     run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS)
     (tmp_path / "s" / "a.txt").unlink()
     kept = (tmp_path / "s" / "a.json").read_bytes()
@@ -170,7 +170,7 @@ def test_results_made_from_another_result_are_made_again(
     results = load_results(tmp_path, "s")
     assert results.pieces["b"]["result"] == {"value": 6.0}
     assert [results.earlier[key]["result"] for key in sorted(results.earlier)] == [{"value": 3.0}] * 2
-    # On another machine the file aside is made again, and the result with it.
+    # On another machine the file is made again, and the result with it.
     (tmp_path / "s" / "a.txt").unlink()
     (tmp_path / "s" / "c.json").unlink()
     run_pieces("s", _chain(tmp_path, []), tmp_path, **OPTIONS, jobs=jobs)
@@ -198,8 +198,8 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
 
 
 def test_circles_and_no_jobs_are_refused(tmp_path: Path) -> None:
-    one = Piece("a", lambda desk: {}, {}, [0], needs=["b"])
-    other = Piece("b", lambda desk: {}, {}, [0], needs=["a"])
+    one = Piece("a", lambda context: {}, {}, [0], needs=["b"])
+    other = Piece("b", lambda context: {}, {}, [0], needs=["a"])
     for jobs in (1, 2):
         with pytest.raises(ValueError, match="circle"):
             run_pieces("s", [one, other], tmp_path, jobs=jobs, **OPTIONS)

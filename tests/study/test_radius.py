@@ -12,7 +12,7 @@ import torch
 
 from resemb_ext import data
 from resemb_ext.study import studies
-from resemb_ext.study.harness.pieces import Desk, Source, run_pieces, simulated_source
+from resemb_ext.study.harness.pieces import Context, Source, run_pieces, simulated_source
 from resemb_ext.study.harness.results import Results
 from resemb_ext.study.methods.domains import permuted
 from resemb_ext.study.methods.heldout import HELD_OUT, held_out_events, hold_out, row_losses
@@ -203,9 +203,9 @@ def test_control_at_gamma_1_is_the_same_training() -> None:
     own, other = (radius._train(source, k, 1.0, (5e-3,), 2, 0) for k in (kind, control))
     piece = radius._piece(source, control, 1.0, (5e-3,), 2, 0)
     assert piece.needs == ["tiny-truth-gamma1-seed0"]
-    desk = Desk(Path(), {piece.needs[0]: own}, "")
+    context = Context(Path(), {piece.needs[0]: own}, "")
     del other["control_radius"]
-    assert piece.work(desk) == other
+    assert piece.work(context) == other
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_rates_are_extended_while_the_end_is_the_best(
 
     monkeypatch.setattr(radius, "_train", trained)
     base = trained(None, "truth", 3.0, (1e-3, 3e-3, 1e-2), 2, 0)
-    found = radius._train_further(None, "truth", 3.0, 2, 0, "key", Desk(Path(), {"key": base}, ""))
+    found = radius._train_further(None, "truth", 3.0, 2, 0, "key", Context(Path(), {"key": base}, ""))
     assert found["rate"] == chosen and found["rate_at_limit"] is at_limit
     assert [run["rate"] for run in found["runs"]] == [1e-3, 3e-3, 1e-2, *tried]
     assert len(base["runs"]) == 3

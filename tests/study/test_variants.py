@@ -11,7 +11,7 @@ from torch import nn
 
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.study.compare import experiment as compare
-from resemb_ext.study.compare import work as compare_work
+from resemb_ext.study.compare import training as compare_training
 from resemb_ext.study.compare.protocol import Setting
 from resemb_ext.study.compare.variants import CONTROLS, MAIN, TABLES, Group, Variant, variants_of
 from resemb_ext.study.harness.pieces import simulated_source
@@ -22,7 +22,7 @@ from resemb_ext.train.prepare import item_vectors
 
 SOURCE = simulated_source("tiny", users=150, items=120, domains=4, seed=0)
 DATASET = compare.dataset_of(SOURCE, Setting(eval_negatives=5))
-START = {factor.name: factor.value(0) for factor in compare_work.factors_of("laplacian")}
+START = {factor.name: factor.value(0) for factor in compare_training.factors_of("laplacian")}
 GROUP = Group("tiny", "dnn", False)
 
 
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def _model(table: str, seed: int = 0, **changes: object) -> tuple[nn.Module, object]:
     variant = Variant(GROUP, table)
-    config = compare_work.variant_options(variant, replace(DATASET.config, dim=8), compare.QUICK)
-    config = compare_work.run_options(config, {**START, **changes})
+    config = compare_training.variant_options(variant, replace(DATASET.config, dim=8), compare.QUICK)
+    config = compare_training.run_options(config, {**START, **changes})
     return variant.build(DATASET, config, seed, START["graph_l2"]), config
 
 
@@ -121,7 +121,7 @@ def test_tables_have_the_sizes_that_they_are_compared_by() -> None:
 
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("l2_of", compare_work.L2_MODES)
+@pytest.mark.parametrize("l2_of", compare_training.L2_MODES)
 def test_every_table_trains_and_is_a_function_of_the_seed(table: str, l2_of: str) -> None:
     def trained(seed: int):
         model, config = _model(table, seed, l2_of=l2_of)

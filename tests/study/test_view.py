@@ -8,8 +8,8 @@ from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
 from resemb_ext.study.compare import view as compare_view
 from resemb_ext.study.compare.protocol import PROTOCOL
+from resemb_ext.study.compare.training import BUCKETS
 from resemb_ext.study.compare.variants import Group, Variant
-from resemb_ext.study.compare.work import BUCKETS
 from resemb_ext.study.harness.results import Results
 
 
@@ -75,7 +75,7 @@ def test_what_was_scored_twice_is_told() -> None:
         ("res", False, False),
         ("gcn-1", True, False),
     ]
-    assert [row[3] for row in compare_page._twice_table(twice).rows] == ["no", "yes", "no"]
+    assert [row[3:] for row in compare_page._twice_table(twice).rows] == [("no", "no"), ("yes", "yes"), ("no", "yes")]
     assert compare_view.twice(Results(plan, last, [])) == []
 
 

@@ -19,8 +19,7 @@ from resemb_ext.train import RunConfig
 
 from .dataset import Dataset
 from .protocol import SETTINGS, Setting
-from .variants import TABLES, Variant, variants_of
-from .work import (
+from .training import (
     BUCKETS,
     ORDER_SEED,
     RESIDUAL,
@@ -34,6 +33,7 @@ from .work import (
     users_file,
     variant_options,
 )
+from .variants import TABLES, Variant, variants_of
 
 #: Options of every variant, whatever the defaults of training become.
 OPTIONS: dict[str, Any] = {
@@ -149,7 +149,7 @@ def pieces_of_variant(variant: Variant, dataset: Dataset, scale: Scale) -> list[
             {**asked, "search": search},
             [TUNE_SEED],
             dataset.source,
-            draft=trials_file(variant),
+            checkpoint=trials_file(variant),
         ),
         Piece(
             seeds_key,
@@ -158,7 +158,7 @@ def pieces_of_variant(variant: Variant, dataset: Dataset, scale: Scale) -> list[
             scale.seeds,
             dataset.source,
             needs=[search_key],
-            aside=[users_file(variant)],
+            files=[users_file(variant)],
         ),
     ]
 

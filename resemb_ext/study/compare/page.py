@@ -14,9 +14,9 @@ from resemb_ext.study.harness.results import Results
 from resemb_ext.train import paired_difference
 
 from .experiment import contrast_key
+from .training import BUCKETS, L2_MODES
 from .variants import PENALTY, TABLES, Variant
 from .view import FURTHER, Registered, Seen, Twice, minus_plain, registered, seen_variants, signed, twice
-from .work import BUCKETS, L2_MODES
 
 
 def page(results: Results) -> Page:
@@ -212,8 +212,11 @@ def _further_table(results: Results, variants: Sequence[Seen]) -> Table:
 def _twice_table(found: Sequence[Twice]) -> Table:
     return Table(
         "Differences of test gAUC taken twice",
-        ("comparison", "first", "last, as shown", "last within the first's interval"),
-        [(t.title, signed(t.first), signed(t.last), "no" if t.left else "yes") for t in found],
+        ("comparison", "first", "last, as shown", "last within the first's interval", "same side of 0"),
+        [
+            (t.title, signed(t.first), signed(t.last), "no" if t.left else "yes", "no" if t.turned else "yes")
+            for t in found
+        ],
     )
 
 

@@ -80,7 +80,7 @@ def _logs(logs: dict[str, dict[str, Any]]) -> Table:
             "log",
             "events with a domain",
             "median history",
-            "at one time",
+            "neighbours at the same time",
             "lowest BIC of four",
             "of five",
             "best held out",
@@ -176,7 +176,7 @@ def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
     lags = f"{', '.join(map(str, LAGS[:-1]))} and {LAGS[-1]}"
     return Table(
         f"Chance that two events {lags} apart share a domain, and dwell in events [95 % over users]",
-        ("log", "share", "delay model", "at large", "dwell by stays", "by decay"),
+        ("log", "share", "delay model", "overall", "dwell by stays", "by decay"),
         rows,
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare.protocol import Setting
+from resemb_ext.study.compare.training import FACTORS, L2_MODES, run_options, variant_options
 from resemb_ext.study.compare.variants import Group, Variant
-from resemb_ext.study.compare.work import FACTORS, L2_MODES, run_options, variant_options
 from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.study.harness.report import Table, interval, number
 from resemb_ext.train import RunConfig, fit, paired_difference

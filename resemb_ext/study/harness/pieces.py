@@ -86,8 +86,8 @@ def simulated_source(name: str, **options: Any) -> Source:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What a piece that needs others, or puts files aside, is given.
+class Context:
+    """What a piece is given that needs others or writes files.
 
     Attributes:
         folder: of the study.
@@ -106,15 +106,15 @@ class Piece:
 
     Attributes:
         key: its name within the study: letters, digits, "-", "." and "_".
-        work: does it; the result goes into JSON. It is given a ``Desk`` where ``needs``,
-            ``aside`` or ``draft`` are there, else nothing.
+        work: does it; the result goes into JSON. It is given a ``Context`` where ``needs``,
+            ``files`` or ``checkpoint`` are there, else nothing.
         config: all that the result depends on besides data and seeds.
         seeds: random seeds it uses.
         source: its log, whose hash is kept with the result; None without one.
         needs: keys of pieces that must be done before.
-        aside: names of files that it puts into the folder for pieces that need it. They are no
+        files: names of files that it writes into the folder for pieces that need it. They are no
             results; where they are gone when such a piece is to be done, this one is done again.
-        draft: name of a file that it may keep its steps in until it is done.
+        checkpoint: name of a file that it may keep its steps in until it is done.
     """
 
     key: str
@@ -123,8 +123,8 @@ class Piece:
     seeds: Sequence[int]
     source: Source | None = None
     needs: Sequence[str] = ()
-    aside: Sequence[str] = ()
-    draft: str | None = None
+    files: Sequence[str] = ()
+    checkpoint: str | None = None
 
     def identity(self, study: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """What must be the same for a kept result to count as this piece's."""
@@ -190,8 +190,8 @@ def run_pieces(
     folder.mkdir(parents=True, exist_ok=True)
     paths = {piece.key: piece_file(folder, piece.key) for piece in pieces}
     with locked(folder):
-        aside = [name for piece in pieces for name in (*piece.aside, *filter(None, [piece.draft]))]
-        remove_temporaries(folder, [path.name for path in paths.values()] + aside + [PLAN])
+        files = [name for piece in pieces for name in (*piece.files, *filter(None, [piece.checkpoint]))]
+        remove_temporaries(folder, [path.name for path in paths.values()] + files + [PLAN])
         remove_temporaries(out, [file.name])
         plan = _plan(study, pieces, protocol, quick)
         if file.exists():
@@ -271,13 +271,13 @@ def _stale(pieces: Sequence[Piece], paths: Mapping[str, Path]) -> list[str]:
 
 
 def _todo(pieces: Sequence[Piece], folder: Path, paths: Mapping[str, Path], stale: Sequence[str]) -> list[Piece]:
-    """Those without a valid result, and those whose files aside are gone though one of these needs them."""
+    """Those without a valid result, and those whose files are gone though one of these needs them."""
     missing = {piece.key for piece in pieces if not paths[piece.key].exists()}.union(stale)
     needed = {key for piece in pieces if piece.key in missing for key in piece.needs}
     return [
         piece
         for piece in pieces
-        if piece.key in missing or (piece.key in needed and not all((folder / name).exists() for name in piece.aside))
+        if piece.key in missing or (piece.key in needed and not all((folder / name).exists() for name in piece.files))
     ]
 
 
@@ -287,15 +287,15 @@ def _do(study: str, piece: Piece, protocol: Mapping[str, Any], folder: Path, pat
     needed = {key: read_json(paths[key])["result"] for key in piece.needs}
     identity = piece.identity(study, protocol)
     made_for = _digest({"identity": identity, "needed": needed, "versions": _versions()})
-    wants = piece.needs or piece.aside or piece.draft
-    desk = (Desk(folder, needed, made_for),) if wants else ()
-    result = plain(dict(piece.work(*desk)))
+    wants = piece.needs or piece.files or piece.checkpoint
+    context = (Context(folder, needed, made_for),) if wants else ()
+    result = plain(dict(piece.work(*context)))
     seconds = time.perf_counter() - began
     path = paths[piece.key]
     made_from = {key: _digest(value) for key, value in needed.items()}
     old = read_json(path) if path.exists() else {}
     if old.get("made_from", {}) == made_from and _digest(old.get("result", {})) == _digest(result):
-        return seconds  # done again for its files aside
+        return seconds  # done again for its files
     kept: dict[str, Any] = {**identity, "seconds": seconds}
     if piece.needs:
         kept["made_from"] = made_from
@@ -304,8 +304,8 @@ def _do(study: str, piece: Piece, protocol: Mapping[str, Any], folder: Path, pat
         if not first.exists():
             write_json(first, old)
     write_json(path, {**kept, "versions": _versions(), "result": result})
-    if piece.draft is not None:
-        (folder / piece.draft).unlink(missing_ok=True)
+    if piece.checkpoint is not None:
+        (folder / piece.checkpoint).unlink(missing_ok=True)
     return seconds
 
 

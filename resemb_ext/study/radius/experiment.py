@@ -11,7 +11,7 @@ import torch
 
 from resemb_ext import data, metrics
 from resemb_ext.models import MODELS
-from resemb_ext.study.harness.pieces import Desk, Piece, Source, simulated_source
+from resemb_ext.study.harness.pieces import Context, Piece, Source, simulated_source
 from resemb_ext.study.methods.domains import clusters, communities_of, permuted
 from resemb_ext.study.methods.heldout import HELD_OUT, held_out_events
 from resemb_ext.study.methods.item2vec import item_vectors
@@ -128,10 +128,10 @@ def _key(source: Source, kind: str, gamma: float, seed: int) -> str:
 
 
 def _train_further(
-    source: Source, kind: str, gamma: float, epochs: int, seed: int, key: str, desk: Desk
+    source: Source, kind: str, gamma: float, epochs: int, seed: int, key: str, context: Context
 ) -> dict[str, Any]:
     """Goes on from the kept training ``key``, a rate of the ladder at a time, while the end is the best."""
-    best = desk.results[key]
+    best = context.results[key]
     runs = list(best["runs"])
     for _ in range(STEPS):
         tried = [run["rate"] for run in runs]
@@ -149,16 +149,16 @@ def _train_further(
     return {**best, "rate_at_limit": at_limit, "runs": runs}
 
 
-def _same_training(kind: str, same: str, kept: str | None, desk: Desk) -> dict[str, Any]:
+def _same_training(kind: str, same: str, kept: str | None, context: Context) -> dict[str, Any]:
     """At gamma 1 no domain enters: the control's training is that of its kind.
 
     Args:
         kept: key of a result that has the control's radius, for a training ``same`` without it.
     """
-    found = dict(desk.results[same])
+    found = dict(context.results[same])
     radius = found.pop("control_radius", None)
     if radius is None and kept is not None:
-        radius = desk.results[kept]["radius"]
+        radius = context.results[kept]["radius"]
     return {**found, "domains": kind, "radius": radius}
 
 

@@ -55,7 +55,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Climb:
+class Search:
     """A search that is done.
 
     Attributes:
@@ -69,13 +69,13 @@ class Climb:
     closed: bool
 
 
-def climb(
+def hill_climb(
     evaluate: Callable[[dict[str, Any], float], tuple[float, Mapping[str, Any]]],
     factors: Sequence[Factor],
     *,
     trials: int,
     seed: int = 0,
-) -> Climb:
+) -> Search:
     """Searches for the largest value, one untried neighbour of the best point after the other.
 
     Neighbours are tried in one order of moves, drawn by the seed over all factors' names, so that it is
@@ -126,7 +126,7 @@ def climb(
         else:
             cursor = (place + 1) % len(moves)
     order = list(done)
-    return Climb(list(done.values()), order.index(best), not neighbours(best))
+    return Search(list(done.values()), order.index(best), not neighbours(best))
 
 
 def _moves(factors: Sequence[Factor], seed: int) -> list[tuple[int, int]]:
@@ -145,7 +145,7 @@ def _moved(point: Point, which: int, step: int) -> Point:
     return (*point[:which], step, *point[which + 1 :])
 
 
-def hopeless(values: Sequence[float], target: float, *, cap: int, first: int = 6, span: int = 3) -> bool:
+def cannot_reach(values: Sequence[float], target: float, *, cap: int, first: int = 6, span: int = 3) -> bool:
     """Whether a training cannot reach ``target`` even if it went on gaining as fast as lately.
 
     Learning curves flatten, so the line through the last ``span`` epochs' gain is above what comes.

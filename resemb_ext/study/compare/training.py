@@ -14,10 +14,10 @@ from torch import nn
 
 from resemb_ext import data, metrics
 from resemb_ext.runtime.files import write_atomic
-from resemb_ext.study.harness.climb import Climb, Factor, climb, hopeless
-from resemb_ext.study.harness.draft import Draft
+from resemb_ext.study.harness.checkpoint import Checkpoint
 from resemb_ext.study.harness.inference import bootstrap_difference
-from resemb_ext.study.harness.pieces import Desk
+from resemb_ext.study.harness.pieces import Context
+from resemb_ext.study.harness.search import Factor, Search, cannot_reach, hill_climb
 from resemb_ext.train import FitResult, RunConfig, TrainingDiverged, fit, paired_difference
 
 from .dataset import Dataset
@@ -92,7 +92,7 @@ def variant_options(variant: Variant, config: RunConfig, scale: Scale) -> RunCon
 
 def trials_file(variant: Variant) -> str:
     """Trials of a search under way."""
-    return f"trials-{variant.key}.draft.json"
+    return f"trials-{variant.key}.checkpoint.json"
 
 
 def users_file(variant: Variant) -> str:
@@ -103,27 +103,27 @@ def users_file(variant: Variant) -> str:
 Evaluate = Callable[[dict[str, Any], float], tuple[float, dict[str, Any]]]
 
 
-def tune(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
+def tune(variant: Variant, dataset: Dataset, scale: Scale, context: Context) -> dict[str, Any]:
     """The search; test is not there. Trials that an interrupted search left are not made again."""
-    evaluate = trial_of(variant, dataset, scale, desk)
-    return search_result(climb(evaluate, factors_of(variant.table), trials=scale.trials, seed=ORDER_SEED))
+    evaluate = trial_of(variant, dataset, scale, context)
+    return search_result(hill_climb(evaluate, factors_of(variant.table), trials=scale.trials, seed=ORDER_SEED))
 
 
-def trial_of(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> Evaluate:
-    """What trains and validates a variant at a point of the search, and keeps it in the variant's draft."""
+def trial_of(variant: Variant, dataset: Dataset, scale: Scale, context: Context) -> Evaluate:
+    """What trains and validates a variant at a point of the search, and keeps it in the variant's checkpoint."""
     config = replace(variant_options(variant, dataset.config, scale), patience=scale.tune_patience)
     train = dataset.train(TUNE_SEED)
-    draft = Draft(desk.folder / trials_file(variant), desk.made_for)
+    checkpoint = Checkpoint(context.folder / trials_file(variant), context.made_for)
 
     def evaluate(found: dict[str, Any], best: float) -> tuple[float, dict[str, Any]]:
-        return draft.recall(found, lambda: attempt(found, best))
+        return checkpoint.recall(found, lambda: attempt(found, best))
 
     def attempt(found: dict[str, Any], best: float) -> tuple[float, dict[str, Any]]:
         options = run_options(config, found)
 
         def give_up(history: Sequence[dict[str, Any]]) -> bool:
             values = [entry["valid"]["gauc"] for entry in history]
-            return hopeless(values, best, cap=config.epochs)
+            return cannot_reach(values, best, cap=config.epochs)
 
         began = time.perf_counter()
         model = variant.build(dataset, options, TUNE_SEED, found.get(PENALTY))
@@ -153,7 +153,7 @@ def trial_of(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> Ev
     return evaluate
 
 
-def search_result(search: Climb) -> dict[str, Any]:
+def search_result(search: Search) -> dict[str, Any]:
     """A search for its JSON.
 
     Raises:
@@ -171,9 +171,9 @@ def search_result(search: Climb) -> dict[str, Any]:
     }
 
 
-def train_seeds(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) -> dict[str, Any]:
-    """Trainings at the tuned options, with test metrics; each user's AUC goes aside."""
-    found = desk.results[f"tune-{variant.key}"]["options"]
+def train_seeds(variant: Variant, dataset: Dataset, scale: Scale, context: Context) -> dict[str, Any]:
+    """Trainings at the tuned options, with test metrics; each user's AUC goes into a file."""
+    found = context.results[f"tune-{variant.key}"]["options"]
     config = run_options(variant_options(variant, dataset.config, scale), found)
     runs, aucs, rows = [], [], np.zeros(0)
     for seed in scale.seeds:
@@ -196,7 +196,7 @@ def train_seeds(variant: Variant, dataset: Dataset, scale: Scale, desk: Desk) ->
         with open(path, "wb") as file:
             np.savez_compressed(file, auc=np.stack(aucs), rows=rows)
 
-    write_atomic(desk.folder / users_file(variant), write)
+    write_atomic(context.folder / users_file(variant), write)
     return {"options": found, "runs": runs}
 
 
@@ -249,8 +249,8 @@ def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) 
     return found
 
 
-def take_contrast(one: Variant, other: Variant, scale: Scale, desk: Desk) -> dict[str, Any]:
-    of_one, of_other = (_user_aucs(desk.folder, variant) for variant in (one, other))
+def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) -> dict[str, Any]:
+    of_one, of_other = (_user_aucs(context.folder, variant) for variant in (one, other))
     rows = of_one["rows"]
     if not np.array_equal(rows, of_other["rows"]):
         raise ValueError(f"{one.key} and {other.key} were scored on different test rows")
@@ -259,7 +259,7 @@ def take_contrast(one: Variant, other: Variant, scale: Scale, desk: Desk) -> dic
     found = bootstrap_difference(gain[:, both], rows[both], draws=scale.draws)
     values = {
         name: [
-            [run["test"][metric] for run in desk.results[f"seeds-{variant.key}"]["runs"]] for variant in (other, one)
+            [run["test"][metric] for run in context.results[f"seeds-{variant.key}"]["runs"]] for variant in (other, one)
         ]
         for name, metric in (("gauc", "gauc"), ("auc", "auc"), ("logloss", "logloss"))
     }

@@ -12,7 +12,7 @@ from resemb_ext.runtime.files import plain, write_json
 from .results import read_json
 
 
-class Draft:
+class Checkpoint:
     """Steps taken so far, each a value and details for what was asked, in order.
 
     Args:
