@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pandas as pd
 import pytest
 
 import resemb_ext as rx
-from resemb_ext.cli import main
+from resemb_ext.cli import main, parser
 from tests.docs.pages import PAGES, ROOT, blocks
 
 #: Commands that are not run here: they install, need a GPU, or are timed or tested elsewhere.
@@ -35,6 +38,8 @@ ELSEWHERE = (
     "lint-imports",
 )
 ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newcomer's, in CI
+#: Options of other programs: pip, pytest, hypothesis, ruff, nvcc.
+OTHERS = {"--no-build-isolation", "--hypothesis-profile", "--check", "--kills"}
 #: Pages whose commands train, search, export or step a model.
 TRAINS = ("optimizers", "serve", "training", "tune")
 #: Snippets that need a GPU.
@@ -98,13 +103,19 @@ def test_page_runs(page: Path, place: Path) -> None:
                 _run_command(words, where)
 
 
-def _check_options(module: str, options: list[str]) -> None:
-    """The module's ``--help`` has the options."""
-    help_text = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(help_text), pytest.raises(SystemExit):
+def _help_of(module: str) -> str:
+    """What ``python -m MODULE --help`` prints."""
+    text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(text), pytest.raises(SystemExit):
         patch.setattr(sys, "argv", [module, "--help"])
         runpy.run_module(module, run_name="__main__")
-    assert [option for option in options if option not in help_text.getvalue()] == []
+    return text.getvalue()
+
+
+def _check_options(module: str, options: list[str]) -> None:
+    """The module's ``--help`` has the options."""
+    known = _help_of(module)
+    assert [option for option in options if option not in known] == []
 
 
 def _run_command(words: list[str], where: str) -> None:
@@ -126,3 +137,27 @@ def _run_command(words: list[str], where: str) -> None:
         pytest.fail(f"{where}: no file {words[1]}")
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, *words[1:]], check=True, env={**os.environ, "PYTHONPATH": paths})
+
+
+@pytest.fixture(scope="module")
+def all_options() -> set[str]:
+    """The options of every command of ``resemb``, of the benchmarks and of the picture, and those of other programs."""
+    texts = [command.format_help() for command in _commands(parser())]
+    programs = [path for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
+    names = [f"benchmarks.{path.stem}".removesuffix(".__main__") for path in programs if path.stem != "publish"]
+    texts += [_help_of(module) for module in ("benchmarks.gpu", "docs.picture", *names)]
+    return set(re.findall(r"--[\w-]+", " ".join(texts))) | OTHERS
+
+
+def _commands(command: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield command
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from _commands(sub)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_options_exist(page: Path, all_options: set[str]) -> None:
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) - all_options == set()
