@@ -102,7 +102,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of work of under 40 minutes.
+    """A piece of work, done in one go.
 
     Attributes:
         key: its name within the study: letters, digits, "-", "." and "_".
