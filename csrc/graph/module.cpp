@@ -8,7 +8,7 @@
 #include "graph/builder.h"
 #include "graph/digest.h"
 #include "graph/hops.h"
-#include "graph/store.h"
+#include "graph/store_builder.h"
 
 namespace py = pybind11;
 
@@ -31,8 +31,8 @@ py::array_t<T> copy_to_numpy(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-template <class Neighbor, class Value>
-py::tuple to_numpy(Csr<Neighbor, Value> csr, int64_t num_items) {
+template <class Id, class Value>
+py::tuple to_numpy(Csr<Id, Value> csr, int64_t num_items) {
   return py::make_tuple(
       to_numpy(std::move(csr.indptr), num_items + 1), to_numpy(std::move(csr.neighbors), csr.num_edges),
       to_numpy(std::move(csr.values), csr.num_edges), to_numpy(std::move(csr.degree), num_items));
@@ -43,7 +43,6 @@ struct Options : BuildOptions {
   explicit Options(const py::dict& given) {
     num_items = given["num_items"].cast<int64_t>();
     padding = given["padding"].cast<int64_t>();
-    force_wide = given.contains("force_wide") && given["force_wide"].cast<bool>();
     limits = {given["int_gap"].cast<int64_t>(), given["int_session"].cast<int64_t>(),
               given["float_gap"].cast<double>(), given["float_session"].cast<double>()};
     rows.window = std::max<int64_t>(given["window"].cast<int64_t>(), 1);
@@ -138,48 +137,47 @@ py::tuple build_graph(const Array<int64_t>& user, const Array<int64_t>& item, co
                       const py::dict& given, int threads, const py::object& progress) {
   const Events events = events_of(user, item, time);
   const Options options(given);
-  const auto run = [&]<class Width>(Width) {
-    auto csr = with_workers(threads, 2 * events.count, progress,
-                            [&](Workers& workers) { return build<Width>(events, options, workers); });
-    return to_numpy(std::move(csr), options.num_items);
-  };
+  if (events.count > kMostEvents)
+    throw py::value_error("more than 2**32 - 1 events, which one graph cannot count");
+  if (options.num_items > kMostItems)
+    throw py::value_error("num_items is " + std::to_string(options.num_items) +
+                          "; a graph of events has at most 2**31 - 1 items");
   try {
-    return needs_wide(events.count, options) ? run(Wide{}) : run(Narrow{});
+    auto csr = with_workers(threads, 2 * events.count, progress,
+                            [&](Workers& workers) { return build(events, options, workers); });
+    return to_numpy(std::move(csr), options.num_items);
   } catch (const BadEvent& bad) {
     raise(bad, events, options.num_items, 0);
   }
 }
 
-template <class Neighbor>
 py::tuple weigh_counts(const Array<int64_t>& indptr, const Array<Neighbor>& neighbors,
                        const Array<int64_t>& masses, const Array<int64_t>& occurrences, const py::dict& given,
                        int threads, const py::object& progress) {
-  using Width = std::conditional_t<sizeof(Neighbor) == 4, Narrow, Wide>;
   const Options options(given);
   if (indptr.size() != options.num_items + 1 || occurrences.size() != options.num_items ||
       neighbors.size() != masses.size() || indptr.data()[options.num_items] != neighbors.size())
     throw py::value_error("counts: arrays do not fit each other");
-  const std::vector<typename Width::Word> seen(occurrences.data(), occurrences.data() + occurrences.size());
+  const std::vector<Word> seen(occurrences.data(), occurrences.data() + occurrences.size());
   auto csr = with_workers(threads, options.num_items, progress, [&](Workers& workers) {
-    return weigh<Width>(indptr.data(), neighbors.data(), masses.data(), seen.data(), options, workers);
+    return weigh(indptr.data(), neighbors.data(), masses.data(), seen.data(), options, workers);
   });
   return to_numpy(std::move(csr), options.num_items);
 }
 
-template <class Neighbor>
-py::tuple multiply_pruned(const Array<int64_t>& p_indptr, const Array<Neighbor>& p_neighbors,
+template <class Id>
+py::tuple multiply_pruned(const Array<int64_t>& p_indptr, const Array<Id>& p_neighbors,
                           const Array<float>& p_weights, const Array<int64_t>& w_indptr,
-                          const Array<Neighbor>& w_neighbors, const Array<float>& w_weights, int64_t top_k,
+                          const Array<Id>& w_neighbors, const Array<float>& w_weights, int64_t top_k,
                           int threads) {
-  using Width = std::conditional_t<sizeof(Neighbor) == 4, Narrow, Wide>;
   const int64_t num_items = w_indptr.size() - 1;
   if (p_indptr.size() != w_indptr.size()) throw py::value_error("P and W differ in their rows");
   py::array_t<double> kept(num_items), whole(num_items);
   double *after = kept.mutable_data(), *before = whole.mutable_data();
-  const CsrView<Neighbor> p{p_indptr.data(), p_neighbors.data(), p_weights.data()};
-  const CsrView<Neighbor> w{w_indptr.data(), w_neighbors.data(), w_weights.data()};
+  const CsrView<Id> p{p_indptr.data(), p_neighbors.data(), p_weights.data()};
+  const CsrView<Id> w{w_indptr.data(), w_neighbors.data(), w_weights.data()};
   auto csr = with_workers(threads, num_items, py::none(), [&](Workers& workers) {
-    return multiply<Width>(p, w, num_items, top_k, workers, after, before);
+    return multiply(p, w, num_items, top_k, workers, after, before);
   });
   const py::tuple rows = to_numpy(std::move(csr), num_items);
   return py::make_tuple(rows[0], rows[1], rows[2], kept, whole);
@@ -202,7 +200,7 @@ class PyEventStore {
   void add(const Array<int64_t>& user, const Array<int64_t>& item, const py::object& time, int64_t num_items,
            int64_t padding, int64_t first) {
     const Events events = events_of(user, item, time);
-    if (store_.count() + events.count >= int64_t{1} << 32)
+    if (store_.count() + events.count >= kMostEvents + 1)
       throw py::value_error("more than 2**32 - 1 events, which one graph cannot count");
     try {
       py::gil_scoped_release released;
@@ -215,12 +213,12 @@ class PyEventStore {
   }
 
   py::tuple build(const py::dict& given, int threads, const py::object& progress) {
-    return build_as<GraphRows<Narrow>>(given, threads, progress, nullptr);
+    return build_as<GraphRows>(given, threads, progress, nullptr);
   }
 
   py::tuple count_pairs(const py::dict& given, int threads, const py::object& progress) {
     Tails tails;
-    const py::tuple counts = build_as<CountRows<Narrow>>(given, threads, progress, &tails);
+    const py::tuple counts = build_as<CountRows>(given, threads, progress, &tails);
     py::object time;
     if (store_.floating()) {
       std::vector<double> values;
@@ -242,10 +240,10 @@ class PyEventStore {
   template <class Rows>
   py::tuple build_as(const py::dict& given, int threads, const py::object& progress, Tails* tails) {
     const Options options(given);
-    std::unique_ptr<uint32_t[]> occurrences;
+    std::unique_ptr<Word[]> occurrences;
     try {
       auto csr = with_workers(threads, 2 * store_.count(), progress, [&](Workers& workers) {
-        return store_.build<Rows>(options, workers, tails, occurrences);
+        return resemb::graph::build<Rows>(store_, options, workers, tails, occurrences);
       });
       const py::tuple rows = to_numpy(std::move(csr), options.num_items);
       return py::make_tuple(rows[0], rows[1], rows[2], rows[3],
@@ -270,7 +268,7 @@ PYBIND11_MODULE(_builder, module) {
   module.def("digest", &digest, py::arg("user").noconvert(), py::arg("item").noconvert(), py::arg("time"),
              py::arg("first"), py::kw_only(), py::arg("threads"),
              "Two 64-bit sums over events of a mix of (index, user, item, time), to be added modulo 2**64.");
-  module.def("weigh", &weigh_counts<int32_t>, py::arg("indptr").noconvert(), py::arg("neighbors").noconvert(),
+  module.def("weigh", &weigh_counts, py::arg("indptr").noconvert(), py::arg("neighbors").noconvert(),
              py::arg("masses").noconvert(), py::arg("occurrences").noconvert(), py::arg("options"),
              py::kw_only(), py::arg("threads"), py::arg("progress"),
              "(indptr, neighbors, weights, degree) of the graph of counted pairs.");

@@ -2,9 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace resemb::graph {
+
+// Ids of items and places of events. The highest bit of an id is taken, so there are as many items as an
+// int32 has ids.
+using Word = uint32_t;
+using Neighbor = int32_t;
+constexpr int64_t kMostItems = std::numeric_limits<Neighbor>::max();
+constexpr int64_t kMostEvents = std::numeric_limits<Word>::max();
 
 enum class Weighting { count, cosine, jaccard, ppmi };
 
@@ -39,7 +47,6 @@ struct BuildOptions {
   TimeLimits limits;
   RowOptions rows;
   const int64_t* category = nullptr;  // [num_items] of each item, negative: none; or null
-  bool force_wide = false;            // 64-bit words even where 32 bits suffice (tests)
 };
 
 }  // namespace resemb::graph

@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "graph/hash.h"
+#include "graph/options.h"
 
 namespace resemb::graph {
 
 // Groups events by user, the users in the order in which they come first, and sorts every user's events
 // stably by time. An object serves one bucket after the other.
-template <class Word>
 class Ordering {
  public:
   struct Event {

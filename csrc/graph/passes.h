@@ -14,8 +14,6 @@ namespace resemb::graph {
 
 class SequenceFile {
  public:
-  using Word = uint32_t;
-
   SequenceFile(const std::string& folder, int64_t count, bool reach) : entries_(folder), count_(count) {
     if (reach) reach_ = std::make_unique<SpillFile>(folder);
   }
@@ -25,11 +23,11 @@ class SequenceFile {
     if (reach_) reach_->write(reach, size * kBytes, at * kBytes);
   }
 
-  void margins(Tables<Word>& tables, const BuildOptions& options, Workers& workers) const {
+  void margins(Tables& tables, const BuildOptions& options, Workers& workers) const {
     open_margins(tables, options);
     const int64_t window = options.rows.window;
     workers.run((count_ + kChunk - 1) / kChunk, [&](int64_t chunk, int) {
-      Sequence<Word> part;
+      Sequence part;
       const int64_t begin = chunk * kChunk, end = std::min(count_, begin + kChunk);
       load(part, begin, std::min(count_, end + window));
       add_margins(part, 0, end - begin, options.rows, tables.row_mass.get(), tables.column_mass.get());
@@ -38,8 +36,8 @@ class SequenceFile {
   }
 
   template <class Rows>
-  void rows(const Tables<Word>& tables, const BuildOptions& options, Workers& workers, int64_t memory,
-            Collector<int32_t, typename Rows::Value>& out) const {
+  void rows(const Tables& tables, const BuildOptions& options, Workers& workers, int64_t memory,
+            Collector<Neighbor, typename Rows::Value>& out) const {
     const int64_t around = 2 * options.rows.window + 1;
     const int64_t bytes = reach_ ? 2 * kBytes : kBytes;
     int64_t first = 0;
@@ -50,11 +48,11 @@ class SequenceFile {
       };
       do own += tables.occurrences[last++];
       while (last < options.num_items && need(own + tables.occurrences[last]) <= memory);
-      Sequence<Word> part;
+      Sequence part;
       workers.run(1, [&](int64_t, int) {
         gather(part, first, last, std::min(count_, own * around), options.rows.window, workers);
       });
-      build_rows<Narrow, Rows>(workers, part, tables, first, last, options, out);
+      build_rows<Rows>(workers, part, tables, first, last, options, out);
       first = last;
     }
   }
@@ -63,7 +61,7 @@ class SequenceFile {
   static constexpr int64_t kBytes = sizeof(Word);
   static constexpr int64_t kChunk = 1 << 20;
 
-  void load(Sequence<Word>& part, int64_t begin, int64_t end) const {
+  void load(Sequence& part, int64_t begin, int64_t end) const {
     part.count = end - begin;
     part.entries = std::make_unique_for_overwrite<Word[]>(part.count);
     entries_.read(part.entries.get(), part.count * kBytes, begin * kBytes);
@@ -74,9 +72,9 @@ class SequenceFile {
 
   // The surroundings of all positions of items [first, last): runs of the sequence, each with a start
   // mark, so that no pair crosses what is left out.
-  void gather(Sequence<Word>& out, int64_t first, int64_t last, int64_t room, int64_t window,
+  void gather(Sequence& out, int64_t first, int64_t last, int64_t room, int64_t window,
               const Workers& workers) const {
-    constexpr Word start = Sequence<Word>::start;
+    constexpr Word start = Sequence::start;
     out.count = 0;
     out.entries = std::make_unique_for_overwrite<Word[]>(room);
     if (reach_) out.reach = std::make_unique_for_overwrite<Word[]>(room);
@@ -84,7 +82,7 @@ class SequenceFile {
     for (int64_t begin = 0; begin < count_ && !workers.stopped(); begin += kChunk) {
       const int64_t end = std::min(count_, begin + kChunk);
       const int64_t low = std::max<int64_t>(0, begin - window);
-      Sequence<Word> part;
+      Sequence part;
       load(part, low, std::min(count_, end + window));
       for (int64_t at = begin; at < end; ++at) {
         const int64_t item = part.entries[at - low] & ~start;

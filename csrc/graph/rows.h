@@ -15,10 +15,10 @@
 namespace resemb::graph {
 
 // Count: a word that holds the largest mass of a pair.
-template <class Word, class Count>
+template <class Count>
 class PairCounter {
  public:
-  PairCounter(const Sequence<Word>& sequence, int64_t num_items, const RowOptions& options)
+  PairCounter(const Sequence& sequence, int64_t num_items, const RowOptions& options)
       : sequence_(sequence),
         options_(options),
         counts_(static_cast<Count*>(std::calloc(std::max<int64_t>(num_items, 1), sizeof(Count)))) {
@@ -28,7 +28,7 @@ class PairCounter {
   // The pairs of `item` with other items, in order of first touch. positions: where the item occurs, and
   // up to `readable` where those occur that are counted next.
   void count(Word item, const Word* positions, int64_t size, int64_t readable, const Workers& workers,
-             std::vector<Pair<Word>>& pairs) {
+             std::vector<Pair>& pairs) {
     const bool decay = !options_.mass.empty();
     if (sequence_.reach)
       decay ? scan<true, true>(positions, size, readable, workers)
@@ -48,7 +48,7 @@ class PairCounter {
   }
 
  private:
-  static constexpr Word kStart = Sequence<Word>::start;
+  static constexpr Word kStart = Sequence::start;
 
   template <bool kDecay, bool kReach>
   void scan(const Word* positions, int64_t size, int64_t readable, const Workers& workers) {
@@ -105,7 +105,7 @@ class PairCounter {
     void operator()(Count* data) const { std::free(data); }
   };
 
-  const Sequence<Word>& sequence_;
+  const Sequence& sequence_;
   const RowOptions& options_;
   std::unique_ptr<Count[], Free> counts_;  // [num_items], zero between rows
   std::vector<Word> touched_;              // items with a count, in order of first touch

@@ -77,29 +77,28 @@ class FirstBad {
 };
 
 // Items in order; the highest bit marks the first event of a user or session.
-template <class Id>
 struct Sequence {
-  static constexpr Id start = Id{1} << (8 * sizeof(Id) - 1);
-  std::unique_ptr<Id[]> entries;
+  static constexpr Word start = Word{1} << 31;
+  std::unique_ptr<Word[]> entries;
   // With a longest time in a pair: how many of the next events pair with this one; else null. As times
   // ascend, at + reach[at] never falls within a session.
-  std::unique_ptr<Id[]> reach;
+  std::unique_ptr<Word[]> reach;
   int64_t count = 0;
 };
 
 // Marks the starts and reaches of events [begin, end) of a run that ends at `stop`.
 // user_at(i), time_at(i) (a key) and item_at(i) describe event i; out and reach are indexed by i.
-template <class Id, class UserAt, class TimeAt, class ItemAt>
+template <class UserAt, class TimeAt, class ItemAt>
 void write_entries(int64_t begin, int64_t end, int64_t stop, const TimeLimits& limits, bool floating,
                    int64_t window, const UserAt& user_at, const TimeAt& time_at, const ItemAt& item_at,
-                   Id* out, Id* reach) {
+                   Word* out, Word* reach) {
   const TimeLimit session{floating, limits.int_session, limits.float_session};
   const TimeLimit gap{floating, limits.int_gap, limits.float_gap};
   const auto starts = [&](int64_t i) {
     return i == 0 || user_at(i) != user_at(i - 1) ||
            (limits.session() && !session.holds(time_at(i - 1), time_at(i)));
   };
-  for (int64_t i = begin; i < end; ++i) out[i] = item_at(i) | (starts(i) ? Sequence<Id>::start : Id{0});
+  for (int64_t i = begin; i < end; ++i) out[i] = item_at(i) | (starts(i) ? Sequence::start : Word{0});
   if (!limits.gap()) return;
   int64_t last = begin;
   for (int64_t i = begin; i < end; ++i) {
@@ -107,7 +106,7 @@ void write_entries(int64_t begin, int64_t end, int64_t stop, const TimeLimits& l
     while (last + 1 < stop && last < i + window && !starts(last + 1) &&
            gap.holds(time_at(i), time_at(last + 1)))
       ++last;
-    reach[i] = static_cast<Id>(last - i);
+    reach[i] = static_cast<Word>(last - i);
   }
 }
 
@@ -156,28 +155,27 @@ inline std::vector<int64_t> user_splitters(const Events& events, int64_t parts) 
 
 // The events' items sorted stably by (user, time). Every item is read once and checked against
 // [0, num_items) and the padding row as it is read.
-template <class Id>
-Sequence<Id> make_sequence(Workers& workers, const Events& events, const BuildOptions& options) {
+inline Sequence make_sequence(Workers& workers, const Events& events, const BuildOptions& options) {
   using namespace detail;
   const int64_t n = events.count, num_items = options.num_items, padding = options.padding;
   const int64_t window = options.rows.window;
   const TimeLimits& limits = options.limits;
   const bool floating = events.float_time != nullptr;
-  Sequence<Id> sequence;
+  Sequence sequence;
   sequence.count = n;
-  sequence.entries = std::make_unique_for_overwrite<Id[]>(n);
-  if (limits.gap()) sequence.reach = std::make_unique_for_overwrite<Id[]>(n);
-  Id* entries = sequence.entries.get();
-  Id* reach = sequence.reach.get();
+  sequence.entries = std::make_unique_for_overwrite<Word[]>(n);
+  if (limits.gap()) sequence.reach = std::make_unique_for_overwrite<Word[]>(n);
+  Word* entries = sequence.entries.get();
+  Word* reach = sequence.reach.get();
   FirstBad bad_range, bad_padding;
-  const auto checked_item = [&](int64_t i) -> Id {
+  const auto checked_item = [&](int64_t i) -> Word {
     const int64_t item = events.item[i];
     if (item < 0 || item >= num_items) {
       bad_range.report(i);
       return 0;
     }
     if (item == padding) bad_padding.report(i);
-    return static_cast<Id>(item);
+    return static_cast<Word>(item);
   };
   check_times(workers, events);
   if (is_sorted(workers, events)) {
@@ -196,7 +194,7 @@ Sequence<Id> make_sequence(Workers& workers, const Events& events, const BuildOp
         part_of[i] = static_cast<uint16_t>(
             std::upper_bound(splitters.begin(), splitters.end(), events.user[i]) - splitters.begin());
     });
-    auto order = std::make_unique_for_overwrite<Id[]>(n);
+    auto order = std::make_unique_for_overwrite<Word[]>(n);
     const auto offsets = partition(
         workers, n, static_cast<int64_t>(splitters.size()) + 1, [&](int64_t i) { return part_of[i]; },
         order.get());
@@ -204,8 +202,8 @@ Sequence<Id> make_sequence(Workers& workers, const Events& events, const BuildOp
     struct Record {
       int64_t user;
       uint64_t time;
-      Id index;  // input position: makes the order total, hence stable
-      Id item;
+      Word index;  // input position: makes the order total, hence stable
+      Word item;
       bool operator<(const Record& other) const {
         return std::tie(user, time, index) < std::tie(other.user, other.time, other.index);
       }
@@ -217,7 +215,7 @@ Sequence<Id> make_sequence(Workers& workers, const Events& events, const BuildOp
       records.resize(size);
       for (int64_t r = 0; r < size; ++r) {
         const int64_t i = order[begin + r];
-        records[r] = {events.user[i], events.time_key(i), static_cast<Id>(i), checked_item(i)};
+        records[r] = {events.user[i], events.time_key(i), static_cast<Word>(i), checked_item(i)};
       }
       std::sort(records.begin(), records.end());
       write_entries(

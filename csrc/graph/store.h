@@ -2,34 +2,24 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "graph/builder.h"
 #include "graph/memory.h"
-#include "graph/ordering.h"
-#include "graph/passes.h"
+#include "graph/sequence.h"
 #include "graph/spill.h"
 
 namespace resemb::graph {
 
-// The last `window` events of every user, users ascending.
-struct Tails {
-  std::vector<int64_t> user, item;
-  std::vector<uint64_t> time;  // keys
-};
-
 class EventStore {
  public:
-  using Word = uint32_t;
-
   // memory: bytes of events and sequence to hold at most, negative: no limit. expected: events, a guess.
   EventStore(std::string folder, int64_t memory, int64_t expected)
       : folder_(std::move(folder)),
@@ -44,6 +34,9 @@ class EventStore {
   int64_t largest_item() const { return largest_item_; }
   bool floating() const { return floating_; }
   int64_t spilled_bytes() const { return spilled_; }
+  const std::string& folder() const { return folder_; }
+  int64_t memory() const { return memory_; }
+  int64_t held_bytes() const { return held_; }
 
   // Items are checked against [0, num_items) and the padding row; num_items < 0: against 2^31 - 2.
   void add(const Events& events, int64_t num_items, int64_t padding) {
@@ -68,55 +61,6 @@ class EventStore {
     count_ += events.count;
   }
 
-  // Uses up the events. Rows: GraphRows<Narrow> or CountRows<Narrow>.
-  template <class Rows>
-  Csr<int32_t, typename Rows::Value> build(const BuildOptions& options, Workers& workers, Tails* tails,
-                                           std::unique_ptr<Word[]>& occurrences) {
-    occurrences = std::make_unique<Word[]>(options.num_items);
-    const bool reach = options.limits.gap();
-    const int64_t sequence_bytes = count_ * int64_t{sizeof(Word)} * (reach ? 2 : 1);
-    const bool on_disk = memory_ >= 0 && sequence_bytes + count_ * int64_t{sizeof(Word)} > memory_;
-    if (memory_ >= 0 && held_ + (on_disk ? 0 : sequence_bytes) > memory_) {
-      spill();
-      drop_blocks();
-    }
-    Collector<int32_t, typename Rows::Value> collector(options.num_items, workers.threads());
-    if (on_disk) {
-      SequenceFile file(folder_, count_, reach);
-      spilled_ += sequence_bytes;
-      sort(options, workers, occurrences.get(), tails,
-           [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
-             file.write(at, entries, far, size);
-           });
-      drop_blocks();
-      Tables<Word> tables(options, occurrences.get());
-      if (needs_margins(options.rows.weighting)) file.margins(tables, options, workers);
-      file.rows<Rows>(tables, options, workers, memory_, collector);
-    } else {
-      Sequence<Word> sequence;
-      sequence.count = count_;
-      sequence.entries = large_array<Word>(count_);
-      if (reach) sequence.reach = large_array<Word>(count_);
-      sort(options, workers, occurrences.get(), tails,
-           [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
-             std::copy_n(entries, size, sequence.entries.get() + at);
-             if (far) std::copy_n(far, size, sequence.reach.get() + at);
-           });
-      spare_blocks(options, collector);
-      Tables<Word> tables(options, occurrences.get());
-      if (needs_margins(options.rows.weighting)) {
-        open_margins(tables, options);
-        workers.ranges(count_, detail::kEventGrain, [&](int64_t begin, int64_t end) {
-          add_margins(sequence, begin, end, options.rows, tables.row_mass.get(), tables.column_mass.get());
-        });
-        close_margins(tables, options);
-      }
-      build_rows<Narrow, Rows>(workers, sequence, tables, 0, options.num_items, options, collector);
-    }
-    return collector.join(workers);
-  }
-
- private:
 #pragma pack(push, 4)
   struct Record {
     int64_t user;
@@ -128,6 +72,80 @@ class EventStore {
   struct Small {
     Word user, time, item;
   };
+
+  // What follows reads the events, once all were added. A bucket holds all events of its users.
+  int64_t buckets() const { return buckets_; }
+  // [buckets + 1]: where each bucket's events begin, were they in one line.
+  std::vector<int64_t> close() {
+    std::vector<int64_t> offsets(buckets_ + 1, 0);
+    for (int64_t b = 0; b < buckets_; ++b) {
+      Bucket& bucket = buckets_of_user_[b];
+      close(bucket);
+      int64_t size = 0;
+      for (const Extent& extent : bucket.extents) size += extent.size;
+      for (const Block& block : bucket.blocks) size += block.size;
+      offsets[b + 1] = offsets[b] + size;
+    }
+    return offsets;
+  }
+
+  struct TimeOf {
+    uint64_t base;
+    uint64_t operator()(const Record& record) const { return record.time; }
+    uint64_t operator()(const Small& record) const { return base + record.time; }
+  };
+
+  TimeOf time_of() const { return {base_}; }
+
+  // Calls visit(spans), where spans(use) calls use(records, size) for all records of a bucket in order of
+  // arrival, as often as it is called. read: room for what lies on disk.
+  template <class Visit>
+  void visit(int64_t bucket_number, std::vector<std::byte>& read, const Visit& visit) const {
+    const Bucket& bucket = buckets_of_user_[bucket_number];
+    int64_t bytes = 0;
+    for (const Extent& extent : bucket.extents) bytes += extent.bytes();
+    read.resize(bytes);
+    std::byte* to = read.data();
+    for (const Extent& extent : bucket.extents) {
+      file_->read(to, extent.bytes(), extent.at);
+      to += extent.bytes();
+    }
+    visit([&](const auto& use) {
+      const std::byte* from = read.data();
+      for (const Extent& extent : bucket.extents) {
+        use_records(from, extent, use);
+        from += extent.bytes();
+      }
+      for (const Block& block : bucket.blocks) use_records(block.data, block, use);
+    });
+  }
+
+  // The events go to disk, and their memory is freed.
+  void spill_all() {
+    spill();
+    free_blocks();
+  }
+  void count_spilled(int64_t bytes) { spilled_ += bytes; }
+  // The events are not needed again.
+  void forget_events() {
+    buckets_of_user_.clear();
+    file_.reset();
+  }
+  void free_blocks() {
+    slabs_.clear();
+    held_ = next_block_ = 0;
+  }
+  // Moves slabs of the blocks to `spare` while `bytes` are wanted; the rest is freed.
+  void give_blocks(double bytes, Spare& spare) {
+    for (auto& slab : slabs_) {
+      if (bytes <= 0) break;
+      spare.add(std::move(slab), slab_bytes());
+      bytes -= static_cast<double>(slab_bytes());
+    }
+    free_blocks();
+  }
+
+ private:
   static constexpr int64_t kRecordBytes = sizeof(Record);
 
   struct Run {  // of records of one kind
@@ -231,127 +249,12 @@ class EventStore {
     held_ = next_block_ = 0;
   }
 
-  // Writes every bucket's events in order: write(position, entries, reach or null, size).
-  template <class Write>
-  void sort(const BuildOptions& options, Workers& workers, Word* occurrences, Tails* tails,
-            const Write& write) {
-    std::vector<int64_t> offsets(buckets_ + 1, 0);
-    for (int64_t b = 0; b < buckets_; ++b) {
-      Bucket& bucket = buckets_of_user_[b];
-      close(bucket);
-      int64_t size = 0;
-      for (const Extent& extent : bucket.extents) size += extent.size;
-      for (const Block& block : bucket.blocks) size += block.size;
-      offsets[b + 1] = offsets[b] + size;
-    }
-    std::vector<Tails> tail_of(tails ? buckets_ : 0);
-    struct Scratch {
-      std::vector<std::byte> read;
-      Ordering<Word> ordering;
-      std::vector<Word> entries, reach;
-    };
-    std::vector<Scratch> scratch(workers.threads());
-    workers.run(buckets_, [&](int64_t b, int worker) {
-      Scratch& s = scratch[worker];
-      const Bucket& bucket = buckets_of_user_[b];
-      const int64_t size = offsets[b + 1] - offsets[b];
-      int64_t bytes = 0;
-      for (const Extent& extent : bucket.extents) bytes += extent.bytes();
-      s.read.resize(bytes);
-      std::byte* to = s.read.data();
-      for (const Extent& extent : bucket.extents) {
-        file_->read(to, extent.bytes(), extent.at);
-        to += extent.bytes();
-      }
-      s.ordering.order(
-          size,
-          [&](const auto& use) {
-            const std::byte* from = s.read.data();
-            for (const Extent& extent : bucket.extents) {
-              use_records(from, extent, use);
-              from += extent.bytes();
-            }
-            for (const Block& block : bucket.blocks) use_records(block.data, block, use);
-          },
-          TimeOf{base_});
-      s.entries.resize(size);
-      if (options.limits.gap()) s.reach.resize(size);
-      const auto& events = s.ordering.events();
-      write_entries(
-          int64_t{0}, size, size, options.limits, floating_, options.rows.window,
-          [&](int64_t r) { return events[r].user; }, [&](int64_t r) { return events[r].time; },
-          [&](int64_t r) { return events[r].item; }, s.entries.data(), s.reach.data());
-      for (int64_t r = 0; r < size; ++r)
-        std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
-      write(offsets[b], s.entries.data(), options.limits.gap() ? s.reach.data() : nullptr, size);
-      if (tails) keep_tails(s.ordering, options.rows.window, tail_of[b]);
-      workers.advance(size);
-    });
-    buckets_of_user_.clear();
-    file_.reset();
-    if (tails) join_tails(tail_of, *tails);
-  }
-
-  struct TimeOf {
-    uint64_t base;
-    uint64_t operator()(const Record& record) const { return record.time; }
-    uint64_t operator()(const Small& record) const { return base + record.time; }
-  };
-
   template <class Use>
   static void use_records(const std::byte* data, const Run& run, const Use& use) {
     if (run.small)
       use(reinterpret_cast<const Small*>(data), run.size);
     else
       use(reinterpret_cast<const Record*>(data), run.size);
-  }
-
-  void drop_blocks() {
-    slabs_.clear();
-    held_ = next_block_ = 0;
-  }
-
-  // The events' memory for rows of at most top_k + 1 entries; what they cannot need is freed.
-  template <class Neighbor, class Value>
-  void spare_blocks(const BuildOptions& options, Collector<Neighbor, Value>& collector) {
-    const double pairs = 2.0 * static_cast<double>(options.rows.window) * static_cast<double>(count_);
-    const double rows = static_cast<double>(options.num_items);
-    double bytes = std::min((static_cast<double>(options.rows.top_k) + 1) * rows, pairs + rows) *
-                   (sizeof(Neighbor) + sizeof(Value));
-    for (auto& slab : slabs_) {
-      if (bytes <= 0) break;
-      collector.spare.add(std::move(slab), slab_bytes());
-      bytes -= static_cast<double>(slab_bytes());
-    }
-    drop_blocks();
-  }
-
-  static void keep_tails(const Ordering<Word>& ordering, int64_t window, Tails& out) {
-    const auto& events = ordering.events();
-    const int64_t size = static_cast<int64_t>(events.size());
-    for (int64_t begin = 0, end; begin < size; begin = end) {
-      for (end = begin + 1; end < size && events[end].user == events[begin].user;) ++end;
-      for (int64_t r = std::max(begin, end - window); r < end; ++r) {
-        out.user.push_back(ordering.users()[events[r].user]);
-        out.item.push_back(events[r].item);
-        out.time.push_back(events[r].time);
-      }
-    }
-  }
-
-  // Buckets hold whole users, each in order: a stable sort by user joins them.
-  static void join_tails(const std::vector<Tails>& parts, Tails& out) {
-    std::vector<std::tuple<int64_t, int64_t, uint64_t>> rows;
-    for (const Tails& part : parts)
-      for (size_t r = 0; r < part.user.size(); ++r)
-        rows.emplace_back(part.user[r], part.item[r], part.time[r]);
-    std::stable_sort(rows.begin(), rows.end(),
-                     [](const auto& a, const auto& b) { return std::get<0>(a) < std::get<0>(b); });
-    for (const auto& [user, item, time] : rows) {
-      out.user.push_back(user);
-      out.item.push_back(item);
-      out.time.push_back(time);
-    }
   }
 
   const std::string folder_;

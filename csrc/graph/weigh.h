@@ -17,27 +17,16 @@
 
 namespace resemb::graph {
 
-// 32-bit ids and positions where they suffice, else 64-bit. A Rank orders candidates by (weight, -id):
-// the bits of the weight in the upper half, the complement of the id in the lower.
-struct Narrow {
-  using Word = uint32_t;
-  using Rank = uint64_t;
-  using Neighbor = int32_t;
-};
-struct Wide {
-  using Word = uint64_t;
-  __extension__ using Rank = unsigned __int128;
-  using Neighbor = int64_t;
-};
+// Orders candidates by (weight, -id): the bits of the weight in the upper half, the complement of the id in
+// the lower.
+using Rank = uint64_t;
 
-template <class Word>
 struct Pair {
   Word other;
   uint64_t mass;
 };
 
 // Items by category, the most frequent first: its heads.
-template <class Word>
 class Categories {
  public:
   Categories(const BuildOptions& options, const Word* occurrences) {
@@ -84,7 +73,6 @@ class Categories {
 };
 
 // What weights are made of besides the pair itself.
-template <class Word>
 struct Tables {
   Tables(const BuildOptions& options, const Word* occurrences)
       : occurrences(occurrences), categories(options, occurrences) {
@@ -95,7 +83,7 @@ struct Tables {
   }
   const Word* occurrences;  // events of each item
   std::unique_ptr<double[]> damp;
-  Categories<Word> categories;
+  Categories categories;
   // Mass of all pairs in an item's row and column (one array where pairs are symmetric), for jaccard
   // and ppmi; without the pairs of an item with itself.
   std::unique_ptr<uint64_t[]> row_mass, column_mass;
@@ -133,15 +121,11 @@ class ExactSum {
 };
 
 // Makes rows of the graph, with their own entries, out of pairs.
-template <class Width>
 class GraphRows {
  public:
-  using Word = typename Width::Word;
-  using Rank = typename Width::Rank;
-  using Neighbor = typename Width::Neighbor;
   using Value = float;
 
-  GraphRows(const Tables<Word>& tables, const RowOptions& options)
+  GraphRows(const Tables& tables, const RowOptions& options)
       : tables_(tables),
         options_(options),
         counts_(options.weighting == Weighting::count && options.unit == 1 && !tables.damp &&
@@ -149,7 +133,7 @@ class GraphRows {
 
   // Appends the row of `item`, ascending by neighbour, and returns its degree: self weight + the sum of
   // all weights before top_k. The pairs are distinct, in any order, without the item itself.
-  double append(Word item, std::vector<Pair<Word>>& pairs, std::vector<Neighbor>& neighbors,
+  double append(Word item, std::vector<Pair>& pairs, std::vector<Neighbor>& neighbors,
                 std::vector<float>& weights) {
     double sum = 0;
     if (!counts_ || !take_counts(pairs, sum)) {
@@ -157,7 +141,7 @@ class GraphRows {
       if (tables_.categories.any()) {
         add_with_categories(item, pairs);
       } else {
-        for (const Pair<Word>& pair : pairs)
+        for (const Pair& pair : pairs)
           if (pair.mass >= options_.min_mass) rank(pair.other, weight(item, pair));
       }
       sum = sum_.take();
@@ -203,13 +187,13 @@ class GraphRows {
   // The top_k of a row whose weights are its counts, and the sum of all, by a histogram: most pairs count
   // little, so that it decides over nearly all of them. False, and nothing done, where a count or the sum
   // is too large for float32 or float64 to hold exactly.
-  bool take_counts(const std::vector<Pair<Word>>& pairs, double& sum) {
+  bool take_counts(const std::vector<Pair>& pairs, double& sum) {
     const auto bin_of = [&](uint64_t mass) {
       return mass < options_.min_mass ? uint64_t{0} : std::min(mass, kBins);
     };
     int64_t bins[kBins + 1] = {};
     uint64_t total = 0, largest = 0;
-    for (const Pair<Word>& pair : pairs) {
+    for (const Pair& pair : pairs) {
       ++bins[bin_of(pair.mass)];
       total += pair.mass < options_.min_mass ? 0 : pair.mass;
       largest = std::max(largest, pair.mass);
@@ -223,7 +207,7 @@ class GraphRows {
     ranked_.resize(pairs.size());
     ties_.resize(pairs.size());
     size_t above = 0, ties = 0;
-    for (const Pair<Word>& pair : pairs) {
+    for (const Pair& pair : pairs) {
       const uint64_t bin = bin_of(pair.mass);
       const auto bits = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int64_t>(pair.mass)));
       const Rank rank = static_cast<Rank>(bits) << kBits | static_cast<Word>(~pair.other);
@@ -246,7 +230,7 @@ class GraphRows {
     ranked_.push_back(static_cast<Rank>(bits) << kBits | static_cast<Word>(~other));
   }
 
-  double weight(Word item, const Pair<Word>& pair) const {
+  double weight(Word item, const Pair& pair) const {
     const auto real = [](uint64_t value) { return static_cast<double>(value); };
     const double count = real(pair.mass) / real(options_.unit);
     double weight = count;
@@ -268,8 +252,8 @@ class GraphRows {
     return weight;
   }
 
-  void add_with_categories(Word item, std::vector<Pair<Word>>& pairs) {
-    const auto by_id = [](const Pair<Word>& a, const Pair<Word>& b) { return a.other < b.other; };
+  void add_with_categories(Word item, std::vector<Pair>& pairs) {
+    const auto by_id = [](const Pair& a, const Pair& b) { return a.other < b.other; };
     std::sort(pairs.begin(), pairs.end(), by_id);
     akin_.clear();
     tables_.categories.for_each(item, options_.directed, [&](Word other) { akin_.push_back(other); });
@@ -288,7 +272,7 @@ class GraphRows {
     }
   }
 
-  const Tables<Word>& tables_;
+  const Tables& tables_;
   const RowOptions options_;
   const bool counts_;  // weights are counts
   ExactSum sum_;
@@ -297,20 +281,16 @@ class GraphRows {
 };
 
 // Keeps the masses of all pairs as they are, ascending by neighbour.
-template <class Width>
 class CountRows {
  public:
-  using Word = typename Width::Word;
-  using Neighbor = typename Width::Neighbor;
   using Value = int64_t;
 
-  CountRows(const Tables<Word>&, const RowOptions&) {}
+  CountRows(const Tables&, const RowOptions&) {}
 
-  double append(Word, std::vector<Pair<Word>>& pairs, std::vector<Neighbor>& neighbors,
+  double append(Word, std::vector<Pair>& pairs, std::vector<Neighbor>& neighbors,
                 std::vector<int64_t>& masses) {
-    std::sort(pairs.begin(), pairs.end(),
-              [](const Pair<Word>& a, const Pair<Word>& b) { return a.other < b.other; });
-    for (const Pair<Word>& pair : pairs) {
+    std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.other < b.other; });
+    for (const Pair& pair : pairs) {
       neighbors.push_back(static_cast<Neighbor>(pair.other));
       masses.push_back(static_cast<int64_t>(pair.mass));
     }

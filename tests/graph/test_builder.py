@@ -201,24 +201,38 @@ def test_every_option_equals_reference(data):
 
 @examples(50)
 @given(logs(), options())
-def test_64_bit_words_give_the_same(log, chosen):
+def test_masses_counted_in_64_bits_give_the_same(log, chosen):
+    """In units so fine that no 32 bits hold the largest mass; a power of two, so that weights stay exact."""
     user, item, time, num_items = log
     graph = InterestGraph.from_events(user, item, time, num_items=num_items, **chosen)
     padding = chosen.pop("padding_idx")
     native = Options.of(chosen, None, False).native(
         num_items=num_items, events=len(item), padding=padding, category=None
     )
-    wide = _builder.build(
+    finer = 2**30
+    mass = np.ones(native["window"], np.int64) if native["mass"] is None else native["mass"]
+    fine = _builder.build(
         np.asarray(user, np.int64),
         np.asarray(item, np.int64),
         None if time is None else np.asarray(time, np.float64),
-        {**native, "force_wide": True},
+        {
+            **native,
+            "mass": mass * finer,
+            "unit": native["unit"] * finer,
+            "min_mass": min(native["min_mass"] * finer, 2**62),
+        },
         threads=2,
         progress=None,
     )
-    assert wide[1].dtype == np.int64
-    for ours, theirs in zip((graph.indptr, graph.neighbors, graph.weights, graph.degree), wide, strict=True):
+    for ours, theirs in zip((graph.indptr, graph.neighbors, graph.weights, graph.degree), fine, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_too_many_items_for_the_builder_are_refused():
+    one = np.zeros(1, np.int64)
+    native = Options.of({}, None, False).native(num_items=2**31, events=1, padding=None, category=None)
+    with pytest.raises(ValueError, match=r"num_items is 2147483648; a graph of events has at most 2\*\*31 - 1"):
+        _builder.build(one, one, None, native, threads=1, progress=None)
 
 
 def zipf_log(events=200_000, items=5_000, users=2_000, seed=0):

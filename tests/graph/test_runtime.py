@@ -193,6 +193,23 @@ def test_first_bad_event_is_named_whatever_the_order(threads):
         InterestGraph.from_events(user, abs(item), stamps, num_items=2_001, threads=threads)
 
 
+OUT_OF_MEMORY = """
+import resource
+from resemb_ext.graph import InterestGraph
+
+resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+try:
+    InterestGraph.from_events([0], [1], num_items=2**31 - 1)
+except MemoryError:
+    print("MemoryError")
+"""
+
+
 def test_too_many_items_for_memory_is_a_memory_error():
-    with pytest.raises(MemoryError):
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
+    assert done.stdout == "MemoryError\n", done.stderr
+
+
+def test_too_many_items_for_the_builder_are_refused():
+    with pytest.raises(ValueError, match=r"a graph of events has at most 2\*\*31 - 1 items"):
         InterestGraph.from_events([0], [1], num_items=2**60)

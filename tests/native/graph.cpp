@@ -6,7 +6,7 @@
 #include <random>
 
 #include "graph/builder.h"
-#include "graph/store.h"
+#include "graph/store_builder.h"
 
 namespace rg = resemb::graph;
 
@@ -18,11 +18,9 @@ void require(bool condition, const char* what) {
   std::exit(1);
 }
 
-template <class Width>
-rg::Csr<typename Width::Neighbor, float> built(const rg::Events& events, const rg::BuildOptions& options,
-                                               int threads) {
+rg::Csr<rg::Neighbor, float> built(const rg::Events& events, const rg::BuildOptions& options, int threads) {
   rg::Workers workers(threads, 2 * events.count, [](int64_t, int64_t) {});
-  return rg::build<Width>(events, options, workers);
+  return rg::build(events, options, workers);
 }
 
 template <class A, class B>
@@ -32,6 +30,17 @@ void require_same(const A& a, const B& b, int64_t num_items) {
   require(std::equal(a.neighbors.get(), a.neighbors.get() + a.num_edges, b.neighbors.get()), "neighbors");
   require(std::equal(a.values.get(), a.values.get() + a.num_edges, b.values.get()), "weights");
   require(std::equal(a.degree.get(), a.degree.get() + num_items, b.degree.get()), "degree");
+}
+
+// The same options with masses in units 2^30 times as fine, which are counted in 64 bits.
+rg::BuildOptions in_finer_units(rg::BuildOptions options) {
+  constexpr uint64_t finer = uint64_t{1} << 30;
+  rg::RowOptions& rows = options.rows;
+  if (rows.mass.empty()) rows.mass.assign(rows.window, 1);
+  for (uint64_t& mass : rows.mass) mass *= finer;
+  rows.unit *= finer;
+  rows.min_mass *= finer;
+  return options;
 }
 
 void random_graphs(int rounds) {
@@ -77,16 +86,15 @@ void random_graphs(int rounds) {
     options.category = category.data();
     options.rows.category_edges = round % 5 ? 0 : 2;
     options.rows.category_weight = 0.25;
-    const auto one = built<rg::Narrow>(events, options, 1);
-    require_same(one, built<rg::Narrow>(events, options, 4), num_items);
-    require_same(one, built<rg::Wide>(events, options, 3), num_items);
+    const auto one = built(events, options, 1);
+    require_same(one, built(events, options, 4), num_items);
+    require_same(one, built(events, in_finer_units(options), 3), num_items);
     for (const int64_t memory : {int64_t{-1}, 8 * n, n / 3 + 1}) {  // in memory, events or all on disk
       rg::EventStore store(std::filesystem::temp_directory_path().string(), memory, n);
       store.add(events, num_items, -1);
       rg::Workers workers(3, 2 * n, [](int64_t, int64_t) {});
       std::unique_ptr<uint32_t[]> occurrences;
-      require_same(one, store.build<rg::GraphRows<rg::Narrow>>(options, workers, nullptr, occurrences),
-                   num_items);
+      require_same(one, rg::build<rg::GraphRows>(store, options, workers, nullptr, occurrences), num_items);
       require((store.spilled_bytes() > 0) == (memory >= 0 && n > 0), "spilling");
     }
   }
@@ -108,7 +116,7 @@ void interrupted() {
   bool stopped = false;
   try {
     rg::Workers workers(3, 2 * n, [](int64_t, int64_t) { throw 42; });
-    rg::build<rg::Narrow>(events, options, workers);
+    rg::build(events, options, workers);
   } catch (int) {
     stopped = true;
   }
@@ -117,7 +125,7 @@ void interrupted() {
   item[150000] = -1;
   int64_t bad = -1;
   try {
-    built<rg::Narrow>(events, options, 4);
+    built(events, options, 4);
   } catch (const rg::BadEvent& error) {
     bad = error.index;
   }
