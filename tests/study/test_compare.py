@@ -39,6 +39,7 @@ def test_res_wins_where_domains_steer_and_nothing_wins_where_they_do_not(quick: 
     assert null["low"] <= 0 <= null["high"] and null["p"] > 0.05
 
 
+@pytest.mark.full
 def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
     results = load_results(quick, "compare")
     assert not results.missing
@@ -58,6 +59,7 @@ def test_what_is_kept_is_what_was_asked(quick: Path) -> None:
     assert minus["over_seeds"]["gauc"]["mean"] == pytest.approx(means[0] - means[1], abs=1e-12)
 
 
+@pytest.mark.full
 def test_kept_json_holds_no_users(quick: Path) -> None:
     users = simulated_source("x", users=1000, items=600).log.num_users
     results = load_results(quick, "compare")
@@ -180,6 +182,7 @@ def test_auc_by_frequency_counts_each_event_with_its_negatives() -> None:
             assert np.isnan(bucket["auc"])
 
 
+@pytest.mark.full
 def test_pages_have_the_same_bytes_every_time(quick: Path, tmp_path: Path) -> None:
     pages = [studies.write_report(quick, into=tmp_path / n, names=["compare"])[0] for n in "ab"]
     assert pages[0].read_bytes() == pages[1].read_bytes()
