@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -48,9 +49,14 @@ def free_options(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls) if field.metadata["free"]}
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)  # evaluates those of every field, so once for all of them
+
+
 def type_of(cls: type, name: str) -> tuple[Any, bool, bool]:
     """Element type, whether a tuple, whether None is allowed, for a field's annotation."""
-    hint = typing.get_type_hints(cls)[name]
+    hint = _hints(cls)[name]
     optional = False
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         parts = [part for part in typing.get_args(hint) if part is not type(None)]
