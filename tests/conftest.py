@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -59,6 +60,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage need look at it again, and each run makes one."""
+    gc.collect()
+    gc.freeze()
+
+
 def _thin(items: list[pytest.Item]) -> None:
     """Moves all but the first of every n cases of a test that is marked ``one_in(n)`` to the full group."""
     seen: Counter[str] = Counter()
@@ -107,6 +114,14 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Only a power cut shows whether a file was synced; tests of when it is put their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
