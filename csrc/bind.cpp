@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "common/profile.h"
+#include "common/update.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #ifdef RESEMB_WITH_CUDA
@@ -83,6 +84,14 @@ PyObject* cuda_info(PyObject*, PyObject*) {
 #endif
 }
 
+// The names that C++ and Python share: see common/update.h.
+PyObject* update_names(PyObject*, PyObject*) {
+#define RESEMB_TEXT(name) " " #name
+  return Py_BuildValue("(sss)", RESEMB_RULES(RESEMB_TEXT), RESEMB_UPDATE_REALS(RESEMB_TEXT),
+                       RESEMB_UPDATE_INTEGERS(RESEMB_TEXT));
+#undef RESEMB_TEXT
+}
+
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "Name of the instruction-set path in use."},
     {"available_isas", available_isas, METH_NOARGS, "Comma-separated paths that run here."},
@@ -91,6 +100,8 @@ PyMethodDef methods[] = {
      "Ask for huge pages under (address, bytes); whether the system took the request."},
     {"take_profile", take_profile, METH_O, "Nanoseconds a stage since the last call; clocks on or off."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
+    {"update_names", update_names, METH_NOARGS,
+     "Names of the update rules and, in the operators' order, of an update's reals and integers."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};
 

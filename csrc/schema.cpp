@@ -55,31 +55,23 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
   m.def(
       "decay_rows_(Tensor(a!) table, Tensor(b!) decayed, Tensor? rows, float now, bool random_rounding, "
       "int seed, int step) -> ()");
-  // One step of common/update.h on the rows of a table and of its state.
+  // One step of common/update.h on the rows of a table and of its state; the order of reals and integers
+  // stands there.
   m.def(
       "update_rows_(Tensor(a!) table, Tensor(b!)? first, Tensor(c!)? second, Tensor(d!)? row_steps, "
       "Tensor(e!)? decayed, Tensor rows, Tensor values, float[] reals, int[] integers) -> ()");
+  // Counts a table's step, float32 [], where it lies, so that a CUDA graph can repeat it, and gives float64
+  // [3]: lr / (1 + (step - 1) lr_decay), 1 - lr decay, step. A tensor lr goes before lr_value.
+  m.def("advance_step_(Tensor(a!) step, Tensor? lr, float lr_value, float lr_decay, float decay) -> Tensor");
   // The backward of a lookup that steps its tables instead of returning their gradients; the gradient of
-  // sample_weights, empty unless needed.
+  // sample_weights, empty unless needed. live: what advance_step_ gave, in place of lr, shrink and step.
   m.def(
       "res_embedding_backward_step_(Tensor grad, Tensor plan, Tensor(a!) central, Tensor(b!) residual, "
       "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
       "bool mean, bool need_sample_weights, "
       "Tensor(c!)? central_first, Tensor(d!)? central_second, Tensor(e!)? central_row_steps, "
-      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, "
-      "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
-      "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers) -> Tensor");
-  // CUDA alone, for steps that a CUDA graph repeats. Counts a table's step, float32 [], where it lies, and
-  // gives float64 [3]: lr / (1 + (step - 1) lr_decay), 1 - lr decay, step. A tensor lr goes before lr_value.
-  m.def("advance_step_(Tensor(a!) step, Tensor? lr, float lr_value, float lr_decay, float decay) -> Tensor");
-  // res_embedding_backward_step_ with what advance_step_ gave in place of lr, shrink and step.
-  m.def(
-      "res_embedding_backward_step_live_(Tensor grad, Tensor plan, Tensor(a!) central, Tensor(b!) residual, "
-      "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
-      "bool mean, bool need_sample_weights, "
-      "Tensor(c!)? central_first, Tensor(d!)? central_second, Tensor(e!)? central_row_steps, "
-      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, "
+      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, Tensor? central_live, "
       "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
       "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers, "
-      "Tensor? central_live, Tensor? residual_live) -> Tensor");
+      "Tensor? residual_live) -> Tensor");
 }

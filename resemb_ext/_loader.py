@@ -52,6 +52,10 @@ def _load() -> Any:
 
 _C = _load()
 
+# Names that C++ and Python share (csrc/common/update.h): the update rules and, in the operators' order, the
+# reals and integers of an update.
+UPDATE_RULES, UPDATE_REALS, UPDATE_INTEGERS = (tuple(names.split()) for names in _C.update_names())
+
 
 def isa() -> str:
     """Name of the CPU kernels' instruction-set path in use: "baseline" or "avx2".

@@ -7,8 +7,15 @@
 
 namespace resemb {
 
-// Values are those of resemb_ext/optim/_rows.py.
-enum class Rule : int32_t { sgd, momentum, adagrad, rowwise_adagrad, adam, decay };
+// The names that C++ and Python share, in the order of the operators' `integers` and `reals`; `_C` hands
+// them to Python, which makes its lists by them.
+#define RESEMB_RULES(X) X(sgd) X(momentum) X(adagrad) X(rowwise_adagrad) X(adam)
+#define RESEMB_UPDATE_REALS(X) X(decay_now) X(shrink) X(weight_decay) X(lr) X(beta1) X(beta2) X(eps)
+#define RESEMB_UPDATE_INTEGERS(X) X(rule) X(maximize) X(nesterov) X(random_rounding) X(seed) X(step)
+
+#define RESEMB_NAME(name) name,
+enum class Rule : int32_t { RESEMB_RULES(RESEMB_NAME) decay };
+#undef RESEMB_NAME
 
 // For each touched row r with gradient g, in accumulators:
 //   g    <- -g where maximize
@@ -41,8 +48,29 @@ struct UpdateArgs {
   bool random_rounding;  // of float16 and bfloat16 tables, by Philox(seed; row, column, step)
   uint64_t seed;
   int64_t step;
-  const double*
-      live;  // [3] on the device: lr, shrink and step in place of those here; null: none. CUDA alone
+  const double* live;  // [3] on the device: lr, shrink and step in place of those here; null: none
+};
+
+// A table's next step, counted on its device, so that a CUDA graph can repeat it.
+struct Advance {
+  float* step;            // [1], raised
+  const void* lr_device;  // [1] float or double; null: `lr`
+  bool lr_is_double;
+  double lr, lr_decay, decay;
+  double* live;  // [3] lr / (1 + (step - 1) lr_decay), 1 - lr decay, step
+
+  RESEMB_INLINE void run() const {
+    const double next = static_cast<double>(*step + 1.0f);
+    double rate = lr;
+    if (lr_device != nullptr) {
+      rate = lr_is_double ? *static_cast<const double*>(lr_device)
+                          : static_cast<double>(*static_cast<const float*>(lr_device));
+    }
+    *step = static_cast<float>(next);
+    live[0] = rate / (1 + (next - 1) * lr_decay);
+    live[1] = 1 - rate * decay;
+    live[2] = next;
+  }
 };
 
 }  // namespace resemb

@@ -47,22 +47,22 @@ AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>&
   const StageTimer timer(Stage::edges);
   const int64_t item = static_cast<int64_t>(item_size(x.acc())), heads = x.attention.heads;
   const int64_t unique = plan.num_unique(), columns = 2 * x.dim + heads;
-  const int64_t tasks = (unique + kRowsPerTask - 1) / kRowsPerTask;
+  const int64_t tasks = (unique + kIdsPerTask - 1) / kIdsPerTask;
   AttendedEdges out{Buffer<char>(edges.count * heads * 2 * item), Buffer<char>(unique * heads * item)};
   Buffer<char> sums(tasks * columns * item);
   AttentionArgs args{};
-  args.gather = x.gather(plan.unique_ids(), unique, nullptr);
+  args.gather = gather_of(x, plan.unique_ids(), unique, nullptr);
   args.gather.residual = nullptr;
   args.link = x.attention;
   args.grad = g;
   args.offsets = edges.offsets.data();
   args.edges = out.edges.data();
   args.row_scores = out.row_scores.data();
-  parallel.ranges(unique, kRowsPerTask, [&](int64_t begin, int64_t end) {
+  parallel.ranges(unique, kIdsPerTask, [&](int64_t begin, int64_t end) {
     Buffer<char> scratch = scratch_for(args.gather, heads, begin, end);
     AttentionArgs own = args;
     own.scratch = scratch.data();
-    char* row = sums.data() + begin / kRowsPerTask * columns * item;
+    char* row = sums.data() + begin / kIdsPerTask * columns * item;
     std::fill_n(row, columns * item, 0);
     own.sums = row;
     kernels().attend_backward(own, begin, end);

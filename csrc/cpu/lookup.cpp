@@ -23,7 +23,7 @@ void with_acc(DType acc, const F& f) {
   }
 }
 
-// E of the unique rows and, behind them, one row of zeros for padding.
+// E of the unique ids and, behind them, a row of zeros for padding.
 struct UniqueEmbeddings {
   Buffer<char> rows;  // [U + 1, D] acc
   int64_t bad_row;    // see lookup_forward
@@ -32,9 +32,9 @@ struct UniqueEmbeddings {
     const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
     const int64_t count = plan.num_unique();
     rows = Buffer<char>((count + 1) * row_bytes);
-    const GatherArgs args = x.gather(plan.unique_ids(), count, rows.data());
+    const GatherArgs args = gather_of(x, plan.unique_ids(), count, rows.data());
     std::atomic<int64_t> first_bad{count};
-    parallel.ranges(count, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    parallel.ranges(count, kIdsPerTask, [&](int64_t begin, int64_t end) {
       const int64_t bad =
           x.attention.heads > 0 ? attend(args, x.attention, begin, end) : kernels().gather(args, begin, end);
       int64_t seen = first_bad.load();
@@ -159,7 +159,7 @@ void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedE
   Buffer<DotPair> pairs(edges.count);
   Buffer<char> dots(edges.count * static_cast<int64_t>(item_size(x.acc())));
   const DotArgs args{pairs.data(), x.dim, x.table, g, x.central, dots.data()};
-  parallel.ranges(plan.num_unique(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+  parallel.ranges(plan.num_unique(), kIdsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       const int64_t first = x.graph.indptr[plan.unique_ids()[u]] - edges.offsets[u];
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {

@@ -18,8 +18,8 @@ void prefetch_bytes(const void* data, int64_t first, int64_t past) {
   for (int64_t at = first; at < past; at += 64) __builtin_prefetch(bytes + at);
 }
 
-// f(u, e, t) for the touched edges t in [begin, end): edge e of the graph, of unique row u. `values`, of
-// item_size bytes an edge, is what f reads: rows of the graph lie far apart, so it is fetched ahead.
+// f(u, e, t) for the touched edges t in [begin, end): edge e of the graph, of unique id u. `values`, of
+// item_size bytes an edge, is what f reads: the edges of ids lie far apart, so it is fetched ahead.
 template <class F>
 void for_edges(const GraphView& graph, const int32_t* ids, const TouchedEdges& edges, int64_t num_ids,
                int64_t begin, int64_t end, const void* values, int64_t item_size, const F& f) {

@@ -1,7 +1,7 @@
 // The optimizers' row kernels, for the instruction set of the including file.
 #pragma once
 
-#include "common/philox.h"
+#include "common/rounding.h"
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
 
@@ -28,29 +28,11 @@ RESEMB_INLINE d4 square_root(d4 v) {
 #endif
 }
 
-// Rounds to one of the two neighbours in the table's type, with a chance by its nearness: `random` is
-// added below the last kept bit, and what lies below is cut off.
 RESEMB_INLINE uint16_t round_randomly(const BFloat*, float f, uint32_t random) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &f, 4);
-  if ((bits & 0x7f800000u) == 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | ((bits & 0xffffu) != 0));
-  return static_cast<uint16_t>((bits + (random & 0xffffu)) >> 16);
+  return round_to_bfloat(f, random);
 }
 RESEMB_INLINE uint16_t round_randomly(const Half*, float f, uint32_t random) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &f, 4);
-  const uint32_t sign = bits >> 16 & 0x8000u, body = bits & 0x7fffffffu;
-  if (body > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
-  if (body >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
-  if (body >= 113u << 23) {  // half normals
-    const uint32_t rounded = (body + (random & 0x1fffu) - (112u << 23)) >> 13;
-    return static_cast<uint16_t>(sign | (rounded < 0x7c00u ? rounded : 0x7bffu));
-  }
-  // Half subnormals are multiples of 2^-24.
-  float magnitude;
-  __builtin_memcpy(&magnitude, &body, 4);
-  const float units = magnitude * 0x1p24f + static_cast<float>(random >> 8) * 0x1p-24f;
-  return static_cast<uint16_t>(sign | static_cast<uint32_t>(units));
+  return round_to_half(f, random);
 }
 
 template <class T, Rule R>
@@ -174,9 +156,8 @@ class RowUpdate {
     if constexpr (sizeof(T) == 2) {
       if (a.random_rounding) {
         for (int64_t c = 0; c < n; ++c) {
-          const uint64_t place = static_cast<uint64_t>(row) << 32 | static_cast<uint64_t>(col + c) / 4;
-          const Philox random(a.seed, place, static_cast<uint64_t>(a.step));
-          to[c].bits = round_randomly(to, p[c], random.word[(col + c) % 4]);
+          const uint32_t random = rounding_bits(a.seed, a.step, row, col + c);
+          to[c].bits = round_randomly(to, p[c], random);
         }
         return;
       }

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   }
 }
 
-// own[v] = the unique row of column v's item, or `none`.
+// own[v] = the unique id that is column v's item, or `none`.
 __global__ void find_own(Count columns, const uint32_t* items, Count unique, const uint32_t* rows,
                          uint32_t none, uint32_t* own) {
   const int64_t n = columns.get(), count = unique.get();

@@ -6,7 +6,7 @@
 
 namespace resemb::cuda {
 
-// E of the unique rows under attention, or of a graph in host memory, to rows `targets` says of `out` (null:
+// E of the unique ids under attention, or of a graph in host memory, to rows `targets` says of `out` (null:
 // in order; first_targets: to targets[first_targets[u]]).
 void gather_listed(const Context& c, const Lookup& x, const Groups& g, DType out_type, void* out,
                    const uint32_t* targets, const uint32_t* first_targets);
@@ -16,7 +16,7 @@ const void* attend(const Context& c, const Lookup& x, const Groups& groups, cons
 
 // What backward makes of G before anything is written:
 //   grad C[v] = sum over rows u of alpha_uv G[u] + column_scores[v] a_dst, and row_scores[i] a_src where v is
-//   the touched row i; heads on their own columns
+//   the unique id i; heads on their own columns
 struct AttentionGradient {
   Columns columns;
   const uint32_t* edge_rows;  // [T] u

@@ -10,7 +10,7 @@ __device__ __forceinline__ int64_t of_head(int64_t row, int64_t col, int64_t hea
   return heads == 1 ? row : row * heads + static_cast<uint32_t>(col) / width;
 }
 
-// Listed edges of the unique rows, over C.
+// Listed edges of the unique ids, over C.
 template <class A>
 struct ListedTerms {
   Count count;

@@ -6,10 +6,10 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/lookup.h"
+#include "cuda/plan.h"
 #include "cuda/runtime.cuh"
 
-// Edges up to which a graph's longest row is not looked for.
+// Edges up to which a graph's largest degree is not looked for.
 #ifndef RESEMB_SMALL_GRAPH
 #define RESEMB_SMALL_GRAPH (int64_t{1} << 22)
 #endif
@@ -18,7 +18,7 @@ namespace resemb::cuda {
 namespace {
 
 std::mutex mutex;
-// Longest rows of graphs: by device, address, items and edges.
+// Largest degrees of graphs: by device, address, items and edges.
 std::map<std::tuple<int, const void*, int64_t, int64_t>, int64_t> max_degrees;
 
 #ifndef RESEMB_EMULATE

@@ -1,8 +1,8 @@
 // Rows of the graph, read with care: a malformed graph must not read foreign memory.
 #pragma once
 
-#include "cuda/lookup.h"
 #include "cuda/numbers.cuh"
+#include "cuda/plan.h"
 
 namespace resemb::cuda {
 

@@ -8,7 +8,7 @@
 namespace resemb::cuda {
 namespace {
 
-// Edges of the unique rows' graph rows, over C.
+// Edges of the unique ids, over C.
 template <class A>
 struct GraphTerms {
   Count count;
@@ -23,7 +23,7 @@ struct GraphTerms {
   }
 };
 
-// Positions of the unique rows, over a lookup's gradient.
+// Positions of the unique ids, over a lookup's gradient.
 template <class A>
 struct PositionTerms {
   Count count;
@@ -47,7 +47,7 @@ struct BagPositionTerms {
   }
 };
 
-// Positions of the bags, over E of the unique rows with zeros behind them.
+// Positions of the bags, over E of the unique ids with zeros behind them.
 template <class A>
 struct BagTerms {
   Count count;
@@ -61,7 +61,7 @@ struct BagTerms {
   }
 };
 
-// E of the unique rows, to rows `targets` says of `out`.
+// E of the unique ids, to rows `targets` says of `out`.
 void gather(const Context& c, const Lookup& x, const Groups& g, DType out_type, void* out,
             const uint32_t* targets, const uint32_t* first_targets) {
   if (x.attention.heads > 0 || x.graph_on_host)
@@ -105,7 +105,7 @@ __global__ void clear_row(A* row, int64_t dim) {
   for (int64_t d = first_thread(); d < dim; d += all_threads()) row[d] = 0;
 }
 
-// E of the unique rows, acc, and zeros in row max_unique().
+// E of the unique ids, acc, and zeros in row max_unique().
 template <class A>
 A* unique_embeddings(const Context& c, const Lookup& x, const Groups& g) {
   A* rows = c.memory->take<A>((x.max_unique() + 1) * x.dim);
@@ -229,7 +229,7 @@ void lookup_forward(const Context& c, const Lookup& x, const Groups& g, void* ou
     return;
   }
   if (x.positions == 0) return;
-  // Each unique row goes to the first of its positions, and from there to the others: no scratch rows.
+  // Each unique id's row goes to the first of its positions, and from there to the others: no scratch rows.
   gather(c, x, g, x.out_type, out, g.order, g.starts);
   const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.out_type));
   if (row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0) {

@@ -1,6 +1,7 @@
 // Dedupe of ids, and transpose of the touched edges.
+#include "cuda/plan.h"
+
 #include "cuda/edges.cuh"
-#include "cuda/lookup.h"
 #include "cuda/scan.cuh"
 #include "cuda/sort.h"
 
@@ -148,8 +149,8 @@ __global__ void copy_numbers(const uint32_t* from, Count count, uint32_t* to) {
   for (int64_t i = first_thread(); i < n; i += all_threads()) to[i] = from[i];
 }
 
-__global__ void to_int64_kernel(const uint32_t* rows, int64_t n, int64_t* out) {
-  for (int64_t i = first_thread(); i < n; i += all_threads()) out[i] = rows[i];
+__global__ void to_int64_kernel(const uint32_t* numbers, int64_t n, int64_t* out) {
+  for (int64_t i = first_thread(); i < n; i += all_threads()) out[i] = numbers[i];
 }
 
 __global__ void max_degree_kernel(const int64_t* indptr, int64_t num_items, uint32_t* out) {
@@ -178,8 +179,7 @@ constexpr int64_t kEach = kThreads * 4;  // items a block where they cost little
 
 }  // namespace
 
-void make_plan(const Context& c, const Lookup& x, const void* ids, bool ids_are_int64, int64_t padding_idx,
-               const Plan& plan) {
+void make_plan(const Context& c, const Lookup& x, const Ids& ids, int64_t padding_idx, const Plan& plan) {
   const int64_t n = x.positions;
   if (n == 0) return launch(c, 1, &set_number, plan.num_unique, 0u);
   const int bits = bits_for(x.num_items);
@@ -187,11 +187,11 @@ void make_plan(const Context& c, const Lookup& x, const void* ids, bool ids_are_
                             c.memory->take<uint32_t>(n)};
   uint32_t* keys = buffers.unsorted(bits);
   const int blocks = blocks_for(c, n, kEach);
-  if (ids_are_int64) {
-    launch(c, blocks, &make_keys<int64_t>, static_cast<const int64_t*>(ids), n, x.num_items, padding_idx,
+  if (ids.are_int64) {
+    launch(c, blocks, &make_keys<int64_t>, static_cast<const int64_t*>(ids.data), n, x.num_items, padding_idx,
            keys, c.fault);
   } else {
-    launch(c, blocks, &make_keys<int32_t>, static_cast<const int32_t*>(ids), n, x.num_items, padding_idx,
+    launch(c, blocks, &make_keys<int32_t>, static_cast<const int32_t*>(ids.data), n, x.num_items, padding_idx,
            keys, c.fault);
   }
   sort_keys(c, buffers, Count{nullptr, n}, bits);
@@ -273,8 +273,8 @@ const void* touched_weights(const Context& c, const Lookup& x, const TouchedEdge
   return x.acc() == DType::f64 ? list(double{}) : list(float{});
 }
 
-void to_int64(const Context& c, const uint32_t* rows, int64_t n, int64_t* out) {
-  if (n > 0) launch(c, blocks_for(c, n, kEach), &to_int64_kernel, rows, n, out);
+void to_int64(const Context& c, const uint32_t* numbers, int64_t n, int64_t* out) {
+  if (n > 0) launch(c, blocks_for(c, n, kEach), &to_int64_kernel, numbers, n, out);
 }
 
 void max_degree(const Context& c, const int64_t* indptr, int64_t num_items, uint32_t* out) {
@@ -282,11 +282,11 @@ void max_degree(const Context& c, const int64_t* indptr, int64_t num_items, uint
   launch(c, blocks_for(c, num_items, kEach), &max_degree_kernel, indptr, num_items, out);
 }
 
-void check_rows(const Context& c, const int64_t* rows, int64_t n, int64_t num_items, bool to_fault,
-                uint32_t* bad) {
+void check_rows(const Context& c, const TableRows& rows, bool to_fault, uint32_t* bad) {
   if (bad != nullptr) launch(c, 1, &set_number, bad, 0u);
-  if (n > 0) {
-    launch(c, blocks_for(c, n, kEach), &check_kernel, rows, n, num_items, to_fault ? c.fault : nullptr, bad);
+  if (rows.count > 0) {
+    launch(c, blocks_for(c, rows.count, kEach), &check_kernel, rows.rows, rows.count, rows.num_items,
+           to_fault ? c.fault : nullptr, bad);
   }
 }
 

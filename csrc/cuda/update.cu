@@ -1,6 +1,9 @@
 // Gradient of C and the optimizers' steps.
 #include "cuda/update.cuh"
 
+#include "cuda/lookup.h"
+#include "cuda/update.h"
+
 namespace resemb::cuda {
 namespace {
 
@@ -62,17 +65,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 }
 
 __global__ void advance_kernel(Advance a) {
-  if (first_thread() != 0) return;
-  const double step = static_cast<double>(*a.step + 1.0f);
-  double lr = a.lr;
-  if (a.lr_device != nullptr) {
-    lr = a.lr_is_double ? *static_cast<const double*>(a.lr_device)
-                        : static_cast<double>(*static_cast<const float*>(a.lr_device));
-  }
-  *a.step = static_cast<float>(step);
-  a.live[0] = lr / (1 + (step - 1) * a.lr_decay);
-  a.live[1] = 1 - lr * a.decay;
-  a.live[2] = step;
+  if (first_thread() == 0) a.run();
 }
 
 bool state_allows_vectors(const UpdateArgs& a, DType type) {

@@ -1,36 +1,17 @@
 // One optimizer step of a row; formulas in common/update.h.
 #pragma once
 
-#include "common/philox.h"
+#include "common/rounding.h"
+#include "common/update.h"
 #include "cuda/segments.cuh"
 
 namespace resemb::cuda {
 
-// Rounds to one of the two neighbours in the table's type, with a chance by its nearness: `random` is added
-// below the last kept bit, and what lies below is cut off.
-__device__ inline void round_randomly(BFloat& to, float f, uint32_t random) {
-  const uint32_t bits = bits_of(f);
-  if ((bits & 0x7f800000u) == 0x7f800000u) {
-    to.bits = static_cast<uint16_t>(bits >> 16 | ((bits & 0xffffu) != 0));
-  } else {
-    to.bits = static_cast<uint16_t>((bits + (random & 0xffffu)) >> 16);
-  }
+__device__ __forceinline__ void round_randomly(BFloat& to, float f, uint32_t random) {
+  to.bits = round_to_bfloat(f, random);
 }
-__device__ inline void round_randomly(Half& to, float f, uint32_t random) {
-  const uint32_t bits = bits_of(f), sign = bits >> 16 & 0x8000u, body = bits & 0x7fffffffu;
-  uint32_t magnitude;
-  if (body > 0x7f800000u) {
-    magnitude = 0x7e00u;
-  } else if (body >= 0x477ff000u) {
-    magnitude = 0x7c00u;
-  } else if (body >= 113u << 23) {  // half normals
-    const uint32_t rounded = (body + (random & 0x1fffu) - (112u << 23)) >> 13;
-    magnitude = rounded < 0x7c00u ? rounded : 0x7bffu;
-  } else {  // half subnormals are multiples of 2^-24
-    const float units = float_of(body) * 0x1p24f + static_cast<float>(random >> 8) * 0x1p-24f;
-    magnitude = static_cast<uint32_t>(units);
-  }
-  to.bits = static_cast<uint16_t>(sign | magnitude);
+__device__ __forceinline__ void round_randomly(Half& to, float f, uint32_t random) {
+  to.bits = round_to_half(f, random);
 }
 
 // A finish of sums that steps row items[s] with them; also the step itself, on gradients that lie in memory.
@@ -180,15 +161,8 @@ struct StepRows {
         T rounded[N];
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          const uint64_t place = static_cast<uint64_t>(row.number) << 32 | static_cast<uint64_t>(col + j) / 4;
-          const Philox random(a.seed, place, static_cast<uint64_t>(step_number()));
-          const int word = static_cast<int>((col + j) % 4);
-          // No index that is known at run time alone: the words stay in registers.
-          const uint32_t bits = word == 0   ? random.word[0]
-                                : word == 1 ? random.word[1]
-                                : word == 2 ? random.word[2]
-                                            : random.word[3];
-          round_randomly(rounded[j], p[j], bits);
+          const uint32_t random = rounding_bits(a.seed, step_number(), row.number, col + j);
+          round_randomly(rounded[j], p[j], random);
         }
         cuda::store<N>(param, rounded);
         return;

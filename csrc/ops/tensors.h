@@ -1,4 +1,4 @@
-// What the operator layer asks of tensors: checks, contiguous inputs, pooled outputs, torch's threads.
+// What the operators ask of tensors, whatever their device: checks of shapes and dtypes.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -10,11 +10,8 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "common/types.h"
-#include "cpu/buffer.h"
-#include "cpu/parallel.h"
 
 namespace resemb {
 
@@ -22,25 +19,45 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline cpu::Parallel torch_pool() {
-  return cpu::Parallel(static_cast<int>(torch::stable::get_num_threads()),
-                       [](int threads, void (*body)(void*), void* context) {
-                         torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { body(context); });
-                       });
-}
-
 [[noreturn]] inline void fail_value(const std::string& message) { throw std::invalid_argument(message); }
-
-[[noreturn]] inline void fail_id(const char* name, int64_t id, int64_t position, int64_t num_items) {
-  throw std::out_of_range(std::string(name) + ": id " + std::to_string(id) + " at position " +
-                          std::to_string(position) + " is out of range; expected ids in [0, " +
-                          std::to_string(num_items) + ")");
-}
 
 inline std::string shape_of(const Tensor& t) {
   std::string text = "[";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
   return text + "]";
+}
+
+inline void check_shape(bool ok, const char* name, const Tensor& t, const std::string& expected) {
+  if (!ok) fail_value(std::string(name) + ": shape " + shape_of(t) + " does not fit; expected " + expected);
+}
+
+// As Python names it, where an operator asks for it.
+inline std::string type_name(ScalarType t) {
+  switch (t) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(t);
+  }
+}
+
+inline void check_type(const Tensor& t, ScalarType expected, const char* name) {
+  if (t.scalar_type() != expected) fail_value(std::string(name) + ": expected dtype " + type_name(expected));
+}
+
+// Whether it is float64; float32 is the other that may be.
+inline bool is_double(const Tensor& t, const char* name) {
+  const ScalarType type = t.scalar_type();
+  if (type != ScalarType::Float && type != ScalarType::Double) {
+    fail_value(std::string(name) + ": expected dtype float32 or float64");
+  }
+  return type == ScalarType::Double;
 }
 
 inline DType table_type(ScalarType t, const char* name) {
@@ -79,28 +96,6 @@ inline bool is_int64(const Tensor& t, const char* name) {
                " is not supported; expected int64 or int32");
   }
   return type == ScalarType::Long;
-}
-
-inline void check_shape(bool ok, const char* name, const Tensor& t, const std::string& expected) {
-  if (!ok) fail_value(std::string(name) + ": shape " + shape_of(t) + " does not fit; expected " + expected);
-}
-
-// A contiguous tensor on the CPU; kept alive by the caller.
-inline Tensor dense_cpu(const Tensor& t, const char* name) {
-  if (!t.is_cpu()) fail_value(std::string(name) + ": is not on the CPU, while ids are");
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-// A contiguous output; a large one lives in a pooled block that returns when the tensor is freed.
-inline Tensor new_output(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
-  size_t bytes = item_size(table_type(type, "output"));
-  for (const int64_t n : size) bytes *= static_cast<size_t>(n);
-  if (bytes < cpu::kSmallestPooled) return torch::stable::new_empty(like, size, type);
-  std::vector<int64_t> strides(size.size(), 1);
-  for (size_t i = size.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * size[i];
-  void* data = cpu::take_block(bytes);
-  return torch::stable::from_blob(data, size, strides, like.device(), type,
-                                  [bytes](void* block) { cpu::give_block(block, bytes); });
 }
 
 }  // namespace resemb

@@ -196,22 +196,10 @@ class RowSparseOptimizer(Optimizer):
         for group, parameter, index in found:
             self._check_table(parameter, index, group)
         steps = [self._next_step(*place, live=place[0]["capturable"]) for place in found]
-        arguments = (
-            grad,
-            plan,
-            central,
-            residual,
-            *graph,
-            mean,
-            need_samples,
-            *steps[0].arguments(),
-            *steps[1].arguments(),
+        updates = [argument for step in steps for argument in (*step.arguments(), step.live)]
+        samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(
+            grad, plan, central, residual, *graph, mean, need_samples, *updates
         )
-        live = [step.live for step in steps]
-        if any(place[0]["capturable"] for place in found):
-            samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_live_(*arguments, *live)
-        else:
-            samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(*arguments)
         for table in (central, residual):
             torch.autograd.graph.increment_version(table)
         return samples_grad if need_samples else None

@@ -14,10 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from resemb_ext import _registration as _registration  # registers the operators
 from resemb_ext._ownership import TableOwner, owner_of, set_owner
-
-_ops = torch.ops.resemb_ext
+from resemb_ext._registration import ops as _ops
+from resemb_ext._registration import sparse_rows
 
 
 class InBackward(TableOwner, Protocol):
@@ -211,11 +210,6 @@ class _LookUp(torch.autograd.Function):
         rows, row_values, columns, column_values, _, _, samples_grad = _ops.res_embedding_backward_rows(
             grad, plan, central, residual, *graph, ctx.mean, central.dtype, True, True, False, need_samples
         )
-
-        def sparse(numbers: Tensor, values: Tensor) -> Tensor:
-            return torch.sparse_coo_tensor(
-                numbers.unsqueeze(0), values, central.shape, is_coalesced=True, check_invariants=False
-            )
-
-        gradients = sparse(columns, column_values), sparse(rows, row_values)
+        shape = central.shape
+        gradients = sparse_rows(columns, column_values, shape), sparse_rows(rows, row_values, shape)
         return *gradients, samples_grad if need_samples else None, *nothing

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from resemb_ext import _loader
 from resemb_ext import _registration as _registration  # registers the operators
 
 _ops = torch.ops.resemb_ext
@@ -83,16 +84,30 @@ class RowStep:
 
     def arguments(self) -> tuple:
         """As the operators take them: four state tensors, reals, integers."""
-        reals = [self.decay_now, self.shrink, self.weight_decay, self.lr, self.beta1, self.beta2, self.eps]
-        integers = [
-            int(self.rule),
-            int(self.maximize),
-            int(self.nesterov),
-            int(self.random_rounding),
-            self.seed,
-            self.step,
-        ]
+        reals = [float(getattr(self, name)) for name in _loader.UPDATE_REALS]
+        integers = [int(getattr(self, name)) for name in _loader.UPDATE_INTEGERS]
         return self.first, self.second, self.row_steps, self.decayed, reals, integers
+
+
+def check_names(rules: tuple[str, ...], reals: tuple[str, ...], integers: tuple[str, ...]) -> None:
+    """Compares the names that the compiled operators were built with to those of ``Rule`` and ``RowStep``.
+
+    Raises:
+        ImportError: they differ; the build is of another version.
+    """
+    options = {field.name for field in fields(RowStep)} - {"live", "first", "second", "row_steps", "decayed"}
+    for what, built, known in (
+        ("rules", list(rules), [rule.name.lower() for rule in Rule]),
+        ("options", sorted(reals + integers), sorted(options)),
+    ):
+        if built != known:
+            raise ImportError(
+                f"resemb_ext: its operators were built for the update {what} {built}, but its optimizers "
+                f"know {known}; build it again"
+            )
+
+
+check_names(_loader.UPDATE_RULES, _loader.UPDATE_REALS, _loader.UPDATE_INTEGERS)
 
 
 def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:

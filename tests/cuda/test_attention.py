@@ -93,7 +93,6 @@ def test_module_trains_and_folds() -> None:
         torch.testing.assert_close(module.to_embedding()(ids), module(ids))
 
 
-@pytest.mark.operators("raise_faults")
 def test_rows_without_their_own_item_are_raised() -> None:
     module = make_attention(device="cuda")
     first = int(module.indptr.diff().nonzero()[0])

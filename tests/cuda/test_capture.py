@@ -132,7 +132,6 @@ def require_same(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype
             torch.testing.assert_close(a, b, rtol=kind, atol=kind)
 
 
-@pytest.mark.operators("advance_step_", "res_embedding_backward_step_live_")
 @pytest.mark.parametrize(("dtype", "moving_lr"), [(torch.float32, True), (torch.bfloat16, False)], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_replayed_steps_in_backward_are_the_steps(name: str, moving_lr: bool, dtype: torch.dtype) -> None:

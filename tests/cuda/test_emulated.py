@@ -37,7 +37,7 @@ def compile_all(folder: Path, csrc: Path, sources: list[Path], flags: list[str])
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> Path:
-        target = folder / (source.name + ".o")
+        target = folder / f"{source.parent.name}_{source.name}.o"
         subprocess.run(
             [*COMPILER.split(), *FLAGS, *flags, f"-I{csrc}", "-x", "c++", "-c", source, "-o", target],  # type: ignore[union-attr]
             check=True,
@@ -235,7 +235,7 @@ def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CUDA operators and kernels as a library that registers them in place of the CPU's."""
     include = Path(torch.__file__).parent / "include"
     folder = tmp_path_factory.mktemp("operators")
-    sources = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+    sources = [*sorted((ROOT / "csrc/ops").glob("*.cpp")), *sorted((ROOT / "csrc/cuda").glob("*.cpp"))]
     sources += kernels(ROOT / "csrc", (*KERNELS, "device"))
     setup = (ROOT / "setup.py").read_text()
     match = re.search(r"TORCH_TARGET = \((\d+), (\d+)\)", setup)

@@ -14,7 +14,7 @@ inline AttentionResults run_attention(const AttentionProblem& a, const resemb::c
   const Problem& p = a.p;
   Inputs in(p);
   in.lookup.attention = a.link();
-  const resemb::cpu::Lookup& x = in.lookup;
+  const resemb::Lookup& x = in.lookup;
   const Plan made(p, in, parallel);
   const PlanView plan = made.view();
   AttentionResults r;
@@ -25,14 +25,14 @@ inline AttentionResults run_attention(const AttentionProblem& a, const resemb::c
   resemb::cpu::unique_gradient(x, plan, p.grad.data(), g.data(), parallel);
   r.residual = Array(p.table, p.items * p.dim, p.aligned);
   resemb::cpu::store_gradient(x, g.data(), plan.num_unique(), plan.unique_ids(), r.residual.zero().data(),
-                         parallel);
+                              parallel);
   const resemb::cpu::TouchedEdges edges =
       resemb::cpu::touched_edges(x.graph, plan.unique_ids(), plan.num_unique(), parallel);
   r.a_src = Array(p.acc(), p.dim, p.aligned);
   r.a_dst = Array(p.acc(), p.dim, p.aligned);
   r.b = Array(p.acc(), a.heads, p.aligned);
-  const resemb::cpu::AttendedEdges attended = resemb::cpu::attention_backward(x, plan, edges, g.data(), r.a_src.data(),
-                                                                    r.a_dst.data(), r.b.data(), parallel);
+  const resemb::cpu::AttendedEdges attended = resemb::cpu::attention_backward(
+      x, plan, edges, g.data(), r.a_src.data(), r.a_dst.data(), r.b.data(), parallel);
   r.central = Array(p.table, p.items * p.dim, p.aligned);
   const auto sum = [&](const auto& touched, resemb::cpu::AttentionSegmentArgs args) {
     Array rows(p.table, touched.size() * p.dim, p.aligned);

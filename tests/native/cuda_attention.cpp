@@ -16,6 +16,7 @@ namespace {
 
 AttentionResults run_steps(const AttentionProblem& a, Call& call) {
   using namespace resemb::cuda;
+  using resemb::Lookup;
   const Problem& p = a.p;
   Inputs in(p);
   in.lookup.attention = a.link();
@@ -23,7 +24,7 @@ AttentionResults run_steps(const AttentionProblem& a, Call& call) {
   const Context& c = call.context;
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const Plan plan(plan_data.data(), p.positions);
-  make_plan(c, x, in.ids.data(), p.int64_ids, p.padding, plan);
+  make_plan(c, x, {in.ids.data(), p.int64_ids, p.positions}, p.padding, plan);
   const Groups groups = make_groups(c, x, plan);
   AttentionResults r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);

@@ -72,7 +72,7 @@ void check_bad_graph(Problem& p, Random& random) {
   Call call(3);
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const resemb::cuda::Plan plan(plan_data.data(), p.positions);
-  make_plan(call.context, in.lookup, in.ids.data(), p.int64_ids, p.padding, plan);
+  make_plan(call.context, in.lookup, {in.ids.data(), p.int64_ids, p.positions}, p.padding, plan);
   const auto groups = make_groups(call.context, in.lookup, plan);
   Array out(p.out_type, p.out_rows() * p.dim, p.aligned);
   lookup_forward(call.context, in.lookup, groups, out.data());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/lookup.h"
+#include "cuda/update.h"
 #include "expected.h"
 
 namespace driver {
@@ -40,7 +41,7 @@ struct Call {
 struct Inputs {
   Indices ids, neighbors;
   Array weights, samples;
-  resemb::cuda::Lookup lookup{};
+  resemb::Lookup lookup{};
 
   explicit Inputs(const Problem& p)
       : ids(p.ids, p.int64_ids),
@@ -49,7 +50,7 @@ struct Inputs {
         samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned) {
     for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
     for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, p.samples[i]);
-    resemb::cuda::Lookup& x = lookup;
+    resemb::Lookup& x = lookup;
     x.num_items = p.items;
     x.num_edges = p.edges();
     x.dim = p.dim;
@@ -112,9 +113,9 @@ struct Table {
 };
 
 // The step made with the sums is, bit for bit, that on the sums stored before.
-inline void step_every_rule(const Problem& p, const resemb::cuda::Lookup& x,
-                            const resemb::cuda::Columns& columns, const Array& g, const Array& gradient,
-                            const std::vector<int64_t>& items, int blocks) {
+inline void step_every_rule(const Problem& p, const resemb::Lookup& x, const resemb::cuda::Columns& columns,
+                            const Array& g, const Array& gradient, const std::vector<int64_t>& items,
+                            int blocks) {
   for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
     Call call(blocks);
     Table apart(p, rule, Random(7));
@@ -133,15 +134,16 @@ inline void step_every_rule(const Problem& p, const resemb::cuda::Lookup& x,
 
 inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blocks) {
   using namespace resemb::cuda;
+  using resemb::Lookup;
   const Lookup& x = in.lookup;
   const Context& c = call.context;
   std::vector<int32_t> plan_data(2 * p.positions + 1, -1);
   const Plan plan(plan_data.data(), p.positions);
-  make_plan(c, x, in.ids.data(), p.int64_ids, p.padding, plan);
+  make_plan(c, x, {in.ids.data(), p.int64_ids, p.positions}, p.padding, plan);
   const Groups groups = make_groups(c, x, plan);
   const int64_t unique = *groups.num_unique;
   for (int64_t u = 1; u < unique; ++u) {
-    require(groups.ids[u] > groups.ids[u - 1], "unique rows do not ascend");
+    require(groups.ids[u] > groups.ids[u - 1], "unique ids do not ascend");
   }
   Results r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);

@@ -22,10 +22,10 @@ namespace {
 
 void check_plan(const Problem& p, const PlanView& plan) {
   const int64_t unique = plan.num_unique();
-  require(unique >= 0 && unique <= p.positions, "not a number of unique rows");
+  require(unique >= 0 && unique <= p.positions, "not a number of unique ids");
   for (int64_t u = 0; u < p.positions; ++u) {
-    if (u >= unique) require(plan.unique_ids()[u] == 0, "rows not used are not zero");
-    if (u > 0 && u < unique) require(plan.unique_ids()[u] > plan.unique_ids()[u - 1], "rows do not ascend");
+    if (u >= unique) require(plan.unique_ids()[u] == 0, "ids not used are not zero");
+    if (u > 0 && u < unique) require(plan.unique_ids()[u] > plan.unique_ids()[u - 1], "ids do not ascend");
   }
   std::vector<bool> asked(unique);
   for (int64_t i = 0; i < p.positions; ++i) {
@@ -34,11 +34,11 @@ void check_plan(const Problem& p, const PlanView& plan) {
       require(rank == unique, "padding has a rank");
     } else {
       require(rank >= 0 && rank < unique && plan.unique_ids()[rank] == p.ids[i],
-              "a rank leads to another row");
+              "a rank leads to another id");
       asked[rank] = true;
     }
   }
-  for (const bool is : asked) require(is, "a row that no position asked for");
+  for (const bool is : asked) require(is, "an id that no position asked for");
 }
 
 Results run(const Problem& p, int threads) {

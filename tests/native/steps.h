@@ -23,8 +23,8 @@ inline void launch(int threads, void (*body)(void*), void* context) {
 struct Inputs {
   Indices ids_data, neighbors;
   Array weights, samples;
-  resemb::cpu::Ids ids;
-  resemb::cpu::Lookup lookup{};
+  resemb::Ids ids;
+  resemb::Lookup lookup{};
 
   explicit Inputs(const Problem& p)
       : ids_data(p.ids, p.int64_ids),
@@ -57,7 +57,7 @@ class Plan {
   int64_t bad_position;  // -1: none, and there is a plan
 
   Plan(const Problem& p, const Inputs& in, const resemb::cpu::Parallel& parallel)
-      : memory_(resemb::cpu::PlanView<int32_t>::size(p.positions), -1), positions_(p.positions) {
+      : memory_(resemb::plan_size(p.positions), -1), positions_(p.positions) {
     bad_position = resemb::cpu::make_plan(in.ids, p.items, p.padding, {memory_.data(), positions_}, parallel);
   }
   PlanView view() const { return {memory_.data(), positions_}; }
@@ -122,9 +122,9 @@ inline void step_every_rule(const Problem& p, const std::vector<int64_t>& items,
 }
 
 template <class A>
-void central_gradient(const Problem& p, const resemb::cpu::Lookup& x, const PlanView& plan,
-                      const resemb::cpu::TouchedEdges& edges, const Array& g, const resemb::cpu::Parallel& parallel,
-                      Results& r) {
+void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
+                      const resemb::cpu::TouchedEdges& edges, const Array& g,
+                      const resemb::cpu::Parallel& parallel, Results& r) {
   const auto columns =
       resemb::cpu::transpose<A>(x.graph, plan.unique_ids(), edges, plan.num_unique(), p.items, parallel);
   const std::vector<int64_t> items(columns.items.data(), columns.items.data() + columns.items.size());
@@ -153,13 +153,13 @@ void central_gradient(const Problem& p, const resemb::cpu::Lookup& x, const Plan
   resemb::cpu::sum_segments(args, columns.terms.count, parallel);
 }
 
-inline void weights_gradient(const Problem& p, const resemb::cpu::Lookup& x, const PlanView& plan,
+inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
                              const resemb::cpu::TouchedEdges& edges, const Array& g,
                              const resemb::cpu::Parallel& parallel, Results& r) {
   const DType type = p.double_weights ? DType::f64 : DType::f32;
   r.weights = Array(type, x.num_edges, p.aligned);
   resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), true, p.double_weights, r.weights.zero().data(),
-                               parallel);
+                                    parallel);
   Array rows(type, edges.count, p.aligned);
   resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), false, p.double_weights, rows.data(), parallel);
   std::vector<int64_t> numbers;
@@ -174,7 +174,7 @@ inline void weights_gradient(const Problem& p, const resemb::cpu::Lookup& x, con
 
 inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& plan,
                          const resemb::cpu::Parallel& parallel) {
-  const resemb::cpu::Lookup& x = in.lookup;
+  const resemb::Lookup& x = in.lookup;
   Results r;
   r.out = Array(p.out_type, p.out_rows() * p.dim, p.aligned);
   require(resemb::cpu::lookup_forward(x, plan, r.out.data(), parallel) == -1, "a good graph is called bad");
@@ -183,7 +183,7 @@ inline Results run_steps(const Problem& p, const Inputs& in, const PlanView& pla
   resemb::cpu::unique_gradient(x, plan, p.grad.data(), g.data(), parallel);
   r.residual = Array(p.table, p.items * p.dim, p.aligned);
   resemb::cpu::store_gradient(x, g.data(), plan.num_unique(), plan.unique_ids(), r.residual.zero().data(),
-                         parallel);
+                              parallel);
   Array rows(p.table, plan.num_unique() * p.dim, p.aligned);
   resemb::cpu::store_gradient(x, g.data(), plan.num_unique(), nullptr, rows.data(), parallel);
   r.residual_by_rows =

@@ -34,6 +34,13 @@ def test_bad_id_names_first_and_position(bad: int) -> None:
         look_up(ids)
 
 
+@pytest.mark.operators("raise_faults")
+def test_nothing_is_left_to_raise_on_the_cpu() -> None:
+    with pytest.raises(IndexError):
+        look_up(torch.tensor([H]))
+    torch.ops.resemb_ext.raise_faults(TABLES[0])
+
+
 def test_bad_id_in_bag() -> None:
     with pytest.raises(IndexError, match="id 7 at position 2"):
         pool(torch.tensor([1, 2, 7]), torch.tensor([0, 1]))

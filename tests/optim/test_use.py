@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resemb_ext import InterestGraph, ResEmbedding, optim
+from resemb_ext import InterestGraph, ResEmbedding, _loader, optim
+from resemb_ext.optim.row_sparse import RowStep, Rule, check_names
 from resemb_ext.testing.problems import make_graph
 
 H, D = 60, 16
@@ -367,11 +368,51 @@ def test_opcheck() -> None:
         (ops.update_rows_, (table, first, second, steps, decayed, rows[:2], values[:2], *step)),
         (
             ops.res_embedding_backward_step_,
-            (values, plan, table, table.clone(), *graph, None, None, False, False, *state(), *step, *state(), *step),
+            (
+                *(values, plan, table, table.clone(), *graph, None, None, False, False),
+                *(*state(), *step, None, *state(), *step, torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64)),
+            ),
         ),
+        (ops.advance_step_, (torch.tensor(2.0), torch.tensor(0.1), 0.0, 0.5, 0.01)),
     ]
     for op, args in calls:
         torch.library.opcheck(op.default, args, test_utils="test_schema")
+
+
+@pytest.mark.operators("advance_step_")
+@pytest.mark.parametrize("lr", [None, torch.tensor(0.125), torch.tensor(0.125, dtype=torch.float64)], ids=str)
+def test_a_step_by_numbers_counted_where_they_lie(lr: Tensor | None) -> None:
+    """What ``advance_step_`` gives stands for lr, shrink and step, bit for bit."""
+    ops, count = torch.ops.resemb_ext, torch.tensor(2.0)
+    live = ops.advance_step_(count, lr, 0.125 if lr is None else 0.0, 0.5, 0.25)
+    expected = [0.125 / (1 + 2 * 0.5), 1 - 0.125 * 0.25, 3.0]
+    assert (count.item(), live.tolist()) == (3.0, expected)
+    ids, upstream = torch.tensor([1, 4, 4]), torch.randn(3, D)
+    central, residual = torch.rand(H, D), torch.rand(H, D)
+    graph = [torch.from_numpy(a) for a in make_graph(np.random.default_rng(0), H, 4)]
+    plan = ops.res_embedding(ids, central, residual, *graph, None, None, -1, False, None, True)[1]
+
+    def stepped(rate: float, shrink: float, step: int, live: Tensor | None) -> list[Tensor]:
+        own = RowStep(Rule.ADAM, rate, step, shrink=shrink, beta1=0.5, beta2=0.75, eps=1e-8).arguments()[-2:]
+        tables = [central.clone(), residual.clone()]
+        state = [[torch.ones(H, D), torch.ones(H, D), None, None] for _ in range(2)]
+        arguments = [argument for s in state for argument in (*s, *own, live)]
+        ops.res_embedding_backward_step_(upstream, plan, *tables, *graph, None, None, False, False, *arguments)
+        return [*tables, *(s[i] for s in state for i in range(2))]
+
+    for a, b in zip(stepped(0.0, 0.0, 0, live), stepped(*expected[:2], 3, None), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match=r"live: shape \[2\] does not fit"):
+        stepped(0.0, 0.0, 0, live[:2])
+
+
+def test_operators_of_another_build_are_refused() -> None:
+    rules, reals, integers = _loader.UPDATE_RULES, _loader.UPDATE_REALS, _loader.UPDATE_INTEGERS
+    check_names(rules, reals, integers)
+    with pytest.raises(ImportError, match="built for the update rules"):
+        check_names(rules[::-1], reals, integers)
+    with pytest.raises(ImportError, match="built for the update options"):
+        check_names(rules, (*reals, "momentum"), integers)
 
 
 def test_capturable_needs_cuda_tables_and_touched_decay() -> None:

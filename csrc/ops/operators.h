@@ -1,0 +1,15 @@
+// The operators' implementations, which serve every device.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+namespace resemb {
+
+using Library = torch::stable::detail::StableLibrary;
+
+void implement_lookups(Library& m);
+void implement_attention(Library& m);
+void implement_table_rows(Library& m);
+void implement_updates(Library& m);
+
+}  // namespace resemb
