@@ -55,9 +55,9 @@ void count_stages();
 // neighbours, std::invalid_argument for offsets.
 void raise_fault(const DeviceState& state);
 
-// The largest degree of a graph on the device. A graph of few edges counts as one item's; a larger one is read
-// once, which waits for the device, and remembered by its address: `stale_graph` is reported where another
-// graph of as many items and edges has taken that address and has longer rows.
+// The largest degree of a graph on the device. A graph of few edges counts as one item's; a larger one is
+// read once, which waits for the device, and remembered by its address: `stale_graph` is reported where
+// another graph of as many items and edges has taken that address and has longer rows.
 int64_t max_degree_of(const Context& c, int device, const int64_t* indptr, int64_t num_items,
                       int64_t num_edges);
 
