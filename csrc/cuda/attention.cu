@@ -47,20 +47,20 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 }
 
 // own[v] = the unique id that is column v's item, or `none`.
-__global__ void find_own(Count columns, const uint32_t* items, Count unique, const uint32_t* rows,
+__global__ void find_own(Count columns, const uint32_t* items, Count unique, const uint32_t* ids,
                          uint32_t none, uint32_t* own) {
   const int64_t n = columns.get(), count = unique.get();
   for (int64_t v = first_thread(); v < n; v += all_threads()) {
     int64_t low = 0, high = count;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (rows[middle] < items[v]) {
+      if (ids[middle] < items[v]) {
         low = middle + 1;
       } else {
         high = middle;
       }
     }
-    own[v] = low < count && rows[low] == items[v] ? static_cast<uint32_t>(low) : none;
+    own[v] = low < count && ids[low] == items[v] ? static_cast<uint32_t>(low) : none;
   }
 }
 
@@ -103,7 +103,7 @@ Softmax<Acc<S>> make_shares(const Context& c, const Lookup& x, const Groups& gro
   A* own = c.memory->take<A>(max_unique * heads);
   Softmax<A> s{};
   s.unique = unique;
-  s.rows = groups.ids;
+  s.ids = groups.ids;
   s.starts = edges.starts;
   s.column = edges.column;
   s.row_first = edges.first;
@@ -124,10 +124,10 @@ Softmax<Acc<S>> make_shares(const Context& c, const Lookup& x, const Groups& gro
   multiply<S>(c, x, count, edges.column, edges.row, x.attention.a_dst, g, s.argument, s.dots);
   s.most_long = x.max_degree > kChunk ? most / (kChunk + 1) : 0;
   s.long_count = c.memory->take<uint32_t>(1);
-  s.long_rows = c.memory->take<uint32_t>(s.most_long);
+  s.long_ids = c.memory->take<uint32_t>(s.most_long);
   launch(c, 1, &clear_count, s.long_count);
-  launch(c, blocks_for(c, max_unique, kWarps), &softmax_rows<A>, s);
-  if (s.most_long > 0) launch(c, blocks_for(c, s.most_long, 1), &softmax_long_rows<A>, s);
+  launch(c, blocks_for(c, max_unique, kWarps), &softmax_ids<A>, s);
+  if (s.most_long > 0) launch(c, blocks_for(c, s.most_long, 1), &softmax_long_ids<A>, s);
   return s;
 }
 

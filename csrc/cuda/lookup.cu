@@ -13,9 +13,9 @@ template <class A>
 struct GraphTerms {
   Count count;
   GraphReader reader;
-  const uint32_t* rows;
+  const uint32_t* ids;
 
-  __device__ __forceinline__ Range range(int64_t u) const { return reader.range(rows[u]); }
+  __device__ __forceinline__ Range range(int64_t u) const { return reader.range(ids[u]); }
   __device__ __forceinline__ Edge<A> term(int64_t e, int64_t) const {
     const uint32_t item = reader.item(e);
     if (item >= reader.num_items) return {0, 0};

@@ -64,19 +64,19 @@ struct RunsOfPositions {
 };
 
 // Rows of the graph, read once: in pinned host memory that is what they cost.
-__global__ void read_adjacency(GraphReader reader, const uint32_t* rows, Count count, int64_t* first,
+__global__ void read_adjacency(GraphReader reader, const uint32_t* ids, Count count, int64_t* first,
                                uint32_t* lengths) {
   const int64_t n = count.get();
   for (int64_t u = first_thread(); u < n; u += all_threads()) {
-    const Range range = reader.range(rows[u]);
+    const Range range = reader.range(ids[u]);
     first[u] = range.first;
     lengths[u] = static_cast<uint32_t>(range.past - range.first);
   }
 }
 
-// Lengths become starts, where they lie: none beyond the lists, whose length rows that overlap, or are longer
-// than the graph's longest was, would leave.
-struct RowStarts {
+// Lengths become starts, where they lie: none beyond the lists, whose length ids that share edges, or have
+// more of them than the graph's largest degree was, would leave.
+struct EdgeStarts {
   uint32_t* starts;
   Count count;
   uint32_t most;
@@ -89,7 +89,7 @@ struct RowStarts {
 };
 
 // The last u in [low, high] with starts[u] <= t.
-__device__ __forceinline__ int64_t row_of_edge(const uint32_t* starts, int64_t low, int64_t high, int64_t t) {
+__device__ __forceinline__ int64_t id_of_edge(const uint32_t* starts, int64_t low, int64_t high, int64_t t) {
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
     if (starts[middle] <= t) {
@@ -101,21 +101,21 @@ __device__ __forceinline__ int64_t row_of_edge(const uint32_t* starts, int64_t l
   return low;
 }
 
-// Tiles of edges, whatever rows they belong to: a hub's are spread over as many blocks as others'.
+// Tiles of edges, whatever ids they belong to: a hub's are spread over as many blocks as others'.
 __global__ void list_edges(GraphReader reader, const int64_t* row_first, Count unique, const uint32_t* starts,
                            const uint32_t* total, int64_t limit, uint32_t* row, uint32_t* column) {
   __shared__ int64_t ends[2];
   constexpr int64_t kTile = kThreads * 4;
-  const int64_t num_rows = unique.get(), n = Count{total, limit}.get();
+  const int64_t num_unique = unique.get(), n = Count{total, limit}.get();
   if (first_thread() == 0 && *total > limit) report(reader.fault, Wrong::stale_graph, *total, 0, limit);
   for (int64_t first = blockIdx.x * kTile; first < n; first += gridDim.x * kTile) {
     const int64_t past = first + kTile < n ? first + kTile : n;
     if (threadIdx.x < 2) {
-      ends[threadIdx.x] = row_of_edge(starts, 0, num_rows - 1, threadIdx.x == 0 ? first : past - 1);
+      ends[threadIdx.x] = id_of_edge(starts, 0, num_unique - 1, threadIdx.x == 0 ? first : past - 1);
     }
     __syncthreads();
     for (int64_t t = first + threadIdx.x; t < past; t += kThreads) {
-      const int64_t u = row_of_edge(starts, ends[0], ends[1], t);
+      const int64_t u = id_of_edge(starts, ends[0], ends[1], t);
       const int64_t e = row_first[u] + t - starts[u];
       row[t] = static_cast<uint32_t>(u);
       column[t] = reader.item(e);
@@ -218,7 +218,7 @@ TouchedEdges touched_edges(const Context& c, const Lookup& x, const Groups& grou
   const GraphReader reader(c, x);
   launch(c, blocks_for(c, x.max_unique(), kThreads), &read_adjacency, reader,
          static_cast<const uint32_t*>(groups.ids), unique, edges.first, edges.starts);
-  exclusive_scan(c, RowStarts{edges.starts, unique, static_cast<uint32_t>(most)}, unique, edges.count);
+  exclusive_scan(c, EdgeStarts{edges.starts, unique, static_cast<uint32_t>(most)}, unique, edges.count);
   if (most > 0) {
     launch(c, blocks_for(c, most, kEach), &list_edges, reader, static_cast<const int64_t*>(edges.first),
            unique, static_cast<const uint32_t*>(edges.starts), static_cast<const uint32_t*>(edges.count),

@@ -1,4 +1,4 @@
-// The attention link's softmax over the listed edges of a row, and its gradient.
+// The attention link's softmax over the listed edges of an id, and its gradient.
 #pragma once
 
 #include "cuda/attention.h"
@@ -6,7 +6,7 @@
 
 namespace resemb::cuda {
 
-// Threads that share a row's softmax: a warp, or a block for rows over kChunk edges.
+// Threads that share the softmax of an id: a warp, or a block for one of over kChunk edges.
 struct WarpTeam {
   static constexpr int kSize = 32;
   int own = static_cast<int>(threadIdx.x) % 32;
@@ -50,8 +50,8 @@ struct Larger {
 template <class A>
 struct Softmax {
   Count unique;
-  const uint32_t *rows, *starts, *column;
-  const int64_t* row_first;  // [U] the graph's number of the row's first edge
+  const uint32_t *ids, *starts, *column;
+  const int64_t* row_first;  // [U] the graph's number of the id's first edge
   const A* logs;             // [T] log z
   int64_t num_items;
   Attention link;
@@ -62,33 +62,33 @@ struct Softmax {
   // Of backward; else null.
   A* dots;        // [T, heads] G[u] . C[v], then the gradient of the argument
   A* row_scores;  // [U, heads] their sums
-  A* prior;       // [U, heads] the row's part of the gradient of b
-  uint32_t *long_count, *long_rows;
+  A* prior;       // [U, heads] the id's part of the gradient of b
+  uint32_t *long_count, *long_ids;
   int64_t most_long;
 
-  // Whether all log z of the row are finite and its item is among its neighbours.
+  // Whether all log z of the id are finite and it is itself among its neighbours.
   template <class Team>
   __device__ bool usable(const Team& team, int64_t u, int64_t first, int64_t past, int64_t edge) const {
     int finite = 1, found = 0;
     for (int64_t t = first + team.own; t < past; t += Team::kSize) {
       if (!(logs[t] - logs[t] == 0)) finite = 0;
-      if (column[t] == rows[u]) found = 1;
+      if (column[t] == ids[u]) found = 1;
     }
     const int all_finite = 1 - team.join(1 - finite, Larger());
     found = team.join(found, Larger());
     if (past > first && team.own == 0) {
       if (!all_finite) {
-        report(fault, Wrong::log_weights, rows[u], edge, num_items);
+        report(fault, Wrong::log_weights, ids[u], edge, num_items);
       } else if (!found) {
-        report(fault, Wrong::no_self, rows[u], edge, num_items);
+        report(fault, Wrong::no_self, ids[u], edge, num_items);
       }
     }
     return all_finite && found;
   }
 
-  // Every thread of the team must take part. A row that cannot be used has shares of 0.
+  // Every thread of the team must take part. An id that cannot be used has shares of 0.
   template <class Team>
-  __device__ void make_row(const Team& team, const EdgeDropout& dropout, int64_t u) const {
+  __device__ void attend(const Team& team, const EdgeDropout& dropout, int64_t u) const {
     const int64_t first = starts[u], past = starts[u + 1], heads = link.heads;
     const int64_t edge = row_first[u];
     const bool good = usable(team, u, first, past, edge);
@@ -131,7 +131,7 @@ struct Softmax {
 
  private:
   __device__ __forceinline__ A factor(const EdgeDropout& dropout, int64_t u, int64_t edge, int64_t h) const {
-    return dropout.on() ? static_cast<A>(dropout.factor(rows[u], edge, h)) : A{1};
+    return dropout.on() ? static_cast<A>(dropout.factor(ids[u], edge, h)) : A{1};
   }
 
   template <class Team>
@@ -157,17 +157,17 @@ struct Softmax {
 };
 
 template <class A>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) softmax_rows(Softmax<A> x) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) softmax_ids(Softmax<A> x) {
   const WarpTeam team;
   const EdgeDropout dropout(x.link);
   const int64_t n = x.unique.get();
   for (int64_t u = first_thread() / 32; u < n; u += all_threads() / 32) {
     if (x.starts[u + 1] - x.starts[u] <= kChunk) {
-      x.make_row(team, dropout, u);
+      x.attend(team, dropout, u);
     } else if (team.own == 0) {
       const uint32_t at = atomicAdd(x.long_count, 1u);
       if (at < x.most_long) {
-        x.long_rows[at] = static_cast<uint32_t>(u);
+        x.long_ids[at] = static_cast<uint32_t>(u);
       } else {
         report(x.fault, Wrong::stale_graph, u, at, x.most_long);
       }
@@ -176,11 +176,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) softmax_rows(Softmax<
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) softmax_long_rows(Softmax<A> x) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) softmax_long_ids(Softmax<A> x) {
   const BlockTeam team;
   const EdgeDropout dropout(x.link);
   const int64_t n = Count{x.long_count, x.most_long}.get();
-  for (int64_t i = blockIdx.x; i < n; i += gridDim.x) x.make_row(team, dropout, x.long_rows[i]);
+  for (int64_t i = blockIdx.x; i < n; i += gridDim.x) x.attend(team, dropout, x.long_ids[i]);
 }
 
 static __global__ void clear_count(uint32_t* count) {
