@@ -69,8 +69,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> touch
   SparseGradients to{small.places(needs), needs.central ? &central : nullptr,
                      needs.residual ? &residual : nullptr, nullptr};
   b.call.backend().backward(x, b.plan(), b.grad.const_data_ptr(), to);
-  return {residual.indices, *residual.values, central.indices, *central.values,
-          small.a_src,      small.a_dst,      small.b,         small.samples};
+  return {residual.indices(), residual.values(), central.indices(), central.values(),
+          small.a_src,        small.a_dst,       small.b,           small.samples};
 }
 
 // The operators of backward, with the schema's arguments: `run` takes the checked inputs.

@@ -55,25 +55,24 @@ class Call {
   std::unique_ptr<Backend> backend_;
 };
 
-// A backend's output as tensors, empty until it is taken.
+// A backend's output as tensors; empty ones where none was taken.
 class SparseTensor final : public SparseOutput {
  public:
   // Indices alone, int64 [n].
-  explicit SparseTensor(const Call& call) : call_(call), indices(call.empty({0}, ScalarType::Long)) {}
+  explicit SparseTensor(const Call& call) : call_(call) {}
   // With values, [n, *row].
   SparseTensor(const Call& call, std::vector<int64_t> row, ScalarType type)
-      : call_(call),
-        row_(std::move(row)),
-        type_(type),
-        indices(call.empty({0}, ScalarType::Long)),
-        values(call.empty(size_of(0), type)) {}
+      : call_(call), row_(std::move(row)), type_(type) {}
 
   Memory take(int64_t n) override {
-    indices = call_.empty({n}, ScalarType::Long);
-    if (values.has_value()) values = call_.output(size_of(n), type_);
-    return {static_cast<int64_t*>(indices.mutable_data_ptr()),
-            values.has_value() ? values->mutable_data_ptr() : nullptr};
+    indices_ = call_.empty({n}, ScalarType::Long);
+    if (type_.has_value()) values_ = call_.output(size_of(n), *type_);
+    return {static_cast<int64_t*>(indices_->mutable_data_ptr()),
+            values_.has_value() ? values_->mutable_data_ptr() : nullptr};
   }
+
+  Tensor indices() const { return indices_.has_value() ? *indices_ : call_.empty({0}, ScalarType::Long); }
+  Tensor values() const { return values_.has_value() ? *values_ : call_.empty(size_of(0), *type_); }
 
  private:
   std::vector<int64_t> size_of(int64_t n) const {
@@ -84,11 +83,8 @@ class SparseTensor final : public SparseOutput {
 
   const Call& call_;
   std::vector<int64_t> row_;
-  ScalarType type_ = ScalarType::Float;
-
- public:
-  Tensor indices;
-  OptionalTensor values;
+  std::optional<ScalarType> type_;
+  OptionalTensor indices_, values_;
 };
 
 }  // namespace resemb

@@ -59,12 +59,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_rows
   if (need_weights) to.weights = &of_weights;
   to.sample_weights = place_of(samples, need_sample_weights);
   b.call.backend().backward(x, b.plan(), b.grad.const_data_ptr(), to);
-  return {of_residual.indices,
-          *of_residual.values,
-          of_central.indices,
-          *of_central.values,
-          of_weights.indices,
-          *of_weights.values,
+  return {of_residual.indices(),
+          of_residual.values(),
+          of_central.indices(),
+          of_central.values(),
+          of_weights.indices(),
+          of_weights.values(),
           samples};
 }
 

@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
   SparseTensor out(call, {dim}, values.scalar_type());
   call.backend().coalesce(rows_of(rows, num_items), table_type(values.scalar_type(), "values"), dim,
                           values.const_data_ptr(), out);
-  return {out.indices, *out.values};
+  return {out.indices(), out.values()};
 }
 
 Tensor distinct_items(const Tensor& items, int64_t num_items) {
@@ -56,7 +56,7 @@ Tensor distinct_items(const Tensor& items, int64_t num_items) {
   check_count(ids.numel(), num_items, "ids");
   SparseTensor out(call);
   call.backend().distinct_items({ids.const_data_ptr(), is_int64(ids, "ids"), ids.numel()}, num_items, out);
-  return out.indices;
+  return out.indices();
 }
 
 Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const Tensor& neighbors_in) {
@@ -71,7 +71,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
                         nullptr, is_int64(neighbors, "neighbors"), false};
   SparseTensor out(call);
   call.backend().distinct_neighbors(rows_of(rows, num_items), graph, neighbors.numel(), out);
-  return out.indices;
+  return out.indices();
 }
 
 }  // namespace
