@@ -26,5 +26,7 @@ def test_every_room_has_its_line() -> None:
         paths = [word for word in words if word.endswith(("/", ".py", ".cpp", ".md", ".toml"))]
         named |= {(folder if line.startswith(" ") else "") + path for path in paths}
     assert [path for path in named if not (ROOT / path).exists()] == []
-    rooms = {f"{top}/{path.name}/" for top in ("resemb_ext",) for path in (ROOT / top).iterdir() if path.is_dir()}
+    rooms = {
+        f"{top}/{path.name}/" for top in ("resemb_ext", "csrc") for path in (ROOT / top).iterdir() if path.is_dir()
+    }
     assert {room for room in rooms if "__pycache__" not in room} - named == set()

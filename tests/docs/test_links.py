@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, PAGES
+from tests.docs.pages import DOCS, PAGES, ROOT
 
 ALL = [*PAGES, *sorted(DOCS.glob("study/*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -30,3 +30,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_files_exist(page: Path) -> None:
+    """Paths in backticks, as of CONTRIBUTING.md; NAME stands for a name to choose."""
+    named = re.findall(
+        r"`((?:csrc|resemb_ext|tests|docs|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    )
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []

@@ -24,6 +24,9 @@ import resemb_ext as rx
 from resemb_ext.cli import main, parser
 from tests.docs.pages import PAGES, ROOT, blocks
 
+# A program whose module another test has imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 #: Commands that are not run here: they install, need a GPU, or are timed or tested elsewhere.
 ELSEWHERE = (
     "pip",
