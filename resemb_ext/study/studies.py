@@ -38,7 +38,7 @@ class Study:
         question: that it asks.
         pieces: called with sources and ``quick``.
         page: tables and figures of its results.
-        protocol: set down beforehand, kept with the results.
+        protocol: written before the results and kept with them.
         settings: names of ways to set up a log, the usual one first; none where there is only one.
     """
 

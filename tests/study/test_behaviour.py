@@ -7,9 +7,9 @@ import pytest
 
 from resemb_ext import data
 from resemb_ext.study.delay import page as delay_page
+from resemb_ext.study.delay.drawing import draw, draw_like
 from resemb_ext.study.delay.dwell import dwell_tail, estimate_dwell, pairs_by_lag, share_by_gap
 from resemb_ext.study.delay.experiment import choices, tied_share
-from resemb_ext.study.delay.laws import draw, draw_like
 from resemb_ext.study.methods.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.methods.domains import clusters, communities_of, first_meetings, halves, permuted, sequences
 
@@ -27,7 +27,7 @@ def test_next_domain_law_sums_to_one(name: str) -> None:
     assert total == pytest.approx(1, abs=1e-9)
 
 
-def test_mixture_is_the_dirichlet_multinomial_law() -> None:
+def test_mixture_is_the_dirichlet_multinomial_distribution() -> None:
     from scipy.special import gammaln
 
     events = draw("mixture", users=50, events=7, domains=3, seed=1)
@@ -46,10 +46,10 @@ def test_shares_of_interests_are_those_of_the_highest_likelihood(name: str) -> N
     """Against a search over all parameters at once; half an event for each share on both sides."""
     from scipy import optimize, special
 
-    law = np.array([0.6, 0.3, 0.1])
+    shares = np.array([0.6, 0.3, 0.1])
     like = draw("independent", users=150, events=9, domains=3, seed=4)
     stay = 0.3 if name == "delay+mixture" else 0.0
-    events = draw_like(like, stay=stay, mass=0.8, shares=law, seed=1)
+    events = draw_like(like, stay=stay, mass=0.8, shares=shares, seed=1)
 
     def lack(x: np.ndarray) -> float:
         shares = special.softmax(np.append(x[2:], 0.0))
@@ -76,9 +76,9 @@ def test_shares_of_interests_are_those_of_the_highest_likelihood(name: str) -> N
 
 
 @pytest.mark.one_in(4)
-@pytest.mark.parametrize("law", MODELS[:4])
-def test_right_model_is_chosen_in_95_of_100_logs(law: str) -> None:
-    found = choices(law, range(100), users=200)
+@pytest.mark.parametrize("model", MODELS[:4])
+def test_right_model_is_chosen_in_95_of_100_logs(model: str) -> None:
+    found = choices(model, range(100), users=200)
     assert found["logs"] == 100
     assert found["right"] >= 95, found
 
@@ -92,11 +92,11 @@ def test_heldout_interval_covers_no_difference_to_itself() -> None:
 
 
 def test_stay_beyond_fixed_interests_is_seen_where_there_is_one() -> None:
-    for law in ("delay", "mixture"):
-        events = draw(law, users=1000, seed=5)
+    for model in ("delay", "mixture"):
+        events = draw(model, users=1000, seed=5)
         found = fit_all(events.where(events.user < 500), events.where(events.user >= 500))
         worth = found["stay_beyond_interests"]
-        if law == "delay":
+        if model == "delay":
             assert worth["low"] > 0.05
         else:
             assert abs(worth["mean"]) < 0.002
@@ -158,7 +158,7 @@ def test_chance_by_lag_of_the_delay_model_is_that_of_its_chain(power: float, err
     np.fill_diagonal(step, 0)
     step *= 0.4 / step.sum(axis=1, keepdims=True)
     np.fill_diagonal(step, 0.6)
-    # Events by the law of the chain, as many of each pair as it says.
+    # Events by the chain's probabilities, as many of each pair as it says.
     lasting = np.linalg.matrix_power(step, 500)[0]
     count = np.rint(lasting[:, None] * step * 200_000).astype(int).ravel()
     pairs = np.repeat(np.arange(18 * 18), count)
@@ -203,7 +203,7 @@ def test_tail_of_stays(heavy: bool) -> None:
     assert found["verdict"] == ("heavier" if heavy else "geometric")
 
 
-def test_logs_drawn_with_the_fitted_stays_and_interests_are_of_that_law() -> None:
+def test_logs_drawn_with_the_fitted_stays_and_interests_are_of_that_model() -> None:
     like = draw("mixture", users=1500, events=30, domains=8, mass=3.0, seed=1)
     drawn = draw_like(like, stay=0.4, mass=3.0, shares=like.shares, seed=5)
     np.testing.assert_array_equal(drawn.user, like.user)
@@ -237,7 +237,7 @@ def test_short_histories_cannot_tell_the_tail() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="model must be one of"):
         fit("hmm", draw("delay"))
-    with pytest.raises(ValueError, match="law must be one of"):
+    with pytest.raises(ValueError, match="model must be one of"):
         draw("hmm")
     single = Sequences(np.arange(3), np.zeros(3, dtype=np.int64), 2)
     with pytest.raises(ValueError, match="2 events"):

@@ -31,7 +31,7 @@ def test_page_from_the_results_alone(tmp_path: Path) -> None:
     assert "Not run: `log-late`" in text and TINY.log.content_hash[:16] in text
     assert (tmp_path / "docs" / "delay.svg").exists() and "delay+mixture" in text
     kept = results.pieces["log-tiny-communities"]["result"]
-    head = "dwell by stays | by decay |\n| --- | --- | --- | --- | --- | --- |"
+    head = "dwell by stays | dwell by decay |\n| --- | --- | --- | --- | --- | --- |"
     assert f"{head}\n| tiny-communities | {kept['estimate']['share'][0]:.3f} " in text
     assert "\n| tiny-communities | 100 % | " in text
     half = {**kept, "estimate": {**kept["estimate"], "with_domain": 0.5 * kept["estimate"]["with_domain"]}}

@@ -255,28 +255,28 @@ def test_tables_set_claims_apart_from_what_is_no_evidence() -> None:
     kinds = ("truth", "random", "communities")
     made = _made({k: v for kind in kinds for k, v in ((kind, -0.05), (f"{kind}-random", 0.05))})
     tables = _page_of({"": made})
-    primary = _rows(tables, "Difference of the primary outcome")
+    primary = _rows(tables, "Primary outcome")
     # Two seeds alike to rounding: an interval of hardly any width, off 0.
     assert [(row[1], row[3][:7], row[4]) for row in primary] == [
         ("truth", "-0.1000", "below"),
         ("random", "-0.1000", "below"),
         ("communities (circular)", "-0.1000", "below"),
     ]
-    empty = _rows(tables, "Intervals where there is nothing to be seen")
+    empty = _rows(tables, "Controls without an effect")
     assert sum(int(row[1]) for row in empty) == 4 and sum(int(row[2]) for row in empty) == 3
     # Of seed 1 at gamma 0.5, those with a second epoch were at their best in the first.
     limits = _rows(tables, "Trainings whose best learning rate")
     assert limits == [("0.5", "12", "12", "0", "9"), ("1", "6", "6", "0", "6")]
-    assert not any(title.startswith("The same with further") for title in tables)
+    assert not any(title.startswith("The same, with further") for title in tables)
 
 
 def test_trainings_with_further_rates_stand_apart_on_the_page() -> None:
     base = _made({"truth": -0.05, "truth-random": 0.05})
     wider = _made({"truth": 0.05, "truth-random": 0.05})
     tables = _page_of({"": base, radius.WIDER: wider})
-    (row,) = _rows(tables, "Difference of the primary outcome")
+    (row,) = _rows(tables, "Primary outcome")
     assert row[3].startswith("-0.1000")
-    (row,) = _rows(tables, "The same with further learning rates")
+    (row,) = _rows(tables, "The same, with further learning rates")
     assert row[3].startswith("0.0000 [") and row[4:] == ("undecided", "8 of 8")
 
 

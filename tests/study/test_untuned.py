@@ -220,7 +220,12 @@ def test_the_tables_show_what_is_kept(finished: tuple[Path, Results]) -> None:
     assert difference.rows[0][5] == f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
     text = json.dumps([[table.title, table.header, table.rows] for table in page.tables])
     assert "None" not in text and "nan" not in text
-    with_times = {row[:3]: row for table in page.tables if table.title == "How each was run" for row in table.rows}
+    with_times = {
+        row[:3]: row
+        for table in page.tables
+        if table.title == "Sizes and options of each log, split and model"
+        for row in table.rows
+    }
     assert with_times["ml-1m", "time", "DNN"][6] == "4"
 
 

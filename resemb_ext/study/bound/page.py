@@ -53,8 +53,8 @@ def page(results: Results) -> Page:
         ],
     )
     caption = (
-        "Measured gap and both terms of the bound, a mark a trained model; dashed: ln 2, the loss of a constant guess, and "
-        "the loss's ceiling"
+        "Measured gap and both terms of the bound, a mark for each trained model; dashed: ln 2, the loss of a constant "
+        "guess, and the ceiling of the loss"
     )
     figures = [Figure("", caption, [Panel("", partial(_plot, kept))], list(kept))] if kept else []
     return Page([t for t in (_summary(list(kept.values())), _pairs(kept), terms, cells) if t.rows], figures)

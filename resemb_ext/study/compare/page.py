@@ -65,7 +65,7 @@ def _forest(results: Results, variants: Sequence[Seen]) -> list[Figure]:
     panels = [Panel(log, partial(_draw_lines, lines, longest)) for log, lines in parts.items()]
     caption = (
         "Test gAUC of each table minus that of plain with the same model and features, 95 % interval over users and "
-        "seeds (blue: above 0, red: below 0, grey: not told apart)"
+        "seeds (blue: above 0, red: below 0, grey: the interval includes 0)"
     )
     kept = [key for key in dict.fromkeys(keys) if key in results.pieces]
     return [Figure("", caption, panels, kept, len(panels), (4.6, 0.9 + 0.17 * longest))]
@@ -84,7 +84,7 @@ def _draw_lines(lines: Sequence[tuple[str, dict[str, Any]]], places: int, axes: 
 
 def _registered_table(tests: Sequence[Registered]) -> Table:
     return Table(
-        "Comparisons set down beforehand: test gAUC",
+        "The protocol's comparisons: test gAUC",
         ("comparison", "difference", "over seeds", "p", "p by Holm", "logloss, over seeds"),
         [
             (
@@ -123,9 +123,16 @@ def _res_table(results: Results, variants: Sequence[Seen]) -> Table:
             )
         )
     return Table(
-        "Res-embedding (average) and plain, both tuned: test gAUC; what the residual adds (res minus centre only, over "
-        "seeds); and the best of the other tables",
-        ("log, model", "plain", "res", "res minus plain", "over seeds", "residual adds", "best other table"),
+        "Res-embedding (average) and plain, both tuned: test gAUC",
+        (
+            "log, model",
+            "plain",
+            "res",
+            "res minus plain",
+            "over seeds",
+            "res minus centre only, over seeds",
+            "best other table",
+        ),
         lines,
     )
 
@@ -164,7 +171,7 @@ def _metrics_table(results: Results, variants: Sequence[Seen]) -> Table:
             "valid gAUC",
             "parameters",
             "training, s",
-            "epochs (kept)",
+            "epochs (best)",
             "stopped by the epoch limit",
         ),
         lines,
@@ -172,7 +179,7 @@ def _metrics_table(results: Results, variants: Sequence[Seen]) -> Table:
 
 
 def _further_table(results: Results, variants: Sequence[Seen]) -> Table:
-    """Searches that were carried on (all neighbours of the best tried, then L2 of touched rows alone)."""
+    """Longer searches: all neighbours of the best tried, then L2 of touched rows alone."""
     lines = []
     for seen in variants:
         variant, on = seen.variant, results.pieces.get(f"tune-{seen.variant.key}{FURTHER}")
@@ -193,17 +200,16 @@ def _further_table(results: Results, variants: Sequence[Seen]) -> Table:
             )
         )
     return Table(
-        "Searches carried on until they closed, then among L2 of touched rows alone from a strength of its own (added "
-        "after the results above, exploratory)",
+        "Longer searches: until closed, then with L2 of touched rows alone (added after the results above, exploratory)",
         (
             "variant",
             "trials before, after",
             "closed",
-            "of touched rows",
+            "trials with L2 of touched rows",
             "valid gAUC before",
-            "after",
+            "valid gAUC after",
             "test gAUC minus plain before",
-            "after",
+            "test gAUC minus plain after",
         ),
         lines,
     )
@@ -211,8 +217,8 @@ def _further_table(results: Results, variants: Sequence[Seen]) -> Table:
 
 def _twice_table(found: Sequence[Twice]) -> Table:
     return Table(
-        "Differences of test gAUC taken twice",
-        ("comparison", "first", "last, as shown", "last within the first's interval", "same side of 0"),
+        "Differences of test gAUC, measured twice",
+        ("comparison", "first", "second, as shown", "second within the first's interval", "same side of 0"),
         [
             (t.title, signed(t.first), signed(t.last), "no" if t.left else "yes", "no" if t.turned else "yes")
             for t in found
@@ -263,17 +269,17 @@ def _tuning_table(variants: Sequence[Seen]) -> Table:
             )
         )
     return Table(
-        "Tuning: validation gAUC of seed 0 at the common start and at the best trial, and its options",
+        "Tuning: validation gAUC of seed 0 at the common start and at the best trial, and the options of the best",
         (
             "variant",
             "trials",
-            "of touched rows",
-            "start",
-            "best",
+            "trials with L2 of touched rows",
+            "gAUC at the start",
+            "best gAUC",
             "closed",
             "learning rate",
             "L2",
-            "start's scale",
+            "initial scale",
             "minutes",
         ),
         lines,

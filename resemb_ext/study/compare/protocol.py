@@ -1,4 +1,4 @@
-"""What study ``compare`` compares, set down beforehand and kept with its results; and how logs are set up for it."""
+"""What study ``compare`` compares, written before the results and kept with them; and how logs are set up for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Setting:
         max_history: events kept of a history.
         eval_negatives: per validation and test event.
         train_rows: size of the fixed sample of training rows; None for all.
-        tables: item tables of ``resemb_ext.study.compare.rows.TABLES`` that are compared, with a DNN without
+        tables: item tables of ``resemb_ext.study.compare.variants.TABLES`` that are compared, with a DNN without
             category; None for all tables, models and features.
     """
 

@@ -21,7 +21,7 @@ REGISTERED: tuple[tuple[Variant, Variant], ...] = tuple(
     for other, category in (("plain", True), ("res-entries", False), ("item2vec", False))
     for log in ("amazon-beauty", "amazon-toys")
 )
-#: Ends the keys of searches that were carried on; their results are kept, no code makes more.
+#: Ends the keys of longer searches; their results are kept, no code makes more.
 FURTHER = "-further"
 
 
@@ -143,7 +143,7 @@ def registered(results: Results) -> list[Registered]:
 
 @dataclass(frozen=True)
 class Twice:
-    """A difference that was taken twice: of which variants, and what was found first and last."""
+    """A difference that was measured twice: of which variants, and what was found first and last."""
 
     one: Variant
     other: Variant

@@ -139,8 +139,8 @@ def dwell_tail(events: Sequences) -> dict[str, Any]:
     """Whether stays are geometric or have a heavier or lighter tail.
 
     Stays are runs of one domain; a user's first is left out (its start is not seen), her last one is
-    taken as cut short. Their law is a discrete Weibull, P(stay > k) = q^(k^b), by maximum likelihood:
-    b = 1 is the geometric law, b < 1 a heavier tail. Users who differ in their stays give b < 1 too.
+    taken as censored. Their distribution is a discrete Weibull, P(stay > k) = q^(k^b), by maximum likelihood:
+    b = 1 is the geometric distribution, b < 1 a heavier tail. Users who differ in their stays give b < 1 too.
 
     Returns:
         ``stays`` (whole ones), ``cut``, ``longest`` (whole), ``shape`` (b) with ``low`` and ``high``,

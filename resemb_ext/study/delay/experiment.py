@@ -15,8 +15,8 @@ from resemb_ext.study.methods.behaviour import MODELS, Sequences, fit, fit_all
 from resemb_ext.study.methods.domains import communities_of, first_meetings, halves, permuted, sequences
 
 from . import sensitivity
+from .drawing import draw, draw_like
 from .dwell import dwell_tail, estimate_dwell, share_by_gap
-from .laws import draw, draw_like
 
 MAX_LAG = 20
 DRAWS = 20  # of logs with geometric stays
@@ -24,7 +24,7 @@ INTERESTS = "fitted"  # how the mixtures' shares were found
 
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
-    """The pieces: recovery on simulated logs, choice among drawn laws, then each log."""
+    """The pieces: recovery on simulated logs, choice among models on drawn logs, then each log."""
     plan = []
     sizes, stays, seeds = ((1000,), (0.8,), 1) if quick else ((1000, 3000, 6000), (0.8, 0.95), 5)
     logs: list[tuple[Source, float | None, int]] = []
@@ -42,10 +42,10 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
         work = partial(_recover, source, kept)
         plan.append(Piece(f"recover-{source.name}", work, config, [seed], source))
     count = 20 if quick else 100
-    for law in MODELS[:4]:
-        config = {"law": law, "interests": INTERESTS, "logs": count, "users": 300, "events": 12, "domains": 8}
+    for model in MODELS[:4]:
+        config = {"law": model, "interests": INTERESTS, "logs": count, "users": 300, "events": 12, "domains": 8}
         seed_list = list(range(count))
-        plan.append(Piece(f"choose-{law}", partial(choices, law, seed_list), config, seed_list))
+        plan.append(Piece(f"choose-{model}", partial(choices, model, seed_list), config, seed_list))
     for source in sources:
         for kind in _kinds(source):
             shared = {"log": source.name, "domains": kind, "interests": INTERESTS}
@@ -87,11 +87,11 @@ def _recover(source: Source, stay: float | None) -> dict[str, Any]:
     }
 
 
-def choices(law: str, seeds: Sequence[int], *, users: int = 300, **sizes: Any) -> dict[str, Any]:
-    """How often each model is chosen on logs drawn from ``law``, one a seed.
+def choices(model: str, seeds: Sequence[int], *, users: int = 300, **sizes: Any) -> dict[str, Any]:
+    """How often each model is chosen on logs drawn from ``model``, one a seed.
 
     Args:
-        law: as in ``draw``.
+        model: as in ``draw``.
         seeds: of the logs.
         users: of the fit; as many more are held out.
         **sizes: of ``draw``.
@@ -100,15 +100,15 @@ def choices(law: str, seeds: Sequence[int], *, users: int = 300, **sizes: Any) -
     of_all: Counter[str] = Counter()
     heldout: Counter[str] = Counter()
     for seed in seeds:
-        events = draw(law, users=2 * users, seed=seed, **sizes)
+        events = draw(model, users=2 * users, seed=seed, **sizes)
         found = fit_all(events.where(events.user < users), events.where(events.user >= users))
         bic[found["chosen"]] += 1
         of_all[found["chosen_of_all"]] += 1
         heldout[found["best_heldout"]] += 1
     return {
-        "law": law,
+        "law": model,
         "logs": len(seeds),
-        "right": bic[law],
+        "right": bic[model],
         "chosen": dict(bic),
         "chosen_of_all": dict(of_all),
         "best_heldout": dict(heldout),

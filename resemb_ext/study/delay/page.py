@@ -13,7 +13,7 @@ from resemb_ext.study.harness.results import Results
 from . import sensitivity
 
 LAGS = (1, 2, 5, 10, 20)  # shown in the table
-#: Models whose chance that two events share a domain is known by lag.
+#: Models whose probability that two events share a domain is known by lag.
 BY_LAG = ("independent", "delay", "markov", "mixture")
 LONG = 20  # events: with shorter histories at the median, the tail of stays cannot be told
 
@@ -40,7 +40,7 @@ def page(results: Results) -> Page:
     if logs:
         panels = [Panel(name, _lag_plot(r, legend=not place)) for place, (name, r) in enumerate(logs.items())]
         caption = (
-            "Chance that two events of a user share a domain, by how many events apart they are: the log with its 95 % "
+            "Probability that two events of a user share a domain, by their distance in events: the log with its 95 % "
             "interval over users, and each model"
         )
         keys = [f"log-{name}" for name in logs]
@@ -66,8 +66,8 @@ def _rivals(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any
             "" if beyond is None else "above" if beyond else "undecided"
         )
     return Table(
-        f"In how many of the {len(logs)} pairs of a log and a kind of domains (95 % intervals over users)",
-        ("statement", "it holds", "the opposite holds", "not told apart", "cannot be asked"),
+        f"Each statement on the {len(logs)} pairs of a log and a kind of domains (95 % intervals over users)",
+        ("statement", "it holds", "the opposite holds", "undecided", "not applicable"),
         [(text, *(str(sides.count(s)) for s in ("above", "below", "undecided", ""))) for text, sides in found.items()],
     )
 
@@ -75,17 +75,17 @@ def _rivals(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any
 def _logs(logs: dict[str, dict[str, Any]]) -> Table:
     """One row a log and kind of domains."""
     return Table(
-        "Each log and kind of domains (stay beyond interests: delay+mixture minus mixture, nats an event, held out)",
+        "Each log and kind of domains",
         (
             "log",
             "events with a domain",
             "median history",
             "neighbours at the same time",
-            "lowest BIC of four",
-            "of five",
+            "lowest BIC of the first four models",
+            "lowest BIC of all five",
             "best held out",
-            "stay beyond interests",
-            "neighbours share a domain, over chance",
+            "delay+mixture minus mixture, held out [nats an event]",
+            "excess over chance of neighbours in one domain",
         ),
         [
             (
@@ -118,16 +118,16 @@ def _fits(logs: dict[str, dict[str, Any]]) -> Table:
         for model, entry in r["models"]["models"].items()
     ]
     return Table(
-        "Behaviour models on logs (log-likelihood an event in nats; delay minus model, 95 % over users)",
-        ("log", "model", "parameters", "BIC", "held out", "delay minus it"),
+        "Behaviour models on logs (log-likelihood in nats an event, 95 % over users)",
+        ("log", "model", "parameters", "BIC", "held out", "delay minus model"),
         rows,
     )
 
 
 def _choices(found: Sequence[dict[str, Any]]) -> Table:
     return Table(
-        "Models chosen by BIC on drawn logs (300 users, 12 events each, 8 domains)",
-        ("law", "logs", "right", "chosen", "best held out"),
+        "Models chosen by BIC on logs drawn from each model (300 users, 12 events each, 8 domains)",
+        ("drawn from", "logs", "right", "chosen", "best held out"),
         [(r["law"], str(r["logs"]), str(r["right"]), _counts(r["chosen"]), _counts(r["best_heldout"])) for r in found],
     )
 
@@ -152,8 +152,8 @@ def _gaps(logs: dict[str, dict[str, Any]]) -> Table:
                 )
             )
     return Table(
-        "Chance that two events share a domain, by seconds between them",
-        ("log", "gap [s]", "pairs", "mean lag", "share", *(f"{name}, by lag" for name in BY_LAG)),
+        "Probability that two events share a domain, by seconds between them",
+        ("log", "gap [s]", "pairs", "mean lag", "log's share", *(f"{name}, by lag" for name in BY_LAG)),
         rows,
     )
 
@@ -175,8 +175,8 @@ def _dwells(logs: dict[str, dict[str, Any]]) -> Table:
         )
     lags = f"{', '.join(map(str, LAGS[:-1]))} and {LAGS[-1]}"
     return Table(
-        f"Chance that two events {lags} apart share a domain, and dwell in events [95 % over users]",
-        ("log", "share", "delay model", "overall", "dwell by stays", "by decay"),
+        f"Probability that two events {lags} apart share a domain, and dwell in events [95 % over users]",
+        ("log", "log's share", "delay model", "overall", "dwell by stays", "dwell by decay"),
         rows,
     )
 
@@ -213,8 +213,18 @@ def _recovery(found: Sequence[dict[str, Any]]) -> Table:
                 f"{min(excess):.4f} to {max(excess):.4f}",
             )
         )
-    title = "Dwell on simulated logs in events, means over logs and the worst error (domains of items: known; communities of the other half's users; of the same users, circular; shuffled)"
-    header = ("users", "true dwell", "domains", "logs", "by stays", "worst", "by decay", "worst", "excess over chance")
+    title = "Dwell in events on simulated logs: mean over logs, and the largest error"
+    header = (
+        "users",
+        "true dwell",
+        "domains",
+        "logs",
+        "by stays",
+        "largest error",
+        "by decay",
+        "largest error",
+        "excess over chance",
+    )
     return Table(title, header, rows)
 
 
@@ -258,10 +268,9 @@ def _tails(logs: dict[str, dict[str, Any]], references: dict[str, dict[str, Any]
             )
         )
     return Table(
-        "Stays of one domain (a user's first left out, the last taken as cut short): b of a discrete Weibull law, "
-        f"1 is geometric, below 1 heavier; told where the median history has at least {LONG} events. Users who differ in their interests give b below 1 too: beside it b of "
-        "drawn logs of the same users and lengths, with geometric stays on top of the fitted interests (delay+mixture)",
-        ("log", "stays", "longest", "b [95 %]", "verdict", "b, geometric stays", "heavier than all of them"),
+        "Stays of one domain: shape b of a discrete Weibull distribution (1: geometric, below 1: heavier tail; "
+        f"no verdict where the median history has under {LONG} events)",
+        ("log", "stays", "longest", "b [95 %]", "verdict", "b of 20 drawn logs", "tail heavier than in all drawn logs"),
         rows,
     )
 
@@ -283,12 +292,7 @@ def _lag_plot(result: dict[str, Any], *, legend: bool) -> Any:
         for name, curve in result["curves"].items():
             if curve is not None:
                 axes.plot(lags, curve, color=f"C{BY_LAG.index(name)}", label=name)
-        axes.set(
-            xlabel="events apart",
-            ylabel="chance of one domain",
-            ylim=(0, None),
-            xticks=(1, *range(5, max(lags) + 1, 5)),
-        )
+        axes.set(xlabel="events apart", ylabel="probability", ylim=(0, None), xticks=(1, *range(5, max(lags) + 1, 5)))
         if legend:
             axes.legend(fontsize=6)
 

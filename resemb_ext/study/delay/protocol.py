@@ -1,4 +1,4 @@
-"""What study ``delay`` compares, set down beforehand and kept with its results."""
+"""What study ``delay`` compares, written before the results and kept with them."""
 
 from __future__ import annotations
 

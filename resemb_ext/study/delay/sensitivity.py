@@ -139,13 +139,10 @@ def table(kept: dict[str, dict[str, Any]]) -> Table:
                 )
             )
     title = (
-        "Res-embedding by how its graph is drawn: test scores of a DNN (20 negatives; base: window 3, "
-        "top_k 10, counts, no cross-fit; options of training are the common start of the comparison's search, "
-        f"with L2 of touched rows alone on logs of under {RARE:g} events an item; "
-        f"change with 95 % t over seeds; hardly trained: seeds with a gAUC under {UNTRAINED:g}; logs of over "
-        f"{MOST_EVENTS:,} events are left out)"
+        "Res-embedding by the options of its graph: test scores of a DNN, change from base with 95 % t over seeds "
+        f"(hardly trained: seeds with a gAUC under {UNTRAINED:g})"
     )
-    header = ("log", "graph", "seeds", "entries", "AUC", "change", "gAUC", "change", "hardly trained")
+    header = ("log", "graph", "seeds", "entries", "AUC", "change of AUC", "gAUC", "change of gAUC", "hardly trained")
     return Table(title, header, rows)
 
 

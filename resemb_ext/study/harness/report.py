@@ -157,7 +157,7 @@ def _block(page: Page, results: Results, path: Path) -> list[str]:
         file = f"{path.stem}-{figure.name}.svg" if figure.name else f"{path.stem}.svg"
         _draw(figure, path.with_name(file), _made_of(results, figure.pieces))
         parts.append(f"![{Path(file).stem}]({file})\n\n{figure.caption}")
-    return [*parts, "### Where the figures come from", _origins(results)]
+    return [*parts, "### Data, seeds and versions", _origins(results)]
 
 
 def _flat(value: Any) -> str:
@@ -175,14 +175,15 @@ def _origins(results: Results) -> str:
         lines = [f"<details><summary>{len(lines)} logs and their hashes</summary>", "", *lines, "", "</details>", ""]
     pieces = results.pieces.values()
     seeds = sorted({seed for piece in pieces for seed in piece["seeds"]})
-    lines.append(f"- pieces of work: {len(results.pieces)}, {hours(pieces):.2f} hours of wall clock in all")
+    lines.append(f"- pieces of work: {len(results.pieces)}, {hours(pieces):.2f} hours of wall-clock time in total")
     if results.earlier:
         earlier = hours(results.earlier.values())
-        lines.append(f"- pieces done again whose first result is kept: {len(results.earlier)}, {earlier:.2f} hours")
+        lines.append(
+            f"- pieces that were run twice, with the first result kept: {len(results.earlier)}, {earlier:.2f} hours"
+        )
     if seeds:
         lines.append(
-            f"- seeds: {seeds[0]} to {seeds[-1]}; those of a piece, its options and the hash of its data: "
-            f"`{results.plan['study']}.jsonl`"
+            f"- seeds: {seeds[0]} to {seeds[-1]}; `{results.plan['study']}.jsonl` has seeds, options and data of each piece"
         )
     versions: dict[str, dict[str, None]] = {}
     for piece in pieces:

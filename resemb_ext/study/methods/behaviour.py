@@ -6,11 +6,11 @@ Notation: K domains, pi_c the share of domain c among all events, d_1, d_2, ... 
     delay          p(stay) = s; else a jump to c != d_{t-1} with p = pi_c / (1 - pi_{d_{t-1}})
     markov         p(c | a) = (n_ac + m pi_c) / (n_a + m), n the transitions of the training users
     mixture        p(c | past) = (n_c(past) + alpha pi_c) / (t - 1 + alpha): fixed interests of each user,
-                   drawn from a Dirichlet law with mean pi and mass alpha, integrated out
+                   drawn from a Dirichlet distribution with mean pi and mass alpha, integrated out
     delay+mixture  s [c = d_{t-1}] + (1 - s) (n_c(past) + alpha pi_c) / (t - 1 + alpha)
 
 The first three draw d_1 from pi. Independent and markov take pi as the shares are; where the others jump or
-draw to is a law of its own, fitted too, since what users stay in or come back to is more common than that. The
+draw to is a distribution of its own, fitted too, since what users stay in or come back to is more common than that. The
 last holds dwell and fixed interests at once: it tells whether
 a stay is more than a taste. The delay model is that of Zhou et al. 2019 (arXiv 1906.10304) where the
 domain of an event is seen; a stay then lasts 1 / (1 - s) events on average.
@@ -275,10 +275,10 @@ def _markov(events: Sequences) -> Fitted:
         step = mass * np.tile(shares, (size, 1))
         step[source, target] += count
         step /= (total + mass)[:, None]
-        law, power, result = shares, np.eye(size), {}
+        start, power, result = shares, np.eye(size), {}
         for lag in range(1, int(max(k)) + 1):
             power = power @ step
-            result[lag] = float(law @ np.diag(power))
+            result[lag] = float(start @ np.diag(power))
         return np.array([result[int(lag)] for lag in k])
 
     return Fitted("markov", size * size - 1, {"smoothing": mass}, loglik, shares, score, share if size <= 500 else None)

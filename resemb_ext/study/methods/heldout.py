@@ -1,4 +1,4 @@
-"""Training rows held out of training: they tell the generalisation gap at the training's own law."""
+"""Training rows held out of training: they tell the generalisation gap on the training distribution."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ def page(results: Results) -> Page:
     kept, wider = _by_log(results, wider=False), _by_log(results, wider=True)
     found = _contrasts(kept)
     tables = [
-        _primary_table(found, "Difference of the primary outcome: the gap at equal training loss"),
+        _primary_table(found, "Primary outcome: the gap at equal training loss"),
         _contrast_table(found),
         _empty_table(found),
         _primary_table(
-            _contrasts(wider), "The same with further learning rates wherever the grid's end was best", wider
+            _contrasts(wider), "The same, with further learning rates where the end of the grid was best", wider
         ),
         _limits_table(results),
         _means_table(kept),
@@ -78,9 +78,9 @@ def _primary_table(
         rates = [] if wider is None else [r["rate_at_limit"] for r in wider[log].values()]
         more = [] if wider is None else [f"{sum(rates)} of {len(rates)}"]
         rows.append((log, _marked(kind), f"{entry['gamma']:g}", interval(gap, 4), side_of_gap(entry), *more))
-    header = ("log", "domains", "gamma", "difference", "which is", *(["at an end"] if wider is not None else []))
+    header = ("log", "domains", "gamma", "difference", "sign", *(["best rate at an end"] if wider is not None else []))
     return Table(
-        f"{title} (gamma minus 1, with domains minus with random ones; 95 % t over seeds; below: the gap is narrower)",
+        f"{title} (effect of gamma with domains minus with random ones; 95 % t over seeds; below 0: narrower gap)",
         header,
         rows,
     )
@@ -88,15 +88,15 @@ def _primary_table(
 
 def _contrast_table(found: list[tuple[str, str, dict[str, Any]]]) -> Table:
     return Table(
-        "Loss at gamma minus loss at gamma 1, with domains, with random domains, and the difference of the two (95 % t "
-        "over seeds; epochs until the training loss was that: with domains / with random ones / at gamma 1)",
+        "Value at gamma minus value at gamma 1, and the difference between domains and random domains (95 % t over "
+        "seeds; epochs to the training loss: with domains / with random ones / at gamma 1)",
         (
             "log",
             "domains",
             "gamma",
             "seeds",
             "outcome",
-            "at training loss (after epochs)",
+            "training loss (epochs to it)",
             "domains",
             "random",
             "difference",
@@ -127,9 +127,9 @@ def _empty_table(found: list[tuple[str, str, dict[str, Any]]]) -> Table:
             if (kind == "random" or "null" in log) and difference["low"] is not None and told:
                 sides.setdefault(_NAMES[name], []).append(side(difference))
     return Table(
-        "Intervals where there is nothing to be seen (random domains against other random ones; the log without "
-        "domains); chance alone puts 0 outside 1 in 20",
-        ("outcome", "intervals", "0 is outside"),
+        "Controls without an effect: random domains against other random ones, and the log without domains (by chance "
+        "1 interval in 20 excludes 0)",
+        ("outcome", "intervals", "intervals that exclude 0"),
         [(name, str(len(s)), str(len(s) - s.count("undecided"))) for name, s in sides.items()],
     )
 
@@ -234,8 +234,8 @@ def _figures(kept: dict[str, Kept]) -> list[Figure]:
                 keys += [key for key, r in entries.items() if r["domains"].removesuffix(CONTROL) == kind]
         if panels:
             caption = (
-                "Held-out against training logloss all along the training, mean over seeds (dashed: random domains; "
-                "lower at the same place is better generalisation)"
+                "Held-out against training logloss during training, mean over seeds (dashed: random domains; a lower line "
+                "is better generalisation)"
             )
             figures.append(Figure(name, caption, panels, keys, min(3, len(panels)), (3.6, 2.6)))
     return figures

@@ -100,9 +100,8 @@ def table(kept: Sequence[dict[str, Any]]) -> Table:
             )
         )
     title = (
-        "Res-embedding by its residual, means over seeds at the best validation loss (radius: aggregation radius "
-        "over that of permuted domains; residual: its share of the squared length of the vectors; rates not "
-        "tuned anew)"
+        "Res-embedding by the options of its residual, means over seeds at the best validation loss (radius: divided "
+        "by that of permuted domains; residual: its share of the squared norm of the vectors; learning rates not tuned)"
     )
     header = ("log", "option", "value", "seeds", "radius", "residual", *PARTS, "gap")
     return Table(title, header, rows)

@@ -102,12 +102,12 @@ def metrics_table(results: Results, kept: Mapping[str, Any]) -> Table:
                     _mean(runs, "parameters", ",.0f"),
                 )
             )
-    head = (*_WHERE, "embedding", "AUC", "gAUC", "logloss", "radius", "epochs (kept)", "samples/s", "parameters")
+    head = (*_WHERE, "embedding", "AUC", "gAUC", "logloss", "radius", "epochs (best)", "samples/s", "parameters")
     return Table("Test metrics, mean ± standard deviation over seeds", head, rows)
 
 
 def cap_table(results: Results, kept: Mapping[str, Any]) -> Table:
-    """Runs that the cap on epochs ended, a row a cell that has some, and their sum."""
+    """Runs that ended at the epoch limit, a row a cell that has some, and their sum."""
     rows: list[tuple[str, ...]] = []
     capped: Counter[str] = Counter()
     for piece in kept.values():
@@ -120,7 +120,7 @@ def cap_table(results: Results, kept: Mapping[str, Any]) -> Table:
     if rows:
         of = sum(len(piece["result"]["runs"]) for piece in kept.values()) // len(ARMS)
         rows.append(("all", "", "", "", *(f"{capped[arm]} of {of}" for arm in ARMS)))
-    return Table("Runs that the cap on epochs ended, before early stopping did", (*_WHERE, *ARMS), rows)
+    return Table("Runs that ended at the epoch limit, before early stopping", (*_WHERE, *ARMS), rows)
 
 
 def log_table(results: Results) -> Table:
@@ -152,7 +152,7 @@ def setting_table(results: Results, kept: Mapping[str, Any]) -> Table:
         )
     head = ("log", "split", "model", "training events", "validation events", "test events", "negatives per event")
     more = ("test candidates", "history", "most epochs", "patience", "seeds")
-    return Table("How each was run", head + more, list(rows.values()))
+    return Table("Sizes and options of each log, split and model", head + more, list(rows.values()))
 
 
 def options_table(kept: Mapping[str, Any]) -> Table:

@@ -8,7 +8,7 @@ from resemb_ext.study.methods.behaviour import MODELS, Sequences
 
 
 def draw(
-    law: str,
+    model: str,
     *,
     users: int = 300,
     events: int = 12,
@@ -20,30 +20,30 @@ def draw(
     """Sequences of ``users`` with ``events`` each, by one of the first four models.
 
     Args:
-        law: "independent", "delay", "markov" or "mixture".
+        model: "independent", "delay", "markov" or "mixture".
         users, events, domains: sizes.
-        stay: of the delay law.
-        mass: of the Dirichlet laws: that of users' interests, and that of a Markov chain's rows.
-        seed: of all; shares of domains are drawn too, from a Dirichlet law of mass 5 a domain.
+        stay: of the delay model.
+        mass: of the Dirichlet distributions: that of users' interests, and that of a Markov chain's rows.
+        seed: of all; shares of domains are drawn too, from a Dirichlet distribution of mass 5 a domain.
 
     Raises:
-        ValueError: an unknown law.
+        ValueError: an unknown model.
     """
-    if law not in MODELS[:4]:
-        raise ValueError(f"law must be one of {', '.join(MODELS[:4])}; found {law!r}")
+    if model not in MODELS[:4]:
+        raise ValueError(f"model must be one of {', '.join(MODELS[:4])}; found {model!r}")
     rng = np.random.default_rng([21, seed])
     shares = rng.dirichlet(np.full(domains, 5.0))
     domain = np.empty((users, events), dtype=np.int64)
-    if law == "mixture":
+    if model == "mixture":
         cdf = np.cumsum(rng.dirichlet(mass * shares, users), axis=1)
         domain = _pick(cdf[:, None, :], rng.random((users, events)))
     else:
         step = np.tile(shares, (domains, 1))
-        if law == "delay":
+        if model == "delay":
             np.fill_diagonal(step, 0)
             step *= (1 - stay) / step.sum(axis=1, keepdims=True)
             np.fill_diagonal(step, stay)
-        elif law == "markov":
+        elif model == "markov":
             step = rng.dirichlet(mass * shares, domains)
         cdf = np.cumsum(step, axis=1)
         domain[:, 0] = _pick(np.cumsum(shares)[None], rng.random(users))
@@ -53,7 +53,7 @@ def draw(
 
 
 def draw_like(events: Sequences, *, stay: float, mass: float, shares: np.ndarray, seed: int) -> Sequences:
-    """Sequences of as many users and events by the law delay+mixture: geometric stays on top of interests.
+    """Sequences of as many users and events by the model delay+mixture: geometric stays on top of interests.
 
     With probability ``stay`` an event repeats the domain before it; else it is that of one of the user's
     earlier events, or, with a weight of ``mass`` to their number, drawn from ``shares``.
