@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import resemb_ext as rx
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 from resemb_ext.testing.problems import zipf_ids, zipf_ranks
 
 DISTRIBUTIONS = ("zipf", "uniform", "clustered", "real")

@@ -25,7 +25,7 @@ from resemb_ext.models.batch import TorchBatch
 from resemb_ext.models.din import LocalActivation
 from resemb_ext.models.histories import Histories
 from resemb_ext.runtime.files import write_json
-from resemb_ext.runtime.memory import PeakMemory
+from resemb_ext.runtime.peak_memory import PeakMemory
 
 BATCH, LONGEST, ITEMS = 1024, 50, 1000
 CELLS = [

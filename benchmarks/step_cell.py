@@ -17,7 +17,7 @@ from benchmarks.report import OWN_STEP
 from benchmarks.steps import OWN_STEPS, Step, StepState, check_steps, make_steps, needs, plain_steps, res_steps
 from benchmarks.timing import best, interleave, summary
 from resemb_ext import _loader
-from resemb_ext.runtime.memory import PeakMemory
+from resemb_ext.runtime.peak_memory import PeakMemory
 
 OWN = OWN_STEP
 

@@ -26,7 +26,7 @@ from benchmarks.baselines import (
     plain_embedding,
 )
 from benchmarks.cells import Case, compared_rows
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 
 LR = 1e-3
 FEW_ITEMS = 100_000  # up to which the whole table can be worth computing

@@ -17,7 +17,6 @@ project = "resemb_ext"
 author = "the resemb_ext developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["study/results"]
 # Links out of this folder, say to CONTRIBUTING.md; tests/docs/test_links.py checks every link.
 suppress_warnings = ["myst.xref_missing"]
 html_theme = "furo"

@@ -1,4 +1,4 @@
-"""``resemb data``: look a behaviour log over, or write it as a clean Parquet file."""
+"""``resemb data``: check a behaviour log, or write it as a clean Parquet file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "data",
         help="validate and convert behaviour logs",
-        description=__doc__,
+        description="Checks a behaviour log, or writes it as a clean Parquet file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     check = commands.add_parser(
         "validate",
-        help="report what a log holds and what would be done with it",
+        help="report what a log holds, and what reading and training do with it",
         description=(
             "Reports rows, users, items, duplicates, time order, labels and future times of a log,\n"
             "and what reading, splitting and training do with each. Exit status: 0 nothing to\n"

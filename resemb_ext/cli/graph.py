@@ -1,4 +1,4 @@
-"""``resemb graph``: build an interest graph from a log, describe it, look into its rows."""
+"""``resemb graph``: build an interest graph from a log, describe it, show its rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "graph",
         help="build and inspect interest graphs",
-        description=__doc__,
+        description="Builds an interest graph from a log, describes it, or shows a row of it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

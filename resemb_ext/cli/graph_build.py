@@ -160,7 +160,7 @@ def add_build(commands: Any) -> None:
         "count co-occurrences in a log",
         "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10 --out graph.npz",
     )
-    add_log(build, required=True, purpose="the log: .parquet or .csv")
+    add_log(build, required=True, purpose="the log, in any format of resemb train; with --stream .parquet alone")
     build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
     build.add_argument(
         "--split",

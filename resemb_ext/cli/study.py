@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   resemb study untuned --data ml-1m.parquet --setting ml-1m=dense --out study
   resemb study report --out benchmarks/results/study --into docs/study
 
-A study that was stopped goes on where it stood when the same command is given again.
+A stopped study continues when the same command is given again.
 """
 
 

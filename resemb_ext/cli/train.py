@@ -12,11 +12,11 @@ from resemb_ext.train.options import type_of
 from resemb_ext.train.report import closing
 
 EXAMPLES = """examples:
-  resemb train                                  simulated log, plain beside res, about two minutes
+  resemb train                                  simulated log, plain and res, about two minutes
   resemb train --data simulated-null            the same popularity without domains
   resemb train --data events.parquet --model din --category --seed 0 1 2 --out runs/din
   resemb train --config run.toml --epochs 5     options from a file; flags come first
-  resemb train --resume runs/din                go on with a run that was stopped or killed
+  resemb train --resume runs/din                continue a run that was stopped or killed
 """
 
 # Every option of RunConfig, in the order of --help.

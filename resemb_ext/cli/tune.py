@@ -14,7 +14,7 @@ from .train import add_options, given_options
 
 EXAMPLES = """examples:
   resemb tune --data events.parquet --trials 30 --out tuned
-  resemb tune --resume tuned                            go on; --trials 50 for more
+  resemb tune --resume tuned                            continue; --trials 50 for more
   resemb train --config tuned/best-res.json --seed 0 1 2 --out runs/tuned-res
 
 Both arms get the same number of trials over the same ranges; test events are never scored. Needs optuna:

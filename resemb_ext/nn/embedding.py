@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resemb_ext import functional
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import ReadHooks, watch_table
 from resemb_ext.graph import InterestGraph
 

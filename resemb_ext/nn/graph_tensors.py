@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 from resemb_ext.graph import InterestGraph
 
 ATTRIBUTES = {"_indptr": "indptr", "_neighbors": "neighbors", "_link_weights": "weights"}

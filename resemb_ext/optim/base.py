@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import owner_of, watch_table
 
 from . import capture, global_decay, in_backward

@@ -1,1 +1,1 @@
-"""What commands and experiments share: whole files, progress, the machine, memory."""
+"""What commands and experiments share: whole files, progress, environment, peak memory."""

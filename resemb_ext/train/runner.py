@@ -16,7 +16,7 @@ from resemb_ext import _loader, metrics
 from resemb_ext.data import Samples
 from resemb_ext.runtime.environment import environment
 from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
-from resemb_ext.runtime.memory import PeakMemory
+from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.runtime.progress import Progress
 
 from . import report

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -19,7 +19,7 @@ SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
 import re
 from pathlib import Path
-from resemb_ext._memory import empty_table
+from resemb_ext._huge_pages import empty_table
 
 table = empty_table((256 << 10, 64)).fill_(1)
 address, inside = table.data_ptr() + table.nbytes // 2, False

