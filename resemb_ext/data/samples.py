@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,10 @@ class Samples:
     power: float
     negative_distribution: np.ndarray | None
     split_hash: str
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of version 0.1 name the distribution a law.
+        self.__dict__.update({"negative_distribution" if k == "negative_law" else k: v for k, v in state.items()})
 
     def __len__(self) -> int:
         return len(self.target)

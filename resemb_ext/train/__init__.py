@@ -1,5 +1,9 @@
 """Training: one model (``fit``), or every arm and seed into a run folder (``run``)."""
 
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig, RunConfig, read_config
 from .evaluate import evaluate, measure, predict
@@ -33,3 +37,13 @@ __all__ = [
     "saved_config",
     "tune",
 ]
+
+if not TYPE_CHECKING:  # where types are checked, a wrong name is an error
+
+    def __getattr__(name: str) -> Any:
+        """The names of ``resemb_ext.serving`` that version 0.1 had here; found at run time, since serving is above."""
+        if name in ("SavedModel", "score_file"):
+            message = f"resemb_ext.train.{name} is deprecated; use resemb_ext.serving.{name}"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            return getattr(importlib.import_module("resemb_ext.serving"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,6 +46,7 @@ def test_help_has_an_example(capsys, command):
     assert exit.value.code == 0
     shown = capsys.readouterr().out
     assert "example" in shown and f"resemb {command}" in shown
+    assert "`" not in shown
 
 
 def test_root_help_lists_every_command(capsys):

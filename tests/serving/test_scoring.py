@@ -267,3 +267,11 @@ def test_bad_runs_are_one_line(runs, tmp_path, capsys):
     assert "id_maps.json cannot be read" in refused("--arm", "plain")
     (folder / "config.resolved.json").unlink()
     assert "holds no run" in refused()
+
+
+def test_names_that_train_had() -> None:
+    for name in ("SavedModel", "score_file"):
+        with pytest.warns(DeprecationWarning, match=rf"use resemb_ext\.serving\.{name}"):
+            assert getattr(rx.train, name) is getattr(rx.serving, name)
+    with pytest.raises(AttributeError, match=r"resemb_ext\.train.*no attribute 'SavedModels'"):
+        _ = rx.train.SavedModels
