@@ -61,6 +61,7 @@ struct Block {
   Vec<A> v[N];
 
   RESEMB_INLINE Block() {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] = Vec<A>{};
   }
   template <class T>
@@ -72,22 +73,27 @@ struct Block {
   static RESEMB_INLINE int64_t at(int i, int64_t last) { return i == N - 1 ? last : i * kLanes<A>; }
   template <class T>
   RESEMB_INLINE void add_scaled(A w, const T* row, int64_t last) {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] += w * load(row + at(i, last));
   }
   template <class T>
   RESEMB_INLINE void add_row(const T* row, int64_t last) {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] += load(row + at(i, last));
   }
   RESEMB_INLINE void add(const Block& other) {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) v[i] += other.v[i];
   }
   template <class O>
   RESEMB_INLINE void save(O* row, int64_t last) const {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) store(row + at(i, last), v[i]);
   }
   // Past the cache; needs can_stream().
   template <class O>
   RESEMB_INLINE void stream(O* row, int64_t last) const {
+#pragma GCC unroll 8
     for (int i = 0; i < N; ++i) store_past_cache(row + at(i, last), v[i]);
   }
 };
