@@ -11,6 +11,7 @@ from benchmarks.graph_report import draw_graph, graph_section
 from benchmarks.report import attention_table, din_attention_table, din_table, lazy_table, table
 from benchmarks.suite_report import draw, suite_section
 from resemb_ext.runtime.files import write_text
+from resemb_ext.runtime.pages import put_block
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,24 +40,11 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
     }
 
 
-def put(text: str, name: str, block: str) -> str:
-    """``text`` with what stands between the markers of ``name`` replaced.
-
-    Raises:
-        ValueError: the markers are not there once, in order.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"the page must have the markers {begin} and {end} once, in order")
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
-
-
 def page(path: Path, found: Mapping[str, str]) -> str:
     """The page's text with its blocks replaced."""
     text = path.read_text()
     for name, block in found.items():
-        text = put(text, name, block)
+        text = put_block(text, name, block)
     return text
 
 

@@ -132,7 +132,7 @@ def meaning(result: dict[str, Any]) -> str:
     side = "above" if value["mean"] >= 0 else "below"
     found = f"With one set of options for both, Res-embedding's test gAUC is {abs(value['mean']):.4f} {side} the plain one's"
     if value["low"] is None:
-        return f"{found} ({over}; several, say --seed 0 1 2, give an interval)."
+        return f"{found} ({over}; more seeds, such as --seed 0 1 2, give an interval)."
     return f"{found} (95 % interval over {over}: {value['low']:+.4f} to {value['high']:+.4f})."
 
 

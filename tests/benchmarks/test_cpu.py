@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.publish import GRAPH_PLOT, PLOT, blocks, page, put
+from benchmarks.publish import GRAPH_PLOT, PLOT, blocks, page
+from resemb_ext.runtime.pages import put_block
 
 BLOCKS = blocks()
 
@@ -23,7 +24,7 @@ def test_plots_are_there() -> None:
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:
     text = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n"
-    assert put(text, "a", "new") == text.replace("old", "new")
+    assert put_block(text, "a", "new") == text.replace("old", "new")
     for broken in (text.replace("begin", "start"), text + text, "<!-- a: end --><!-- a: begin -->"):
         with pytest.raises(ValueError, match="markers"):
-            put(broken, "a", "new")
+            put_block(broken, "a", "new")

@@ -241,7 +241,8 @@ def test_the_tables_show_what_is_kept(finished: tuple[Path, Results]) -> None:
     ],
 )
 def test_a_side_needs_both_intervals(seeds: Any, users: Any, word: str) -> None:
-    assert untuned_page.side_of([seeds, users]) == word
+    intervals = [{"low": low, "high": high} for low, high in (seeds, users)]
+    assert untuned_page.common_side(intervals) == word
 
 
 def test_committed_pieces_are_those_of_the_plan(plan: list[Piece]) -> None:

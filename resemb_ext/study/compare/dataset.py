@@ -29,7 +29,7 @@ class Dataset:
     source: Source
     config: RunConfig
     train_rows: int | None = None
-    _made: dict[tuple[str, int, int], np.ndarray] = field(default_factory=dict)
+    _vectors: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def log(self) -> data.Log:
@@ -59,7 +59,7 @@ class Dataset:
 
     def vectors(self, dim: int, seed: int) -> np.ndarray:
         """item2vec of the training events, float32 [H, dim]."""
-        key = ("item2vec", dim, seed)
-        if key not in self._made:
-            self._made[key] = item_vectors(self.split.train, dim, seed)
-        return self._made[key]
+        key = (dim, seed)
+        if key not in self._vectors:
+            self._vectors[key] = item_vectors(self.split.train, dim, seed)
+        return self._vectors[key]

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.study.harness.report import Figure, Page, Panel, Table, side
+from resemb_ext.study.harness.report import Figure, Page, Panel, Table, side, signed
 from resemb_ext.study.harness.results import Results
 from resemb_ext.train import paired_difference
 
 from .experiment import contrast_key
 from .training import BUCKETS, L2_MODES
 from .variants import PENALTY, TABLES, Variant
-from .view import FURTHER, Registered, Seen, Twice, minus_plain, registered, seen_variants, signed, twice
+from .view import FURTHER, Registered, Seen, Twice, minus_plain, registered, seen_variants, twice
 
 
 def page(results: Results) -> Page:

@@ -250,6 +250,7 @@ def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) 
 
 
 def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) -> dict[str, Any]:
+    """The test gAUC of ``one`` minus that of ``other``, by the bootstrap; that and two other metrics over seeds."""
     of_one, of_other = (_user_aucs(context.folder, variant) for variant in (one, other))
     rows = of_one["rows"]
     if not np.array_equal(rows, of_other["rows"]):
@@ -257,18 +258,12 @@ def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) 
     gain = of_one["auc"] - of_other["auc"]
     both = ~np.isnan(gain).any(axis=0)
     found = bootstrap_difference(gain[:, both], rows[both], draws=scale.draws)
-    values = {
-        name: [
-            [run["test"][metric] for run in context.results[f"seeds-{variant.key}"]["runs"]] for variant in (other, one)
-        ]
-        for name, metric in (("gauc", "gauc"), ("auc", "auc"), ("logloss", "logloss"))
+    runs = [context.results[f"seeds-{variant.key}"]["runs"] for variant in (other, one)]
+    over_seeds = {
+        metric: paired_difference(*([run["test"][metric] for run in of_variant] for of_variant in runs))
+        for metric in ("gauc", "auc", "logloss")
     }
-    return {
-        "one": one.key,
-        "other": other.key,
-        "gauc": found,
-        "over_seeds": {name: paired_difference(pair[0], pair[1]) for name, pair in values.items()},
-    }
+    return {"one": one.key, "other": other.key, "gauc": found, "over_seeds": over_seeds}
 
 
 def _user_aucs(folder: Path, variant: Variant) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What kept pieces of study ``compare`` say, for its page and for docs/results.md."""
+"""What kept pieces of study ``compare`` say, for its page and the README's picture."""
 
 from __future__ import annotations
 
@@ -95,16 +95,6 @@ def contrast(results: Results, one: Variant, other: Variant) -> dict[str, Any] |
 def minus_plain(results: Results, variant: Variant) -> dict[str, Any] | None:
     """The kept difference to plain of the same group, or None."""
     return contrast(results, variant, variant.beside("plain"))
-
-
-def signed(entry: dict[str, Any] | None, missing: str = "not run") -> str:
-    """``value`` or ``mean`` and its interval, with signs."""
-    if entry is None:
-        return missing
-    value = entry["value"] if "value" in entry else entry["mean"]
-    if entry.get("low") is None:
-        return f"{value:+.4f}"
-    return f"{value:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resemb_ext.runtime.files import write_text
+from resemb_ext.runtime.pages import around_block, markers
 
 from .results import Results, hours
 
@@ -82,9 +83,9 @@ class Page:
 
 
 #: Between these lines stands what code writes; all else of a page is kept as it is.
-RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
+RESULTS = markers("results")
 #: Between these a person answers the question.
-ANSWER = ("<!-- answer: begin -->", "<!-- answer: end -->")
+ANSWER = markers("answer")
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -100,6 +101,18 @@ def interval(entry: dict[str, Any] | None, digits: int = 3) -> str:
     if entry.get("low") is None:
         return middle
     return f"{middle} [{number(entry['low'], digits)}, {number(entry['high'], digits)}]"
+
+
+def signed(entry: dict[str, Any] | None) -> str:
+    """A difference, ``value`` or ``mean``, and its interval, with signs; "not run" without one."""
+    if entry is None:
+        return "not run"
+    value = entry.get("value", entry.get("mean"))
+    if value is None:
+        return "-"
+    if entry.get("low") is None:
+        return f"{value:+.4f}"
+    return f"{value:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]"
 
 
 def side(entry: dict[str, Any]) -> str:
@@ -123,11 +136,11 @@ def write_page(page: Page, results: Results, path: Path, *, title: str, question
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.exists() else _begun(title, question)
-    first, last = RESULTS
-    if text.count(first) != 1 or text.count(last) != 1 or text.index(first) > text.index(last):
-        raise ValueError(f"{path} must have the lines {first} and {last}, each once")
-    block = "\n\n".join(_block(page, results, path))
-    write_text(path, f"{text.split(first)[0]}{first}\n\n{block}\n\n{last}{text.split(last)[1]}")
+    try:
+        before, after = around_block(text, "results")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    write_text(path, "\n\n".join([before, *_block(page, results, path), after]))
 
 
 def _begun(title: str, question: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from resemb_ext.study.harness.report import Figure, Page, Panel, Table
+from resemb_ext.study.harness.report import Figure, Page, Panel, Table, side, signed
 from resemb_ext.study.harness.results import Results
 from resemb_ext.train.statistics import METRICS, summarise
 
@@ -45,19 +45,14 @@ def summary(piece: Mapping[str, Any]) -> dict[str, Any]:
     return summarise([{**run, "test": {**run["test"], "seen": run["test_seen"]}} for run in runs])
 
 
-def side(piece: Mapping[str, Any]) -> str:
+def gain_side(piece: Mapping[str, Any]) -> str:
     """ "above" or "below" where every interval of the difference of gAUC that is there excludes 0 so, else "undecided"."""
-    intervals = [summary(piece)["difference"]["test"]["gauc"], piece["result"]["gauc_over_users"]]
-    return side_of([(value["low"], value["high"]) for value in intervals])
+    return common_side([summary(piece)["difference"]["test"]["gauc"], piece["result"]["gauc_over_users"]])
 
 
-def side_of(intervals: Sequence[tuple[float | None, float | None]]) -> str:
-    """``side`` of intervals, those without bounds left out."""
-    sides = {
-        "above" if low > 0 else "below" if high < 0 else "undecided"
-        for low, high in intervals
-        if low is not None and high is not None
-    }
+def common_side(intervals: Sequence[dict[str, Any]]) -> str:
+    """The side of 0 that all intervals are on, those without bounds left out; else "undecided"."""
+    sides = {side(interval) for interval in intervals if interval["low"] is not None}
     return sides.pop() if len(sides) == 1 else "undecided"
 
 
@@ -70,12 +65,12 @@ def difference_table(results: Results, kept: Mapping[str, Any]) -> Table:
             (
                 *_where(results, piece),
                 str(gain["test"]["gauc"]["n"]),
-                _interval(gain["test"]["gauc"]),
-                _interval(piece["result"]["gauc_over_users"]),
-                side(piece),
-                _interval(gain["test"]["auc"]),
-                _interval(gain["test"]["logloss"]),
-                _interval(gain["test_seen"]["gauc"]),
+                signed(gain["test"]["gauc"]),
+                signed(piece["result"]["gauc_over_users"]),
+                gain_side(piece),
+                signed(gain["test"]["auc"]),
+                signed(gain["test"]["logloss"]),
+                signed(gain["test_seen"]["gauc"]),
             )
         )
     head = (*_WHERE, "seeds", "gAUC, over seeds", "gAUC, over users", "res is", "AUC", "logloss", "gAUC, seen")
@@ -197,13 +192,6 @@ def _where(results: Results, piece: Mapping[str, Any]) -> tuple[str, str, str, s
 def _spread(value: Mapping[str, Any]) -> str:
     text = f"{value['mean']:.4f}"
     return text if value["std"] is None else f"{text} ± {value['std']:.4f}"
-
-
-def _interval(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return "-"
-    text = f"{value['mean']:+.4f}"
-    return text if value["low"] is None else f"{text} [{value['low']:+.4f}, {value['high']:+.4f}]"
 
 
 def _mean(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
