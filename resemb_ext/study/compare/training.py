@@ -259,10 +259,10 @@ def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) 
     both = ~np.isnan(gain).any(axis=0)
     found = bootstrap_difference(gain[:, both], rows[both], draws=scale.draws)
     runs = [context.results[f"seeds-{variant.key}"]["runs"] for variant in (other, one)]
-    over_seeds = {
-        metric: paired_difference(*([run["test"][metric] for run in of_variant] for of_variant in runs))
-        for metric in ("gauc", "auc", "logloss")
-    }
+    over_seeds = {}
+    for metric in ("gauc", "auc", "logloss"):
+        before, after = ([run["test"][metric] for run in of_variant] for of_variant in runs)
+        over_seeds[metric] = paired_difference(before, after)
     return {"one": one.key, "other": other.key, "gauc": found, "over_seeds": over_seeds}
 
 
