@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, which builds in place
 
 project = "resemb_ext"
 author = "the resemb_ext developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 # Links out of this folder, say to CONTRIBUTING.md; tests/docs/test_links.py checks every link.
@@ -23,6 +26,7 @@ suppress_warnings = ["myst.xref_missing"]
 html_theme = "furo"
 html_title = "resemb_ext"
 html_copy_source = False
+html_math_renderer = "mathml"  # MathJax would be loaded from the network
 
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -39,6 +43,14 @@ def setup(app: Any) -> None:
     """Adds the options of a configuration class, which stand in the metadata of its fields."""
     app.connect("autodoc-process-docstring", _part_names, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", _add_options)
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
+
+
+def _formula(translator: Any, node: Any) -> None:
+    """Writes a formula as MathML, which browsers show by themselves."""
+    block = isinstance(node, nodes.math_block)
+    translator.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
 
 
 def _part_names(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
