@@ -50,11 +50,21 @@ def _load() -> Any:
         ) from error
 
 
+def _update_names() -> tuple[tuple[str, ...], ...]:
+    names = getattr(_C, "update_names", None)
+    if names is None:
+        raise ImportError(
+            f"resemb_ext: the operators in {_C.__file__} were built from an older source than this package. "
+            f"Remedy: {_REBUILD}."
+        )
+    return tuple(tuple(line.split()) for line in names())
+
+
 _C = _load()
 
 # Names that C++ and Python share (csrc/common/update.h): the update rules and, in the operators' order, the
 # reals and integers of an update.
-UPDATE_RULES, UPDATE_REALS, UPDATE_INTEGERS = (tuple(names.split()) for names in _C.update_names())
+UPDATE_RULES, UPDATE_REALS, UPDATE_INTEGERS = _update_names()
 
 
 def isa() -> str:

@@ -170,3 +170,12 @@ def test_import_of_operators_that_do_not_load(tmp_path: Path) -> None:
     message = import_error(folder)
     assert message.startswith("ImportError: resemb_ext was built with torch")
     assert "do not load with torch" in message and "Remedy" in message
+
+
+@pytest.mark.full
+def test_import_of_operators_from_an_older_source(tmp_path: Path) -> None:
+    folder = copy_package(tmp_path, operators=True)
+    older = "import types; sys.modules['resemb_ext._C'] = types.SimpleNamespace(__file__='_C.abi3.so')"
+    message = import_error(folder, older)
+    assert message.startswith("ImportError: resemb_ext: the operators in _C.abi3.so were built from an older source")
+    assert "pip install ." in message
