@@ -122,7 +122,10 @@ def cell(form: str, features: int, hidden: tuple[int, ...], rounds: int) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.din_attention",
+        description="DIN's attention with its first layer split into parts, against the concatenation [q, k, q-k, q*k].",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file (default: none)")
     args = parser.parse_args()

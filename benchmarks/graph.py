@@ -1,9 +1,9 @@
 """``python -m benchmarks.graph``: the graph builder against scipy.sparse, polars and duckdb.
 
 Every method reads the same Parquet file of simulated events and makes the rows of the symmetric graph
-(window 5, top_k 20, counts, ties by id), in a process of its own, in the form that comes natural to it;
-what is kept is compared by hash afterwards. Neither imports nor that comparison are timed. Needs the ``bench``
-extra. ``--keep FILE`` adds runs to those of an earlier call, so that long measurements can be made in portions.
+(window 5, top_k 20, counts, ties by id), in a process of its own, in the form that is natural for it.
+The neighbours are compared by hash afterwards. Neither imports nor that comparison are timed. Needs the ``bench``
+extra. ``--keep FILE`` adds runs to those in the file, so that long measurements can be made in parts.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def run_cell(cell: dict[str, Any], methods: list[str], folder: Path, rounds: int
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.graph",
-        description=__doc__,
+        description="The graph builder against scipy.sparse, polars and duckdb. Every method reads the same Parquet file of "
+        "simulated events and makes the same graph (window 5, top_k 20, counts). Needs the extra bench.",
         epilog="example: python -m benchmarks.graph --events 100000 1000000 --out out/graph.json",
     )
     parser.add_argument("--events", type=int, nargs="+", default=[10**5, 10**6, 10**7, 10**8])

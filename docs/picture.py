@@ -155,7 +155,9 @@ def draw(out: Path, cpu: Path = CPU, study: Path = STUDY) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m docs.picture", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.picture", description="Draws the README's picture from committed results."
+    )
     parser.add_argument("--out", type=Path, default=PICTURE, help="SVG file (default: docs/picture.svg)")
     args = parser.parse_args(arguments)
     draw(args.out)

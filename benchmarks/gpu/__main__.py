@@ -1,6 +1,6 @@
 """``python -m benchmarks.gpu``: the operators on a CUDA device, checked (``--check``) or timed against plain PyTorch.
 
-Each takes at most 8 minutes. Without a device it says so and ends with code 2; ``--dry-run`` times tiny cells on
+Each takes at most 8 minutes. Without a device it says so and ends with status 2; ``--dry-run`` times tiny cells on
 the CPU, to see that every part runs.
 """
 
@@ -64,7 +64,8 @@ def refusal() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
-        description=__doc__,
+        description="The operators on a CUDA device, timed against plain PyTorch or, with --check, checked. Each takes at "
+        "most 8 minutes. Without a device it ends with status 2.",
         epilog="example: python -m benchmarks.gpu --check --out gpu_check.json",
     )
     what = parser.add_mutually_exclusive_group()

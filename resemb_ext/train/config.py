@@ -116,7 +116,7 @@ class FitConfig:
 class RunConfig(FitConfig):
     """A whole run: log, split, samples, graph, model, arms, seeds, and the training of each arm."""
 
-    data: str = option("simulated", "log file (.parquet, .csv), or simulated, or simulated-null (no domains)")
+    data: str = option("simulated", "log file, folder of ready-made samples, simulated, or simulated-null (no domains)")
     user_column: str | None = option(None, "user column of the log file (default: guessed)")
     item_column: str | None = option(None, "item column of the log file (default: guessed)")
     time_column: str | None = option(None, "time column of the log file (default: guessed)")
@@ -151,9 +151,7 @@ class RunConfig(FitConfig):
     top_k: int = option(10, "graph: neighbours kept per item, itself not counted", low=1)
     min_count: int = option(1, "graph: fewest co-occurrences of an edge", low=1)
     max_gap: float | None = option(None, "graph: longest time between two joined events, in the log's unit", low=0)
-    session_gap: float | None = option(
-        None, "graph: a longer time between two neighbouring events parts sessions", low=0
-    )
+    session_gap: float | None = option(None, "graph: a longer time between two events ends a session", low=0)
     weighting: str = option("count", "graph: weight of an edge", choices=WEIGHTINGS)
     damping: float = option(0.0, "graph: weights are divided by popularity to this power", low=0)
     link: str = option("average", "link weights of Res-embedding", choices=("average", "gcn", "attention", "given"))

@@ -136,7 +136,7 @@ def test_train_prints_the_table_and_where_results_are(capsys, tmp_path, small_si
     assert rows[:2] == ["embedding", rows[1]] and set(rows[1]) == {"-"}
     assert rows[2:6] == ["plain", "res", "res - plain", "Bayes"]
     assert f"results in {out}" in seen.out and len(seen.out.splitlines()) <= 15
-    assert "Res-embedding's test gAUC is " in seen.out and "one seed; several" in seen.out
+    assert "Res-embedding's test gAUC is " in seen.out and "one seed; more seeds" in seen.out
     assert "epoch 1/1" in seen.err and "Traceback" not in seen.err
     resolved = json.loads((out / "config.resolved.json").read_text())
     assert resolved["epochs"] == 1 and resolved["out"] == str(out)
