@@ -51,7 +51,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
     [
         ("bound", "Terms on simulated logs"),
         ("delay", "Behaviour models on logs"),
-        ("radius", "Loss at gamma minus loss at gamma 1"),
+        ("radius", "Value at gamma minus value at gamma 1"),
         ("untuned", "Test, res minus plain"),
     ],
 )
