@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def run_study(
         name: one of ``STUDIES``.
         out: folder; the results become ``out/NAME.jsonl``.
         data: log files; none: simulated logs.
-        settings: how a log is set up, by the name of its file without its ending: one of the study's settings.
+        settings: how a log is set up, by its name (of a file, without its ending): one of the study's settings.
         quick: small data and few seeds.
         jobs, only: processes, and which pieces, as in
             ``resemb_ext.study.harness.pieces.run_pieces``.
@@ -135,15 +135,15 @@ def run_study(
         if setting not in study.settings:
             known = f"knows {', '.join(study.settings)}" if study.settings else "has none"
             raise ValueError(f"setting: {setting!r} of {log}; study {name} {known}")
-    sources = [file_source(path, given.pop(Path(path).stem, "")) for path in data] or default_sources(quick)
-    names = [source.name for source in sources]
-    if given:
-        raise ValueError(f"setting: no log is named {', '.join(given)}; found {', '.join(names)}")
+    found = [file_source(path) for path in data] or default_sources(quick)
+    names = [source.name for source in found]
+    if unknown := given.keys() - set(names):
+        raise ValueError(f"setting: no log is named {', '.join(sorted(unknown))}; found {', '.join(names)}")
     if len(set(names)) < len(names):
         raise ValueError(f"data: logs must have different file names, found {', '.join(names)}")
     run_pieces(
         name,
-        study.pieces(sources, quick=quick),
+        study.pieces([replace(source, setting=given.get(source.name, "")) for source in found], quick=quick),
         Path(out),
         protocol=study.protocol,
         quick=quick,

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.study.harness.pieces import Context, Piece, run_pieces, simulated_source
+from resemb_ext.study import studies
+from resemb_ext.study.harness.pieces import Context, Piece, Source, run_pieces, simulated_source
+from resemb_ext.study.harness.report import Page
 from resemb_ext.study.harness.results import load_results
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
@@ -51,6 +54,25 @@ def test_two_pieces_of_one_key_are_refused(tmp_path: Path) -> None:
     pieces = _pieces([]) + _pieces([])
     with pytest.raises(ValueError, match="different keys"):
         run_pieces("s", pieces, tmp_path, protocol={}, quick=True, progress=False)
+
+
+def test_settings_reach_the_logs_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, str] = {}
+
+    def pieces(sources: list[Source], *, quick: bool) -> list[Piece]:
+        found.update({source.name: source.setting for source in sources})
+        return []
+
+    study = replace(studies.STUDIES["compare"], pieces=pieces, page=lambda results: Page([], [], []))
+    monkeypatch.setitem(studies.STUDIES, "compare", study)
+    studies.run_study("compare", tmp_path / "a", settings={"simulated": "time-sample"}, quick=True, progress=False)
+    assert found == {"simulated": "time-sample", "simulated-null": ""}
+    found.clear()
+    logs = [tmp_path / name for name in ("one.csv", "two.csv")]
+    for log in logs:
+        log.write_text("user_id,item_id,timestamp\n1,2,3\n")
+    studies.run_study("compare", tmp_path / "b", data=logs, settings={"two": "time-sample"}, progress=False)
+    assert found == {"one": "", "two": "time-sample"}
 
 
 def test_command_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

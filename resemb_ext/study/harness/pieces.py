@@ -68,7 +68,7 @@ class Source:
         return self.loaded[1]
 
 
-def file_source(path: Path | str, setting: str = "") -> Source:
+def file_source(path: Path | str) -> Source:
     """A log file, its columns guessed; all its events count as interactions.
 
     Raises:
@@ -77,7 +77,7 @@ def file_source(path: Path | str, setting: str = "") -> Source:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"data: no file {file}")
-    return Source(file.stem, lambda: (data.read_log(file, label=False), None), setting)
+    return Source(file.stem, lambda: (data.read_log(file, label=False), None))
 
 
 def simulated_source(name: str, **options: Any) -> Source:

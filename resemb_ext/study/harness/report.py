@@ -139,7 +139,7 @@ def write_page(page: Page, results: Results, path: Path, *, title: str, question
     try:
         before, after = around_block(text, "results")
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}; without the file, a page is begun anew") from error
     write_text(path, "\n\n".join([before, *_block(page, results, path), after]))
 
 
