@@ -28,7 +28,8 @@ SLOWEST = (
 )
 # pip asks for the requirements and the metadata in processes of their own: they compile nothing, and are spared the
 # seconds that torch takes to import.
-COMPILES = not {"egg_info", "dist_info", "sdist"} & set(sys.argv[1:])
+DESCRIBES = {"egg_info", "dist_info", "sdist"}
+COMPILES = not DESCRIBES & set(sys.argv[1:]) or bool({"build", "build_ext", "bdist_wheel"} & set(sys.argv[1:]))
 
 
 def sources(folder: str, suffix: str) -> list[str]:
@@ -227,7 +228,8 @@ def build() -> dict[str, Any]:
         "resemb_ext._C",
         [*sources("cpu", ".cpp"), *sources("ops", ".cpp"), *cuda_sources, *sources(".", ".cpp")],
         include_dirs=[str(ROOT / "csrc")],
-        define_macros=[*defines, ("Py_LIMITED_API", "0x030a0000")],
+        # Spelled as torch does, which gives it too: else the compiler warns at every file.
+        define_macros=[*defines, ("Py_LIMITED_API", "0x030A0000")],
         extra_compile_args={"cxx": flags},
         # libtorch must be a NEEDED entry: it leads to the CUDA half where torch has one.
         extra_link_args=[*link_flags, *cuda_link, "-Wl,--no-as-needed", "-ltorch"],

@@ -76,3 +76,14 @@ ptxas info    : Compiling entry function 'bad' for 'sm_90'
 """
     (found,) = setup["spills"](report)
     assert found.startswith("bad (sm_90)")
+
+
+@pytest.mark.parametrize(
+    ("commands", "compiles"),
+    [("egg_info", False), ("sdist --formats=gztar", False), ("bdist_wheel", True), ("sdist bdist_wheel", True)],
+)
+def test_what_only_describes_does_not_compile(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, commands: str, compiles: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["setup.py", *commands.split()])
+    assert request.getfixturevalue("setup")["COMPILES"] == compiles
