@@ -21,6 +21,25 @@ constexpr size_t item_size(DType t) { return t == DType::f64 ? 8 : t == DType::f
 // Sums are kept in double for float64 tables and in float for all others.
 constexpr DType accumulator(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
 
+// The same as C++ types: float and double stand for themselves.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
+template <class T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename Accumulator<T>::type;
+
 // CSR rows of the interest graph with the link's weights.
 struct GraphView {
   const int64_t* indptr;  // [H + 1]

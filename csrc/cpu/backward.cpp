@@ -60,11 +60,6 @@ SparseOutput::Memory take_for(SparseOutput& to, const int32_t* items, int64_t co
   return memory;
 }
 
-void write_link_weights(const BackwardPass& b, const TouchedEdges& edges, const void* g, bool dense,
-                        void* to) {
-  link_weight_gradient(b.x, b.plan, edges, g, dense, b.x.graph.weights_are_double, to, b.parallel);
-}
-
 // The touched edges' numbers in the graph.
 void list_edges(const BackwardPass& b, const TouchedEdges& edges, int64_t* to) {
   for (int64_t u = 0; u < b.unique(); ++u) {
@@ -107,7 +102,9 @@ void Backend::backward(const Lookup& x, int32_t* plan, const void* grad, const D
           sum_columns(b, args, columns.terms.count);
         });
       }
-      if (to.weights != nullptr) write_link_weights(b, edges, g.data(), /*dense=*/true, to.weights);
+      if (to.weights != nullptr) {
+        link_weight_gradient(x, b.plan, edges, g.data(), /*dense=*/true, to.weights, parallel_);
+      }
     }
   }
   b.sample_weights(to.sample_weights);
@@ -147,7 +144,7 @@ void Backend::backward(const Lookup& x, int32_t* plan, const void* grad, const S
     if (to.weights != nullptr) {
       const SparseOutput::Memory memory = to.weights->take(edges.count);
       list_edges(b, edges, memory.indices);
-      write_link_weights(b, edges, g, /*dense=*/false, memory.values);
+      link_weight_gradient(x, b.plan, edges, g, /*dense=*/false, memory.values, parallel_);
     }
   }
   b.sample_weights(to.sample_weights);

@@ -155,7 +155,7 @@ void store_gradient(const Lookup& x, const void* g, int64_t num_rows, const int3
 }
 
 void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedEdges& edges, const void* g,
-                          bool dense, bool out_double, void* out, const Parallel& parallel) {
+                          bool dense, void* out, const Parallel& parallel) {
   Buffer<DotPair> pairs(edges.count);
   Buffer<char> dots(edges.count * static_cast<int64_t>(item_size(x.acc())));
   const DotArgs args{pairs.data(), x.dim, x.table, g, x.central, dots.data()};
@@ -172,7 +172,7 @@ void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedE
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
         const double value = x.acc() == DType::f64 ? reinterpret_cast<const double*>(dots.data())[t]
                                                    : reinterpret_cast<const float*>(dots.data())[t];
-        if (out_double) {
+        if (x.graph.weights_are_double) {
           static_cast<double*>(out)[t + shift] = value;
         } else {
           static_cast<float*>(out)[t + shift] = static_cast<float>(value);

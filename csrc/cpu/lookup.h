@@ -33,10 +33,9 @@ void unique_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const
 void store_gradient(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
                     const Parallel& parallel);
 
-// Grad w in the touched edges' order, [T] of `out_double ? double : float`; at edge numbers of the graph
-// where `dense`.
+// Grad w in the touched edges' order, [T] of the weights' type; at edge numbers of the graph where `dense`.
 void link_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const TouchedEdges& edges,
-                          const void* g, bool dense, bool out_double, void* out, const Parallel& parallel);
+                          const void* g, bool dense, void* out, const Parallel& parallel);
 
 // Grad c, [P] acc; 0 at padding. Not defined for mean. The graph is one that lookup_forward took.
 void sample_weight_gradient(const Lookup& x, const PlanView<const int32_t>& plan, const void* grad, void* out,

@@ -12,24 +12,6 @@
 
 namespace resemb::cuda {
 
-struct Half {
-  uint16_t bits;
-};
-struct BFloat {
-  uint16_t bits;
-};
-
-template <class T>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <class T>
-using Acc = typename Accumulator<T>::type;
-
 __device__ __forceinline__ uint32_t bits_of(float f) {
   uint32_t bits;
   memcpy(&bits, &f, 4);

@@ -158,10 +158,9 @@ inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const Pl
                              const resemb::cpu::Parallel& parallel, Results& r) {
   const DType type = p.double_weights ? DType::f64 : DType::f32;
   r.weights = Array(type, x.num_edges, p.aligned);
-  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), true, p.double_weights, r.weights.zero().data(),
-                                    parallel);
+  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), true, r.weights.zero().data(), parallel);
   Array rows(type, edges.count, p.aligned);
-  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), false, p.double_weights, rows.data(), parallel);
+  resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), false, rows.data(), parallel);
   std::vector<int64_t> numbers;
   for (int64_t u = 0; u < plan.num_unique(); ++u) {
     const int64_t id = plan.unique_ids()[u];
