@@ -65,17 +65,19 @@ void Backend::backward(const Lookup& x, int32_t* plan, const void* grad, const D
 void Backend::backward(const Lookup& x, int32_t* plan, const void* grad, const SparseGradients& to) {
   const BackwardPass b(context_, x, plan, grad);
   const bool attends = x.attention.heads > 0;
+  const bool reads_edges = to.central != nullptr || to.weights != nullptr || to.attention();
+  const bool reads_g = reads_edges || to.residual != nullptr;
   TouchedEdges edges{};
   Columns columns{};
   AttentionGradient gradient{};
   void* g = nullptr;
-  if (attends) {
+  if (attends && reads_g) {
     g = b.gradient_memory(x.max_unique());
     b.sum(g);
-    if (to.central != nullptr || to.attention()) gradient = attention_gradient(b, g, to);
+    if (reads_edges) gradient = attention_gradient(b, g, to);
     columns = gradient.columns;
-  } else {
-    if (to.central != nullptr || to.weights != nullptr) edges = b.edges();
+  } else if (reads_edges) {
+    edges = b.edges();
     if (to.central != nullptr) columns = b.transposed(edges);
   }
   int64_t sizes[4];
@@ -94,7 +96,7 @@ void Backend::backward(const Lookup& x, int32_t* plan, const void* grad, const S
   const bool g_is_gradient = !attends && to.residual != nullptr && x.table == x.acc();
   if (!attends) {
     g = g_is_gradient ? rows.values : b.gradient_memory(unique);
-    if (to.central != nullptr || to.residual != nullptr || to.weights != nullptr) b.sum(g);
+    if (reads_g) b.sum(g);
   }
   if (to.residual != nullptr && !g_is_gradient && unique > 0) {
     store_gradient(b.c, x, b.groups, g, /*in_line=*/true, rows.values);
