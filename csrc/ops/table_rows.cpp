@@ -65,6 +65,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
   const Tensor indptr = call.dense_or_pinned(indptr_in, "indptr");
   const Tensor neighbors = call.dense_or_pinned(neighbors_in, "neighbors");
   check_shape(indptr.dim() == 1 && indptr.size(0) >= 1, "indptr", indptr, "[H + 1]");
+  check_type(indptr, ScalarType::Long, "indptr");
   const int64_t num_items = indptr.size(0) - 1;
   check_count(rows.size(0), num_items, "rows");
   const GraphView graph{static_cast<const int64_t*>(indptr.const_data_ptr()), neighbors.const_data_ptr(),

@@ -47,16 +47,18 @@ inline std::string type_name(ScalarType t) {
   }
 }
 
+[[noreturn]] inline void fail_type(const Tensor& t, const std::string& expected, const char* name) {
+  fail_value(std::string(name) + ": expected dtype " + expected + ", found " + type_name(t.scalar_type()));
+}
+
 inline void check_type(const Tensor& t, ScalarType expected, const char* name) {
-  if (t.scalar_type() != expected) fail_value(std::string(name) + ": expected dtype " + type_name(expected));
+  if (t.scalar_type() != expected) fail_type(t, type_name(expected), name);
 }
 
 // Whether it is float64; float32 is the other that may be.
 inline bool is_double(const Tensor& t, const char* name) {
   const ScalarType type = t.scalar_type();
-  if (type != ScalarType::Float && type != ScalarType::Double) {
-    fail_value(std::string(name) + ": expected dtype float32 or float64");
-  }
+  if (type != ScalarType::Float && type != ScalarType::Double) fail_type(t, "float32 or float64", name);
   return type == ScalarType::Double;
 }
 

@@ -129,6 +129,26 @@ def test_messages(call, error: type[Exception], message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("rule", [-1, 5, 2**32])
+def test_an_unknown_rule(rule: int) -> None:
+    rows, values, state = torch.tensor([1]), torch.ones(1, D), (None, None, None, None)
+    with pytest.raises(ValueError, match="rule: unknown"):
+        torch.ops.resemb_ext.update_rows_(TABLES[0].clone(), *state, rows, values, [0.0] * 7, [rule] + [0] * 5)
+
+
+def test_dtypes_that_were_found() -> None:
+    ops, rows = torch.ops.resemb_ext, torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="indptr: expected dtype int64, found int32"):
+        ops.distinct_neighbors(rows, GRAPH[0].int(), GRAPH[1])
+    with pytest.raises(ValueError, match="weights: expected dtype float32 or float64, found Half"):
+        look_up(rows, graph=(*GRAPH[:2], GRAPH[2].half()))
+    momentum, moments = [0.0] * 7, torch.zeros(H, D, dtype=torch.float64)
+    with pytest.raises(ValueError, match="first: expected dtype float32, found float64"):
+        ops.update_rows_(
+            TABLES[0].clone(), moments, None, None, None, rows, torch.ones(2, D), momentum, [1, 0, 0, 0, 0, 0]
+        )
+
+
 def copy_package(folder: Path, *, operators: bool) -> Path:
     source = Path(resemb_ext.__file__).parent
     ignore = shutil.ignore_patterns("__pycache__", *([] if operators else ["_C*.so"]))
