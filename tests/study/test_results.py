@@ -62,7 +62,10 @@ def test_files_that_are_no_results_are_refused_by_name_and_line(tmp_path: Path) 
         (text[:-20], "s.jsonl, line [0-9]+: "),
         (text + "[]\n", "expected an object, found list"),
         (text + '{"key": "d", "result": {"$": 99}}\n', "line [0-9]+: list index"),
+        (text + '{"key": "d", "result": {"$": "x"}}\n', "line [0-9]+: list indices"),
+        (text + '{"result": {}}\n', "line [0-9]+: expected the key of a piece"),
         ("", "holds no results of a study"),
+        ('{"format": 1, "protocol": {}}\n', "holds no results of a study"),
         ('{"format": 9, "protocol": {}}\n', r"holds no results of a study \(format 1\)"),
     ):
         path.write_text(wrong, encoding="utf-8")

@@ -227,13 +227,15 @@ def read_lines(path: Path) -> Results:
             line = json.loads(text, object_hook=decoded)
             if not isinstance(line, dict):
                 raise ValueError(f"expected an object, found {type(line).__name__}")
-        except (ValueError, IndexError) as error:
+            if lines and not line.keys() & {REFERENCE, "key"}:
+                raise ValueError("expected the key of a piece")
+        except (ValueError, IndexError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if REFERENCE in line:
             values.append(line["is"])
         else:
             lines.append(line)
-    if not lines or lines[0].get("format") != FORMAT or "protocol" not in lines[0]:
+    if not lines or lines[0].get("format") != FORMAT or not lines[0].keys() >= {"study", "quick", "protocol", "data"}:
         raise ValueError(f"{path} holds no results of a study (format {FORMAT})")
     plan = {key: value for key, value in lines[0].items() if key != "format"}
     common = {key: lines[0][key] for key in COMMON}
