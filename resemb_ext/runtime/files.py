@@ -4,40 +4,97 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_STAGING = ".resemb-tmp"  # the end of a staging folder's name
+
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write`` on a temporary file beside ``path``, then renames it onto ``path``.
+    """Calls ``write`` on a file in a ``staging`` folder, then renames it onto ``path``.
 
     A crash at any moment, of the machine too, leaves the old file or the new one, never a part.
-    What a killed process leaves besides, ``remove_temporaries`` removes.
+
+    Args:
+        path: in a folder that is there.
+        write: fills the file that it is given, which is empty and has the name of ``path``.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        _sync(temporary)
-        # mkstemp makes private files; results take the permissions any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
+    with staging(path) as folder:
+        temporary = folder / path.name
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        try:
+            write(temporary)
+            temporary.chmod(mode)  # some writers put a private file in its place
+            _sync(temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise OSError(error.errno, f"{error.strerror}; nothing was written", str(path)) from error
         try:
             _sync(path.parent)
         except OSError as error:
             if error.errno != errno.EINVAL:  # file systems that cannot sync folders say so
                 raise
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """A private folder beside ``path`` for what will be moved there; it is gone afterwards.
+
+    It is locked while this process lives. So what a killed process left can be told from what
+    another one works on, and is removed here.
+    """
+    remove_temporaries(path.parent)
+    folder, handle = _staging_folder(path)
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _staging_folder(path: Path) -> tuple[Path, int]:
+    """The folder, and the handle that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=_STAGING, dir=path.parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # removed before it was locked
+            continue
+        _lock(handle)
+        if folder.is_dir():  # else: likewise, while it was locked
+            return folder, handle
+        os.close(handle)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes the ``staging`` folders in ``folder`` whose process is gone, and nothing else.
+
+    Where the file system has no locks (some network ones) they stay.
+    """
+    for found in folder.glob(f".*.????????{_STAGING}"):
+        try:
+            handle = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(found, ignore_errors=True)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
 
 
 def _sync(path: Path) -> None:
@@ -48,21 +105,41 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Removes what ``write_atomic`` of a killed process left of files of these names.
+def _lock(handle: int, wait: bool = True) -> None:
+    """Locks an open folder; does nothing on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
+            raise
 
-    Call it while no other process writes there.
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_digests(folder: Path, digests: Mapping[str, str], remedy: str) -> None:
+    """Compares files with the digests that were kept of them.
 
     Args:
-        folder: not those inside it.
-        names: of the files that were to be written.
+        folder: where the files are.
+        digests: hex sha256 by name.
+        remedy: end of the message.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one of them has other bytes.
     """
-    for name in names:
-        for file in folder.glob(f".{name}.*.tmp"):
-            file.unlink(missing_ok=True)
-        if name.endswith(".safetensors"):  # that library writes beside the file once more
-            for file in folder.glob(".tmp*"):
-                file.unlink(missing_ok=True)
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no file {folder / name}; {remedy}")
+        if sha256_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is not the file that was written: its sha256 differs; {remedy}")
 
 
 @contextmanager
@@ -77,12 +154,9 @@ def locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, wait=False)
         except BlockingIOError:
             raise ValueError(f"out: another process is working in {folder}") from None
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
-                raise
         yield
     finally:
         os.close(handle)

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from resemb_ext.runtime.files import plain, remove_temporaries, write_atomic, write_json
 
-from .checkpoint import BEST, LAST
 from .config import RunConfig, read_config
 from .saving import changed_options, check_space, space_needed
 
@@ -59,9 +58,9 @@ def new_folder(config: RunConfig, started: datetime) -> Path:
 
 def clean(folder: Path) -> None:
     """Removes half-written files that a killed process left in a run folder."""
-    remove_temporaries(folder, _FILES)
+    remove_temporaries(folder)
     for place in (folder / ARMS).glob("*/"):
-        remove_temporaries(place, (BEST, LAST, ENTRY))
+        remove_temporaries(place)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

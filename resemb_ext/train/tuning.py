@@ -18,7 +18,6 @@ import torch
 from resemb_ext.runtime.files import locked, plain, remove_temporaries, write_json, write_text
 from resemb_ext.runtime.progress import Progress
 
-from .checkpoint import BEST, LAST
 from .config import RunConfig
 from .folder import CONFIG, INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
@@ -165,9 +164,9 @@ class _Search:
             torch.set_num_threads(before)
 
     def _search(self, folder: Path, prepared: Prepared, resume: bool) -> TuneResult:
-        remove_temporaries(folder, (RESULT, SUMMARY, INPUTS))
+        remove_temporaries(folder)
         for place in (folder / TRIAL).glob("*/"):
-            remove_temporaries(place, (BEST, LAST))
+            remove_temporaries(place)
         if not resume:
             for name in (INPUTS, RESULT, SUMMARY, "best-plain.json", "best-res.json"):
                 (folder / name).unlink(missing_ok=True)

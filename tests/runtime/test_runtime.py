@@ -4,13 +4,27 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 
+from resemb_ext.runtime import files
 from resemb_ext.runtime.environment import commit, environment
-from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
+from resemb_ext.runtime.files import (
+    check_digests,
+    locked,
+    plain,
+    remove_temporaries,
+    sha256_of,
+    staging,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from resemb_ext.runtime.peak_memory import PeakMemory
 
 
@@ -45,6 +59,121 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(RuntimeError, match="disk"):
         write_atomic(path, fail)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+WRITES = """
+import runpy, sys, time
+from pathlib import Path
+
+def write(target):
+    target.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+runpy.run_path(sys.argv[2])["write_atomic"](Path(sys.argv[1]), write)
+"""  # without the import of the whole package
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
+    foreign = [".tmpXyZ", ".a.txt.abcdefgh.tmp", ".a.txt.resemb-tmp", ".a.txt.abcdefgh.resemb-tmp-mine", ".mine.tmp"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".file.abcdefgh.resemb-tmp").write_text("a file, where ours are folders")
+    (tmp_path / ".link.abcdefgh.resemb-tmp").symlink_to(tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    code = [sys.executable, "-c", WRITES, tmp_path / "a.txt", files.__file__]
+    work = subprocess.Popen(code, stdout=subprocess.PIPE, text=True)
+    assert work.stdout.readline() == "writing\n"
+    (left,) = set(tmp_path.iterdir()) - {tmp_path / name for name in kept}
+    write_text(tmp_path / "b.txt", "other")
+    remove_temporaries(tmp_path)
+    assert (left / "a.txt").read_text() == "half"  # its process lives
+    work.send_signal(signal.SIGKILL)
+    work.wait()
+    work.stdout.close()
+    assert left.exists()
+    write_text(tmp_path / "b.txt", "new")
+    assert not left.exists() and not (tmp_path / "a.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "b.txt"])
+
+
+def test_a_folder_swept_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, swept = fcntl.flock, []
+
+    def slow(handle, how):
+        if not swept:
+            swept.append(os.readlink(f"/proc/self/fd/{handle}"))
+            os.rmdir(swept[0])
+        flock(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", slow)
+    with staging(tmp_path / "a") as folder:
+        assert folder.is_dir() and str(folder) != swept[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with staging(tmp_path / "a") as other:
+        write_text(tmp_path / "a", "mine")
+        assert other.is_dir()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_permissions_of_new_ones_and_the_mask_stays(tmp_path, monkeypatch, mask):
+    before = os.umask(mask)
+    try:
+        monkeypatch.setattr(os, "umask", None)  # it would be another for all threads, if only for a moment
+
+        def private(target):
+            target.unlink()
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+
+        write_atomic(tmp_path / "a", private)
+        write_text(tmp_path / "b", "")
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def full(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device; nothing was written: '.*a\.txt'"):
+        write_atomic(tmp_path / "a.txt", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_threads_write_into_one_folder(tmp_path):
+    def work(number):
+        for turn in range(20):
+            write_text(tmp_path / f"{number % 2}", f"{turn}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "19", "1": "19"}
+
+
+def test_digests(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    kept = {"a": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert sha256_of(tmp_path / "a") == kept["a"]
+    check_digests(tmp_path, kept, "write it again")
+    (tmp_path / "a").write_bytes(b"abd")
+    with pytest.raises(ValueError, match=r"a is not the file that was written: its sha256 differs; write it again"):
+        check_digests(tmp_path, kept, "write it again")
+    with pytest.raises(FileNotFoundError, match=r"no file .*b; write it again"):
+        check_digests(tmp_path, {"b": ""}, "write it again")
 
 
 def test_environment_names_versions_and_threads():

@@ -3,6 +3,9 @@
 import errno
 import math
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -171,19 +174,45 @@ def test_a_full_disk_is_an_oserror_that_names_the_file(tmp_path, monkeypatch):
 def test_what_killed_writers_leave_is_removed(tmp_path):
     arm = tmp_path / "arms" / "res-seed0"
     arm.mkdir(parents=True)
-    left = [".last.safetensors.abc.tmp", ".tmpXyZ", ".run.json.q_1.tmp"]
-    mine = ["last.safetensors", "notes.tmp", ".mine.tmp", ".run.json"]
-    for name in (*left, *mine):
-        (arm / name).write_text("")
-    for name in (".result.json.abc.tmp", ".tmpXyZ", ".mine.x.tmp"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / ".result.json.abc.tmp").write_text("")
+    mine = ["last.safetensors", "notes.tmp", ".tmpXyZ", ".last.safetensors.abcdefgh.tmp"]
+    for place in (tmp_path, arm, tmp_path / "other"):
+        place.mkdir(exist_ok=True)
+        for name in mine:
+            (place / name).write_text("")
+        left = place / ".last.safetensors.abc_efg1.resemb-tmp"
+        left.mkdir()
+        (left / ".tmpAbC").write_text("")  # as safetensors writes beside the file
     clean(tmp_path)
-    assert sorted(p.name for p in arm.iterdir()) == sorted(mine)
     # Nothing but the run's own: the folder may be one that somebody works in.
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.x.tmp", ".tmpXyZ", "arms", "other"]
-    assert list((tmp_path / "other").iterdir())
+    assert sorted(p.name for p in arm.iterdir()) == sorted(mine)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*mine, "arms", "other"])
+    assert len(list((tmp_path / "other").iterdir())) == len(mine) + 1
+
+
+@pytest.mark.full
+def test_a_killed_save_leaves_one_folder_and_the_next_removes_it(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from resemb_ext.train import checkpoint
+
+save_file = checkpoint.save_file
+
+def dies(tensors, target, metadata):
+    save_file(tensors, target, metadata)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_file = dies
+checkpoint.save_checkpoint(Path(sys.argv[1]), {"epoch": 2})
+"""
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"epoch": 1})
+    done = subprocess.run([sys.executable, "-c", code, path])
+    assert done.returncode == -signal.SIGKILL
+    assert load_checkpoint(path)["epoch"] == 1 and len(list(tmp_path.iterdir())) == 2
+    save_checkpoint(path, {"epoch": 3})
+    assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
+    assert load_checkpoint(path)["epoch"] == 3
 
 
 def test_too_little_disk_is_said(tmp_path, monkeypatch):

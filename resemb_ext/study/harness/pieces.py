@@ -190,9 +190,8 @@ def run_pieces(
     folder.mkdir(parents=True, exist_ok=True)
     paths = {piece.key: piece_file(folder, piece.key) for piece in pieces}
     with locked(folder):
-        files = [name for piece in pieces for name in (*piece.files, *filter(None, [piece.checkpoint]))]
-        remove_temporaries(folder, [path.name for path in paths.values()] + files + [PLAN])
-        remove_temporaries(out, [file.name])
+        remove_temporaries(folder)
+        remove_temporaries(out)
         plan = _plan(study, pieces, protocol, quick)
         if file.exists():
             kept = read_lines(file)
