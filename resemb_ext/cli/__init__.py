@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 EXAMPLES = """examples:
   resemb train
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
-        return int(args.run(args))
+        with _plain_warnings(args.command):
+            return int(args.run(args))
     except KeyboardInterrupt:
         if debug:
             raise
@@ -78,6 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"resemb {args.command}: error: {text}", file=sys.stderr)
         return status
+
+
+@contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """What reading warns of comes as one line, not as a line of code."""
+    from resemb_ext.data import DataWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, DataWarning):
+                print(f"resemb {command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            else:
+                show(message, category, *place, **options)
+
+        warnings.showwarning = line
+        yield
 
 
 def exit_status(error: Exception) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,12 @@ def _read(args: argparse.Namespace) -> Any:
 
 def _run_validate(args: argparse.Namespace) -> int:
     """``resemb data validate``."""
-    from resemb_ext.data import validate
+    from resemb_ext.data import DataWarning, validate
 
     try:
-        report = validate(_read(args))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # they are among the findings
+            report = validate(_read(args))
     except (ValueError, TypeError, OSError) as error:
         if args.json:
             print(json.dumps({"log": str(args.log), "level": "error", "error": str(error)}))

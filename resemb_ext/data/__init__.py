@@ -1,6 +1,7 @@
 """Behaviour logs: reading, splitting, samples, and a simulator with a known truth."""
 
 from .arrow import BadEntry
+from .findings import DataWarning, Finding
 from .idmap import IdMap
 from .log import Log
 from .read import read_log
@@ -13,6 +14,8 @@ from .validation import LogReport, validate
 __all__ = [
     "BadEntry",
     "Batch",
+    "DataWarning",
+    "Finding",
     "IdMap",
     "Log",
     "LogReport",

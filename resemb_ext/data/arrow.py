@@ -243,6 +243,10 @@ def canonical_labels(values: Any, column: str) -> np.ndarray:
         spelled = pc.match_substring_regex(array, _LABEL_TEXT, ignore_case=True)
         if _any(spelled) and not pc.all(spelled).as_py():
             _raise_at(pc.invert(spelled), column, "label must be 0 or 1", array)
+        if len(array) and _any(spelled):
+            words = pc.replace_substring_regex(pc.utf8_lower(array), "^true$", "1")
+            numbers = pc.replace_substring_regex(words, "^false$", "0").cast(pa.float64())
+            array, kind = numbers, numbers.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError(f"column {column!r} has type {kind}; labels must be 0/1 or booleans")
     numbers = array.to_numpy(zero_copy_only=False)

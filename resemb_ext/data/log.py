@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .columns import describe_columns
+from .findings import Finding
 from .idmap import IdMap
 
 
@@ -34,6 +35,7 @@ class Log:
         was_sorted: whether each user's events already came in time order.
         columns: which source column fed which field.
         guessed: fields whose column was guessed by its name.
+        findings: what reading found odd; ``validate`` reports them with its own.
     """
 
     user: np.ndarray
@@ -49,6 +51,7 @@ class Log:
     was_sorted: bool = True
     columns: Mapping[str, str] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     # Category of each item over the whole source: a part of a log keeps its parent's.
     _item_category: np.ndarray | None = field(default=None, repr=False)
 
@@ -184,6 +187,7 @@ class Log:
             was_sorted=self.was_sorted,
             columns=self.columns,
             guessed=self.guessed,
+            findings=self.findings,
             _item_category=self.item_category,
         )
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
 from .columns import Columns, list_names, resolve_columns
+from .conditions import rows_where
 from .files import Source, name_of, open_source
+from .findings import Finding, warn
 from .idmap import IdMap
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
@@ -48,7 +49,8 @@ def read_log(
             more than this later, in the times' unit (seconds for dates and timestamps).
         header: column names of a text file without a header line.
         where: column to value or values: keep only the rows that have them, e.g.
-            ``{"behavior": "pv"}``; values are compared as text.
+            ``{"behavior": "pv"}``. Numbers compare as numbers (4 is 4.0), times as times (without a
+            zone: UTC), booleans as booleans; text that spells one of these throughout a column is one.
         name: name for reports (default: the file's name).
 
     Returns:
@@ -60,6 +62,9 @@ def read_log(
         ValueError: missing column (the columns found are listed), no rows, damaged file, or a
             null, fractional or otherwise bad entry (its line, or its row counted from 0, is named).
         TypeError: a column whose type cannot be what it is read as.
+
+    Warns:
+        DataWarning: a value of ``where`` that no row has (an error where none of them occurs).
     """
     if session_gap is not None:
         if isinstance(session, str):
@@ -93,9 +98,10 @@ def read_log(
     lengths = {field: len(values) for field, values in fields.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {name!r} differ in length: {lengths}")
-    rows = None
+    rows: np.ndarray | None = None
+    findings: tuple[Finding, ...] = ()
     if where:
-        rows = _rows_where(filters, where, name)
+        rows, findings = rows_where(filters, where, name)
         fields = {f: as_arrow(v, columns.by_field[f]).take(rows) for f, v in fields.items()}
     if not len(fields["user"]):
         raise ValueError(f"{name!r} has no rows; a log needs at least one event")
@@ -108,7 +114,8 @@ def read_log(
         raise ValueError(f"{file.path.name}, line {file.line(row)}, {bad.what}") from None
     if session_gap is not None:
         log = replace(log, session=sessions_by_gap(log.user, log.time, session_gap))
-    return log
+    warn(name, findings)
+    return replace(log, findings=findings)
 
 
 def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
@@ -117,23 +124,6 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
             raise ValueError(
                 f"no column {column!r} (given in where); {source} has the columns: {list_names(available)}"
             )
-
-
-def _rows_where(filters: Mapping[str, Any], where: Mapping[str, Any], name: str) -> np.ndarray:
-    """Positions of the rows that have the wanted values."""
-    keep: Any = None
-    for column, allowed in where.items():
-        values = as_arrow(filters[column], column)
-        if pa.types.is_boolean(values.type):
-            values = pc.if_else(values, "true", "false")
-        many = [allowed] if isinstance(allowed, str) or np.isscalar(allowed) else list(allowed)
-        spelled = [str(v).lower() if isinstance(v, bool | np.bool_) else str(v) for v in many]
-        same = pc.is_in(values.cast(pa.string()), value_set=pa.array(spelled, pa.string()))
-        if not pc.any(same).as_py():
-            found = ", ".join(map(str, pc.unique(values)[:8].to_pylist()))
-            raise ValueError(f"no row of {name!r} has {column} = {' or '.join(spelled)}; it holds {found}")
-        keep = same if keep is None else pc.and_(keep, same)
-    return np.flatnonzero(keep.to_numpy(zero_copy_only=False))
 
 
 def _make(fields: Mapping[str, Any], columns: Columns, name: str, parse: bool) -> Log:

@@ -8,26 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from .findings import ERROR, NOTE, WARNING, Finding
 from .log import Log
 from .splits import HOWS, split, times_are_positions
 
-NOTE, WARNING, ERROR = "note", "warning", "error"
 # The largest time that still reads as Unix seconds, milliseconds, ...: the year 5138 in each.
 _UNITS = (("s", 10**11, 1), ("ms", 10**14, 10**3), ("us", 10**17, 10**6), ("ns", 10**20, 10**9))
 _FIRST_UNIX = 10**8  # 1973; smaller numbers count something else
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing about a log: ``level`` "note", "warning" or "error"; ``name``; ``found``; ``done``.
-
-    ``done`` says what happens to such events. An error stops ``resemb train`` with its defaults.
-    """
-
-    level: str
-    name: str
-    found: str
-    done: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,7 @@ def validate(log: Log, *, now: float | None = None) -> LogReport:
         "time_unit": None if unit is None else unit[0],
     }
     findings = [
+        *log.findings,
         *_times(log, figures, unit, clock.time() if now is None else now),
         *_repeats(log, figures),
         *_labels(log, figures),
