@@ -25,22 +25,33 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     A crash at any moment, of the machine too, leaves the old file or the new one, never a part.
 
     Args:
-        path: in a folder that is there.
+        path: in a folder that is there. Where it is a symbolic link, the file that the link leads
+            to is replaced, and the link stays.
         write: fills the file that it is given, which is empty and has the name of ``path``.
+
+    Raises:
+        OSError: it cannot be written; its ``filename`` is ``path``.
     """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        _write_staged(target, write)
+    except OSError as error:
+        # A full disk names no file, other faults the one in the staging folder, or one that ``write`` reads.
+        named = "" if error.filename is None else str(error.filename)
+        if error.errno is None or (named and _STAGING not in named and named != str(target)):
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was written", str(path)) from error
+
+
+def _write_staged(path: Path, write: Callable[[Path], Any]) -> None:
     with staging(path) as folder:
         temporary = folder / path.name
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        try:
-            write(temporary)
-            temporary.chmod(mode)  # some writers put a private file in its place
-            _sync(temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise OSError(error.errno, f"{error.strerror}; nothing was written", str(path)) from error
+        write(temporary)
+        temporary.chmod(mode)  # some writers put a private file in its place
+        _sync(temporary)
+        os.replace(temporary, path)
         try:
             _sync(path.parent)
         except OSError as error:
@@ -169,7 +180,27 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes strict JSON (NaN and infinity become null), atomically."""
-    write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as ``write_json`` writes it."""
+    return json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON in UTF-8; the message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def plain(value: Any) -> Any:

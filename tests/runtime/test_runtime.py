@@ -18,6 +18,7 @@ from resemb_ext.runtime.files import (
     check_digests,
     locked,
     plain,
+    read_json,
     remove_temporaries,
     sha256_of,
     staging,
@@ -142,15 +143,6 @@ def test_files_have_the_permissions_of_new_ones_and_the_mask_stays(tmp_path, mon
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
 
 
-def test_a_full_disk_names_the_file(tmp_path):
-    def full(target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match=r"No space left on device; nothing was written: '.*a\.txt'"):
-        write_atomic(tmp_path / "a.txt", full)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_many_threads_write_into_one_folder(tmp_path):
     def work(number):
         for turn in range(20):
@@ -174,6 +166,44 @@ def test_digests(tmp_path):
         check_digests(tmp_path, kept, "write it again")
     with pytest.raises(FileNotFoundError, match=r"no file .*b; write it again"):
         check_digests(tmp_path, {"b": ""}, "write it again")
+
+
+def test_a_failed_write_names_its_file(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def full(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=rf"No space left on device; nothing was written: '{path}'") as stop:
+        write_atomic(path, full)
+    assert stop.value.errno == errno.ENOSPC
+    missing = tmp_path / "none" / "a.txt"
+    with pytest.raises(FileNotFoundError, match=f"'{missing}'"):
+        write_text(missing, "")
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+        write_text(tmp_path, "")
+    # What is read on the way keeps its own name.
+    with pytest.raises(FileNotFoundError, match=f"'{tmp_path / 'input'}'"):
+        write_atomic(path, lambda target: target.write_bytes((tmp_path / "input").read_bytes()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_followed(tmp_path):
+    link, place = tmp_path / "link", tmp_path / "there"
+    place.mkdir()
+    link.symlink_to(place / "file")
+    for text in ("new", "newer"):  # of a link that leads nowhere yet, and of one that leads to a file
+        write_text(link, text)
+        assert link.is_symlink() and (place / "file").read_text() == text
+    assert len(list(place.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"1" * 5000, b""])
+def test_json_that_cannot_be_read_names_its_file(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json cannot be read: "):
+        read_json(path)
 
 
 def test_environment_names_versions_and_threads():
