@@ -40,6 +40,7 @@ class PeakMemory:
                 trim(0)
         try:
             _CLEAR.write_text("5")
+            _status_mb("VmHWM")  # some containers have no such entry
             self.before_mb = _status_mb("VmRSS")
             self.source = "peak RSS of the process during the arm (VmHWM, reset before it)"
         except OSError:

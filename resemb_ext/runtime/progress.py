@@ -31,6 +31,10 @@ class Progress:
         else:
             print(text, file=self.stream, flush=True)
 
+    def warn(self, text: str) -> None:
+        """One line of text that is shown even where progress is silent."""
+        tqdm.write(f"warning: {text}", file=self.stream)
+
     def bar(self, total: int | None, what: str, done: int = 0, unit: str = "step") -> Bar:
         """A bar of ``total`` steps, ``done`` of them already; silent where there is no terminal."""
         return Bar(total, what, done, unit, self)

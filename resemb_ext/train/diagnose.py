@@ -1,4 +1,4 @@
-"""Why a loss is no longer finite."""
+"""Why a loss or a score is no longer finite."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from .optimizer import parameter_groups
 _HUGE = 1e4
 
 
-def likely_cause(model: nn.Module, batch: TorchBatch, config: FitConfig, losses: tuple[float, float] | None) -> str:
-    """Half a sentence on the likely cause of a loss that is not finite, and what to do.
+def likely_cause(
+    model: nn.Module, batch: TorchBatch, config: FitConfig, losses: tuple[float, float] | None, *, steps: int
+) -> str:
+    """Half a sentence on the likely cause of a loss or score that is not finite, and what to do.
 
     Args:
-        model: as it was when the loss was computed.
-        batch: the batch of that loss.
+        model: as it was when the loss or score was computed.
+        batch: the batch of that loss or score.
         config: names the learning rates.
-        losses: the first and the newest loss that were finite, or None at the first step.
+        losses: the first and the newest loss that were finite, or None where this process saw none.
+        steps: optimizer steps made.
     """
     went = "" if losses is None else f" (the loss went from {losses[0]:.4g} to {losses[1]:.4g})"
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -32,7 +35,7 @@ def likely_cause(model: nn.Module, batch: TorchBatch, config: FitConfig, losses:
             if not size <= _HUGE and (worst is None or size != size):
                 worst, rate = (names[id(parameter)], size), f"{option} {group['lr']:g}"
     if worst is not None:
-        if losses is None:
+        if not steps:
             return f"{worst[0]} started with a value of {worst[1]:g}: mend the model's start"
         return (
             f"{worst[0]} has grown to {worst[1]:g}{went}; the likely cause is a learning rate that is "

@@ -52,6 +52,11 @@ def _eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, Torc
         start += len(batch)
 
 
+def batch_of(samples: Samples, row: int, batch_size: int) -> TorchBatch:
+    """The batch of ``predict`` that scores a row."""
+    return next(batch for start, batch in _eval_batches(samples, batch_size) if row < start + len(batch))
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter."""
     parameter = next(model.parameters(), None)

@@ -24,14 +24,15 @@ from .clock import Laps
 from .config import FitConfig
 from .crossfit import FoldTables
 from .diagnose import likely_cause
-from .evaluate import Metrics, check_metric, device_of, evaluate, measure, predict
+from .evaluate import Metrics, batch_of, check_metric, device_of, measure, predict
 from .interrupt import Interrupts, TrainingInterrupted
 from .optimizer import build_optimizer
 from .saving import Saver
+from .statistics import shown
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message names the step and the likely cause."""
+    """The loss or a score became NaN or infinite; the message names epoch, step and the likely cause."""
 
 
 @dataclass
@@ -108,7 +109,7 @@ def fit(
         **options: override single options of ``config``.
 
     Raises:
-        TrainingDiverged: the loss is no longer finite.
+        TrainingDiverged: the loss or a score of a validation or test sample is no longer finite.
         TrainingInterrupted: Ctrl-C or SIGTERM.
         ValueError: the stopping metric is undefined on ``valid`` (say, one class only), there
             are no training samples, an embedding's gradients do not fit the table optimizer, too
@@ -139,7 +140,7 @@ def fit(
     training.give_best()
     result = training.result
     if test is not None:
-        result.test_scores = predict(model, test, batch_size=config.eval_batch_size)
+        result.test_scores = training.scores(test)
         result.test = measure(test, result.test_scores)
     trained_s = sum(entry["train_s"] for entry in result.history)
     result.samples_per_s = len(train) * result.epochs / trained_s
@@ -247,10 +248,8 @@ class _Training:
                     loss, value = training_loss(model, batch)
                 clock.lap("forward")
                 if not math.isfinite(value):
-                    raise TrainingDiverged(
-                        f"{self.name}: the loss is {value} at step {self.result.steps + 1} (epoch "
-                        f"{epoch}): {likely_cause(model, batch, config, self._losses)}"
-                    )
+                    where = f"the loss is {value} at step {self.result.steps + 1} (epoch {epoch})"
+                    raise self._diverged(where, batch)
                 loss.backward()
                 clock.lap("backward")
                 optimizer.step()
@@ -266,6 +265,31 @@ class _Training:
                     self.interrupted(interrupts.caught)
                 if self.batch < steps and self.saver is not None and self.saver.due():
                     self.save()
+
+    def _diverged(self, where: str, batch: TorchBatch) -> TrainingDiverged:
+        """What says where a loss or score of ``batch`` is not finite, and why."""
+        cause = likely_cause(self.model, batch, self.config, self._losses, steps=self.result.steps)
+        return TrainingDiverged(f"{self.name}: {where}: {cause}")
+
+    def scores(self, samples: Samples) -> np.ndarray:
+        """Logits of every sample.
+
+        Raises:
+            TrainingDiverged: one is not finite.
+        """
+        size = self.config.eval_batch_size
+        scores = predict(self.model, samples, batch_size=size)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if len(bad):
+            row, result = int(bad[0]), self.result
+            which = {"valid": "validation"}.get(samples.which, samples.which)
+            when = f"the best weights, of epoch {result.best_epoch}" if self.finished else f"epoch {result.epochs + 1}"
+            self.model.eval()
+            raise self._diverged(
+                f"the score of {which} sample {row} is {scores[row]} after step {result.steps} ({when})",
+                batch_of(samples, row, size).to(device_of(self.model)),
+            )
+        return scores
 
     def _batches(self, epoch: int) -> tuple[int, Iterable[tuple[AbstractContextManager[None], TorchBatch]]]:
         """Batches of an epoch, from ``batch`` on with the context of their lookups; how many
@@ -283,7 +307,7 @@ class _Training:
         """Validates, keeps the weights where they are better, and stops where it is time."""
         config, result, clock = self.config, self.result, self.clock
         seconds = clock.total
-        metrics = evaluate(self.model, self.valid, batch_size=config.eval_batch_size)
+        metrics = measure(self.valid, self.scores(self.valid))
         clock.lap("evaluation")
         value = metrics[config.metric]
         loss = self.loss_sum / len(self.train)
@@ -304,7 +328,7 @@ class _Training:
         self.save()
         self.show.say(
             f"{self.name}  epoch {result.epochs}/{config.epochs}  loss {loss:.4f}  valid gAUC "
-            f"{metrics['gauc']:.4f}  AUC {metrics['auc']:.4f}  "
+            f"{shown(metrics['gauc'])}  AUC {shown(metrics['auc'])}  "
             f"{len(self.train) / seconds:,.0f} samples/s" + ("  *" if better else "")
         )
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from resemb_ext.runtime.files import write_atomic
+from resemb_ext.runtime.progress import Progress
+
+from .folder import CURVES, RESULT, SCORES, SUMMARY
+from .statistics import defined, shown, shown_interval, shown_mean, shown_spread
 
 _COLUMNS = (
     ("valid", "gauc"),
@@ -15,14 +23,13 @@ _COLUMNS = (
 )
 _METRICS = ("valid gAUC", "valid AUC", "test gAUC", "test AUC", "test logloss", "seen gAUC")
 _HEAD = ("embedding", *_METRICS, "radius", "samples/s", "peak MB", "epochs")
-_NONE = "-"
 
 
 def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Header and rows of the final table: arms, their difference, and Bayes where it is known.
 
     Several seeds are shown as mean ± standard deviation; the difference as its mean (the
-    interval is in ``notes``).
+    interval is in ``notes``). "-" is a metric that is undefined.
     """
     rows: list[tuple[str, ...]] = [_HEAD]
     runs = result["runs"]
@@ -32,23 +39,23 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 arm,
-                *(_spread(spread[part][metric]) for part, metric in _COLUMNS),
-                _mean(of_arm, "aggregation_radius", ".3f"),
-                _mean(of_arm, "samples_per_s", ",.0f"),
-                _mean(of_arm, "peak_memory_mb", ",.0f"),
-                _mean(of_arm, "epochs", ".0f" if len(of_arm) == 1 else ".1f"),
+                *(shown_spread(spread[part][metric]) for part, metric in _COLUMNS),
+                shown_mean(of_arm, "aggregation_radius", ".3f"),
+                shown_mean(of_arm, "samples_per_s", ",.0f"),
+                shown_mean(of_arm, "peak_memory_mb", ",.0f"),
+                shown_mean(of_arm, "epochs", ".0f" if len(of_arm) == 1 else ".1f"),
             )
         )
     gain = result["summary"]["difference"]
     if gain is not None:
         rows.append(
-            ("res - plain", *(_number(gain[part][metric]["mean"], "+.4f") for part, metric in _COLUMNS), *[""] * 4)
+            ("res - plain", *(shown(gain[part][metric]["mean"], "+.4f") for part, metric in _COLUMNS), *[""] * 4)
         )
     bayes = result["bayes"]
     if bayes is not None:
 
-        def show(part: str, value: float) -> str:
-            return ("" if bayes[part]["exact"] else "~") + _number(value, ".4f")
+        def show(part: str, value: float | None) -> str:
+            return ("~" if defined(value) and not bayes[part]["exact"] else "") + shown(value)
 
         rows.append(
             (
@@ -82,15 +89,14 @@ def notes(result: dict[str, Any]) -> list[str]:
     """Sentences that say what the table's figures are."""
     runs, config = result["runs"], result["config"]
     seeds = len(config["seed"])
-    details = runs[0]["aggregation_radius_details"]
+    details = next((run["aggregation_radius_details"] for run in runs if run["aggregation_radius_details"]), None)
     split = result["data"]["split"]
     found = []
     gain = result["summary"]["difference"]
     if gain is not None and seeds > 1:
         parts = [
-            f"{name} {value['mean']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+            f"{name} {shown_interval(gain['test'][metric])}"
             for name, metric in (("gAUC", "gauc"), ("AUC", "auc"), ("logloss", "logloss"))
-            for value in [gain["test"][metric]]
         ]
         found.append(
             f"res - plain on test, paired by seed, with 95 % t interval over {seeds} seeds: " + ", ".join(parts) + "."
@@ -103,13 +109,18 @@ def notes(result: dict[str, Any]) -> list[str]:
         + ("; ± is the standard deviation over seeds." if seeds > 1 else ", one seed."),
         "seen gAUC: targets with a training event only.",
         "radius: aggregation radius over separation, against random domains of the same sizes "
-        "(1: domains say nothing); domains: " + (details["domain_source"] if details else "none in this log") + ".",
+        "(1: domains say nothing); domains: " + (details["domain_source"] if details else "none taken") + ".",
         f"peak MB: {runs[0]['peak_memory_source']}; the data counts in every arm.",
     ]
     found += _times(runs)
-    skipped = runs[0]["test"]["gauc_skipped_users"]
-    if skipped:
+    test = runs[0]["test"]
+    skipped = test["gauc_skipped_users"]
+    if not test["gauc_users"]:
+        found.append("test gAUC is undefined (-): no user has both classes among the test rows.")
+    elif skipped:
         found.append(f"gAUC leaves out {skipped:,} test users with one class only.")
+    if test["gauc_users"] and not test["seen"]["gauc_users"]:
+        found.append("seen gAUC is undefined (-): no user has both classes among targets with a training event.")
     if result["bayes"] is not None:
         found.append(
             "Bayes: the best possible scorer, which knows the simulation; ~ where it models the "
@@ -119,21 +130,43 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 
 def meaning(result: dict[str, Any]) -> str:
-    """What the table says, in a sentence: the gain on test, or the one arm's test gAUC."""
+    """What the table says, in a sentence: the gain on test, or the one arm's; by AUC where gAUC is undefined."""
     seeds = len(result["config"]["seed"])
     over = "one seed" if seeds == 1 else f"{seeds} seeds"
-    gain = result["summary"]["difference"]
+    arms, gain = result["summary"]["arms"], result["summary"]["difference"]
+    users = result["runs"][0]["test"]["gauc_users"]
+    metric, name = ("gauc", "gAUC") if users else ("auc", "AUC")
     if gain is None:
-        ((arm, spread),) = result["summary"]["arms"].items()
-        return f"The {arm} embedding has test gAUC {_spread(spread['test']['gauc'])} ({over})."
-    value = gain["test"]["gauc"]
+        ((arm, spread),) = arms.items()
+        return f"The {arm} embedding has test {name} {shown_spread(spread['test'][metric])} ({over})."
+    value = gain["test"][metric]
     if value["mean"] is None:
-        return "gAUC is undefined on these test rows: no user has both classes."
+        return "Neither gAUC nor AUC is defined on these test rows."
     side = "above" if value["mean"] >= 0 else "below"
-    found = f"With one set of options for both, Res-embedding's test gAUC is {abs(value['mean']):.4f} {side} the plain one's"
+    found = f"With one set of options for both, Res-embedding's test {name} is {abs(value['mean']):.4f} {side} the plain one's"
     if value["low"] is None:
         return f"{found} ({over}; more seeds, such as --seed 0 1 2, give an interval)."
     return f"{found} (95 % interval over {over}: {value['low']:+.4f} to {value['high']:+.4f})."
+
+
+def write_reports(result: dict[str, Any], folder: Path, show: Progress) -> None:
+    """Writes ``summary.md`` and ``curves.png`` where they are not there yet, as in the folder of a new run."""
+    if not (folder / SUMMARY).exists():
+        write_report(folder / SUMMARY, lambda target: target.write_text(summary(result), encoding="utf-8"), show)
+    if not (folder / CURVES).exists():
+        write_report(folder / CURVES, lambda target: draw_curves(result, target), show)
+
+
+def write_report(path: Path, write: Callable[[Path], Any], show: Progress) -> None:
+    """Writes a file for people, atomically; where that fails, a line says so and no more.
+
+    Call it when the results themselves are written: a picture or a table must not lose them.
+    """
+    try:
+        write_atomic(path, write)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        show.warn(f"cannot write {path}: {reason}; the results are whole")
 
 
 def closing(result: dict[str, Any], folder: Path) -> str:
@@ -142,10 +175,9 @@ def closing(result: dict[str, Any], folder: Path) -> str:
     graph = result["graph"]
     if graph is not None and not graph.get("training_events_only", True):
         lines.append(f"Warning: {_graph_note(result)}.")
-    lines.append(
-        f"results in {folder} ({result['wall_s']:.0f} s): summary.md explains the table; result.json, "
-        "test_scores.parquet, curves.png"
-    )
+    files = [name for name in (RESULT, SCORES, CURVES) if (folder / name).exists()]
+    explained = f"{SUMMARY} explains the table; " if (folder / SUMMARY).exists() else ""
+    lines.append(f"results in {folder} ({result['wall_s']:.0f} s): {explained}{', '.join(files)}")
     return "\n".join(lines)
 
 
@@ -194,9 +226,9 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
         if arm not in labelled:
             style["label"] = arm
             labelled.add(arm)
-        loss.plot(epochs, [entry["loss"] for entry in run["history"]], **style)
-        valid.plot(epochs, [entry["valid"][metric] for entry in run["history"]], **style)
-        valid.plot(run["best_epoch"], run["valid"][metric], "o", color=colours[arm])
+        loss.plot(epochs, [_height(entry["loss"]) for entry in run["history"]], **style)
+        valid.plot(epochs, [_height(entry["valid"][metric]) for entry in run["history"]], **style)
+        valid.plot(run["best_epoch"], _height(run["valid"][metric]), "o", color=colours[arm])
     loss.set(xlabel="epoch", ylabel="training logloss")
     valid.set(xlabel="epoch", ylabel=f"validation {'gAUC' if metric == 'gauc' else 'AUC'}")
     for axes in (loss, valid):
@@ -232,17 +264,6 @@ def _graph_note(result: dict[str, Any]) -> str:
     return note
 
 
-def _number(value: float | None, form: str) -> str:
-    return _NONE if value is None else format(value, form)
-
-
-def _spread(value: dict[str, Any]) -> str:
-    text = _number(value["mean"], ".4f")
-    return text if value["std"] is None else f"{text} ± {value['std']:.4f}"
-
-
-def _mean(runs: list[dict[str, Any]], key: str, form: str) -> str:
-    values = [run[key] for run in runs]
-    if any(value is None for value in values):
-        return _NONE
-    return format(sum(values) / len(values), form)
+def _height(value: float | None) -> float:
+    """Of a point of a curve; matplotlib leaves a gap where it is NaN."""
+    return math.nan if value is None else value

@@ -15,7 +15,7 @@ import torch
 from resemb_ext import _loader, metrics
 from resemb_ext.data import Samples
 from resemb_ext.runtime.environment import environment
-from resemb_ext.runtime.files import locked, plain, write_atomic, write_json, write_text
+from resemb_ext.runtime.files import locked, plain, write_json
 from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.runtime.progress import Progress
 
@@ -24,13 +24,11 @@ from .clock import mean_seconds
 from .config import RunConfig
 from .folder import (
     CANDIDATES,
-    CURVES,
     ENTRY,
     GRAPH,
     IDS,
     RESULT,
     SCORES,
-    SUMMARY,
     arm_folder,
     check_folder_space,
     check_inputs,
@@ -45,7 +43,7 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, train_samples
-from .statistics import summarise
+from .statistics import shown, summarise
 from .threads import faster_threads, training_step
 
 
@@ -97,6 +95,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         done = finished_run(folder)
         if done is not None:
             progress.say(f"{folder} is finished; nothing to resume")
+            report.write_reports(done, folder, progress)
             return RunResult(folder, done)
     threads = torch.get_num_threads()
     try:
@@ -145,9 +144,8 @@ def _in_folder(
         result["resumed"] = resumed  # then wall_s is that of the last part alone
         result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
         result = plain(result)
-        write_atomic(folder / CURVES, lambda target: report.draw_curves(result, target))
-        write_text(folder / SUMMARY, report.summary(result))
-        write_json(folder / RESULT, result)
+        write_json(folder / RESULT, result)  # first: what comes then is made from it
+        report.write_reports(result, folder, progress)
     return RunResult(folder, result)
 
 
@@ -299,14 +297,17 @@ def train_arm(
         )
     radius = None
     if prepared.domain is not None:
-        radius = metrics.aggregation_radius(
-            item_vectors(model.get_submodule("item_embedding")),
-            prepared.domain,
-            seen=prepared.split.item_counts,
-            domain_source=prepared.domain_source,
-        )
+        try:
+            radius = metrics.aggregation_radius(
+                item_vectors(model.get_submodule("item_embedding")),
+                prepared.domain,
+                seen=prepared.split.item_counts,
+                domain_source=prepared.domain_source,
+            )
+        except (ValueError, MemoryError) as error:  # a diverged row that validation does not look up, say
+            show.warn(f"{name}: no aggregation radius: {error}")
     assert done.test is not None and done.test_scores is not None
-    show.say(f"{name}  test gAUC {done.test['gauc']:.4f}  AUC {done.test['auc']:.4f}")
+    show.say(f"{name}  test gAUC {shown(done.test['gauc'])}  AUC {shown(done.test['auc'])}")
     entry = {
         "embedding": arm,
         "model": config.model,

@@ -78,13 +78,18 @@ def test_same_seed_same_result(parts):
 def test_stops_after_patience_and_keeps_the_best(parts, monkeypatch):
     values = iter([0.6, 0.7, 0.65, 0.7, 0.9])
 
-    def scripted(model, samples, *, batch_size):
+    def scripted(samples, scores):
         return {"auc": 0.5, "gauc": next(values), "logloss": 0.7}
 
-    monkeypatch.setattr("resemb_ext.train.loop.evaluate", scripted)
+    monkeypatch.setattr("resemb_ext.train.loop.measure", scripted)
     model = make_model(parts)
     weights = []
-    take = model.mlp.register_forward_pre_hook(lambda *_: weights.append(model.mlp.layers[0].weight.detach().clone()))
+
+    def note(*_):
+        if model.training:
+            weights.append(model.mlp.layers[0].weight.detach().clone())
+
+    take = model.mlp.register_forward_pre_hook(note)
     result = fit(model, parts["train"], parts["valid"], **{**OPTIONS, "epochs": 9, "patience": 2})
     take.remove()
     # 0.7 again is no improvement: two epochs after the second, training stops.
@@ -175,6 +180,55 @@ def test_nan_loss_names_a_bad_start_and_a_bad_layer(parts):
     words = r"output of mlp\.layers\.1 \(PReLU\) is the first that is not"
     with pytest.raises(TrainingDiverged, match=words):
         run_fit(parts, model)
+
+
+@pytest.mark.parametrize(
+    ("rates", "cause"),
+    [({"embedding_lr": 3e38}, r"item_embedding\.weight has grown to"), ({"lr": 1e30}, r"mlp\.\S+ has grown to")],
+)
+def test_weights_that_run_away_in_the_last_step_of_an_epoch(parts, rates, cause):
+    words = rf"^arm 7: the score of validation sample \d+ is \S+ after step 1 \(epoch 1\): {cause} .*: lower it"
+    with pytest.raises(TrainingDiverged, match=words):
+        run_fit(parts, make_model(parts), batch_size=10**6, name="arm 7", **rates)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("call", "where"),
+    [(0, r"validation sample 3 .*\(epoch 1\)"), (1, r"test sample 3 .*\(the best weights, of epoch 1\)")],
+)
+def test_scores_that_are_not_finite_stop_and_name_the_layer(parts, value, call, where):
+    model, calls = make_model(parts), []
+
+    def poison(module, inputs, output):
+        if not module.training:
+            calls.append(1)
+            output = output.clone()
+            output[3] = value if len(calls) > call else output[3]
+        return output
+
+    model.mlp.register_forward_hook(poison)
+    with pytest.raises(TrainingDiverged, match=rf"the score of {where}: .*the output of mlp \(\w+\) is the first"):
+        run_fit(parts, model, epochs=1)
+
+
+def test_a_resumed_training_that_diverges_does_not_blame_the_start(parts, tmp_path):
+    def poisoned(after):
+        model, calls = make_model(parts), []
+
+        def poison(module, inputs):
+            calls.append(1)
+            if len(calls) > after:
+                with torch.no_grad():
+                    module.mlp.layers[0].bias[0] = float("nan")
+
+        model.register_forward_pre_hook(poison)
+        return model
+
+    with pytest.raises(TrainingDiverged, match=r"bias has grown to nan .*the loss went"):
+        run_fit(parts, poisoned(2), folder=tmp_path, save_every=0)
+    with pytest.raises(TrainingDiverged, match="bias has grown to nan; the likely cause is a learning rate"):
+        run_fit(parts, poisoned(0), folder=tmp_path, save_every=0, resume=True)
 
 
 def test_undefined_metric_and_missing_samples(parts):

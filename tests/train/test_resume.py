@@ -125,13 +125,13 @@ def test_early_stopping_goes_on_where_it_was(parts, tmp_path, monkeypatch):
     def scripted(values):
         values = iter(values)
 
-        def evaluate(model, samples, *, batch_size):
+        def measure(samples, scores):
             value = next(values)
             if value is None:
                 raise Stopped
             return {"auc": 0.5, "gauc": value, "logloss": 0.7}
 
-        monkeypatch.setattr("resemb_ext.train.loop.evaluate", evaluate)
+        monkeypatch.setattr("resemb_ext.train.loop.measure", measure)
 
     options = {"folder": tmp_path, "epochs": 9, "patience": 2, "resume": True}
     scripted([0.6, 0.7, 0.65, None])

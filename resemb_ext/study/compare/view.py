@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from resemb_ext.study.harness.inference import holm
 from resemb_ext.study.harness.report import side
 from resemb_ext.study.harness.results import Results
+from resemb_ext.train.statistics import shown_mean, shown_spread, spread
 
 from .experiment import contrast_key
 from .variants import TABLES, Group, Variant
@@ -45,16 +44,13 @@ class Seen:
     def spread(self, metric: str, part: str = "test") -> str:
         """Mean and standard deviation over seeds, for a table."""
         values = self.values(metric, part)
-        if not values:
-            return "not run"
-        text = f"{np.mean(values):.4f}"
-        return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.4f}"
+        return shown_spread(spread(values)) if values else "not run"
 
     def mean(self, name: str, form: str) -> str:
         """Mean over seeds of an entry of the runs, for a table."""
         if self.seeds is None:
             return ""
-        return format(float(np.mean([run[name] for run in self.seeds["runs"]])), form)
+        return shown_mean(self.seeds["runs"], name, form)
 
 
 def seen_variants(results: Results) -> list[Seen]:

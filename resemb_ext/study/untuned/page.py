@@ -9,7 +9,7 @@ from typing import Any
 
 from resemb_ext.study.harness.report import Figure, Page, Panel, Table, side, signed
 from resemb_ext.study.harness.results import Results
-from resemb_ext.train.statistics import METRICS, summarise
+from resemb_ext.train.statistics import METRICS, shown_mean, shown_spread, summarise
 
 from .experiment import ARMS
 
@@ -86,15 +86,16 @@ def metrics_table(results: Results, kept: Mapping[str, Any]) -> Table:
         arms = summary(piece)["arms"]
         for arm in ARMS:
             runs = [run for run in piece["result"]["runs"] if run["embedding"] == arm]
+            whole = ".0f" if len(runs) == 1 else ".1f"
             rows.append(
                 (
                     *_where(results, piece),
                     arm,
-                    *(_spread(arms[arm]["test"][metric]) for metric in METRICS),
-                    _mean(runs, "aggregation_radius", ".3f"),
-                    f"{_mean(runs, 'epochs', '.1f')} ({_mean(runs, 'best_epoch', '.1f')})",
-                    _mean(runs, "samples_per_s", ",.0f"),
-                    _mean(runs, "parameters", ",.0f"),
+                    *(shown_spread(arms[arm]["test"][metric]) for metric in METRICS),
+                    shown_mean(runs, "aggregation_radius", ".3f"),
+                    f"{shown_mean(runs, 'epochs', whole)} ({shown_mean(runs, 'best_epoch', whole)})",
+                    shown_mean(runs, "samples_per_s", ",.0f"),
+                    shown_mean(runs, "parameters", ",.0f"),
                 )
             )
     head = (*_WHERE, "embedding", "AUC", "gAUC", "logloss", "radius", "epochs (best)", "samples/s", "parameters")
@@ -187,20 +188,6 @@ def _where(results: Results, piece: Mapping[str, Any]) -> tuple[str, str, str, s
     log = next(name for name, entry in results.plan["data"].items() if entry["hash"] == piece["data"])
     model = _MODELS.get(cell["model"], cell["model"].upper())
     return log, cell["split"], model, "yes" if cell["category"] else "no"
-
-
-def _spread(value: Mapping[str, Any]) -> str:
-    text = f"{value['mean']:.4f}"
-    return text if value["std"] is None else f"{text} ± {value['std']:.4f}"
-
-
-def _mean(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
-    values = [run[key] for run in runs]
-    if any(value is None for value in values):
-        return "-"
-    mean = sum(values) / len(values)
-    # One seed has whole epochs.
-    return format(mean, ".0f" if form == ".1f" and len(values) == 1 else form)
 
 
 def _value(value: Any) -> str:
