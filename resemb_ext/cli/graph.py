@@ -77,6 +77,11 @@ def _run_neighbors(args: argparse.Namespace) -> int:
                 f"--data {args.data} has {log.num_items} item rows, the graph {graph.num_items};"
                 " expected the log that the graph was built from"
             )
+        if graph.same_items(log.items) is False:
+            raise ValueError(
+                f"--data {args.data} numbers its items otherwise than the graph's log;"
+                " expected the log that the graph was built from"
+            )
         ids = log.items
     row = _row(args.item, graph, ids)
     begin, end = graph.indptr[row], graph.indptr[row + 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -21,12 +22,13 @@ def _kind(array: pa.Array) -> str:
 class IdMap:
     """A map from raw ids (integers up to 64 bit, negative ones too, or text) to ``first + rank``.
 
-    Known ids are numbered by their sorted order, so the map depends on the set of ids alone.
-    ``first`` is 1 for items and categories, whose 0 is padding, and 0 for users. Every id that
-    the map has not seen gets the out-of-vocabulary number ``oov`` ``= first + len(self)``.
+    ``fit`` numbers ids by their sorted order, so that its map depends on the set of ids alone;
+    ``extended`` puts further ids behind those of a map. ``first`` is 1 for items and categories,
+    whose 0 is padding, and 0 for users. Every id that the map has not seen gets the
+    out-of-vocabulary number ``oov`` ``= first + len(self)``.
 
     Args:
-        values: sorted unique raw ids (use ``fit`` for anything else).
+        values: unique raw ids in the order of their numbers (use ``fit`` for anything else).
         first: number of the first known id.
     """
 
@@ -50,6 +52,33 @@ class IdMap:
         """
         unique = pc.unique(canonical_ids(ids, name))
         return cls(unique.take(pc.sort_indices(unique)), first=first)
+
+    def extended(self, ids: Any, *, name: str = "id") -> IdMap:
+        """This map with the ids that it lacks behind its own, sorted; known ids keep their numbers.
+
+        The out-of-vocabulary number moves behind the new ids.
+
+        Args:
+            ids: raw ids, 1-D, any array-like, known ones and repeats included.
+            name: column name for messages.
+
+        Raises:
+            ValueError: as ``encode``, and an id beyond 2**63 - 1 where the map holds negative ones.
+            TypeError: as ``encode``.
+        """
+        array = canonical_ids(ids, name)
+        new = pc.unique(array.filter(pa.array(self.encode(array, name=name)[0] == self.oov)))
+        if not len(new):
+            return self
+        known = self._values
+        try:
+            if new.type != known.type and self.kind != "text":
+                known, new = known.cast(pa.uint64()), new.cast(pa.uint64())
+        except pa.ArrowInvalid:
+            raise ValueError(
+                f"column {name!r}: negative ids and ids beyond 2**63 - 1 fit no one type; read both logs with text ids"
+            ) from None
+        return IdMap(pa.concat_arrays([known, new.take(pc.sort_indices(new))]), first=self.first)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -134,10 +163,27 @@ class IdMap:
             first = int(data["first"])
         except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
             raise ValueError(f"not an id map: {error!r}") from None
-        unsorted = len(values) > 1 and not pc.all(pc.less(values[:-1], values[1:])).as_py()
-        if values.null_count or unsorted:
-            raise ValueError("not an id map: its values must be sorted, unique and not null")
+        if values.null_count or pc.count_distinct(values).as_py() < len(values):
+            raise ValueError("not an id map: its values must be unique and not null")
         return cls(values, first=first)
+
+    def fingerprint(self, count: int | None = None) -> str:
+        """Hex sha256 over the first ``count`` known ids (None: all) and the number of the first.
+
+        Equal where two maps give these ids the same numbers. A graph keeps it of its log's maps.
+        """
+        known = self._values if count is None else self._values[:count]
+        text = self.kind == "text"
+        digest = hashlib.sha256(f"{'text' if text else 'integers'}:{self.first}:{len(known)}:".encode())
+        if text:
+            digest.update(pc.binary_length(known).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+            digest.update("".join(known.to_pylist()).encode())
+        else:
+            # An extended map may be uint64 where the one before was int64.
+            negative = self.kind == "int64" and len(known) > 0 and pc.min(known).as_py() < 0
+            digest.update(b"-" if negative else b"+")
+            digest.update(known.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def digest(self) -> bytes:
         """Bytes that identify the map, for hashes of logs."""

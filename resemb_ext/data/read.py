@@ -16,6 +16,7 @@ from .conditions import rows_where
 from .files import Source, name_of, open_source
 from .findings import Finding, warn
 from .idmap import IdMap
+from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
 
@@ -34,6 +35,9 @@ def read_log(
     session_gap: float | None = None,
     header: Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
+    users: IdMap | None = None,
+    items: IdMap | None = None,
+    unseen: Literal["append", "drop", "refuse"] = "append",
     name: str | None = None,
 ) -> Log:
     """Read a log, map its ids, and sort it stably by (user, time).
@@ -51,6 +55,11 @@ def read_log(
         where: column to value or values: keep only the rows that have them, e.g.
             ``{"behavior": "pv"}``. Numbers compare as numbers (4 is 4.0), times as times (without a
             zone: UTC), booleans as booleans; text that spells one of these throughout a column is one.
+        users, items: the id maps of an earlier log (``log.users``, ``log.items``), so that known ids
+            keep their numbers there, as ``InterestGraph.update`` needs. Text ids of a file are then
+            read as these maps have them, as text or integers.
+        unseen: of ids that the given maps lack: "append" numbers them behind the known ones,
+            "drop" leaves their events out, "refuse" raises.
         name: name for reports (default: the file's name).
 
     Returns:
@@ -61,11 +70,13 @@ def read_log(
         FileNotFoundError: no such file.
         ValueError: missing column (the columns found are listed), no rows, damaged file, or a
             null, fractional or otherwise bad entry (its line, or its row counted from 0, is named).
-        TypeError: a column whose type cannot be what it is read as.
+        TypeError: a column whose type cannot be what it is read as, ids of another type than those
+            of a given map, or a map that is none.
 
     Warns:
         DataWarning: a value of ``where`` that no row has (an error where none of them occurs).
     """
+    maps = given_maps(users, items, unseen)
     if session_gap is not None:
         if isinstance(session, str):
             raise ValueError("session and session_gap exclude each other; give one")
@@ -106,7 +117,7 @@ def read_log(
     if not len(fields["user"]):
         raise ValueError(f"{name!r} has no rows; a log needs at least one event")
     try:
-        log = _make(fields, columns, name, parse=file is not None and file.text)
+        log = _make(fields, columns, name, maps, unseen, parse=file is not None and file.text)
     except BadEntry as bad:
         row = bad.row if rows is None else int(rows[bad.row])
         if file is None or file.line is None:
@@ -126,11 +137,17 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
             )
 
 
-def _make(fields: Mapping[str, Any], columns: Columns, name: str, parse: bool) -> Log:
+def _make(
+    fields: Mapping[str, Any], columns: Columns, name: str, maps: Mapping[str, IdMap], unseen: str, parse: bool
+) -> Log:
     names = columns.by_field
 
     def mapped(field: str, first: int) -> tuple[np.ndarray, IdMap]:
-        ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse)
+        known = maps.get(field)
+        as_text = known is not None and known.kind == "text"
+        ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse and not as_text)
+        if known is not None:
+            return numbered_by(known, ids, names[field], field, unseen)
         ids_map = IdMap.fit(ids, first=first)
         return ids_map.encode(ids)[0], ids_map
 
@@ -142,19 +159,18 @@ def _make(fields: Mapping[str, Any], columns: Columns, name: str, parse: bool) -
         cats, cat_map = _categories(fields["category"], names["category"], parse)
     labels = canonical_labels(fields["label"], names["label"]) if "label" in fields else None
     session = mapped("session", 0)[0] if "session" in fields else None
+    arrays: dict[str, Any] = {
+        "user": users,
+        "item": items,
+        "time": times,
+        "category": cats,
+        "label": labels,
+        "session": session,
+    }
+    if maps and unseen == "drop":
+        arrays = without_unseen(arrays, user_map, item_map, name)
     log = Log.from_arrays(
-        users,
-        items,
-        times,
-        category=cats,
-        label=labels,
-        session=session,
-        users=user_map,
-        items=item_map,
-        categories=cat_map,
-        name=name,
-        columns=names,
-        guessed=columns.guessed,
+        **arrays, users=user_map, items=item_map, categories=cat_map, name=name, columns=names, guessed=columns.guessed
     )
     if session is None:
         return log

@@ -40,6 +40,13 @@ def events_of(user: Any, item: Any, time: Any) -> Events:
     return Events(users, items, times, unit)
 
 
+def check_log(log: Any, name: str) -> bool:
+    """Whether ``log`` is one; TypeError for a split, which holds the events of several parts."""
+    if hasattr(log, "train") and hasattr(log, "log"):
+        raise TypeError(f"{name} is a {type(log).__name__}, expected a log: give its training events, split.train")
+    return hasattr(log, "content_hash") and hasattr(log, "user")
+
+
 def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
     """user (or session), item and time of a log's events that graphs may see: those with label 1."""
     label = getattr(log, "label", None)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import checks
+from . import checks, numbering
 from .data import GraphData
-from .events import Progress, frame_events, log_events
+from .events import Progress, check_log, frame_events, log_events
 from .events import build as build_from_arrays
 from .parquet import Ids, Source, paths_of
 from .parquet import build as build_from_parquet
@@ -150,7 +150,8 @@ class FromEvents(GraphData):
 
         Of a log with labels only events with label 1 count. Number of items, times, event hash and,
         for ``category_edges``, the items' categories are the log's; options and errors are those of
-        ``from_events``.
+        ``from_events``. ``meta["ids"]`` keeps a digest of the log's id maps, of items and, with
+        ``keep_counts``, of users.
 
         Args:
             log: the events. Where it has sessions, they take the place of users: only events of one
@@ -158,9 +159,14 @@ class FromEvents(GraphData):
                 interleave. ``meta["sessions"]`` says whether that was so; the event hash covers them.
             sessions: False joins the events of a user whatever their sessions.
             padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
+
+        Raises:
+            TypeError: a split in place of its training events, and as ``from_events``.
+            ValueError, IndexError: as ``from_events``.
         """
         if not isinstance(sessions, (bool, np.bool_)):
             raise TypeError(f"sessions is {sessions!r}, expected True or False")
+        check_log(log, "log")
         within = bool(sessions) and getattr(log, "session", None) is not None
         if options.get("category_edges") and options.get("category") is None:
             options["category"] = getattr(log, "category_domain", None)
@@ -177,7 +183,13 @@ class FromEvents(GraphData):
                 keep_counts=keep_counts,
                 threads=threads,
                 progress=progress,
-                log_meta={"event_hash": log.content_hash, "sessions": within},
+                log_meta={
+                    "event_hash": log.content_hash,
+                    "sessions": within,
+                    **numbering.of_maps(
+                        getattr(log, "items", None), getattr(log, "users", None), keep_counts and not within
+                    ),
+                },
                 options=dict(options),
             )
         )
@@ -302,11 +314,15 @@ class FromEvents(GraphData):
         """A graph with more events: the same arrays as a rebuild from the old events and these.
 
         Args:
-            new_events: a log, (user, item) or (user, item, time) arrays, or a DataFrame or mapping
-                with columns of these names. They follow the old ones: none may come before the last
-                event of its user that the graph saw. For a graph within sessions: arrays, with
-                sessions as users, since every log numbers its own sessions.
-            num_items: H of the new graph, >= this one's; None keeps it.
+            new_events: a log that was read by the id maps of the graph's log, ``read_log(...,
+                users=log.users, items=log.items)``; or, with the numbers that the graph's events have,
+                (user, item) or (user, item, time) arrays, or a DataFrame or mapping with columns of
+                these names. They follow the old ones: none may come before the last event of its user
+                that the graph saw. For a graph within sessions: arrays, with sessions as users, since
+                every log numbers its own sessions.
+            num_items: H of the new graph, >= this one's; None takes a log's ``num_items``, which grew
+                by the new items, and else keeps it. The row that was the log's out-of-vocabulary one
+                is then the first new item's, and the last row is the new one.
             category: with category edges and a larger H, the category of each item.
             threads, progress: as of ``from_events``.
 
@@ -314,7 +330,9 @@ class FromEvents(GraphData):
             A new graph, with counts, whose event_hash is the digest of all its events.
 
         Raises:
-            ValueError: the graph keeps no counts, an event comes late, and as ``from_events``.
-            TypeError: times of another kind than the old ones.
+            ValueError: the graph keeps no counts, an event comes late, a log numbers its ids otherwise
+                than the graph's log or the graph does not know (its events were arrays, or its file is
+                of an older release), and as ``from_events``.
+            TypeError: times of another kind than the old ones, a split in place of a log.
         """
         return type(self)._of(updated(self, new_events, num_items, category, threads, progress))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from . import csr, file, links, stats
+from . import csr, file, links, numbering, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
 
@@ -25,7 +25,8 @@ class InterestGraph(FromEvents):
         meta: JSON-able: version, source, options, events (their number), time_cut (time of the last
             event seen, or None), time_unit (numpy dtype of dates, whose ticks times are), event_digest
             (``rx.graph.digest_events`` of them), event_hash (the log's, or the digest again), of logs
-            sessions (whether pairs stay within the log's), and link after ``with_link``.
+            sessions (whether pairs stay within the log's) and ids (digests of the id maps, of events
+            that came with some), and link after ``with_link``.
         counts: with ``keep_counts=True``, what ``update`` needs.
     """
 
@@ -36,6 +37,16 @@ class InterestGraph(FromEvents):
     def hash(self) -> str:
         """Hex sha256 over the four arrays and the link's name; meta does not enter."""
         return file.content_hash(self.arrays(), self.link)
+
+    def same_items(self, items: Any) -> bool | None:
+        """Whether row numbers are those that an id map (``log.items``) gives its items.
+
+        Returns:
+            True where the map has the graph's items under their numbers, perhaps with more behind;
+            None where the graph does not know: it was not built of a log, or by a release that kept
+            no digest.
+        """
+        return numbering.agrees(self.meta, "items", items)
 
     @classmethod
     def from_csr(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import checks
+from . import checks, numbering
 from .data import GraphData
 from .events import (
     Events,
@@ -114,7 +114,8 @@ def build(
                 raise ValueError("num_items is None and there are no events; give num_items")
         category = categories(options.get("category"), height)
         native = chosen.native(num_items=height, events=store.count, padding=padding, category=category)
-        meta = meta_of(chosen, height, padding, totals, unit)
+        ids = numbering.of_maps(source.items, source.users, keep_counts)
+        meta = meta_of(chosen, height, padding, totals, unit) | ids
 
         def later(step: int, steps: int) -> None:
             if report is not None:

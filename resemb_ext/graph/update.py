@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import checks, numbering
 from .counts import KeptCounts
 from .data import GraphData
 from .events import (
     Events,
     Progress,
     Totals,
+    check_log,
     count_pairs,
     event_store,
     events_of,
@@ -39,16 +40,22 @@ def updated(
         raise ValueError("the graph keeps no counts, which update needs; build it with keep_counts=True")
     found = graph.meta["options"]
     options = Options.of_meta(found)
-    events = _events_in(new_events, bool(graph.meta.get("sessions")))
+    is_log = check_log(new_events, "new_events")
+    events = _events_in(new_events, is_log, bool(graph.meta.get("sessions")))
+    ids = numbering.after_log(graph.meta, new_events) if is_log else numbering.after_arrays(graph.meta, events)
     _check_times(graph, old, events)
     height = graph.num_items
     if num_items is not None:
         height = checks.whole_number("num_items", num_items, height)
+    elif is_log:
+        height = max(height, new_events.num_items)
     if category is not None and not options.category_edges:
         raise ValueError("category is given but the graph has no category edges")
     groups = categories(category, height) if category is not None else old.category
     if groups is not None and len(groups) != height:
-        raise ValueError(f"category is None, expected one for every one of the {height} items")
+        raise ValueError(
+            f"category is None but the items grow from {graph.num_items} to {height}; give the category of each"
+        )
     workers = thread_count(threads)
     padding = found["padding_idx"]
     native = options.native(
@@ -80,7 +87,7 @@ def updated(
         (int(graph.meta["event_digest"][:16], 16), int(graph.meta["event_digest"][16:], 16)),
     ).plus(events, workers)
     unit = events.time_unit if len(events.item) else graph.meta["time_unit"]
-    meta = meta_of(options, height, padding, totals, unit)
+    meta = meta_of(options, height, padding, totals, unit) | ids
     if "sessions" in graph.meta:
         meta["sessions"] = graph.meta["sessions"]
     return from_counts(counts, native, meta, workers)
@@ -106,8 +113,8 @@ def _sum(
     )
 
 
-def _events_in(new_events: Any, sessions: bool) -> Events:
-    if hasattr(new_events, "content_hash") and hasattr(new_events, "user"):
+def _events_in(new_events: Any, is_log: bool, sessions: bool) -> Events:
+    if is_log:
         if sessions:
             raise ValueError(
                 "new_events is a log but the graph joins events within sessions, which every log"

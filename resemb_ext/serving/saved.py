@@ -65,13 +65,18 @@ class SavedModel:
             raise ValueError(f"{folder} has no checkpoint of arm {arm} with seed {seed}")
         items, categories, item_category = _read_ids(folder / IDS)
         state = load_checkpoint(path)
+        graph = InterestGraph.load(folder / GRAPH) if arm == "res" else None
+        if graph is not None and graph.same_items(items) is False:
+            raise ValueError(
+                f"{folder / IDS} numbers the items otherwise than {folder / GRAPH}: one of them is not the run's"
+            )
         model = make_model(
             config,
             arm,
             seed,
             num_items=items.size,
             num_categories=0 if categories is None else categories.size,
-            graph=InterestGraph.load(folder / GRAPH) if arm == "res" else None,
+            graph=graph,
         )
         try:
             model.load_state_dict(state["model"])

@@ -127,6 +127,11 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
     graph = InterestGraph.load(config.graph)
     if graph.num_items != split.log.num_items:
         raise ValueError(f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}")
+    if graph.same_items(split.log.items) is False:
+        raise ValueError(
+            f"graph: {config.graph} numbers its items otherwise than the log {split.log.name!r}, so its rows would be"
+            f" other items'; build it from this log with resemb graph build --split {split.how}"
+        )
     found, needed = graph.meta.get("event_hash"), split.train.content_hash
     if found != needed and not config.allow_future_edges:
         last, cut = graph.meta.get("time_cut"), split.time_cut

@@ -51,6 +51,42 @@ def test_unseen_ids_are_out_of_vocabulary_and_counted(known, asked):
         assert number == (1 + sorted(set(known)).index(raw) if raw in known else id_map.oov)
 
 
+@given(ids, st.data())
+def test_extended_maps_keep_known_numbers_and_put_new_ids_behind(raw, data):
+    cut = data.draw(st.integers(0, len(raw)))
+    known = IdMap.fit(np.array(raw, object) if isinstance(raw[0], str) else raw).values.tolist()
+    old, new = sorted(raw[: cut + 1]), raw[cut + 1 :]
+    first = IdMap.fit(old)
+    more = first.extended(new) if new else first
+    np.testing.assert_array_equal(more.encode(old)[0], first.encode(old)[0])
+    assert more.values.tolist() == first.values.tolist() + sorted(set(new) - set(old))
+    assert sorted(more.values.tolist()) == known and more.oov == 1 + len(known)
+    assert more.extended(raw) is more
+    assert more.fingerprint(len(first)) == first.fingerprint()
+    assert (more.fingerprint() == first.fingerprint()) == (len(more) == len(first))
+    again = IdMap.from_dict(json.loads(json.dumps(more.to_dict())))
+    assert again == more and again.fingerprint() == more.fingerprint()
+
+
+def test_fingerprints_differ_where_numbers_do():
+    maps = [
+        *(IdMap.fit([1, 2]), IdMap.fit([1, 3]), IdMap.fit([1, 2], first=0), IdMap.fit(["1", "2"]), IdMap.fit([1])),
+        *(IdMap.fit(["12"]), IdMap.fit(["1", "2", "3"]), IdMap.fit(["12", "3"]), IdMap.fit([2]).extended([1])),
+        *(IdMap.fit([-1]), IdMap.fit([2**64 - 1])),
+    ]
+    assert len({m.fingerprint() for m in maps}) == len(maps)
+
+
+def test_extended_widths():
+    wide = IdMap.fit([5, 1]).extended(np.array([2**63 + 1, 3], dtype=np.uint64))
+    assert wide.values.tolist() == [1, 5, 3, 2**63 + 1] and wide.kind == "uint64"
+    assert wide.extended(np.array([7])).values.tolist() == [1, 5, 3, 2**63 + 1, 7]
+    with pytest.raises(ValueError, match="column 'sku': negative ids and ids beyond"):
+        IdMap.fit([-5]).extended([2**63 + 1], name="sku")
+    with pytest.raises(TypeError, match="column 'sku' holds text ids, but the map was made from int64 ids"):
+        IdMap.fit([5]).extended(["a"], name="sku")
+
+
 def test_widths_do_not_matter_but_values_do():
     small = IdMap.fit(np.array([1, 2, 3], dtype=np.int8))
     assert small == IdMap.fit(np.array([1, 2, 3], dtype=np.uint64))
@@ -128,7 +164,6 @@ def test_decode_refuses_padding_oov_and_outside(number):
     [
         {},
         {"kind": "float", "first": 1, "values": [1]},
-        {"kind": "int64", "first": 1, "values": [2, 1]},
         {"kind": "int64", "first": 1, "values": [1, 1]},
         {"kind": "int64", "first": 1, "values": [1, None]},
         {"kind": "int64", "first": 1, "values": ["a"]},

@@ -261,6 +261,11 @@ def test_bad_runs_are_one_line(runs, tmp_path, capsys):
     graph.write_bytes(graph.read_bytes()[:-40])
     assert "graph.npz is not a readable interest graph" in refused("--arm", "res")
     graph.write_bytes((runs["integers"].folder / "graph.npz").read_bytes())
+    ids = folder / "id_maps.json"
+    held = json.loads(ids.read_text())
+    held["items"]["values"][-1] += 1
+    ids.write_text(json.dumps(held))
+    assert "id_maps.json" in refused("--arm", "res")
     best.unlink()
     assert "no checkpoint of arm res with seed 0" in refused("--arm", "res")
     (folder / "id_maps.json").write_text('{"items": {"kind": "int64", "first": 1}}')
