@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from resemb_ext.runtime.files import plain, remove_temporaries, write_atomic, write_json
 
 from .config import RunConfig, read_config
+from .report import CURVES, SUMMARY
 from .saving import changed_options, check_space, space_needed
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
-SUMMARY, CURVES, GRAPH, IDS = "summary.md", "curves.png", "graph.npz", "id_maps.json"
+GRAPH, IDS = "graph.npz", "id_maps.json"
 CANDIDATES, ARMS, INPUTS, ENTRY = "valid_candidates.parquet", "arms", "inputs.json", "run.json"
 _FILES = (CONFIG, RESULT, SCORES, SUMMARY, CURVES, GRAPH, IDS, CANDIDATES, INPUTS)
 

@@ -10,9 +10,9 @@ from typing import Any
 from resemb_ext.runtime.files import write_atomic
 from resemb_ext.runtime.progress import Progress
 
-from .folder import CURVES, RESULT, SCORES, SUMMARY
 from .statistics import defined, shown, shown_interval, shown_mean, shown_spread
 
+SUMMARY, CURVES = "summary.md", "curves.png"
 _COLUMNS = (
     ("valid", "gauc"),
     ("valid", "auc"),
@@ -175,7 +175,7 @@ def closing(result: dict[str, Any], folder: Path) -> str:
     graph = result["graph"]
     if graph is not None and not graph.get("training_events_only", True):
         lines.append(f"Warning: {_graph_note(result)}.")
-    files = [name for name in (RESULT, SCORES, CURVES) if (folder / name).exists()]
+    files = [name for name in ("result.json", "test_scores.parquet", CURVES) if (folder / name).exists()]
     explained = f"{SUMMARY} explains the table; " if (folder / SUMMARY).exists() else ""
     lines.append(f"results in {folder} ({result['wall_s']:.0f} s): {explained}{', '.join(files)}")
     return "\n".join(lines)
