@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import RowSparseOptimizer
-from .row_sparse import RowStep, Rule
+from .row_sparse import RowStep, Rule, is_table
+from .state import Form, state_dtype
 
 
 class SGD(RowSparseOptimizer):
@@ -32,6 +33,7 @@ class SGD(RowSparseOptimizer):
         ValueError: an option out of range.
     """
 
+    _torch = torch.optim.SGD
     _amounts = ("lr", "weight_decay", "momentum")
 
     def __init__(
@@ -62,7 +64,6 @@ class SGD(RowSparseOptimizer):
         }
         super().__init__(
             params,
-            torch.optim.SGD,
             options,
             decay=decay,
             seed=seed,
@@ -78,8 +79,13 @@ class SGD(RowSparseOptimizer):
         if group.get("dampening", 0) != 0:
             raise ValueError(f"dampening: found {group['dampening']}; expected 0")
 
-    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        return {"momentum_buffer": table.shape} if group["momentum"] != 0 else {}
+    def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
+        return {"momentum_buffer": (parameter.shape, state_dtype(parameter))} if group["momentum"] != 0 else {}
+
+    def _step_dense(self, places: list[tuple[dict[str, Any], Tensor, int]]) -> None:
+        super()._step_dense(places)
+        for _, parameter, _ in places:
+            self.state[parameter]["step"] += 1  # torch.optim.SGD does not count
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         momentum = group["momentum"]
@@ -108,6 +114,7 @@ class Adagrad(RowSparseOptimizer):
         ValueError: an option out of range.
     """
 
+    _torch = torch.optim.Adagrad
     _amounts = ("lr", "weight_decay", "lr_decay", "initial_accumulator_value", "eps")
     _rule = Rule.ADAGRAD
 
@@ -139,7 +146,6 @@ class Adagrad(RowSparseOptimizer):
         }
         super().__init__(
             params,
-            torch.optim.Adagrad,
             options,
             decay=decay,
             seed=seed,
@@ -148,18 +154,12 @@ class Adagrad(RowSparseOptimizer):
             stochastic_rounding=stochastic_rounding,
         )
 
-    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        return {"sum": table.shape}
+    def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
+        shape = parameter.shape[:1] if self._by_row(group, parameter) else parameter.shape
+        return {"sum": (shape, state_dtype(parameter))}
 
     def _initial(self, group: dict[str, Any]) -> float:
         return group["initial_accumulator_value"]
-
-    def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
-        state = self.state[parameter]
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0)
-        if "sum" not in state:
-            state["sum"] = torch.full_like(parameter, self._initial(group))
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         return RowStep(self._rule, second=self.state[table]["sum"], eps=group["eps"], **options)
@@ -168,14 +168,17 @@ class Adagrad(RowSparseOptimizer):
 class RowwiseAdagrad(Adagrad):
     """Adagrad with one accumulator a row: v <- v + mean over columns of g^2. State of H floats, not H D.
 
-    The form of FBGEMM's EXACT_ROWWISE_ADAGRAD. Parameters with dense gradients get the element-wise
-    torch.optim.Adagrad. Options as for ``Adagrad``.
+    The form of FBGEMM's EXACT_ROWWISE_ADAGRAD. Options as for ``Adagrad``.
+
+    Every parameter on the CPU or CUDA has this form, the matrices of dense layers among them, since a
+    table's gradient may be dense. Layers that should keep one accumulator an element go to ``Adagrad``.
+    Parameters on other devices and sharded ones (DTensor) get the element-wise torch.optim.Adagrad.
     """
 
     _rule = Rule.ROWWISE_ADAGRAD
 
-    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        return {"sum": table.shape[:1]}
+    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
+        return is_table(parameter)
 
 
 class Adam(RowSparseOptimizer):
@@ -214,6 +217,8 @@ class Adam(RowSparseOptimizer):
         ValueError: an option out of range.
     """
 
+    _torch = torch.optim.Adam
+    _own: ClassVar[dict[str, Any]] = {**RowSparseOptimizer._own, "bias_correction": "global"}
     _amounts = ("lr", "weight_decay", "eps")
 
     def __init__(
@@ -246,7 +251,6 @@ class Adam(RowSparseOptimizer):
         }
         super().__init__(
             params,
-            torch.optim.Adam,
             options,
             decay=decay,
             seed=seed,
@@ -264,24 +268,29 @@ class Adam(RowSparseOptimizer):
         if group["bias_correction"] not in ("global", "row"):
             raise ValueError(f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'")
         if group.get("amsgrad"):
-            raise ValueError("amsgrad: not supported")
+            raise ValueError(
+                "amsgrad: found True; expected False, as no max_exp_avg_sq is kept here: train with "
+                "torch.optim.Adam(amsgrad=True), or set it to False in the saved groups"
+            )
 
-    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        return {"exp_avg": table.shape, "exp_avg_sq": table.shape}
+    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
+        return group["bias_correction"] == "row" and is_table(parameter)
+
+    def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
+        moment = (parameter.shape, state_dtype(parameter))
+        form: Form = {"exp_avg": moment, "exp_avg_sq": moment}
+        if self._by_row(group, parameter):
+            form["row_steps"] = (parameter.shape[:1], torch.int32)
+        return form
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         state = self.state[table]
-        row_steps = None
-        if group["bias_correction"] == "row":
-            if "row_steps" not in state:
-                state["row_steps"] = torch.zeros(table.shape[0], dtype=torch.int32, device=table.device)
-            row_steps = state["row_steps"]
         beta1, beta2 = group["betas"]
         return RowStep(
             Rule.ADAM,
             first=state["exp_avg"],
             second=state["exp_avg_sq"],
-            row_steps=row_steps,
+            row_steps=state["row_steps"] if self._by_row(group, table) else None,
             beta1=beta1,
             beta2=beta2,
             eps=group["eps"],
@@ -291,6 +300,8 @@ class Adam(RowSparseOptimizer):
 
 class AdamW(Adam):
     """``Adam`` with decoupled weight decay (Loshchilov and Hutter 2019), of 0.01 unless told otherwise."""
+
+    _own: ClassVar[dict[str, Any]] = {**Adam._own, "decoupled_weight_decay": True}
 
     def __init__(
         self,
@@ -302,3 +313,9 @@ class AdamW(Adam):
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True, **options)
+
+    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+        of_torch = "decay" not in saved
+        group = super()._completed(saved, current)
+        # As torch.optim.AdamW does with the groups of torch.optim.Adam.
+        return {**group, "decoupled_weight_decay": True} if of_torch else group

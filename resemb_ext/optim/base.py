@@ -1,4 +1,4 @@
-"""What the row-sparse optimizers share: groups, state, checks, and torch.optim for dense gradients."""
+"""What the row-sparse optimizers share: groups, state, checks, and which gradient is stepped how."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import owner_of, watch_table
 
 from . import capture, global_decay, in_backward
-from .row_sparse import RowGradient, RowStep, gradient_rows, update_rows
+from .dense import step_dense
+from .loading import checked
+from .row_sparse import RowGradient, RowStep, gradient_rows, update_rows, whole_table
+from .state import Form, complete_state, count_of_torch, place_count
 
 _DECAYS = ("touched", "global")
-
-
-def _state_dtype(table: Tensor) -> torch.dtype:
-    """The dtype of a table's state: float64 for float64 tables, float32 for all others."""
-    return torch.float64 if table.dtype == torch.float64 else torch.float32
 
 
 class RowSparseOptimizer(Optimizer):
@@ -30,16 +27,25 @@ class RowSparseOptimizer(Optimizer):
 
     A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
     the gradient holds. One with a dense gradient is updated by the torch.optim optimizer of the same
-    name with the group's options, over the same state.
+    name with the group's options, or, where its state has one number a row, by the kernel on all rows.
+    The state depends on the parameter and the group's options alone, not on the kind of gradient.
     """
 
+    # Steps parameters with dense gradients.
+    _torch: ClassVar[type[Any]]
+    # Options of a group that its torch.optim optimizer does not have, as they are unless told otherwise.
+    _own: ClassVar[dict[str, Any]] = {
+        "decay": "touched",
+        "decoupled_weight_decay": False,
+        "stochastic_rounding": False,
+        "capturable": False,
+    }
     # Options of a group that must be finite and not negative.
     _amounts: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
 
     def __init__(
         self,
         params: Any,
-        dense: type[Optimizer],
         dense_options: dict[str, Any],
         *,
         decay: str,
@@ -59,7 +65,7 @@ class RowSparseOptimizer(Optimizer):
         }
         self._check({**dense_options, **shared, **own})
         # Over a throw-away parameter: what it updates, and its state, are set at every step.
-        self._dense = dense([torch.zeros(1, requires_grad=True)], **dense_options)
+        self._dense = self._torch([torch.zeros(1, requires_grad=True)], **dense_options)
         super().__init__(params, {**self._dense.defaults, **shared, **own})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -85,13 +91,19 @@ class RowSparseOptimizer(Optimizer):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
         if group["decay"] not in _DECAYS:
             raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
+        if group.get("differentiable"):
+            raise ValueError("differentiable: found True; expected False, as steps here have no gradient")
         capture.check_options(group)
 
     # What an algorithm defines.
 
     @abstractmethod
-    def _state_shapes(self, group: dict[str, Any], table: Tensor) -> dict[str, torch.Size]:
-        """Names and shapes of a table's state, in ``_state_dtype``; it starts at ``_initial``."""
+    def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
+        """Names, shapes and dtypes of a parameter's state, beside its count; it starts at ``_initial``."""
+
+    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
+        """Whether the state has one number a row, so that torch.optim cannot step it."""
+        return False
 
     @abstractmethod
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
@@ -131,13 +143,11 @@ class RowSparseOptimizer(Optimizer):
         """
         for index, (group, parameter) in enumerate(self._places()):
             if table is None or parameter is table:
-                global_decay.catch_up(
-                    self.state.get(parameter, {}),
-                    parameter,
-                    rows,
-                    group["stochastic_rounding"],
-                    self._table_seed(index),
-                )
+                self._settle(group, parameter, index, rows)
+
+    def _settle(self, group: dict[str, Any], table: Tensor, index: int, rows: Tensor | None = None) -> None:
+        state = self.state.get(table, {})
+        global_decay.catch_up(state, table, rows, group["stochastic_rounding"], self._table_seed(index))
 
     def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
         return [(group, p) for group in self.param_groups for p in group["params"]]
@@ -167,6 +177,8 @@ class RowSparseOptimizer(Optimizer):
                 torch.distributed, create_graph=True, a second backward of one graph.
         """
         in_backward.install(self, module)
+        # GradScaler then tells ``step`` of itself, which refuses it.
+        self._step_supports_amp_scaling = True
         for _, parameter in self._places():
             if owner_of(parameter) is self:
                 watch_table(parameter)
@@ -195,6 +207,8 @@ class RowSparseOptimizer(Optimizer):
         found = [places[id(table)] for table in (central, residual)]
         for group, parameter, index in found:
             self._check_table(parameter, index, group)
+            if not parameter.is_contiguous():
+                raise ValueError(f"parameter {index}: steps in backward need a contiguous table")
         steps = [self._next_step(*place, live=place[0]["capturable"]) for place in found]
         updates = [argument for step in steps for argument in (*step.arguments(), step.live)]
         samples_grad = torch.ops.resemb_ext.res_embedding_backward_step_(
@@ -216,22 +230,40 @@ class RowSparseOptimizer(Optimizer):
         Raises:
             ValueError, IndexError: a gradient that is no row-sparse one; nothing has been written then.
             RuntimeError: inside the capture of a CUDA graph, what cannot be captured: a group without
-                capturable=True, a sparse gradient.
+                capturable=True, a sparse gradient. Called by GradScaler with ``step_in_backward``.
         """
+        self._refuse_scaler()
         capture.refuse_capture(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            (group, parameter, index, self._take(parameter, index, group))
-            for index, (group, parameter) in enumerate(self._places())
-            if parameter.grad is not None and parameter.grad.is_sparse
-        ]
-        self._step_dense()
-        for group, parameter, index, gradient in work:
-            update_rows(parameter, gradient, self._next_step(group, parameter, index))
+        rows, dense = [], []
+        for index, (group, parameter) in enumerate(self._places()):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                rows.append((group, parameter, index, self._take(parameter, index, group)))
+            elif self._by_row(group, parameter):
+                capture.refuse_rows(index)
+                capture.check_table(group, parameter, f"parameter {index}")
+                rows.append((group, parameter, index, whole_table(gradient)))
+            else:
+                dense.append((group, parameter, index))
+        self._step_dense(dense)
+        for group, parameter, index, taken in rows:
+            whole = not parameter.grad.is_sparse  # type: ignore[union-attr]
+            update_rows(parameter, taken, self._next_step(group, parameter, index, whole=whole))
         return loss
+
+    def _refuse_scaler(self) -> None:
+        if self.__dict__.pop("found_inf", None) is not None:
+            self.__dict__.pop("grad_scale", None)
+            raise RuntimeError(
+                "step_in_backward: GradScaler scales the loss, and backward has stepped the tables on scaled "
+                "gradients; call optimizer.step() after backward instead, or train in bfloat16 without a scaler"
+            )
 
     def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> RowGradient:
         """A parameter's gradient as rows, after every check that can fail."""
@@ -241,30 +273,27 @@ class RowSparseOptimizer(Optimizer):
     def _check_table(self, parameter: Tensor, index: int, group: dict[str, Any]) -> None:
         name = f"parameter {index}"
         capture.check_table(group, parameter, name)
-        if not parameter.is_contiguous():
-            raise ValueError(f"{name}: a table that is not contiguous; expected a contiguous one")
-        if _pending(group):
-            global_decay.check_decay(float(group["lr"]), group["weight_decay"])
-            if parameter not in self._watched:
-                raise ValueError(
-                    f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
-                    "rows are decayed before they are read"
-                )
-        for key in self._state_shapes(group, parameter):
-            value = self.state[parameter].get(key)
-            if isinstance(value, Tensor) and value.dtype != _state_dtype(parameter):
-                raise ValueError(
-                    f"{name}: its state {key} is {value.dtype}, made for dense gradients; sparse ones "
-                    f"need {_state_dtype(parameter)}: do not mix both on a low-precision table"
-                )
+        if not _pending(group):
+            return
+        global_decay.check_decay(float(group["lr"]), group["weight_decay"])
+        if not (parameter.is_contiguous() and parameter.dim() == 2):
+            raise ValueError(f"{name}: decay='global' needs a contiguous table [H, D]")
+        if parameter not in self._watched:
+            raise ValueError(
+                f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
+                "rows are decayed before they are read"
+            )
 
-    def _next_step(self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False) -> RowStep:
+    def _next_step(
+        self, group: dict[str, Any], parameter: Tensor, index: int, live: bool = False, whole: bool = False
+    ) -> RowStep:
         """Counts a table's next step and gives what its kernel needs; the caller must make it.
 
         Args:
             live: lr, shrink and count stay on the device, in ``RowStep.live``.
+            whole: the gradient has all rows, so that no decay stays pending.
         """
-        state = self._state(group, parameter)
+        state = self._state(group, parameter, parameter.device if group["capturable"] else torch.device("cpu"))
         decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
         if live:
             options = {
@@ -275,10 +304,12 @@ class RowSparseOptimizer(Optimizer):
                 "seed": self._table_seed(index),
             }
             return self._row_step(group, parameter, options)
+        if whole:
+            self._settle(group, parameter, index)
         state["step"] += 1
         lr, step = float(group["lr"]), int(state["step"])
         pending: dict[str, Any] = {}
-        if _pending(group):
+        if _pending(group) and not whole:
             global_decay.raise_decay(state, parameter, lr, decay)
             decay = 0.0
         if "decayed" in state:
@@ -295,89 +326,78 @@ class RowSparseOptimizer(Optimizer):
         }
         return self._row_step(group, parameter, options)
 
-    def _state(self, group: dict[str, Any], table: Tensor) -> dict[str, Any]:
-        """A table's state, made where it is not there yet."""
-        state = self.state[table]
-        place = table.device if group["capturable"] else torch.device("cpu")
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0, device=place)
-        self._place_step(table, place)
-        for key, shape in self._state_shapes(group, table).items():
-            if state.get(key) is None:
-                value = empty_table(shape, dtype=_state_dtype(table), device=table.device)
-                state[key] = value.fill_(self._initial(group))
+    def _state(self, group: dict[str, Any], parameter: Tensor, count_at: torch.device) -> dict[str, Any]:
+        """A parameter's whole state, made where it is not there yet."""
+        state = self.state[parameter]
+        place_count(state, count_at)
+        complete_state(state, self._form(group, parameter), parameter, self._initial(group))
         return state
 
-    def _step_dense(self) -> None:
-        """torch.optim on the parameters with dense gradients."""
-        groups = []
-        for group in self.param_groups:
-            dense = [p for p in group["params"] if p.grad is not None and not p.grad.is_sparse]
-            if dense:
-                groups.append({**group, "params": dense})
-        if not groups:
+    def _step_dense(self, places: list[tuple[dict[str, Any], Tensor, int]]) -> None:
+        """torch.optim on parameters with dense gradients."""
+        if not places:
             return
-        capture.check_dense(self._dense, groups)
-        own_decay = "decoupled_weight_decay" in self._dense.defaults
-        for group in groups:
-            for parameter in group["params"]:
-                self._prepare_dense(group, parameter)
-                self._place_step(parameter, _step_of_torch(group, parameter))
-                self.catch_up(parameter)
-            if group["decoupled_weight_decay"] and not own_decay and group["weight_decay"] != 0:
-                lr = group["lr"]
-                if not isinstance(lr, Tensor) or lr.device.type == "cpu":
-                    lr = float(lr)  # one on a device is not waited for
-                for parameter in group["params"]:
-                    parameter.mul_(1 - lr * group["weight_decay"])
-                group["weight_decay"] = 0.0
-        self._dense.param_groups = groups
-        self._dense.state = self.state
-        self._dense.step()
+        for group, parameter, index in places:
+            self._state(group, parameter, count_of_torch(group, parameter))
+            self._settle(group, parameter, index)
+        step_dense(self._dense, [(group, parameter) for group, parameter, _ in places], self.state)
 
-    def _place_step(self, parameter: Tensor, place: torch.device) -> None:
-        """Puts a step count that is there where those who step the parameter read it."""
-        step = self.state.get(parameter, {}).get("step")
-        if isinstance(step, Tensor) and step.device != place:
-            self.state[parameter]["step"] = step.to(place)
-
-    def _prepare_dense(self, group: dict[str, Any], parameter: Tensor) -> None:
-        """State that torch's optimizer expects to find."""
-
-    # Saving.
+    # Saving and copies.
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's; first applies the decay that is pending, so that tables and state fit."""
         self.catch_up()
         return super().state_dict()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what ``state_dict`` gave, of this optimizer or of the torch.optim one with the same state.
+
+        Options that a saved group lacks stay as they are here. State is cast to float64 for float64
+        parameters, to float32 for others; counts become tensors. Pre-hooks and post-hooks are called as by
+        torch.optim.
+
+        Raises:
+            ValueError: groups of other sizes, an option out of range or not supported here (amsgrad,
+                dampening), state of another shape; nothing has been written then.
+        """
+        loaded: dict[Tensor, dict[str, Any]] = {}
+
+        def check(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            kept, state = checked(self, given)
+            loaded.update(state)
+            return kept
+
+        # The last of the pre-hooks and the first of the post-hooks: torch itself would cast all state to the
+        # parameter's dtype, though parameters of low precision keep float32.
+        handles = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(lambda _: self.state.update(loaded), prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+        """A saved group with the options that it lacks, as they are here."""
+        return {**{name: current[name] for name in self.defaults if name in current}, **saved}
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_seed", "_watched", "_step_supports_amp_scaling")
+        return {**super().__getstate__(), **{key: self.__dict__[key] for key in kept if key in self.__dict__}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "_dense" in self.__dict__:
+            return  # load_state_dict
+        self.__dict__.setdefault("_seed", 0)
+        self.__dict__.setdefault("_watched", set())
+        self._dense = self._torch([torch.zeros(1, requires_grad=True)])
+        self.defaults = {**self._dense.defaults, **self._own, **self.defaults}
         for group in self.param_groups:
-            group.setdefault("capturable", False)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what ``state_dict`` gave. State keeps its own dtype, whatever the tables'."""
-        super().load_state_dict(state_dict)
-        # torch casts floating state to the parameter's dtype and else shares it with the given one;
-        # low-precision tables keep float32, and nobody else's step may change it.
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for number, (group, parameter) in zip(saved, self._places(), strict=True):
-            for key, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor):
-                    place = parameter.device
-                    if key == "decay_log":
-                        place = torch.device("cpu")
-                    elif key == "step":
-                        place = _step_of_torch(group, parameter)
-                    own = empty_table(value.shape, dtype=value.dtype, device=place)
-                    self.state[parameter][key] = own.copy_(value)
-
-
-def _step_of_torch(group: dict[str, Any], parameter: Tensor) -> torch.device:
-    """Where torch's own optimizers want a parameter's step count."""
-    there = group["capturable"] or group.get("fused")
-    return parameter.device if there else torch.device("cpu")
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
 
 
 def _pending(group: dict[str, Any]) -> bool:

@@ -55,6 +55,15 @@ def refuse_capture(groups: list[dict[str, Any]]) -> None:
         )
 
 
+def refuse_rows(index: int) -> None:
+    """Refuses, in a capture, a dense gradient that is stepped by rows."""
+    if capturing():
+        raise RuntimeError(
+            f"parameter {index}: state of one number a row, whose dense gradients are stepped outside captures "
+            "alone; put it into a group with bias_correction='global', or step by Adam or SGD"
+        )
+
+
 def check_dense(dense: Optimizer, groups: list[dict[str, Any]]) -> None:
     """Refuses dense steps in a capture where torch.optim's own optimizer reads numbers on the host."""
     if not capturing():

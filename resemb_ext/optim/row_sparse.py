@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from resemb_ext import _loader
 from resemb_ext import _registration as _registration  # registers the operators
@@ -26,10 +28,30 @@ class Rule(IntEnum):
 
 @dataclass(frozen=True)
 class RowGradient:
-    """A table's gradient: values [N, D] at ascending, distinct rows, int64 [N]."""
+    """A table's gradient: values [N, D] at ascending, distinct rows, int64 [N].
+
+    Where the table has another number of dimensions than two, D stands for all after the first, none
+    among them.
+    """
 
     rows: Tensor
     values: Tensor
+
+
+def is_table(parameter: Tensor) -> bool:
+    """Whether ``update_rows`` can step a parameter: its kind alone decides, not its gradient's."""
+    return (
+        parameter.dim() > 0
+        and parameter.layout == torch.strided
+        and parameter.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        and parameter.device.type in ("cpu", "cuda", "meta")
+        and not is_traceable_wrapper_subclass(parameter)
+    )
+
+
+def whole_table(gradient: Tensor) -> RowGradient:
+    """A dense gradient as one of all rows."""
+    return RowGradient(torch.arange(len(gradient), device=gradient.device), gradient)
 
 
 def gradient_rows(gradient: Tensor, name: str) -> RowGradient:
@@ -39,14 +61,14 @@ def gradient_rows(gradient: Tensor, name: str) -> RowGradient:
     never the flag; repeated rows are summed in order of their appearance, in linear time.
 
     Args:
-        gradient: COO tensor over the rows of a [H, D] table.
+        gradient: COO tensor over the rows of a table [H, D], or [H], or of more dimensions.
         name: of its parameter, for messages.
 
     Raises:
         ValueError: sparse over more than rows, or neither on the CPU nor on CUDA.
         IndexError: a row outside the table.
     """
-    if gradient.sparse_dim() != 1 or gradient.dense_dim() != 1:
+    if gradient.sparse_dim() != 1:
         raise ValueError(
             f"{name}: its gradient has {gradient.sparse_dim()} sparse and {gradient.dense_dim()} dense "
             "dimensions; expected rows [N] and values [N, D], as nn.Embedding(sparse=True) gives"
@@ -56,7 +78,13 @@ def gradient_rows(gradient: Tensor, name: str) -> RowGradient:
     rows, values = gradient._indices()[0], gradient._values()
     if _ops.rows_ascend(rows, gradient.shape[0]):
         return RowGradient(rows, values)
-    return RowGradient(*_ops.coalesce_rows(rows, values, gradient.shape[0]))
+    rows, summed = _ops.coalesce_rows(rows, _matrix(values), gradient.shape[0])
+    return RowGradient(rows, summed.view(len(rows), *values.shape[1:]))
+
+
+def _matrix(rows: Tensor) -> Tensor:
+    """[N, ...] as [N, D]: a view, or a copy where it is not contiguous."""
+    return rows.contiguous().view(rows.shape[0], math.prod(rows.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -111,8 +139,18 @@ check_names(_loader.UPDATE_RULES, _loader.UPDATE_REALS, _loader.UPDATE_INTEGERS)
 
 
 def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:
-    """One step on the rows of a gradient, in place."""
-    *state, reals, integers = step.arguments()
-    _ops.update_rows_(table, *state, gradient.rows, gradient.values, reals, integers)
+    """One step on the rows of a gradient, in place.
+
+    The kernel takes contiguous memory. A table or state that is not is copied as a whole and back.
+    """
+    laid = {"table": table, "first": step.first, "second": step.second}
+    used = {name: _matrix(t) if t is not None else None for name, t in laid.items()}
+    if step.rule is Rule.ROWWISE_ADAGRAD:
+        used["second"] = step.second
+    *state, reals, integers = replace(step, first=used["first"], second=used["second"]).arguments()
+    _ops.update_rows_(used["table"], *state, gradient.rows, _matrix(gradient.values), reals, integers)
+    for name, tensor in laid.items():
+        if tensor is not None and not tensor.is_contiguous():
+            tensor.copy_(used[name].view(tensor.shape))  # type: ignore[union-attr]
     # An operator of the stable ABI does not do it: without, a stale saved table would go unnoticed.
     torch.autograd.graph.increment_version(table)

@@ -146,7 +146,7 @@ def test_adagrad_is_torchs_within_two_ulp_a_step(gradients: list[Tensor]) -> Non
         own = torch.nn.Parameter(before.clone())
         optimizer = optim.Adagrad([own], lr=0.1)
         own.grad = gradient.clone()
-        optimizer._state(optimizer.param_groups[0], own)["sum"].copy_(theirs.state[parameter]["sum"])
+        optimizer._state(optimizer.param_groups[0], own, own.device)["sum"].copy_(theirs.state[parameter]["sum"])
         optimizer.step()
         parameter.grad = gradient.clone()
         theirs.step()

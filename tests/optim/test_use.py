@@ -295,21 +295,6 @@ class TestErrors:
         assert torch.equal(good, torch.ones(H, D))
         assert torch.equal(bad, torch.ones(H, D))
 
-    def test_a_table_that_is_not_contiguous(self) -> None:
-        table = nn.Parameter(torch.ones(D, H).t())
-        table.grad = _rows([1])
-        with pytest.raises(ValueError, match="not contiguous"):
-            optim.SGD([table]).step()
-
-    def test_low_precision_state_of_dense_gradients(self) -> None:
-        table = nn.Parameter(torch.ones(H, D, dtype=torch.bfloat16))
-        optimizer = optim.Adam([table])
-        table.grad = torch.ones_like(table)
-        optimizer.step()
-        table.grad = _rows([1]).to(torch.bfloat16)
-        with pytest.raises(ValueError, match="do not mix both"):
-            optimizer.step()
-
     @pytest.mark.parametrize("refuses", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
     def test_torchs_optimizers_that_refuse_sparse_gradients_name_ours(self, refuses: Any) -> None:
         module = res_embedding()
