@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "category_column",
         "label_column",
         "session_column",
+        "history_separator",
         "split",
         "max_history",
         "train_negatives",

@@ -86,11 +86,14 @@ def list_names(names: Sequence[str]) -> str:
     return (shown + (", ..." if len(names) > 40 else "")) or "(none)"
 
 
-def describe_columns(columns: Mapping[str, str], guessed: Sequence[str]) -> str:
-    """One line for people: "user 'uid' (guessed), item 'movie', time 'ts' (guessed)"."""
-    return ", ".join(
-        f"{field} {column!r}" + (" (guessed)" if field in guessed else "") for field, column in columns.items()
-    )
+def describe_columns(columns: Mapping[str, str], guessed: Sequence[str], remarks: Mapping[str, str]) -> str:
+    """One line for people: "user 'uid' (guessed), item 'movie', history 'movie_his' (ids joined by '^')"."""
+
+    def one(field: str) -> str:
+        notes = ", ".join(note for note in ("guessed" if field in guessed else "", remarks.get(field)) if note)
+        return f"{field} {columns[field]!r}" + (f" ({notes})" if notes else "")
+
+    return ", ".join(map(one, columns))
 
 
 def looks_like_data(names: Sequence[str]) -> bool:

@@ -1,19 +1,34 @@
-"""Histories written as ids joined by ``^``: distinct ones split once, as jagged numbers."""
+"""Histories, as lists or as text that joins ids: distinct ones split once, as jagged numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .arrow import BadEntry, as_arrow
+from .arrow import BadEntry, as_arrow, canonical_ids
+from .separators import UNIT, BadHistory, split_texts
 
-_SEPARATOR = "^"
 # Histories split at a time, so that their texts never all exist at once.
 CHUNK = 1 << 18
+
+
+class Histories(NamedTuple):
+    """The histories of a column, distinct ones once.
+
+    Attributes:
+        column: its name, for messages.
+        which: int64 [N], which of ``texts`` each row has, -1 for none.
+        texts: large_string, distinct, none empty.
+        separator: what joins the ids where the column holds lists (``UNIT``); None: to be found.
+    """
+
+    column: str
+    which: np.ndarray
+    texts: pa.Array
+    separator: str | None
 
 
 class Sequences(NamedTuple):
@@ -24,21 +39,85 @@ class Sequences(NamedTuple):
     words: pa.Array
 
 
-def split_histories(values: Any, column: str) -> tuple[np.ndarray, Sequences]:
-    """Which distinct history each row has (-1: none), and these histories' tokens."""
+def is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def read_histories(values: Any, column: str) -> Histories:
+    """The histories of a column.
+
+    Args:
+        values: lists of ids, text that joins ids, or nothing but nulls.
+        column: its name.
+
+    Raises:
+        TypeError: another type.
+        BadEntry: a null, empty or fractional id in a list.
+    """
     array = as_arrow(values, column)
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        raise TypeError(f"column {column!r} has type {array.type}; histories are ids joined by {_SEPARATOR}")
-    array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
-    encoded = array.dictionary_encode()
+    separator = None
+    if is_list(array.type):
+        array, separator = _joined(array, column), UNIT
+    elif pa.types.is_null(array.type):
+        array = array.cast(pa.large_string())
+    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        array = canonical_ids(array, column, "id in a history", nulls=True)  # each history is one id
+    elif not is_text(array.type):
+        raise TypeError(f"column {column!r} has type {array.type}; histories are lists of ids, or text that joins ids")
+    array = array.cast(pa.large_string())
+    blank = pc.equal(pc.utf8_trim_whitespace(array), "") if separator is None else pc.equal(array, "")
+    if separator is None:
+        blank = pc.or_(blank, pc.match_substring_regex(array, r"^\s*(\[\s*\]|\(\s*\))\s*$"))
+    encoded = pc.if_else(blank, pa.scalar(None, array.type), array).dictionary_encode()
     index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return Histories(column, index, encoded.dictionary, separator)
+
+
+def _joined(array: pa.Array, column: str) -> pa.Array:
+    """Lists of ids as text."""
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    flat = array.flatten()
+    try:
+        ids = canonical_ids(flat, column, "id in a history").cast(pa.large_string())
+        held = pc.match_substring(ids, UNIT)
+        if pc.any(held).as_py():
+            raise BadEntry(pc.index(held, True).as_py(), column, "an id in a history holds a control character")
+    except BadEntry as bad:
+        raise bad.at(int(np.searchsorted(np.cumsum(lengths), bad.row, side="right"))) from None
+    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
+    return pc.binary_join(pa.LargeListArray.from_arrays(offsets, ids), pa.scalar(UNIT, pa.large_string()))
+
+
+def split_histories(histories: Histories, separator: str) -> Sequences:
+    """The tokens of the distinct histories.
+
+    Args:
+        histories: of one column.
+        separator: see ``split_texts``; that of lists goes before it.
+
+    Raises:
+        BadEntry: an empty id in a history, or with ``LIST`` one that is no list.
+    """
     codes, lengths, words = [], [np.zeros(1, np.int64)], pa.array([], pa.large_string())
-    for low, tokens, sizes in _split(encoded.dictionary):
+    for low in range(0, len(histories.texts), CHUNK):
+        texts = histories.texts.slice(low, CHUNK)
+        try:
+            lists = split_texts(texts, histories.separator or separator)
+        except BadHistory as bad:
+            raise BadEntry(row_of(histories, bad.text), histories.column, str(bad)) from None
+        sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+        tokens = pc.list_flatten(lists).cast(pa.large_string())
         empty = pc.equal(tokens, "")
         if pc.any(empty).as_py():
             at = int(np.flatnonzero(empty.to_numpy(zero_copy_only=False))[0])
-            bad = low + int(np.searchsorted(np.cumsum(sizes), at, side="right"))
-            raise BadEntry(int(np.flatnonzero(index == bad)[0]), column, "empty id in a history")
+            bad_text = low + int(np.searchsorted(np.cumsum(sizes), at, side="right"))
+            row = int(np.flatnonzero(histories.which == bad_text)[0])
+            raise BadEntry(row, histories.column, "empty id in a history")
         chunk = tokens.dictionary_encode()
         words = pc.unique(pa.concat_arrays([words, chunk.dictionary]))
         place = pc.index_in(chunk.dictionary, value_set=words).to_numpy(zero_copy_only=False)
@@ -46,14 +125,13 @@ def split_histories(values: Any, column: str) -> tuple[np.ndarray, Sequences]:
         lengths.append(sizes)
     start = np.cumsum(np.concatenate(lengths))
     flat = np.concatenate(codes) if codes else np.zeros(0, np.int32)
-    return index, Sequences(flat, start, words)
+    return Sequences(flat, start, words)
 
 
-def _split(texts: pa.Array) -> Iterator[tuple[int, pa.Array, np.ndarray]]:
-    for low in range(0, len(texts), CHUNK):
-        lists = pc.split_pattern(texts.slice(low, CHUNK).cast(pa.large_string()), _SEPARATOR)
-        sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-        yield low, pc.list_flatten(lists).cast(pa.large_string()), sizes
+def row_of(histories: Histories, text: str | None) -> int:
+    """The first row that has a history."""
+    place = pc.index(histories.texts, pa.scalar(text, pa.large_string())).as_py()
+    return int(np.flatnonzero(histories.which == place)[0])
 
 
 def row_lengths(index: np.ndarray, sequences: Sequences) -> np.ndarray:

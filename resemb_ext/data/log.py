@@ -35,6 +35,7 @@ class Log:
         was_sorted: whether each user's events already came in time order.
         columns: which source column fed which field.
         guessed: fields whose column was guessed by its name.
+        remarks: of a field what people should know of how its column was read.
         findings: what reading found odd; ``validate`` reports them with its own.
     """
 
@@ -51,6 +52,7 @@ class Log:
     was_sorted: bool = True
     columns: Mapping[str, str] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     # Category of each item over the whole source: a part of a log keeps its parent's.
     _item_category: np.ndarray | None = field(default=None, repr=False)
@@ -100,8 +102,8 @@ class Log:
 
     @property
     def columns_line(self) -> str:
-        """The columns in one line for people, with those that were guessed marked."""
-        return describe_columns(self.columns, self.guessed)
+        """The columns in one line for people, those that were guessed marked, with remarks."""
+        return describe_columns(self.columns, self.guessed, self.remarks)
 
     @property
     def num_sessions(self) -> int:
@@ -187,6 +189,7 @@ class Log:
             was_sorted=self.was_sorted,
             columns=self.columns,
             guessed=self.guessed,
+            remarks=self.remarks,
             findings=self.findings,
             _item_category=self.item_category,
         )

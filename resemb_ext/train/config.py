@@ -125,6 +125,10 @@ class RunConfig(FitConfig):
     session_column: str | None = option(
         None, 'session column of the log file, "-" for none (default: guessed); graph edges stay within sessions'
     )
+    history_separator: str | None = option(
+        None,
+        'what parts the ids of histories in ready-made samples, "[]" for lists in brackets (default: found in them)',
+    )
     sim_seed: int = option(0, "seed of the simulated log", low=0)
     split: str = option(
         "leave-last-out", "how events are held out for validation and test", choices=("leave-last-out", "time")

@@ -22,6 +22,8 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
             that such samples leave no room for, and for categories that are none of the items'.
     """
     if config.simulated or not data.is_ready_made(config.data):
+        if config.history_separator is not None:
+            raise ValueError("history_separator is for folders of ready-made samples; a log has no histories")
         return None
     if config.label_column == "-":
         raise ValueError("label_column: ready-made samples need their labels")
@@ -36,9 +38,13 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
         item=config.item_column,
         category=config.column("category"),
         label=config.label_column,
+        history_separator=config.history_separator,
         max_history=config.max_history,
         seed=config.eval_seed,
     )
+    if config.category and split.log.categories is None:
+        why = [finding.found for finding in split.log.findings if finding.name == "category"]
+        raise ValueError("; ".join(["category: the samples have no category that can be read", *why]))
     if config.category and split.mixed_items:
         raise ValueError(
             f"category: {split.mixed_items} items of {split.log.name!r} occur with several "

@@ -165,7 +165,7 @@ def describe(prepared: Prepared) -> str:
         f"{log.name}: {len(log):,} events, {log.num_users:,} users, {len(log.items):,} items; "
         f"{split.how}: {sizes['train']:,} train, {sizes['valid']:,} valid, {sizes['test']:,} test"
     )
-    if log.guessed:
+    if log.guessed or log.remarks:
         text += f"; columns: {log.columns_line}"
     return text + (f"; graph {graph.num_edges:,} entries" if graph is not None else "")
 

@@ -250,7 +250,9 @@ def test_bad_folders_are_one_line(tmp_path, capsys, damage, words):
     write(tmp_path / "set")
     damage(tmp_path / "set")
     out = tmp_path / "out"
-    assert main(["train", "--data", str(tmp_path / "set"), *FAST, "--out", str(out)]) == 2
+    assert (
+        main(["train", "--data", str(tmp_path / "set"), *FAST, "--category-column", "cate_id", "--out", str(out)]) == 2
+    )
     err = capsys.readouterr().err
     assert words in err and len(err.splitlines()) == 1
     assert not out.exists()

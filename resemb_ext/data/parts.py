@@ -1,0 +1,259 @@
+"""The files of ready-made samples: train, test and perhaps valid, read and checked part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
+from .columns import list_names, resolve_columns
+from .files import Source, kind_of, open_source
+from .findings import WARNING, Finding
+from .idmap import IdMap
+from .joined import Histories, Sequences, aligned, check_lengths, read_histories, split_histories
+from .separators import UNIT, BadHistory, Targets, check_words, find_separator, unescaped
+
+PARTS = ("train", "valid", "test")
+
+
+class Categories(NamedTuple):
+    """Of a part's rows the target's category, and those of the histories in the order of their items."""
+
+    target: pa.Array
+    history: Sequences
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of one file.
+
+    Attributes:
+        source: the file.
+        columns: column by field.
+        guessed: fields whose column was guessed.
+        table: the columns as read.
+        user, item: large_string [N].
+        label: int8 [N].
+        histories: of the items.
+        sequences: their ids.
+    """
+
+    source: Source
+    columns: Mapping[str, str]
+    guessed: tuple[str, ...]
+    table: pa.Table
+    user: pa.Array
+    item: pa.Array
+    label: np.ndarray
+    histories: Histories
+    sequences: Sequences
+
+    @property
+    def history(self) -> np.ndarray:
+        """int64 [N]: which sequence each row has, -1 for none."""
+        return self.histories.which
+
+    def ids(self, field: str) -> pa.Array:
+        """A field's ids as text; nulls are found here, where the row is known."""
+        return _ids(self.table, self.columns[field], field)
+
+
+def read_parts(
+    folder: Path, wanted: Mapping[str, Any], separator: str | None
+) -> tuple[dict[str, Part], str, tuple[Finding, ...]]:
+    """The parts of a folder, the separator of their histories, and warnings.
+
+    Args:
+        folder: holds the files.
+        wanted: column by field; None asks for a guess, False leaves an optional one out.
+        separator: of histories that are text; None finds it.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as ``read_ready_made``.
+    """
+    if separator is not None:
+        separator = unescaped(separator)
+    parts = {name: _read(path, wanted) for name, path in _files(folder).items()}
+    # What histories should hold is known from the targets alone.
+    targets = number_texts([part.item for part in parts.values()], "item", parts, first=1)[0]
+    known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays([part.item for part in parts.values()])))
+    texts = [part.histories.texts for part in parts.values() if part.histories.separator is None]
+    found = separator
+    if found is None:
+        found = find_separator(pc.unique(pa.concat_arrays(texts)), known) if texts else ""
+    for name, part in parts.items():
+        with _lines_of(part.source):
+            parts[name] = replace(part, sequences=split_histories(part.histories, found))
+    findings = []
+    for lists in (False, True):
+        some = [part for part in parts.values() if (part.histories.separator is not None) == lists]
+        joined = UNIT if lists else found
+        if warning := _check(some, joined, known, given=lists or separator is not None):
+            findings.append(Finding(WARNING, "histories", warning, "read as they stand"))
+    return parts, found if texts else UNIT, tuple(findings)
+
+
+def _check(parts: list[Part], separator: str, targets: Targets, *, given: bool) -> str | None:
+    if not parts:
+        return None
+    words = pc.unique(pa.concat_arrays([part.sequences.words for part in parts]))
+    counts = np.zeros(len(words), dtype=np.int64)
+    for part in parts:
+        place = pc.index_in(part.sequences.words, value_set=words).to_numpy(zero_copy_only=False)
+        counts += np.bincount(place[part.sequences.codes], minlength=len(words))
+    try:
+        warning = check_words(words, counts, separator, targets, given=given)
+        if targets.integers and warning is None and canonical_ids(words, "ids", parse=True).type == pa.large_string():
+            raise BadHistory("ids in histories are no integers, as all targets are", words[0].as_py())
+        return warning
+    except BadHistory as bad:
+        word, fault = bad.text, str(bad)
+    except BadEntry as bad:
+        word, fault = words[bad.row].as_py(), f"{bad.fault} in a history"
+    for part in parts:
+        code = pc.index(part.sequences.words, pa.scalar(word, pa.large_string())).as_py()
+        if code >= 0:
+            at = np.flatnonzero(part.sequences.codes == code)[0]
+            sequence = np.searchsorted(part.sequences.start, at, side="right") - 1
+            row = int(np.flatnonzero(part.history == sequence)[0])
+            raise _at_line(BadEntry(row, part.histories.column, fault), part.source)
+    raise ValueError(fault)
+
+
+def read_categories(parts: Mapping[str, Part], separator: str) -> tuple[dict[str, Categories] | None, Finding | None]:
+    """The categories of all parts, or a warning that a guessed column is left out; None, None without one.
+
+    Raises:
+        ValueError, TypeError: a column that was named cannot be read, or has no history.
+    """
+    if not any("category" in part.columns for part in parts.values()):
+        return None, None
+    guessed = any("category" in part.guessed for part in parts.values())
+    try:
+        return {name: _categories(part, separator) for name, part in parts.items()}, None
+    except (ValueError, TypeError) as error:
+        if not guessed:
+            raise
+        return None, left_out(error)
+
+
+def left_out(error: Exception) -> Finding:
+    """A guessed category that does no harm where nobody asked for it."""
+    return Finding(WARNING, "category", str(error), "guessed, so it is left out; --category-column names another")
+
+
+def _categories(part: Part, separator: str) -> Categories:
+    name = part.source.path.name
+    if "category" not in part.columns:
+        raise ValueError(f"{name} has no category column, other parts have one")
+    column = _history_column(part.source.names, part.columns["category"], "category")
+    with _lines_of(part.source):
+        target = part.ids("category")
+        histories = read_histories(part.table[column], column)
+        sequences = split_histories(histories, separator)
+        check_lengths(part.history, part.sequences, histories.which, sequences, column)
+    return Categories(target, aligned(part.history, part.sequences, histories.which, sequences))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file of each part."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {str(folder)!r}")
+    inside = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path))
+    chosen = {}
+    for part in PARTS:
+        found = [path for path in inside if path.name.split(".")[0].lower() == part]
+        if len(found) > 1:
+            raise ValueError(f"{folder} has several {part} files: {list_names([p.name for p in found])}")
+        if found:
+            chosen[part] = found[0]
+        elif part != "valid":
+            raise FileNotFoundError(
+                f"no {part} file in {str(folder)!r}: ready-made samples are train.csv, test.csv and "
+                f"perhaps valid.csv; it has {list_names([p.name for p in folder.iterdir()])}"
+            )
+    return chosen
+
+
+def _history_column(names: list[str], column: str, field: str) -> str:
+    stem = column.removesuffix("_id")
+    tried = [f"{base}{end}" for base in dict.fromkeys((column, stem)) for end in ("_history", "_his")]
+    for name in tried:
+        if name in names:
+            return name
+    raise ValueError(
+        f"the {field} column {column!r} has no history column; expected one of {', '.join(tried)} "
+        f"among the columns {list_names(names)}"
+    )
+
+
+def _read(path: Path, wanted: Mapping[str, Any]) -> Part:
+    source = open_source(path)
+    columns, guessed = resolve_columns(
+        source.names, wanted, path.name, required=("user", "item", "label"), hint=source.hint
+    )
+    columns["history"] = _history_column(source.names, columns["item"], "item")
+    needed = list(columns.values())
+    if "category" in columns:
+        try:
+            columns["category history"] = _history_column(source.names, columns["category"], "category")
+            needed.append(columns["category history"])
+        except ValueError:
+            if "category" not in guessed:
+                raise
+            needed.remove(columns["category"])
+    table = source.read(needed, [column for column in needed if column != columns["label"]])
+    if not len(table):
+        raise ValueError(f"{path.name} has no rows")
+    with _lines_of(source):
+        label = canonical_labels(table[columns["label"]], columns["label"])
+        user, item = (_ids(table, columns[field], field) for field in ("user", "item"))
+        histories = read_histories(table[columns["history"]], columns["history"])
+    none = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64), pa.array([], pa.large_string()))
+    return Part(source, columns, guessed, table, user, item, label, histories, none)
+
+
+def _ids(table: pa.Table, column: str, field: str) -> pa.Array:
+    return canonical_ids(as_arrow(table[column], column), column, f"{field} id").cast(pa.large_string())
+
+
+def number_texts(
+    texts: list[Any], field: str, parts: Mapping[str, Part], *, first: int
+) -> tuple[IdMap, list[np.ndarray]]:
+    """One id map over texts of all parts, and the numbers of each text."""
+    distinct = pc.unique(pa.concat_arrays(texts))
+    column = next(iter(parts.values())).columns[field]
+    try:
+        ids = canonical_ids(distinct, column, f"{field} id", parse=True)
+    except BadEntry as bad:
+        value = distinct[bad.row]
+        for part in parts.values():
+            at = pc.index(part.ids(field), value).as_py()
+            if at >= 0:
+                raise _at_line(bad.at(at), part.source) from None
+        raise ValueError(f"in a history: {bad.what}") from None
+    id_map = IdMap.fit(ids, first=first)
+    number = id_map.encode(ids)[0]
+    places = (pc.index_in(a, value_set=distinct).to_numpy(zero_copy_only=False) for a in texts)
+    return id_map, [number[place] for place in places]
+
+
+@contextmanager
+def _lines_of(source: Source) -> Iterator[None]:
+    """Bad entries are named by their line in the file."""
+    try:
+        yield
+    except BadEntry as bad:
+        raise _at_line(bad, source) from None
+
+
+def _at_line(bad: BadEntry, source: Source) -> ValueError:
+    where = f"row {bad.row}" if source.line is None else f"line {source.line(bad.row)}"
+    return ValueError(f"{source.path.name}, {where}, {bad.what}")
