@@ -102,13 +102,13 @@ def _read(folder: Path) -> dict[str, list[str]] | None:
     """Digests by name; several while a file is being replaced. None where there is no such file."""
     path = folder / SUMS
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        lines = [""]
+        text = "damaged"
     known: dict[str, list[str]] = {}
-    for line in lines:
+    for line in text.split("\n")[:-1] if text.endswith("\n") else [""]:
         found = _LINE.fullmatch(line)
         if found is None:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ from torch import nn
 from resemb_ext.data import BadEntry, IdMap
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import TorchBatch
+from resemb_ext.runtime.digests import read_checked_json
 from resemb_ext.train.building import make_model
 from resemb_ext.train.checkpoint import BEST, load_checkpoint
 from resemb_ext.train.config import RunConfig
-from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
+from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, ids_digest, saved_config
+from resemb_ext.train.saving import check_made_for
 
 # Integers that went through floats, say of a column with gaps, have a decimal point.
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(?:\.0*)?")
@@ -63,8 +64,9 @@ class SavedModel:
         path = arm_folder(folder, arm, seed) / BEST
         if not path.is_file():
             raise ValueError(f"{folder} has no checkpoint of arm {arm} with seed {seed}")
-        items, categories, item_category = _read_ids(folder / IDS)
+        items, categories, item_category = _read_ids(folder, folder / IDS)
         state = load_checkpoint(path)
+        check_made_for(path, state, {"id_maps": ids_digest(items, categories, item_category)})
         graph = InterestGraph.load(folder / GRAPH) if arm == "res" else None
         if graph is not None and graph.same_items(items) is False:
             raise ValueError(
@@ -159,8 +161,8 @@ def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) 
         entry = arm_folder(folder, *pair) / ENTRY
         if entry.is_file():
             try:
-                found[pair] = float(json.loads(entry.read_text())["valid"][config.metric])
-            except (ValueError, LookupError, TypeError) as error:
+                found[pair] = float(read_checked_json(folder, entry)["valid"][config.metric])
+            except (LookupError, TypeError) as error:
                 raise ValueError(f"{entry} cannot be read: {error!r}") from error
     if not found:
         raise ValueError(
@@ -170,11 +172,11 @@ def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) 
     return max(found, key=lambda pair: found[pair])
 
 
-def _read_ids(path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None]:
+def _read_ids(folder: Path, path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None]:
     if not path.is_file():
         raise FileNotFoundError(f"no id maps {path}")
+    held = read_checked_json(folder, path)
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
         items = IdMap.from_dict(held["items"])
         categories = held["categories"]
         of_item = held.get("item_category")

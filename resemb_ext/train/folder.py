@@ -1,10 +1,9 @@
-"""The run folder: what it holds, opening it for a new run or to continue one."""
+"""The run folder: what it holds, and reading and writing it."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from datetime import datetime
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resemb_ext.runtime.files import plain, remove_temporaries, write_atomic, write_json
+from resemb_ext.data import IdMap
+from resemb_ext.runtime.digests import check_digest, read_checked_json, write_recorded, write_recorded_json
+from resemb_ext.runtime.files import plain
 
-from .config import RunConfig, read_config
-from .report import CURVES, SUMMARY
+from . import report
+from .config import RunConfig
+from .opening import Kind
+from .options import from_mapping
 from .saving import changed_options, check_space, space_needed
+from .statistics import summarise
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
 GRAPH, IDS = "graph.npz", "id_maps.json"
 CANDIDATES, ARMS, INPUTS, ENTRY = "valid_candidates.parquet", "arms", "inputs.json", "run.json"
-_FILES = (CONFIG, RESULT, SCORES, SUMMARY, CURVES, GRAPH, IDS, CANDIDATES, INPUTS)
+RUN = Kind(
+    "run",
+    (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS),
+    ARMS,
+    recorded=(CONFIG, RESULT, SCORES, IDS, CANDIDATES, INPUTS, f"{ARMS}/*/{ENTRY}"),
+    other=("tune.json", "a search"),
+)
 
 
 def arm_folder(folder: Path, arm: str, seed: int) -> Path:
@@ -29,56 +39,25 @@ def arm_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / ARMS / f"{arm}-seed{seed}"
 
 
-def new_folder(config: RunConfig, started: datetime) -> Path:
-    """Makes the run folder, which holds no run or one to overwrite.
-
-    Raises:
-        ValueError: the folder holds an earlier run and ``overwrite`` is off, or cannot be written.
-    """
-    name = Path(config.data).stem
-    folder = Path(config.out or f"runs/{started:%Y%m%d-%H%M%S}-{name}-{config.model}")
-    held = [file for file in (*_FILES, ARMS) if (folder / file).exists()]
-    if held and not config.overwrite:
-        raise ValueError(
-            f"out: {folder} holds an earlier run ({held[0]}); choose another folder, give "
-            "--overwrite, or continue it with --resume"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in held:
-            if file == ARMS:
-                shutil.rmtree(folder / ARMS)
-            else:
-                (folder / file).unlink()
-        clean(folder)
-        write_config(folder, config)
-    except OSError as error:
-        raise ValueError(f"out: cannot write to {folder}: {error.strerror or error}") from error
-    return folder
-
-
-def clean(folder: Path) -> None:
-    """Removes half-written files that a killed process left in a run folder."""
-    remove_temporaries(folder)
-    for place in (folder / ARMS).glob("*/"):
-        remove_temporaries(place)
-
-
 def write_config(folder: Path, config: RunConfig) -> None:
     """Writes the resolved options."""
-    write_json(folder / CONFIG, {**config.to_dict(), "out": str(folder)})
+    write_recorded_json(folder, folder / CONFIG, {**config.to_dict(), "out": str(folder)})
 
 
 def saved_config(folder: Path | str) -> RunConfig:
     """The resolved options of the run in ``folder``, with ``out`` where it is now.
 
     Raises:
-        ValueError: there is no run, or its options cannot be read.
+        ValueError, TypeError: there is no run, its options cannot be read, or they do not match
+            their digest.
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder} holds no run (no {CONFIG})")
-    return RunConfig.saved(read_config(file), out=str(folder))
+    values = read_checked_json(Path(folder), file)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{file}: expected options by name, found {type(values).__name__}")
+    return RunConfig.saved(from_mapping(RunConfig, values, str(file)), out=str(folder))
 
 
 def resumed_config(config: RunConfig) -> RunConfig:
@@ -113,13 +92,12 @@ def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     """
     path = folder / INPUTS
     if not path.exists():
-        write_json(path, inputs)
+        write_recorded_json(folder, path, inputs)
         return
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in plain(inputs).items() if saved.get(name) != value]
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"resume: {path} cannot be read: {error}") from error
+    saved = read_checked_json(folder, path)
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"resume: {path} cannot be read: expected hashes by name, found {type(saved).__name__}")
+    changed = [name for name, value in plain(inputs).items() if saved.get(name) != value]
     if changed:
         raise ValueError(
             f"resume: the run in {folder} was begun on other inputs ({', '.join(changed)}); the log "
@@ -128,52 +106,68 @@ def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
 
 
 def finished_arm(folder: Path, arm: str, seed: int) -> tuple[dict[str, Any], np.ndarray] | None:
-    """Entry and test logits of an arm that was done before, or None."""
-    entry = arm_folder(folder, arm, seed) / ENTRY
+    """Entry and test logits of an arm that was done before, or None.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    path, scores = arm_folder(folder, arm, seed) / ENTRY, folder / SCORES
     column = f"{arm}_seed{seed}"
-    if not entry.is_file() or not (folder / SCORES).is_file():
+    if not path.is_file() or not scores.is_file():
         return None
+    entry = read_checked_json(folder, path)
+    check_digest(folder, scores)
     try:
-        with pq.ParquetFile(folder / SCORES) as file:
+        with pq.ParquetFile(scores) as file:
             if column not in file.schema_arrow.names:
                 return None
             logits = file.read([column])[column].to_numpy()
-        return json.loads(entry.read_text(encoding="utf-8")), logits
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise ValueError(f"resume: {folder} has damaged results: {error}") from error
+        summarise([entry])
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, pa.ArrowException) as error:
+        raise ValueError(f"resume: {folder} has damaged results of arm {arm} with seed {seed}: {error!r}") from error
+    return entry, logits
 
 
 def finished_run(folder: Path) -> dict[str, Any] | None:
     """``result.json`` where the run is done, or None.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it is damaged.
     """
     path = folder / RESULT
     if not path.is_file():
         return None
+    result = read_checked_json(folder, path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"resume: {path} cannot be read: {error}") from error
+        report.closing(result, folder)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"resume: {path} is no result of a run: {error!r}") from error
+    return result
 
 
-def check_folder_space(config: RunConfig, folder: Path, items: int, categories: int) -> None:
+def check_folder_space(config: RunConfig, folder: Path, sizes: Mapping[str, int]) -> None:
     """Refuses a disk on which the checkpoints of all arms and seeds will not fit.
 
     Args:
-        config: arms, seeds, dimension.
-        folder: the run folder.
-        items, categories: rows of the tables.
+        config: arms and seeds.
+        folder: the run folder; it need not exist.
+        sizes: bytes of a model by arm.
 
     Raises:
         ValueError: too little disk is free.
     """
-    beside = categories if config.category else 0
-    rows = {"plain": items + beside, "res": 2 * items + beside}
-    check_space(folder, space_needed(*(4 * config.dim * rows[arm] for arm in config.arms for _ in config.seed)))
+    check_space(folder, space_needed(*(sizes[arm] for arm in config.arms for _ in config.seed)))
 
 
-def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes columns as Parquet, atomically."""
-    write_atomic(path, lambda target: pq.write_table(pa.table(columns), target))
+def ids_digest(items: IdMap, categories: IdMap | None, item_category: np.ndarray | None) -> str:
+    """Hex sha256 of what turns raw ids into those of a model; its checkpoints name it."""
+    digest = hashlib.sha256()
+    for ids in (items, categories):
+        digest.update(b"-" if ids is None else ids.digest())
+    digest.update(b"-" if item_category is None else np.ascontiguousarray(item_category, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def write_table(folder: Path, path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes columns as Parquet, atomically, with a digest."""
+    write_recorded(folder, path, lambda target: pq.write_table(pa.table(columns), target))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +77,7 @@ def fit(
     folder: Path | str | None = None,
     resume: bool = False,
     folds: FoldTables | None = None,
+    made_for: Mapping[str, str] | None = None,
     give_up: Callable[[Sequence[dict[str, Any]]], bool] | None = None,
     progress: bool | Progress | None = None,
     name: str = "model",
@@ -103,6 +104,8 @@ def fit(
         resume: continue from ``folder``'s last checkpoint where there is one, bit for bit on the
             CPU; else start anew, as with False.
         folds: for cross-fitting: batches of one fold of users each, looked up over its graph.
+        made_for: what the samples and ids are, by name, say hashes. Checkpoints keep it; continuing
+            from one that was made for others is refused.
         give_up: asked after every epoch with the result's history; True ends training there.
         progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
         name: how the model is called in what is shown.
@@ -125,7 +128,7 @@ def fit(
     show = progress if isinstance(progress, Progress) else Progress(progress)
     torch.manual_seed(seed)
     optimizer = build_optimizer(model, config)
-    saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed)
+    saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)
     training = _Training(model, optimizer, train, valid, config, seed, folds, give_up, saver, show, name)

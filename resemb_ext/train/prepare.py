@@ -19,6 +19,7 @@ from .config import RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
 from .ready import read_split
+from .saving import model_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,14 +185,16 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> n
     )
 
 
-def check_models(config: RunConfig, prepared: Prepared) -> None:
+def check_models(config: RunConfig, prepared: Prepared) -> dict[str, int]:
     """Builds every arm's model once, so that what one refuses is said before another is trained.
+
+    Returns:
+        bytes of parameters and buffers by arm.
 
     Raises:
         ValueError, TypeError: as the models and their tables.
     """
-    for arm in config.arms:
-        build_model(config, prepared, arm, config.seed[0])
+    return {arm: model_bytes(build_model(config, prepared, arm, config.seed[0])) for arm in config.arms}
 
 
 def build_folds(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int) -> FoldTables | None:

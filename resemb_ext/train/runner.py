@@ -14,8 +14,9 @@ import torch
 
 from resemb_ext import _loader, metrics
 from resemb_ext.data import Samples
+from resemb_ext.runtime.digests import write_recorded_json
 from resemb_ext.runtime.environment import environment
-from resemb_ext.runtime.files import locked, plain, write_json
+from resemb_ext.runtime.files import plain
 from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.runtime.progress import Progress
 
@@ -28,20 +29,21 @@ from .folder import (
     GRAPH,
     IDS,
     RESULT,
+    RUN,
     SCORES,
     arm_folder,
     check_folder_space,
     check_inputs,
-    clean,
     finished_arm,
     finished_run,
-    new_folder,
+    ids_digest,
     resumed_config,
     write_config,
     write_table,
 )
 from .interrupt import TrainingInterrupted
 from .loop import fit
+from .opening import opened
 from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, train_samples
 from .statistics import shown, summarise
 from .threads import faster_threads, training_step
@@ -97,6 +99,8 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             progress.say(f"{folder} is finished; nothing to resume")
             report.write_reports(done, folder, progress)
             return RunResult(folder, done)
+    elif config.out is not None:
+        RUN.check(Path(config.out), config.overwrite)
     threads = torch.get_num_threads()
     try:
         if config.threads is not None:
@@ -104,15 +108,25 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(_with_own_graph(config) if resume else config)
         progress.say(describe(prepared))
-        check_models(config, prepared)
+        sizes = check_models(config, prepared)
         if prepared.clean_graph is False:
             progress.say(
                 f"warning: {config.graph} was built from other events than this split's training "
                 "events; results on held-out events may be too good"
             )
         if not resume:
-            folder = new_folder(config, started)
-        return _in_folder(config, prepared, folder, progress, started, resume)
+            name = f"{started:%Y%m%d-%H%M%S}-{Path(config.data).stem}-{config.model}"
+            folder = Path(config.out or f"runs/{name}")
+        check_folder_space(config, folder, sizes)
+        with opened(folder, RUN, resume=resume, overwrite=config.overwrite):
+            if not resume:
+                write_config(folder, config)
+            else:  # another process may have worked there meanwhile
+                config = resumed_config(config)
+                done = finished_run(folder)
+                if done is not None:
+                    return RunResult(folder, done)
+            return _in_folder(config, prepared, folder, progress, started, resume)
     finally:
         torch.set_num_threads(threads)
 
@@ -121,31 +135,27 @@ def _in_folder(
     config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime, resumed: bool
 ) -> RunResult:
     """The run in its folder, new or begun."""
-    with locked(folder):
-        clean(folder)
-        log = prepared.log
-        check_folder_space(config, folder, log.num_items, log.num_categories)
-        check_inputs(folder, hashes(prepared))
-        if config.threads is None:
-            threads = measured_threads(config, prepared)
-            torch.set_num_threads(threads)
-            config = replace(config, threads=threads)
-            write_config(folder, config)
-        progress.say(f"CPU threads: {torch.get_num_threads()}")
-        try:
-            result = _run(config, prepared, folder, progress)
-        except KeyboardInterrupt as stop:
-            where = str(stop) or "stopped"
-            raise TrainingInterrupted(
-                f"{where}; continue with: resemb train --resume {shlex.quote(str(folder))}",
-                getattr(stop, "signum", signal.SIGINT),
-            ) from stop
-        result["started"] = started.isoformat(timespec="seconds")
-        result["resumed"] = resumed  # then wall_s is that of the last part alone
-        result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
-        result = plain(result)
-        write_json(folder / RESULT, result)  # first: what comes then is made from it
-        report.write_reports(result, folder, progress)
+    check_inputs(folder, hashes(prepared))
+    if config.threads is None:
+        threads = measured_threads(config, prepared)
+        torch.set_num_threads(threads)
+        config = replace(config, threads=threads)
+        write_config(folder, config)
+    progress.say(f"CPU threads: {torch.get_num_threads()}")
+    try:
+        result = _run(config, prepared, folder, progress)
+    except KeyboardInterrupt as stop:
+        where = str(stop) or "stopped"
+        raise TrainingInterrupted(
+            f"{where}; continue with: resemb train --resume {shlex.quote(str(folder))}",
+            getattr(stop, "signum", signal.SIGINT),
+        ) from stop
+    result["started"] = started.isoformat(timespec="seconds")
+    result["resumed"] = resumed  # then wall_s is that of the last part alone
+    result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
+    result = plain(result)
+    write_recorded_json(folder, folder / RESULT, result)  # first: what comes then is made from it
+    report.write_reports(result, folder, progress)
     return RunResult(folder, result)
 
 
@@ -177,8 +187,8 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     log = prepared.log
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
     ids: dict[str, Any] = {k: None if m is None else m.to_dict() for k, m in maps.items()}
-    write_json(folder / IDS, {**ids, "item_category": log.item_category})
-    write_table(folder / CANDIDATES, _identity(prepared, prepared.valid))
+    write_recorded_json(folder, folder / IDS, {**ids, "item_category": log.item_category})
+    write_table(folder, folder / CANDIDATES, _identity(prepared, prepared.valid))
 
     runs: list[dict[str, Any]] = []
     scores = _identity(prepared, prepared.test)
@@ -194,8 +204,8 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
             scores[f"{arm}_seed{seed}"] = logits
             if done is None:
                 # The entry says that the arm is done, so it comes after the scores.
-                write_table(folder / SCORES, scores)
-                write_json(place / ENTRY, entry)
+                write_table(folder, folder / SCORES, scores)
+                write_recorded_json(folder, place / ENTRY, entry)
     return {
         "format": 1,
         "data": {
@@ -229,6 +239,12 @@ def hashes(prepared: Prepared) -> dict[str, Any]:
         "valid_candidates": prepared.valid.candidate_hash,
         "test_candidates": prepared.test.candidate_hash,
     }
+
+
+def _made_for(prepared: Prepared) -> dict[str, str]:
+    """What a checkpoint belongs to."""
+    log = prepared.log
+    return {"data": log.content_hash, "id_maps": ids_digest(log.items, log.categories, log.item_category)}
 
 
 def _about_graph(prepared: Prepared) -> dict[str, Any] | None:
@@ -292,6 +308,7 @@ def train_arm(
             folder=place,
             resume=place is not None,
             folds=build_folds(config, prepared, model, arm, seed),
+            made_for=_made_for(prepared),
             progress=show,
             name=name,
         )

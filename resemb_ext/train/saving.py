@@ -28,7 +28,7 @@ class Saver:
     Args:
         folder: where they go; made where it is missing.
         model, optimizer: what is saved.
-        config, seed: kept with it; continuing with others is refused.
+        config, seed, made_for: kept with it; continuing with others is refused.
 
     Raises:
         ValueError: too little disk is free.
@@ -36,12 +36,19 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, seed: int
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: FitConfig,
+        seed: int,
+        made_for: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.config, self.seed = folder, config, seed
+        self.made_for = dict(made_for or {})
         self._model, self._optimizer = model, optimizer
         folder.mkdir(parents=True, exist_ok=True)
-        check_space(folder, space_needed(_table_bytes(model)))
+        check_space(folder, space_needed(model_bytes(model)))
         self._saved_at = time.monotonic()
 
     @property
@@ -71,6 +78,7 @@ class Saver:
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "config": self.config.to_dict(),
             "seed": self.seed,
+            "made_for": self.made_for,
             "progress": dict(progress),
         }
         self._write(LAST, state)
@@ -82,7 +90,12 @@ class Saver:
         Raises:
             OSError: as ``save_last``.
         """
-        state = {"model": self._model.state_dict(), "config": self.config.to_dict(), "seed": self.seed}
+        state = {
+            "model": self._model.state_dict(),
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "made_for": self.made_for,
+        }
         self._write(BEST, {**state, **about})
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
@@ -107,6 +120,7 @@ class Saver:
         try:
             saved = {**state["config"], "seed": state["seed"]}
             _refuse_changes({**self.config.to_dict(), "seed": self.seed}, saved)
+            check_made_for(path, state, self.made_for)
             _put(self._model, state["tensors"], state["extra"])
             self._optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
@@ -127,20 +141,39 @@ class Saver:
         state = load_checkpoint(path)
         if state.get("epoch") != epoch:
             raise ValueError(f"{path} is of epoch {state.get('epoch')}, expected epoch {epoch}")
+        check_made_for(path, state, self.made_for)
         self._model.load_state_dict(state["model"])
+
+
+def check_made_for(path: Path, state: Mapping[str, Any], made_for: Mapping[str, str]) -> None:
+    """Refuses a checkpoint of other inputs; one of an older version names none.
+
+    Args:
+        path: of the checkpoint.
+        state: its content.
+        made_for: what the inputs are, by name.
+
+    Raises:
+        ValueError: an input differs; it is named.
+    """
+    saved = state.get("made_for", {})
+    differ = [name for name, value in made_for.items() if saved.get(name, value) != value]
+    if differ:
+        raise ValueError(f"{path} was trained with other {', '.join(differ)} than those here; put back its own files")
 
 
 def check_space(folder: Path, needed: int) -> None:
     """Refuses a disk that checkpoints will not fit on.
 
     Args:
-        folder: where they go; it exists. Those that are there already count as room.
+        folder: where they go; it need not exist. Those that are there already count as room.
         needed: bytes at their peak.
 
     Raises:
         ValueError: fewer bytes are free.
     """
-    free = shutil.disk_usage(folder).free
+    place = folder.absolute()
+    free = shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
     needed -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     if free < needed + _SPARE:
         raise ValueError(
@@ -176,7 +209,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _table_bytes(model: nn.Module) -> int:
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
     return sum(value.numel() * value.element_size() for value in _tensors(model).values())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -15,13 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from resemb_ext.runtime.files import locked, plain, remove_temporaries, write_json, write_text
+from resemb_ext.runtime.digests import read_checked_json, write_recorded, write_recorded_json
+from resemb_ext.runtime.files import plain
 from resemb_ext.runtime.progress import Progress
 
 from .config import RunConfig
 from .folder import CONFIG, INPUTS, changed_options, check_inputs
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
+from .opening import Kind, opened
 from .prepare import Prepared, build_folds, build_model, check_models, prepare, train_samples
 from .runner import describe, hashes, measured_threads
 
@@ -35,6 +36,13 @@ SPACE: dict[str, tuple[float, float]] = {
 #: What Res-embedding has besides: how large its residual starts, and what holds it small.
 RESIDUAL_SPACE: dict[str, tuple[float, float]] = {"residual_scale": (1e-2, 1.0), "residual_l2": (1e-6, 1e-2)}
 RESULT, SUMMARY, TRIAL = "tune.json", "tune.md", "tune-trials"
+SEARCH = Kind(
+    "search",
+    (RESULT, INPUTS, SUMMARY, "best-plain.json", "best-res.json"),
+    TRIAL,
+    recorded=(RESULT, INPUTS),
+    other=(CONFIG, "a training run"),
+)
 _STARTUP = 10  # trials drawn at random before the sampler models what it has seen
 
 
@@ -140,13 +148,8 @@ class _Search:
         folder = Path(self.config.out)
         if resume:
             self._take_up(folder)
-        elif (folder / CONFIG).exists():
-            raise ValueError(f"out: {folder} holds a training run; choose another folder")
-        elif (folder / RESULT).exists() and not self.config.overwrite:
-            raise ValueError(
-                f"out: {folder} holds an earlier search; choose another folder, give --overwrite, or "
-                "continue it with --resume"
-            )
+        else:
+            SEARCH.check(folder, self.config.overwrite)
         before = torch.get_num_threads()
         try:
             if self.config.threads is not None:
@@ -154,23 +157,14 @@ class _Search:
             prepared = prepare(self.config)
             self.show.say(describe(prepared))
             check_models(self.config, prepared)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with locked(folder):
-                    return self._search(folder, prepared, resume)
-            except PermissionError as error:
-                raise ValueError(f"out: cannot write to {folder}: {error.strerror}") from error
+            with opened(folder, SEARCH, resume=resume, overwrite=self.config.overwrite):
+                if resume:  # another process may have worked there meanwhile
+                    self._take_up(folder)
+                return self._search(folder, prepared)
         finally:
             torch.set_num_threads(before)
 
-    def _search(self, folder: Path, prepared: Prepared, resume: bool) -> TuneResult:
-        remove_temporaries(folder)
-        for place in (folder / TRIAL).glob("*/"):
-            remove_temporaries(place)
-        if not resume:
-            for name in (INPUTS, RESULT, SUMMARY, "best-plain.json", "best-res.json"):
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / TRIAL, ignore_errors=True)
+    def _search(self, folder: Path, prepared: Prepared) -> TuneResult:
         check_inputs(folder, hashes(prepared))
         if self.config.threads is None:
             threads = measured_threads(self.config, prepared)
@@ -194,9 +188,10 @@ class _Search:
             if best is not None:
                 options = {**self.config.to_dict(), **best["params"], "embedding": arm}
                 options = {k: v for k, v in options.items() if k not in ("out", "overwrite", "threads")}
-                write_json(folder / f"best-{arm}.json", options)
+                write_recorded_json(folder, folder / f"best-{arm}.json", options)
         done = TuneResult(folder, result)
-        write_text(folder / SUMMARY, _summary(result))
+        summary = _summary(result)
+        write_recorded(folder, folder / SUMMARY, lambda target: target.write_text(summary, encoding="utf-8"))
         return done
 
     def _trial(self, folder: Path, prepared: Prepared, arm: str, number: int) -> None:
@@ -280,7 +275,7 @@ class _Search:
                 "versions": {"optuna": self.optuna.__version__, "torch": torch.__version__},
             }
         )
-        write_json(folder / RESULT, result)
+        write_recorded_json(folder, folder / RESULT, result)
         return result
 
     def _take_up(self, folder: Path) -> None:
@@ -318,10 +313,7 @@ def read_search(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     if not path.is_file():
         raise ValueError(f"resume: {folder} holds no search (no {RESULT})")
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"resume: {path} cannot be read: {error}") from error
+    saved = read_checked_json(folder, path)
     if not isinstance(saved, dict):
         raise ValueError(f"resume: {path} is no search of this package")
     return saved

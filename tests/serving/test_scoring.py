@@ -269,7 +269,10 @@ def test_bad_runs_are_one_line(runs, tmp_path, capsys):
     best.unlink()
     assert "no checkpoint of arm res with seed 0" in refused("--arm", "res")
     (folder / "id_maps.json").write_text('{"items": {"kind": "int64", "first": 1}}')
-    assert "id_maps.json cannot be read" in refused("--arm", "plain")
+    assert "id_maps.json does not match its digest" in refused("--arm", "plain")
+    (folder / "SHA256SUMS").unlink()
+    with pytest.warns(UserWarning, match="has no SHA256SUMS"):
+        assert "id_maps.json cannot be read" in refused("--arm", "plain")
     (folder / "config.resolved.json").unlink()
     assert "holds no run" in refused()
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from resemb_ext.testing.strategies import examples
 from resemb_ext.train import checkpoint as checkpoint_module
 from resemb_ext.train import load_checkpoint, save_checkpoint
-from resemb_ext.train.folder import clean
+from resemb_ext.train.folder import RUN
 from resemb_ext.train.saving import check_space
 
 FUZZ = examples(80)
@@ -182,7 +182,7 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
         left = place / ".last.safetensors.abc_efg1.resemb-tmp"
         left.mkdir()
         (left / ".tmpAbC").write_text("")  # as safetensors writes beside the file
-    clean(tmp_path)
+    RUN.clean(tmp_path)
     # Nothing but the run's own: the folder may be one that somebody works in.
     assert sorted(p.name for p in arm.iterdir()) == sorted(mine)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*mine, "arms", "other"])

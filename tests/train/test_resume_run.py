@@ -91,18 +91,15 @@ def test_stops_between_files(tmp_path, monkeypatch, moment):
     run(**SMALL, embedding="plain", out=str(tmp_path / "whole"))
     out = tmp_path / "stopped"
     wanted = {"scores": "test_scores.parquet", "entry": "run.json", "result": "result.json"}[moment.split()[-1]]
-    name = "write_table" if wanted.endswith(".parquet") else "write_json"
-    from resemb_ext.train import runner
+    whole = os.replace
 
-    whole = getattr(runner, name)
-
-    def die(path, value):
-        if path.name == wanted:
+    def die(old, new):
+        if new.name == wanted:
             raise Stopped
-        whole(path, value)
+        whole(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, name, die)
+        patch.setattr(os, "replace", die)
         with pytest.raises(Stopped):
             run(**SMALL, embedding="plain", out=str(out))
     run(**SMALL, embedding="plain", out=str(out), resume=True)
@@ -215,8 +212,11 @@ LAST = "arms/res-seed0/last.safetensors"
         (LAST, cut, "last.safetensors is no readable checkpoint"),
         (LAST, foreign, "last.safetensors is no readable checkpoint"),
         (LAST, flipped, "last.safetensors is damaged"),
-        ("config.resolved.json", cut, "config.resolved.json: "),
-        ("inputs.json", cut, "inputs.json cannot be read"),
+        ("config.resolved.json", cut, "config.resolved.json does not match its digest"),
+        ("config.resolved.json", flipped, "config.resolved.json does not match its digest"),
+        ("inputs.json", cut, "inputs.json does not match its digest"),
+        ("inputs.json", flipped, "inputs.json does not match its digest"),
+        ("SHA256SUMS", cut, "SHA256SUMS is damaged"),
     ],
 )
 def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, file, damage, words):

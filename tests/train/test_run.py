@@ -67,6 +67,7 @@ def test_the_folder_is_complete(finished):
         for file in ("best.safetensors", "last.safetensors", "run.json")
     }
     assert found == arms | {
+        "SHA256SUMS",
         "config.resolved.json",
         "curves.png",
         "graph.npz",

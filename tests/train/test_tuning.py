@@ -229,6 +229,8 @@ def test_the_command(tmp_path, capsys):
     assert [t["number"] for t in result["trials"]] == [0, 0, 1, 1]
     assert 1e-3 <= result["trials"][2]["params"]["lr"] <= 2e-3
     (out / "tune.json").write_text('{"trials": 3}')
+    assert "tune.json does not match its digest" in refused("--resume", str(out))
+    (out / "SHA256SUMS").unlink()
     assert "holds no search of this package" in refused("--resume", str(out))
     (out / "tune.json").write_text("{")
     assert "cannot be read" in refused("--resume", str(out))
