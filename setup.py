@@ -11,7 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 TORCH_TARGET = (2, 11)  # the oldest LibTorch whose stable ABI the operators use
+TORCH_RANGE = ((2, 11), (2, 14))  # built with a torch from the first version on, below the second
 RELEASE_ARCHS = "80;90;100+PTX"
 ONE_ARCH = "80+PTX"
 # Sources by falling compile time: the longest start first, so that the jobs end together.
@@ -30,6 +33,29 @@ SLOWEST = (
 # seconds that torch takes to import.
 DESCRIBES = {"egg_info", "dist_info", "sdist"}
 COMPILES = not DESCRIBES & set(sys.argv[1:]) or bool({"build", "build_ext", "bdist_wheel"} & set(sys.argv[1:]))
+
+
+def installed_torch(folders: list[str]) -> str | None:
+    """The first of the folders that holds a torch to build with; None without one."""
+    for folder in folders:
+        for found in metadata.distributions(name="torch", path=[folder]):
+            version = tuple(int(part) for part in re.findall(r"\d+", found.version)[:2])
+            if TORCH_RANGE[0] <= version < TORCH_RANGE[1]:
+                return folder
+    return None
+
+
+def torch_here() -> tuple[list[str], str | None]:
+    """What an isolated build has to install, and else the folder that it takes torch from.
+
+    pip hides an environment's packages from its builds. A second torch of gigabytes for the build alone is spared
+    where the environment has a fitting one.
+    """
+    if installed_torch(sys.path):
+        return [], None
+    folder = installed_torch([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    needs = "torch>={}.{},<{}.{}".format(*TORCH_RANGE[0], *TORCH_RANGE[1])
+    return ([], folder) if folder else ([needs], None)
 
 
 def sources(folder: str, suffix: str) -> list[str]:
@@ -180,6 +206,10 @@ def compile_cuda(root: Path, archs: str, folder: Path) -> list[str]:
 def build() -> dict[str, Any]:
     """What setup() takes to compile the extensions."""
     import pybind11
+
+    folder = torch_here()[1]
+    if folder:
+        sys.path.append(folder)
     import torch
     from setuptools import Extension
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -197,11 +227,16 @@ def build() -> dict[str, Any]:
         """Adds the nvcc objects to ``_C`` and writes what was built beside the package."""
 
         def build_extensions(self) -> None:
-            objects = compile_cuda(root, archs, Path(self.build_temp).resolve() / "cuda") if root else []
-            for extension in self.extensions:
-                if extension.name == "resemb_ext._C":
-                    extension.extra_objects = objects
-            super().build_extensions()
+            with ThreadPoolExecutor(1) as aside:  # nvcc works while the first extension is compiled
+                if root:
+                    folder = Path(self.build_temp).resolve() / "cuda"
+                    self.cuda_objects = aside.submit(compile_cuda, root, archs, folder)
+                super().build_extensions()
+
+        def build_extension(self, extension: Extension) -> None:
+            if root and extension.name == "resemb_ext._C":
+                extension.extra_objects = self.cuda_objects.result()
+            super().build_extension(extension)
 
         def run(self) -> None:
             super().run()
@@ -244,7 +279,8 @@ def build() -> dict[str, Any]:
         extra_link_args=["-pthread", *link_flags],
         language="c++",
     )
-    return {"ext_modules": [operators, builder], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
+    return {"ext_modules": [builder, operators], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
 
 
-setup(**(build() if COMPILES else {}))
+# pip is told setup_requires as what a build needs beside pyproject.toml's list.
+setup(**(build() if COMPILES else {"setup_requires": torch_here()[0]}))

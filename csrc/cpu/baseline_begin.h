@@ -8,3 +8,8 @@
 
 #define RESEMB_ISA isa_baseline
 #define RESEMB_LAMBDA_INLINE __attribute__((always_inline))
+
+// Processors without AVX2 are the exception on x86-64: there the kernels are kept quick to compile.
+#if defined(__x86_64__)
+#define RESEMB_FEW_WIDTHS 1
+#endif

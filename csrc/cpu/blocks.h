@@ -12,6 +12,12 @@ namespace RESEMB_ISA {
 // Terms ahead of the one being summed whose row is prefetched.
 constexpr int64_t kAhead = 24;
 constexpr int kMaxBlock = 8;  // vectors of accumulators kept in registers
+// Only widths that are powers of two: half of the compile time, for kernels that hardly any processor runs.
+#if defined(RESEMB_FEW_WIDTHS)
+constexpr bool kFewWidths = true;
+#else
+constexpr bool kFewWidths = false;
+#endif
 
 // Calls body.template operator()<N>(col, last) for consecutive column blocks of N vectors. The last
 // vector of a block starts at col + last: moved back so that it ends with the row, where D is no
@@ -20,38 +26,51 @@ template <class A, class F>
 RESEMB_INLINE void for_blocks(int64_t dim, const F& body) {
   constexpr int64_t lanes = kLanes<A>;
   int64_t col = 0;
-  for (; dim - col >= kMaxBlock * lanes; col += kMaxBlock * lanes) {
-    body.template operator()<kMaxBlock>(col, (kMaxBlock - 1) * lanes);
-  }
-  const int64_t rest = dim - col;
-  const int64_t last = rest - lanes;
-  switch ((rest + lanes - 1) / lanes) {
-    case 0:
-      break;
-    case 1:
-      body.template operator()<1>(col, last);
-      break;
-    case 2:
-      body.template operator()<2>(col, last);
-      break;
-    case 3:
-      body.template operator()<3>(col, last);
-      break;
-    case 4:
-      body.template operator()<4>(col, last);
-      break;
-    case 5:
-      body.template operator()<5>(col, last);
-      break;
-    case 6:
-      body.template operator()<6>(col, last);
-      break;
-    case 7:
-      body.template operator()<7>(col, last);
-      break;
-    default:
-      body.template operator()<8>(col, last);
-      break;
+  if constexpr (kFewWidths) {
+    const auto take = [&]<int N>() RESEMB_LAMBDA_INLINE {
+      while (dim - col > (N - 1) * lanes) {
+        body.template operator()<N>(col, std::min(N * lanes, dim - col) - lanes);
+        col += N * lanes;
+      }
+    };
+    take.template operator()<8>();
+    take.template operator()<4>();
+    take.template operator()<2>();
+    take.template operator()<1>();
+  } else {
+    for (; dim - col >= kMaxBlock * lanes; col += kMaxBlock * lanes) {
+      body.template operator()<kMaxBlock>(col, (kMaxBlock - 1) * lanes);
+    }
+    const int64_t rest = dim - col;
+    const int64_t last = rest - lanes;
+    switch ((rest + lanes - 1) / lanes) {
+      case 0:
+        break;
+      case 1:
+        body.template operator()<1>(col, last);
+        break;
+      case 2:
+        body.template operator()<2>(col, last);
+        break;
+      case 3:
+        body.template operator()<3>(col, last);
+        break;
+      case 4:
+        body.template operator()<4>(col, last);
+        break;
+      case 5:
+        body.template operator()<5>(col, last);
+        break;
+      case 6:
+        body.template operator()<6>(col, last);
+        break;
+      case 7:
+        body.template operator()<7>(col, last);
+        break;
+      default:
+        body.template operator()<8>(col, last);
+        break;
+    }
   }
 }
 

@@ -13,32 +13,44 @@ template <class F>
 RESEMB_INLINE void for_head_blocks(int64_t heads, int64_t vectors, const F& body) {
   for (int64_t h = 0; h < heads;) {
     const int64_t left = heads - h;
-    if (vectors == 1 && left >= 8) {
-      body.template operator()<8, 1>(h, 0);
-      h += 8;
-    } else if (vectors == 1 && left >= 4) {
-      body.template operator()<4, 1>(h, 0);
-      h += 4;
-    } else if (vectors == 2 && left >= 4) {
-      body.template operator()<4, 2>(h, 0);
-      h += 4;
-    } else if (vectors == 1 && left >= 2) {
-      body.template operator()<2, 1>(h, 0);
-      h += 2;
-    } else if (vectors == 2 && left >= 2) {
-      body.template operator()<2, 2>(h, 0);
-      h += 2;
-    } else if (vectors == 4 && left >= 2) {
-      body.template operator()<2, 4>(h, 0);
-      h += 2;
-    } else {
-      int64_t i = 0;
-      for (; vectors - i >= 8; i += 8) body.template operator()<1, 8>(h, i);
-      for (; vectors - i >= 4; i += 4) body.template operator()<1, 4>(h, i);
-      for (; vectors - i >= 2; i += 2) body.template operator()<1, 2>(h, i);
-      if (i < vectors) body.template operator()<1, 1>(h, i);
-      ++h;
+    if constexpr (!kFewWidths) {
+      if (vectors == 1 && left >= 8) {
+        body.template operator()<8, 1>(h, 0);
+        h += 8;
+        continue;
+      }
+      if (vectors == 1 && left >= 4) {
+        body.template operator()<4, 1>(h, 0);
+        h += 4;
+        continue;
+      }
+      if (vectors == 2 && left >= 4) {
+        body.template operator()<4, 2>(h, 0);
+        h += 4;
+        continue;
+      }
+      if (vectors == 1 && left >= 2) {
+        body.template operator()<2, 1>(h, 0);
+        h += 2;
+        continue;
+      }
+      if (vectors == 2 && left >= 2) {
+        body.template operator()<2, 2>(h, 0);
+        h += 2;
+        continue;
+      }
+      if (vectors == 4 && left >= 2) {
+        body.template operator()<2, 4>(h, 0);
+        h += 2;
+        continue;
+      }
     }
+    int64_t i = 0;
+    for (; vectors - i >= 8; i += 8) body.template operator()<1, 8>(h, i);
+    for (; vectors - i >= 4; i += 4) body.template operator()<1, 4>(h, i);
+    for (; vectors - i >= 2; i += 2) body.template operator()<1, 2>(h, i);
+    if (i < vectors) body.template operator()<1, 1>(h, i);
+    ++h;
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,33 @@ def test_what_only_describes_does_not_compile(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["setup.py", *commands.split()])
     assert request.getfixturevalue("setup")["COMPILES"] == compiles
+
+
+def distribution(folder: Path, version: str) -> str:
+    """A folder of packages that holds the metadata of a torch."""
+    place = folder / f"torch-{version}.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("2.11.0", True), ("2.13.0+cpu", True), ("2.13.1a0+git123", True), ("2.10.2", False), ("2.14.0", False)],
+)
+def test_a_build_takes_the_environments_torch_where_it_fits(
+    setup: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, fits: bool
+) -> None:
+    environment = distribution(tmp_path / "environment", version)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "isolated")])
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: environment)
+    needs, folder = setup["torch_here"]()
+    assert (needs, folder) == (([], environment) if fits else (["torch>=2.11,<2.14"], None))
+
+
+def test_a_build_takes_the_torch_that_it_can_import(
+    setup: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [distribution(tmp_path / "isolated", "2.12.1")])
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: distribution(tmp_path / "environment", "2.13.0"))
+    assert setup["torch_here"]() == ([], None)
