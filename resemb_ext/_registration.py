@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resemb_ext import _loader as _loader  # registers the operators
+from resemb_ext._transforms import Saved, differentiable, refused
 
 ops = torch.ops.resemb_ext
 
@@ -97,28 +98,30 @@ def _(
     )
 
 
-def _setup_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    (ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean, _, sparse) = inputs
+def _setup_forward(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
+    (ids, central, residual, indptr, neighbors, weights, offsets, sample_weights, padding_idx, mean, out, sparse) = (
+        inputs
+    )
     need_central, need_residual, need_weights, need_samples = (
         ctx.needs_input_grad[i] for i in (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
     )
+    ctx.needs = (need_central, need_residual, need_weights, need_samples)
+    ctx.settings = (padding_idx, mean, central.dtype, sparse)
+    ctx.out_dtype = out
+    ctx.shapes = (central.shape, weights.shape)
     # As for nn.Embedding, the tables may change between forward and backward unless a gradient
     # reads them.
-    ctx.save_for_backward(
+    return (
         ids,
         output[1],
-        central if need_weights or need_samples else None,
-        residual if need_samples else None,
+        central if need_weights or need_samples or jvp else None,
+        residual if need_samples or jvp else None,
         indptr,
         neighbors,
         weights,
         offsets,
         sample_weights,
     )
-    ctx.needs = (need_central, need_residual, need_weights, need_samples)
-    ctx.settings = (padding_idx, mean, central.dtype, sparse)
-    ctx.set_materialize_grads(False)
-    ctx.shapes = (central.shape, weights.shape)
 
 
 def sparse_rows(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
@@ -135,7 +138,7 @@ def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     graph = (indptr, neighbors, weights, offsets, samples)
     places = (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
     if sparse:
-        rows, row_values, columns, column_values, edges, edge_values, samples_grad = ops.res_embedding_backward_rows(
+        rows, row_values, columns, column_values, edges, edge_values, samples_grad = _backward_rows(
             grad, plan, central, residual, *graph, mean, dtype, *ctx.needs
         )
         table_shape, weights_shape = ctx.shapes
@@ -146,26 +149,47 @@ def _backward_forward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
             samples_grad,
         )
     else:
-        gradients = ops.res_embedding_backward(
-            grad, ids, plan, central, residual, *graph, padding_idx, mean, dtype, *ctx.needs
-        )
+        gradients = _backward(grad, ids, plan, central, residual, *graph, padding_idx, mean, dtype, *ctx.needs)
     for place, gradient, needed in zip(places, gradients, ctx.needs, strict=True):
         result[place] = gradient if needed else None
     return tuple(result)
 
 
-torch.library.register_autograd("resemb_ext::res_embedding", _backward_forward, setup_context=_setup_forward)
-
-
-def _setup_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.save_for_backward(*inputs[:10])
-    ctx.settings = inputs[10:13]
-    ctx.wanted = inputs[13:]
-    ctx.set_materialize_grads(False)
-
-
 def _total(terms: list[Tensor]) -> Tensor | None:
     return sum(terms[1:], terms[0]) if terms else None
+
+
+def _jvp_forward(ctx: Any, *tangents: Any) -> tuple:
+    """The lookup is linear in the tables together, in the link weights and in the sample weights."""
+    ids, _, central, residual, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
+    padding_idx, mean, _, _ = ctx.settings
+    central_t, residual_t, weights_t, samples_t = (
+        tangents[i] for i in (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
+    )
+
+    def term(c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
+        tables = (torch.zeros_like(central) if t is None else t for t in (c, r))
+        options = (padding_idx, mean, ctx.out_dtype, False)
+        return look_up(ids, *tables, indptr, neighbors, w, offsets, s, *options)[0]
+
+    terms = []
+    if central_t is not None or residual_t is not None:
+        terms.append(term(central_t, residual_t, weights, samples))
+    if weights_t is not None:
+        terms.append(term(central, None, weights_t, samples))
+    if samples_t is not None:
+        terms.append(term(central, residual, weights, samples_t))
+    return _total(terms), None
+
+
+look_up = differentiable("res_embedding", _setup_forward, _backward_forward, _jvp_forward)
+
+
+def _setup_backward(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
+    ctx.settings = inputs[10:13]
+    ctx.wanted = inputs[13:]
+    ctx.outputs = [(t.shape, t.dtype) for t in output]
+    return inputs[:10]
 
 
 def _backward_backward(
@@ -184,13 +208,13 @@ def _backward_backward(
     def table(t: Tensor | None) -> Tensor:
         return grad.new_zeros(shape, dtype=dtype) if t is None else t
 
-    def look_up(c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
-        return ops.res_embedding(
-            ids, table(c), table(r), indptr, neighbors, w, offsets, s, padding_idx, mean, grad.dtype, False
-        )[0]
+    def look_up_again(c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
+        return look_up(ids, table(c), table(r), indptr, neighbors, w, offsets, s, padding_idx, mean, grad.dtype, False)[
+            0
+        ]
 
     def gradient(which: int, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None) -> Tensor:
-        return ops.res_embedding_backward(
+        return _backward(
             grad,
             ids,
             plan,
@@ -213,19 +237,19 @@ def _backward_backward(
     gr = g_residual if want_residual else None
     for_grad, for_central, for_residual, for_weights, for_samples = [], [], [], [], []
     if gc is not None or gr is not None:
-        for_grad.append(look_up(gc, gr, weights, samples))
+        for_grad.append(look_up_again(gc, gr, weights, samples))
         if ctx.needs_input_grad[7] and gc is not None:
             for_weights.append(gradient(2, gc, None, weights, samples))
         if ctx.needs_input_grad[9]:
             for_samples.append(gradient(3, gc, gr, weights, samples))
     if gw is not None:
-        for_grad.append(look_up(central, None, gw, samples))
+        for_grad.append(look_up_again(central, None, gw, samples))
         if ctx.needs_input_grad[3]:
             for_central.append(gradient(0, None, None, gw, samples))
         if ctx.needs_input_grad[9]:
             for_samples.append(gradient(3, central, None, gw, samples))
     if gs is not None:
-        for_grad.append(look_up(central, residual, weights, gs))
+        for_grad.append(look_up_again(central, residual, weights, gs))
         if ctx.needs_input_grad[3]:
             for_central.append(gradient(0, None, None, weights, gs))
         if ctx.needs_input_grad[4]:
@@ -238,13 +262,50 @@ def _backward_backward(
     return tuple(result)
 
 
-torch.library.register_autograd("resemb_ext::res_embedding_backward", _backward_backward, setup_context=_setup_backward)
+def _jvp_backward(ctx: Any, *tangents: Any) -> tuple:
+    """Each gradient is linear in every input that it reads."""
+    grad, ids, plan, central, residual, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
+    grad_t, central_t, residual_t, weights_t, samples_t = (tangents[i] for i in (0, 3, 4, 7, 9))
+    sums: list[list[Tensor]] = [[], [], [], []]
+
+    def add(
+        g: Tensor, c: Tensor | None, r: Tensor | None, w: Tensor, s: Tensor | None, reads: tuple[bool, bool, bool, bool]
+    ) -> None:
+        needs = [wanted and read for wanted, read in zip(ctx.wanted, reads, strict=True)]
+        if needs[2] or needs[3]:
+            like = central if central is not None else residual
+            c, r = (torch.zeros_like(like) if t is None else t for t in (c, r))
+        found = _backward(g, ids, plan, c, r, indptr, neighbors, w, offsets, s, *ctx.settings, *needs)
+        for terms, gradient, needed in zip(sums, found, needs, strict=True):
+            if needed:
+                terms.append(gradient)
+
+    if grad_t is not None:
+        add(grad_t, central, residual, weights, samples, (True, True, True, True))
+    if central_t is not None or residual_t is not None:
+        add(grad, central_t, residual_t, weights, samples, (False, False, central_t is not None, True))
+    if weights_t is not None:
+        add(grad, central, None, weights_t, samples, (True, False, False, True))
+    if samples_t is not None:
+        add(grad, central, residual, weights, samples_t, (True, True, True, False))
+    # Zeros in place of None: torch's batched functions take no None for a floating output.
+    return tuple(
+        _total(terms) if terms else grad.new_zeros(shape, dtype=dtype)
+        for terms, (shape, dtype) in zip(sums, ctx.outputs, strict=True)
+    )
 
 
-def _refuse_double_backward(ctx: Any, *_: Any) -> tuple:
-    raise RuntimeError("resemb_ext: double backward through sparse gradients is not defined; use sparse=False")
+_backward = differentiable("res_embedding_backward", _setup_backward, _backward_backward, _jvp_backward)
 
 
-torch.library.register_autograd(
-    "resemb_ext::res_embedding_backward_rows", _refuse_double_backward, setup_context=lambda ctx, inputs, output: None
+def setup_nothing(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
+    """Saves nothing: of operators whose derivatives are refused."""
+    return ()
+
+
+ROWS = "gradients of sparse gradients are not defined; use sparse=False"
+ROWS_UNDER_VMAP = "sparse gradients under vmap (jacrev, jacfwd of grad) are not defined; use sparse=False"
+_refused = refused(ROWS)
+_backward_rows = differentiable(
+    "res_embedding_backward_rows", setup_nothing, _refused, _refused, refused(ROWS_UNDER_VMAP)
 )

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resemb_ext._registration import accumulator, ops, sparse_rows
+from resemb_ext._registration import ROWS_UNDER_VMAP, accumulator, setup_nothing, sparse_rows
+from resemb_ext._transforms import Saved, differentiable, refused
 
 # Inputs of attention_embedding.
 _CENTRAL, _RESIDUAL, _LINK, _SAMPLE_WEIGHTS = 1, 2, (6, 7, 8), 11
@@ -117,7 +118,7 @@ def _(
     )
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _setup(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
     (
         _,
         central,
@@ -145,8 +146,10 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
         any(ctx.needs_input_grad[i] for i in _LINK),
         ctx.needs_input_grad[_SAMPLE_WEIGHTS],
     )
+    ctx.settings = (mean, dropout)
+    ctx.sparse = sparse
     # R may change between forward and backward unless the sample weights' gradient reads it.
-    ctx.save_for_backward(
+    return (
         output[1],
         central,
         residual if ctx.needs[3] else None,
@@ -160,9 +163,6 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
         offsets,
         sample_weights,
     )
-    ctx.settings = (mean, dropout)
-    ctx.sparse = sparse
-    ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
@@ -173,12 +173,12 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     inputs = (grad, *ctx.saved_tensors, *ctx.settings, *ctx.needs)
     need_central, need_residual, _, need_samples = ctx.needs
     if ctx.sparse:
-        rows, row_values, columns, column_values, *small = ops.attention_embedding_backward_rows(*inputs)
+        rows, row_values, columns, column_values, *small = _gradient_rows(*inputs)
         shape = central.shape
         grad_central = sparse_rows(columns, column_values, shape) if need_central else None
         grad_residual = sparse_rows(rows, row_values, shape) if need_residual else None
     else:
-        grad_central, grad_residual, *small = ops.attention_embedding_backward(*inputs)
+        grad_central, grad_residual, *small = _gradients(*inputs)
     *link, samples = small
     for place, gradient, needed in (
         (_CENTRAL, grad_central, need_central),
@@ -190,12 +190,17 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     return tuple(result)
 
 
-torch.library.register_autograd("resemb_ext::attention_embedding", _backward, setup_context=_setup)
+attend = differentiable(
+    "attention_embedding",
+    _setup,
+    _backward,
+    refused(
+        "forward-mode derivatives (torch.func.jvp, jacfwd) of the attention link are not defined; use jacrev or grad"
+    ),
+)
 
-
-def _refuse(ctx: Any, *_: Any) -> tuple:
-    raise RuntimeError("resemb_ext: double backward through the attention link is not defined")
-
-
-for _name in ("attention_embedding_backward", "attention_embedding_backward_rows"):
-    torch.library.register_autograd(f"resemb_ext::{_name}", _refuse, setup_context=lambda ctx, inputs, output: None)
+_second = refused("double backward through the attention link is not defined, nor another second derivative")
+_gradients = differentiable("attention_embedding_backward", setup_nothing, _second, _second)
+_gradient_rows = differentiable(
+    "attention_embedding_backward_rows", setup_nothing, _second, _second, refused(ROWS_UNDER_VMAP)
+)

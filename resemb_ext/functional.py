@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resemb_ext import _registration_attention as _registration_attention  # registers the operators
-from resemb_ext._registration import accumulator
-
-_ops = torch.ops.resemb_ext
+from resemb_ext._registration import accumulator, look_up
+from resemb_ext._registration_attention import attend
+from resemb_ext._transforms import transformed
 
 LookupOperator = Callable[..., tuple[Tensor, Any]]
 
@@ -62,7 +61,9 @@ def res_embedding(
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """
     _check_ids(ids)
-    out, _ = (operator or _ops.res_embedding)(
+    out, _ = _run(
+        operator,
+        look_up,
         ids.reshape(-1),
         central,
         residual,
@@ -123,8 +124,21 @@ def res_embedding_bag(
     flat, bounds, samples, mean = _bags(
         ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
     )
-    out, _ = (operator or _ops.res_embedding)(
-        flat, central, residual, indptr, neighbors, weights, bounds, samples, padding, mean, out_dtype, sparse
+    out, _ = _run(
+        operator,
+        look_up,
+        flat,
+        central,
+        residual,
+        indptr,
+        neighbors,
+        weights,
+        bounds,
+        samples,
+        padding,
+        mean,
+        out_dtype,
+        sparse,
     )
     return out
 
@@ -180,7 +194,9 @@ def attention_embedding(
     """
     _check_ids(ids)
     acc = accumulator(central.dtype)
-    out, _ = (operator or _ops.attention_embedding)(
+    out, _ = _run(
+        operator,
+        attend,
         ids.reshape(-1),
         central,
         residual,
@@ -238,7 +254,9 @@ def attention_embedding_bag(
         ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
     )
     acc = accumulator(central.dtype)
-    out, _ = (operator or _ops.attention_embedding)(
+    out, _ = _run(
+        operator,
+        attend,
         flat,
         central,
         residual,
@@ -258,6 +276,17 @@ def attention_embedding_bag(
         sparse,
     )
     return out
+
+
+def _run(operator: LookupOperator | None, own: LookupOperator, *inputs: Any) -> tuple[Tensor, Any]:
+    if operator is None:
+        return own(*inputs)
+    if transformed(*inputs):
+        raise RuntimeError(
+            "steps in backward: not under torch.func or forward-mode AD; look up in a copy of the module whose "
+            "lookup_operator is None"
+        )
+    return operator(*inputs)
 
 
 def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:
@@ -342,7 +371,7 @@ def _divide_by_bag_sum(samples: Tensor, ids: Tensor, bounds: Tensor, padding: in
 def _bag_sums(samples: Tensor, bounds: Tensor) -> Tensor:
     """Sums by bag, and a 0 for positions behind the last: bags of one item whose embedding is 1."""
     ids, table = bounds.new_zeros(samples.shape), samples.new_zeros(1, 1)
-    sums, _ = _ops.res_embedding(
+    sums, _ = look_up(
         ids,
         table,
         table + 1,

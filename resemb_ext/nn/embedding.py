@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from resemb_ext import functional
 from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import ReadHooks, watch_table
+from resemb_ext._transforms import transformed
 from resemb_ext.graph import InterestGraph
 
 from . import graph_tensors
@@ -348,8 +349,8 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The materialised table, [H, D]; computed on every access, cannot be written."""
         table = self.materialize()
-        # A traced program has no use for the guard, and the compiler cannot trace it.
-        return table if torch.compiler.is_compiling() else table.as_subclass(ReadOnlyTable)
+        # A traced or transformed program has no use for the guard, and torch cannot carry it there.
+        return table if torch.compiler.is_compiling() or transformed(table) else table.as_subclass(ReadOnlyTable)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
