@@ -13,6 +13,7 @@ there were is said at the end, on standard error.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,18 @@ from typing import Any
 import numpy as np
 
 BATCH = 1024
+
+
+def read_about(folder: Path, model: str) -> dict[str, Any]:
+    """``export.json``; the files that scoring reads must have the digests that it holds."""
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    if model not in about["sha256"]:
+        raise ValueError(f"{folder} was exported without {model}")
+    for name in ("items.json", model, f"{model}.data"):
+        digest = about["sha256"].get(name)
+        if digest is not None and hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name} is not the file that was written: its sha256 differs; export again")
+    return about
 
 
 class IdMap:
@@ -92,7 +105,7 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true", help="score with onnxruntime")
     args = parser.parse_args()
 
-    about = json.loads((args.folder / "export.json").read_text(encoding="utf-8"))
+    about = read_about(args.folder, "model.onnx" if args.onnx else "model.pt2")
     longest, items = about["max_history"], IdMap(args.folder)
     score = (onnx_scorer if args.onnx else torch_scorer)(args.folder)
     for rows in batches(args.rows):

@@ -30,15 +30,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--arm", choices=("plain", "res"), help="(default: the best on validation)")
     parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier export")
     parser.set_defaults(run=_run_export)
 
 
 def _run_export(args: argparse.Namespace) -> int:
     """Runs ``resemb export``."""
     from resemb_ext.serving import export_run
+    from resemb_ext.serving.exported import ABOUT, read_about
 
     place = export_run(args.folder, args.out, arm=args.arm, seed=args.seed, onnx=args.onnx, overwrite=args.overwrite)
-    for file in sorted(place.iterdir()):
-        print(f"{file.stat().st_size:>12,}  {file}")
+    for name in sorted([ABOUT, *read_about(place)["sha256"]]):
+        print(f"{(place / name).stat().st_size:>12,}  {place / name}")
     return 0

@@ -4,22 +4,21 @@ An export is a folder:
 
 - ``model.pt2``: a ``torch.export`` program of the folded model, whose tables are plain. Inputs
   ``target`` int64 [B] and ``history`` int64 [B, L], output the logits, float32 [B]. B is free, L is
-  the run's ``max_history``; a history shorter than L is filled up with 0, the padding.
+  the run's ``max_history``; a history shorter than L is filled up with 0, the padding. A number
+  below 0 or above ``oov`` is read as ``oov``, in the program itself: runtimes differ in what they
+  do with it.
 - ``model.onnx``: the same in ONNX, with ``--onnx``.
 - ``items.json``: the id map: ``values`` are the raw ids, of which the k-th (from 0) has the number
   ``first`` + k; ids that are not there have the number ``oov``.
-- ``export.json``: what it is and where it came from, with the sha256 of each file.
+- ``export.json``: what it is and where it came from, with the sha256 of each file, which
+  ``load_export`` checks.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +27,11 @@ from torch import Tensor, nn
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import sha256_of, staging, write_json
 
+from .exported import ABOUT, FORMAT, ITEMS, ONNX, ONNX_DATA, PROGRAM, VERSION, onnx_scorer, read_about
 from .saved import SavedModel
 
-FORMAT = "resemb-export"
-VERSION = 1
-PROGRAM, ONNX, ITEMS, ABOUT = "model.pt2", "model.onnx", "items.json", "export.json"
 PADDING = 0
 _EXAMPLE_ROWS = 5
 # Scores of an export may differ from the model's by the order of their sums.
@@ -47,15 +44,17 @@ class ScoringModule(nn.Module):
     Args:
         model: takes items and, with ``item_category``, categories; nothing else.
         item_category: int64 [H], the category of each item, or None.
+        oov: number of unseen items, ``items.oov``; None means the last row of the item embedding.
+            Every id outside [0, oov] is read as this one, since runtimes differ in what they do with it.
 
     Raises:
         ValueError: the model needs fields that an export has no inputs for, has weights that are
-            not finite, or an item embedding whose padding is not 0.
+            not finite, or an item embedding whose padding is not 0, or ``oov`` is none of its rows.
     """
 
     item_category: Tensor | None
 
-    def __init__(self, model: CTRModel, item_category: np.ndarray | None = None) -> None:
+    def __init__(self, model: CTRModel, item_category: np.ndarray | None = None, *, oov: int | None = None) -> None:
         super().__init__()
         missing = [
             name
@@ -76,6 +75,7 @@ class ScoringModule(nn.Module):
             raise ValueError(
                 f"model: its item embedding must have padding_idx {PADDING} to be exported, found {model.padding_idx}"
             )
+        self.oov = _oov(model, item_category, oov)
         self.model = fold(model).eval()
         for name, value in self.model.state_dict().items():
             if isinstance(value, Tensor) and not torch.isfinite(value).all():
@@ -85,6 +85,7 @@ class ScoringModule(nn.Module):
 
     def forward(self, target: Tensor, history: Tensor) -> Tensor:
         """Logits [B] of targets int64 [B] after histories int64 [B, L], 0 being no event."""
+        target, history = self._in_table(target), self._in_table(history)
         of_item = self.item_category
         return self.model(
             TorchBatch(
@@ -94,6 +95,22 @@ class ScoringModule(nn.Module):
                 history_category=None if of_item is None else of_item[history],
             )
         ).float()
+
+    def _in_table(self, ids: Tensor) -> Tensor:
+        return ids.masked_fill((ids < 0) | (ids > self.oov), self.oov)
+
+
+def _oov(model: CTRModel, item_category: np.ndarray | None, oov: int | None) -> int:
+    rows = getattr(model.item_embedding, "num_embeddings", None)
+    if oov is None:
+        if rows is None:
+            raise ValueError("oov is None, but the model's item embedding has no num_embeddings; give oov=items.oov")
+        oov = int(rows) - 1
+    categories = None if item_category is None else len(item_category)
+    for what, size in (("the item embedding", rows), ("item_category", categories)):
+        if size is not None and not PADDING < oov < size:
+            raise ValueError(f"oov is {oov}, expected one of the {size} rows of {what} but {PADDING}, the padding")
+    return oov
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -117,29 +134,33 @@ def export_run(
 
     Args:
         folder: of ``resemb train``.
-        out: folder to write, whole or not at all; default ``export`` in the run folder.
+        out: folder to write; default ``export`` in the run folder. It may be a link to one.
         arm, seed: which training; None takes the one with the best validation metric.
         onnx: write ``model.onnx`` as well; needs the extra "onnx".
-        overwrite: replace an earlier export in ``out``.
+        overwrite: replace the files of an earlier export in ``out``; other files stay.
 
     Returns:
         the folder.
 
     Raises:
         FileNotFoundError: a file of the run is missing.
-        ValueError: no such training, a model that cannot be exported, or ``out`` is taken.
+        ValueError: no such training, a model that cannot be exported, or ``out`` is taken, by an
+            earlier export without ``overwrite``, by other files alone, or where one of them has the
+            name of a file to write.
         ImportError: ``onnx`` without its packages.
     """
     place = Path(out) if out is not None else Path(folder) / "export"
-    _check_place(place, overwrite)
+    _check_place(place, {PROGRAM, ITEMS, *((ONNX, ONNX_DATA) if onnx else ())}, overwrite)
     if onnx:
         _need_onnx()
     saved = SavedModel.load(folder, arm, seed)
     assert isinstance(saved.model, CTRModel)
-    module = ScoringModule(saved.model, saved.item_category)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
+    module = ScoringModule(saved.model, saved.item_category, oov=saved.items.oov)
+    target = Path(os.path.realpath(place))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staging(target) as beside:
+        temporary = beside / target.name
+        temporary.mkdir()
         write_export(module, saved.items, saved.max_history, temporary, onnx=onnx)
         about = {
             "format": FORMAT,
@@ -152,12 +173,10 @@ def export_run(
             "embedding": saved.arm,
             "seed": saved.seed,
             "torch": torch.__version__,
-            "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+            "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
         }
         write_json(temporary / ABOUT, about)
-        _put(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _put(temporary, target)
     return place
 
 
@@ -172,15 +191,22 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
         onnx: write ``model.onnx`` as well.
 
     Raises:
-        ValueError: the program has operators of this package, which would be needed to load it.
+        ValueError: the program has operators of this package, which would be needed to load it, or
+            ``items`` and ``module`` number unseen items differently.
         RuntimeError: what was written scores otherwise than ``module``.
     """
+    if items.oov != module.oov:
+        raise ValueError(
+            f"items: unseen ids have the number {items.oov}, the module's have {module.oov}; "
+            "make it with ScoringModule(..., oov=items.oov)"
+        )
     module.eval().requires_grad_(False)
     draw = torch.Generator().manual_seed(0)
     target = torch.randint(1, items.size, (_EXAMPLE_ROWS,), generator=draw)
     history = torch.randint(0, items.size, (_EXAMPLE_ROWS, max_history), generator=draw)
     history[1] = PADDING
     history[2, max_history // 2 :] = PADDING
+    target[3], history[3, 0], target[4], history[4, 0] = -1, items.size, 2**40, -(2**40)  # outside the table
     rows = torch.export.Dim("batch", min=1)
     program = torch.export.export(module, (target, history), dynamic_shapes={"target": {0: rows}, "history": {0: rows}})
     foreign = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("resemb_ext")})
@@ -202,22 +228,13 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
         )
         assert written is not None
         written.save(str(place / ONNX))
-        score = _onnx_scorer(place / ONNX)
-        _same(ONNX, score(target, history), expected)
-        _same(ONNX, score(target[:1], history[:1]), single)
+        score = onnx_scorer(place / ONNX)
+        for some, found in (
+            (expected, score(target.numpy(), history.numpy())),
+            (single, score(target[:1].numpy(), history[:1].numpy())),
+        ):
+            _same(ONNX, torch.from_numpy(found), some)
     write_json(place / ITEMS, {**items.to_dict(), "oov": items.oov, "padding": PADDING})
-
-
-def _onnx_scorer(path: Path) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def score(target: Tensor, history: Tensor) -> Tensor:
-        inputs = {"target": target.numpy(), "history": history.numpy()}
-        return torch.from_numpy(session.run(["logit"], inputs)[0])
-
-    return score
 
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:
@@ -233,34 +250,40 @@ def _need_onnx() -> None:
             raise ImportError(f'onnx: needs {name} (pip install "resemb_ext[onnx]"): {error}') from error
 
 
-def _check_place(place: Path, overwrite: bool) -> None:
+def _check_place(place: Path, names: set[str], overwrite: bool) -> None:
+    """Refuses a folder in which ``names`` cannot be written without the loss of something else."""
     if not place.exists():
         return
     if not place.is_dir():
         raise ValueError(f"out: {place} is a file; expected a folder to make")
     held = {file.name for file in place.iterdir()}
-    if held and ABOUT not in held:
+    if not held:
+        return
+    if ABOUT not in held:
         raise ValueError(f"out: {place} holds other files, say {min(held)}; choose another folder")
-    if held and not overwrite:
+    mine = set(read_about(place)["sha256"])
+    if not overwrite:
         raise ValueError(f"out: {place} holds an earlier export; choose another folder or give --overwrite")
+    foreign = (held & names) - mine
+    if foreign:
+        raise ValueError(
+            f"out: {place / min(foreign)} is no file of the export there; move it or choose another folder"
+        )
 
 
 def _put(temporary: Path, place: Path) -> None:
-    """Moves a finished folder into place; an earlier one goes only then."""
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o777 & ~mask)
+    """Moves a finished folder into place, or its files into an earlier export's, whose others then go.
+
+    ``export.json`` comes last: until then its digests are those of the earlier files, and what is
+    neither the one export nor the other is refused when it is loaded.
+    """
     if not place.exists():
         os.replace(temporary, place)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
-        os.replace(place, old)
-        os.replace(temporary, place)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    earlier = read_about(place)["sha256"] if (place / ABOUT).exists() else {}
+    written = {file.name for file in temporary.iterdir()}
+    for name in sorted(written - {ABOUT}):
+        os.replace(temporary / name, place / name)
+    for name in sorted(set(earlier) - written):
+        (place / name).unlink(missing_ok=True)
+    os.replace(temporary / ABOUT, place / ABOUT)

@@ -1,0 +1,104 @@
+"""Exports that ``resemb export`` wrote, read back: their files are compared with their digests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resemb_ext.data import IdMap
+from resemb_ext.runtime.files import check_digests, read_json
+
+FORMAT = "resemb-export"
+VERSION = 1
+PROGRAM, ONNX, ITEMS, ABOUT = "model.pt2", "model.onnx", "items.json", "export.json"
+ONNX_DATA = f"{ONNX}.data"  # where torch puts the weights of a model beyond 2 GB
+_FILES = {PROGRAM, ONNX, ONNX_DATA, ITEMS}
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """An export, ready to score.
+
+    Attributes:
+        about: the content of ``export.json``.
+        items: id map of the items; unseen ids have the number ``items.oov``.
+        score: logits float32 [B] of targets int64 [B] after histories int64 [B, L], filled up with
+            0; L is ``about["max_history"]``. Numbers outside [0, ``items.oov``] are read as that.
+    """
+
+    about: dict[str, Any]
+    items: IdMap
+    score: Score
+
+
+def load_export(folder: Path | str, *, onnx: bool = False) -> ExportedModel:
+    """Loads the program or the ONNX model of an export, if its files are those that were written.
+
+    ``torch.export.load`` is as safe as the folder's owner: digests find damage, not intent.
+
+    Args:
+        folder: of ``resemb export``.
+        onnx: take ``model.onnx``, through onnxruntime on the CPU.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: no export, one of another version, or a file whose sha256 differs from that in
+            ``export.json``.
+        ImportError: ``onnx`` without onnxruntime.
+    """
+    place = Path(folder)
+    about = read_about(place)
+    used = (ONNX, ONNX_DATA) if onnx else (PROGRAM,)
+    if used[0] not in about["sha256"]:
+        raise FileNotFoundError(f"{place} was exported without {used[0]}; export it with --onnx")
+    digests = {name: digest for name, digest in about["sha256"].items() if name in (*used, ITEMS)}
+    check_digests(place, digests, "export again, or copy the whole folder anew")
+    items = IdMap.from_dict(read_json(place / ITEMS))
+    return ExportedModel(about, items, onnx_scorer(place / ONNX) if onnx else _torch_scorer(place / PROGRAM))
+
+
+def read_about(place: Path) -> dict[str, Any]:
+    """``export.json`` of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is none of ours, or of another version.
+    """
+    if not (place / ABOUT).is_file():
+        raise FileNotFoundError(f"{place} holds no export (no {ABOUT})")
+    about = read_json(place / ABOUT)
+    digests = about.get("sha256") if isinstance(about, dict) else None
+    if not isinstance(digests, dict) or about.get("format") != FORMAT or not {ITEMS} <= set(digests) <= _FILES:
+        raise ValueError(f"{place / ABOUT} is not of resemb export")
+    if about.get("version") != VERSION:
+        raise ValueError(f"{place / ABOUT} has version {about.get('version')!r}; this release reads {VERSION}")
+    return about
+
+
+def _torch_scorer(path: Path) -> Score:
+    program = torch.export.load(path).module()
+
+    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return program(torch.from_numpy(target), torch.from_numpy(history)).numpy()
+
+    return score
+
+
+def onnx_scorer(path: Path) -> Score:
+    """Scores by an ONNX model, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
+        return session.run(["logit"], {"target": target, "history": history})[0]
+
+    return score
