@@ -15,8 +15,8 @@ EXAMPLES = """examples:
   resemb predict runs/first rows.parquet --out scores.parquet
   resemb predict runs/first rows.csv --out scores.csv --separator "|" --arm res --seed 0
 
-A row is a history, oldest item first (a list column, or text of ids joined by the separator; null or
-empty for none), and a target item. All columns are kept; logit and probability are added. Ids that the
+A row is a history, oldest item first (a list column, or text that joins ids; null or empty for none),
+and a target item. All columns are kept; logit and probability are added. Ids that the
 run's log did not have are scored with the out-of-vocabulary row, and counted.
 """
 
@@ -37,7 +37,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="(default: the best on validation)")
     parser.add_argument("--history-column", metavar="NAME", help="(default: guessed)")
     parser.add_argument("--target-column", metavar="NAME", help="(default: guessed)")
-    parser.add_argument("--separator", default="^", help="between ids of a text history (default: %(default)s)")
+    parser.add_argument(
+        "--separator",
+        help='between ids of a text history, "[]" for lists in brackets (default: found in the histories)',
+    )
     parser.add_argument("--json", action="store_true", help="print what lies in FILE.json")
     parser.set_defaults(run=_run_predict)
 
@@ -65,6 +68,7 @@ def _run_predict(args: argparse.Namespace) -> int:
         "run": str(args.folder),
         "file": str(args.file),
         "rows": done.rows,
+        "histories": done.histories,
         "arm": saved.arm,
         "seed": saved.seed,
         "unknown_targets": done.target.unknown,
@@ -76,6 +80,6 @@ def _run_predict(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(about))
     else:
-        print(f"{args.out}: {done.rows:,} rows scored by {saved.arm}, seed {saved.seed}")
+        print(f"{args.out}: {done.rows:,} rows scored by {saved.arm}, seed {saved.seed}; histories: {done.histories}")
         print(f"{beside}: what was scored, and ids that are unknown")
     return 0

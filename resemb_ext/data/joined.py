@@ -128,6 +128,24 @@ def split_histories(histories: Histories, separator: str) -> Sequences:
     return Sequences(flat, start, words)
 
 
+def expanded(histories: Histories, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the ids of all rows one after another, and how many each row has; int64."""
+    lengths = row_lengths(histories.which, sequences)
+    begin = np.append(sequences.start[:-1], 0)[histories.which]
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return sequences.codes[np.repeat(begin, lengths) + within].astype(np.int64), lengths
+
+
+def row_with(histories: Histories, sequences: Sequences, word: str | None) -> int | None:
+    """The first row whose history holds an id; None where none does."""
+    code = pc.index(sequences.words, pa.scalar(word, pa.large_string())).as_py()
+    if code < 0:
+        return None
+    at = np.flatnonzero(sequences.codes == code)[0]
+    sequence = np.searchsorted(sequences.start, at, side="right") - 1
+    return int(np.flatnonzero(histories.which == sequence)[0])
+
+
 def row_of(histories: Histories, text: str | None) -> int:
     """The first row that has a history."""
     place = pc.index(histories.texts, pa.scalar(text, pa.large_string())).as_py()

@@ -17,7 +17,7 @@ from .columns import list_names, resolve_columns
 from .files import Source, kind_of, open_source
 from .findings import WARNING, Finding
 from .idmap import IdMap
-from .joined import Histories, Sequences, aligned, check_lengths, read_histories, split_histories
+from .joined import Histories, Sequences, aligned, check_lengths, read_histories, row_with, split_histories
 from .separators import UNIT, BadHistory, Targets, check_words, find_separator, unescaped
 
 PARTS = ("train", "valid", "test")
@@ -118,11 +118,8 @@ def _check(parts: list[Part], separator: str, targets: Targets, *, given: bool) 
     except BadEntry as bad:
         word, fault = words[bad.row].as_py(), f"{bad.fault} in a history"
     for part in parts:
-        code = pc.index(part.sequences.words, pa.scalar(word, pa.large_string())).as_py()
-        if code >= 0:
-            at = np.flatnonzero(part.sequences.codes == code)[0]
-            sequence = np.searchsorted(part.sequences.start, at, side="right") - 1
-            row = int(np.flatnonzero(part.history == sequence)[0])
+        row = row_with(part.histories, part.sequences, word)
+        if row is not None:
             raise _at_line(BadEntry(row, part.histories.column, fault), part.source)
     raise ValueError(fault)
 

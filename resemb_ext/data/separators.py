@@ -23,18 +23,29 @@ UNIT = "\x1f"
 _BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\))\s*$"
 # How lists of NumPy's numbers and texts show them: "[np.int64(1), np.str_('a')]".
 _SCALAR = r"\bnp\.\w+\(([^()]*)\)"
-_NUMBER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
+INTEGER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
 # Histories that are looked at to find the separator; all are checked afterwards.
 _SAMPLE = 20_000
-OPTION = "history_separator= (--history-separator on the command line)"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known of ids that histories should hold: all are integers, or these distinct large_strings."""
+    """What is known of ids that histories should hold.
+
+    Attributes:
+        integers: all are integers.
+        texts: large_string, the distinct known ids; they are not looked at where all are integers.
+        complete: whether most ids of histories are known ones.
+        names, never, option: for messages: what the known ids are, what others are not, and the
+            option that names the separator.
+    """
 
     integers: bool
     texts: pa.Array
+    complete: bool = True
+    names: str = "targets"
+    never: str = "are never a target"
+    option: str = "history_separator= (--history-separator on the command line)"
 
     @cached_property
     def characters(self) -> set[str]:
@@ -69,7 +80,7 @@ def unescaped(separator: str) -> str:
         ValueError: it is empty.
     """
     if not separator:
-        raise ValueError("history_separator must not be empty; leave it out to have it found")
+        raise ValueError("separator must not be empty; leave it out to have it found")
     return separator.replace("\\t", "\t")
 
 
@@ -142,12 +153,12 @@ def check_words(words: pa.Array, counts: np.ndarray, separator: str, targets: Ta
     example = printable(words[place].as_py(), 60)
     split = f"histories were read as {describe(separator)}"
     if targets.integers:
-        fault = f"{example!r} in a history is no integer, as all targets are; {split}"
+        fault = f"{example!r} in a history is no integer, as all {targets.names} are; {split}"
         if given and 2 * wrong < total:
             return f"{fault}; all ids are read as text ({wrong:,} of {total:,} are such)"
-        remedy = "write both alike" if separator == UNIT else f"name what parts the ids with {OPTION}"
+        remedy = "write both alike" if separator == UNIT else f"name what parts the ids with {targets.option}"
         raise BadHistory(f"{fault}; {remedy}", words[place].as_py())
-    never = f"{wrong:,} of {total:,} ids in histories, such as {example!r}, are never a target"
+    never = f"{wrong:,} of {total:,} ids in histories, such as {example!r}, {targets.never}"
     if given:
         return f"{never}; {split}" if 2 * wrong >= total else None
     unknown = words.filter(pa.array(odd))
@@ -156,16 +167,17 @@ def check_words(words: pa.Array, counts: np.ndarray, separator: str, targets: Ta
             text = unknown.filter(_holds(unknown, form))[0].as_py()
             raise BadHistory(
                 f"{split}, but {printable(text, 60)!r} looks like {describe(form)}; join all alike, or name what "
-                f"parts the ids with {OPTION}",
+                f"parts the ids with {targets.option}",
                 text,
             )
-    if 2 * wrong >= total:
-        raise BadHistory(f"{never}; {split}: name what parts the ids with {OPTION}", words[place].as_py())
+    split_further = not separator and _candidates(unknown, targets)
+    if 2 * wrong >= total and (targets.complete or split_further):
+        raise BadHistory(f"{never}; {split}: name what parts the ids with {targets.option}", words[place].as_py())
     return None
 
 
 def _known(words: pa.Array, targets: Targets) -> np.ndarray:
-    known = pc.match_substring_regex(words, _NUMBER) if targets.integers else pc.is_in(words, value_set=targets.texts)
+    known = pc.match_substring_regex(words, INTEGER) if targets.integers else pc.is_in(words, value_set=targets.texts)
     # An empty id is another fault, found later.
     return pc.or_(known, pc.equal(words, "")).to_numpy(zero_copy_only=False)
 

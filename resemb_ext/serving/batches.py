@@ -13,6 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from resemb_ext.data import BadEntry, IdMap
+from resemb_ext.data.joined import expanded, is_list, is_text, read_histories, row_with, split_histories
+from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
+
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")
 BATCH_ROWS = 1 << 15
@@ -52,15 +56,6 @@ def find_columns(names: Sequence[str], history: str | None, target: str | None, 
     return found[0], found[1]
 
 
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in tests)
-
-
 def targets_of(values: pa.Array, column: str) -> pa.Array:
     """``values``, none of them null or empty text."""
     if pa.types.is_dictionary(values.type):
@@ -70,20 +65,58 @@ def targets_of(values: pa.Array, column: str) -> pa.Array:
         bad = pc.or_(bad, pc.fill_null(pc.equal(values, ""), False))
     if pc.any(bad).as_py():
         row = pc.index(bad, True).as_py()
-        raise ValueError(f"column {column!r}, row {row}: null or empty id; rows count from 0")
+        raise BadEntry(row, column, "null or empty id")
     return values
 
 
-def histories_of(values: pa.Array, column: str, separator: str) -> tuple[pa.Array, np.ndarray]:
-    """Ids of all histories one after another, and how many each has."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if is_text(values.type):
-        nothing = pc.fill_null(pc.equal(values, ""), True)
-        values = pc.split_pattern(pc.if_else(nothing, pa.scalar(None, values.type), values), separator)
-    elif pa.types.is_null(values.type):
+class TextHistories:
+    """Splits histories that are text, batch after batch of a file, by one separator.
+
+    Args:
+        items: id map of the run.
+        separator: between the ids, ``"[]"`` for lists in brackets; None finds it.
+
+    Attributes:
+        separator: what was given or found; "" until a history has several ids.
+    """
+
+    def __init__(self, items: IdMap, separator: str | None) -> None:
+        self._given = separator is not None
+        self.separator = "" if separator is None else unescaped(separator)
+        integers = items.kind != "text"
+        self._known = Targets(
+            integers,
+            pa.array([] if integers else items.values, pa.large_string()),
+            complete=False,
+            names="ids of the run's log",
+            never="are not in the run's log",
+            option="separator= (--separator on the command line)",
+        )
+
+    def split(self, values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]:
+        """Ids of all histories one after another, large_string, and how many each has.
+
+        Raises:
+            BadEntry: ids that cannot be those of the run, an empty id, or a second separator.
+        """
+        histories = read_histories(values, column)
+        if not self.separator:
+            self.separator = find_separator(histories.texts, self._known)
+        sequences = split_histories(histories, self.separator)
+        codes, lengths = expanded(histories, sequences)
+        counts = np.bincount(codes, minlength=len(sequences.words))
+        try:
+            check_words(sequences.words, counts, self.separator, self._known, given=self._given)
+        except BadHistory as bad:
+            raise BadEntry(row_with(histories, sequences, bad.text) or 0, column, str(bad)) from None
+        return sequences.words.take(pa.array(codes)), lengths
+
+
+def list_histories(values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]:
+    """Ids of all histories, each a list, one after another, and how many each has."""
+    if pa.types.is_null(values.type):
         values = values.cast(pa.list_(pa.int64()))
-    if not _is_list(values.type):
+    if not is_list(values.type):
         raise TypeError(
             f"column {column!r} has type {values.type}; a history is a list of ids, or text of ids "
             "joined by the separator"
@@ -98,14 +131,14 @@ def histories_of(values: pa.Array, column: str, separator: str) -> tuple[pa.Arra
     if pc.any(bad).as_py():
         place = pc.index(bad, True).as_py()
         row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-        raise ValueError(f"column {column!r}, row {row}: null or empty id in the history; rows count from 0")
+        raise BadEntry(row, column, "null or empty id in the history")
     return ids, lengths
 
 
 def without_lists(batch: pa.RecordBatch, separator: str) -> pa.RecordBatch:
     """Lists as joined text, which a CSV can hold."""
     arrays = [
-        pc.binary_join(column.cast(pa.list_(pa.string())), separator) if _is_list(column.type) else column
+        pc.binary_join(column.cast(pa.list_(pa.string())), separator) if is_list(column.type) else column
         for column in batch.columns
     ]
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

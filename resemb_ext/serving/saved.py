@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import torch
 from torch import nn
 
 from resemb_ext.data import BadEntry, IdMap
+from resemb_ext.data.arrow import canonical_ids
+from resemb_ext.data.columns import printable
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import TorchBatch
 from resemb_ext.runtime.digests import read_checked_json
@@ -21,10 +22,6 @@ from resemb_ext.train.checkpoint import BEST, load_checkpoint
 from resemb_ext.train.config import RunConfig
 from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, ids_digest, saved_config
 from resemb_ext.train.saving import check_made_for
-
-# Integers that went through floats, say of a column with gaps, have a decimal point.
-_INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(?:\.0*)?")
-_FRACTION = re.compile(r"-?[0-9]*\.[0-9]*[1-9][0-9]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,31 +116,38 @@ class SavedModel:
         Args:
             ids: no nulls.
             column: name for messages.
-            text: the ids come from text, where integers are spelled out; "12.0" is 12, as in a log.
+            text: the ids come from text, where integers are spelled out, by the rule of logs in text
+                files: "12.0" is 12, "007" is no integer.
 
         Raises:
+            BadEntry: in text, a fraction, or what is no integer where all ids of the map are.
             ValueError, TypeError: as ``IdMap.encode``.
         """
         if not text or self.items.kind == "text":
             return self.items.encode(ids, name=column)
-        # Text that spells no integer of the map's width can be no known id.
-        low, high = (0, 2**64) if self.items.kind == "uint64" else (-(2**63), 2**63)
         spelled = ids.dictionary_encode()
-        numbers: list[int | None] = []
-        for place, word in enumerate(spelled.dictionary.to_pylist()):
-            if _FRACTION.fullmatch(word):
-                row = pc.index(spelled.indices, place).as_py()
-                raise BadEntry(row, column, f"fractional id ({word!r})")
-            whole = _INTEGER.fullmatch(word)
-            number = None if whole is None else int(whole[1])
-            numbers.append(number if number is not None and low <= number < high else None)
-        known = np.full(len(numbers), self.items.oov, dtype=np.int64)
-        places = [place for place, number in enumerate(numbers) if number is not None]
-        kind = pa.uint64() if self.items.kind == "uint64" else pa.int64()
-        values = pa.array([numbers[place] for place in places], type=kind)
-        known[places] = self.items.encode(values, name=column)[0]
+        words = spelled.dictionary
+        try:
+            numbers = canonical_ids(words, column, parse=True)
+            if len(words) and not pa.types.is_integer(numbers.type):
+                odd = next(
+                    (k for k in range(len(words)) if pa.types.is_large_string(_read(words[k : k + 1], column).type)), 0
+                )
+                raise BadEntry(
+                    odd,
+                    column,
+                    f"{printable(words[odd].as_py(), 60)!r} is no integer of 64 bits, as all ids of the run's log "
+                    "are; leave it out, or write what is unknown as an integer that the log does not have",
+                )
+        except BadEntry as bad:
+            raise bad.at(pc.index(spelled.indices, bad.row).as_py()) from None
+        known = self.items.encode(numbers, name=column)[0]
         mapped = known[spelled.indices.to_numpy()]
         return mapped, int((mapped == self.items.oov).sum())
+
+
+def _read(word: pa.Array, column: str) -> pa.Array:
+    return canonical_ids(word, column, parse=True)
 
 
 def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) -> tuple[str, int]:

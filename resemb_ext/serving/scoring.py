@@ -11,10 +11,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry
+from resemb_ext.data.arrow import as_arrow
+from resemb_ext.data.joined import is_text
+from resemb_ext.data.separators import describe
 from resemb_ext.runtime.files import write_atomic
 from resemb_ext.runtime.progress import Progress
 
-from .batches import find_columns, histories_of, is_text, read_batches, targets_of, without_lists
+from .batches import TextHistories, find_columns, list_histories, read_batches, targets_of, without_lists
 from .saved import SavedModel
 
 _ADDED = ("logit", "probability")
@@ -33,9 +36,10 @@ class Unknown:
 
 @dataclass
 class Scored:
-    """What scoring a file met: its rows, and unknown ids among targets and histories."""
+    """What scoring a file met: its rows, unknown ids among targets and histories, and how histories are written."""
 
     rows: int = 0
+    histories: str = "lists"
     target: Unknown = field(default_factory=Unknown)
     history: Unknown = field(default_factory=Unknown)
 
@@ -47,7 +51,7 @@ def score_file(
     *,
     history: str | None = None,
     target: str | None = None,
-    separator: str = "^",
+    separator: str | None = None,
     progress: bool | None = False,
 ) -> Scored:
     """Scores every row of a file and writes it with the columns "logit" and "probability" added.
@@ -56,22 +60,23 @@ def score_file(
 
     Args:
         saved: the model.
-        source: ``.parquet`` or ``.csv``. A history is a list of ids, or text of ids joined by
-            ``separator``, oldest first; null or empty is no history.
+        source: ``.parquet`` or ``.csv``. A history is a list of ids, or text that joins ids, oldest
+            first; null or empty is no history.
         out: ``.parquet`` or ``.csv``, written whole or not at all.
         history, target: column names; guessed from common names where None.
-        separator: between the ids of a history that is text.
+        separator: between the ids of histories that are text; ``"[]"`` for lists in brackets. None
+            finds the one that gives ids of the run, the same in all rows.
         progress: None shows a bar on a terminal.
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: another suffix, a missing column, a damaged file, or a null, empty or fractional
-            id (its row is named).
+        ValueError: another suffix, a missing column, a damaged file, a null, empty or fractional id, an
+            id that is no integer where all ids of the run are (the row is named), or histories whose
+            separator cannot be told.
         TypeError: a column whose type cannot be ids, or text where the map holds integers.
     """
     source, out = Path(source), Path(out)
-    if not separator:
-        raise ValueError("separator must not be empty")
+    histories = TextHistories(saved.items, separator)
     if out.suffix not in (".parquet", ".csv"):
         raise ValueError(f"out: {out} must end in .parquet or .csv")
     if not out.parent.is_dir():
@@ -93,9 +98,9 @@ def score_file(
         try:
             with Progress(progress).bar(total, "scoring", unit="row") as bar:
                 for batch in rows:
-                    scored = _score_batch(saved, batch, columns, separator, text, done)
+                    scored = _score_batch(saved, batch, columns, histories, text, done)
                     if out.suffix == ".csv":
-                        scored = without_lists(scored, separator)
+                        scored = without_lists(scored, separator or "^")
                     if writer is None:
                         make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
                         writer = make(path, scored.schema)
@@ -115,15 +120,23 @@ def score_file(
 
 
 def _score_batch(
-    saved: SavedModel, batch: pa.RecordBatch, columns: tuple[str, str], separator: str, text: bool, done: Scored
+    saved: SavedModel,
+    batch: pa.RecordBatch,
+    columns: tuple[str, str],
+    histories: TextHistories,
+    text: bool,
+    done: Scored,
 ) -> pa.RecordBatch:
     # Rows in messages count within the batch; say where it starts.
     since = f" from row {done.rows} on" if done.rows else ""
     history, target = columns
-    ids, lengths = histories_of(batch.column(history), history + since, separator)
-    spelled = text or is_text(batch.column(history).type)
+    values = as_arrow(batch.column(history), history)
+    spelled = is_text(values.type)
+    ids, lengths = (histories.split if spelled else list_histories)(values, history + since)
+    if spelled:
+        done.histories = describe(histories.separator)
     try:
-        items, unseen = saved.encode(ids, history + since, text=spelled)
+        items, unseen = saved.encode(ids, history + since, text=text or spelled)
     except BadEntry as bad:  # its row is that of the id among those of all histories
         raise bad.at(int(np.searchsorted(np.cumsum(lengths), bad.row, side="right"))) from None
     wanted = targets_of(batch.column(target), target + since)

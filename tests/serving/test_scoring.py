@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -124,12 +125,59 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
         np.array([b, items.oov, items.oov, a]), np.array([a, b, a, items.oov]), np.array([2, 2, 0, 0])
     )
     np.testing.assert_allclose(logit, by_hand, rtol=1e-5)
-    # As text, what spells no integer is unknown as well.
-    if kind == "integers":
-        path = tmp_path / "rows.csv"
-        path.write_text(f'history,target\n"{known[0]}^x^007",{known[1]}\n,1x\n,{10**30}\n')
-        counts = score_file(saved, path, tmp_path / "out.csv")
-        assert (counts.history.unknown, counts.target.unknown) == (2, 2)
+
+
+@pytest.mark.parametrize("kind", ["text", "integers"])
+def test_separators_of_histories_are_found(runs, tmp_path, capsys, kind):
+    folder = runs[kind].folder
+    saved = SavedModel.load(folder, "res", 0)
+    a, b, c = saved.items.values[:3].tolist()
+    rows, expected = tmp_path / "rows.csv", None
+    forms = {"^": f"{a}^{b}", ",": f"{a}, {b}", " ": f"{a} {b}", "|": f"{a}|{b}", "lists in brackets": str([a, b])}
+    for form, history in forms.items():
+        single = f"[{a!r}]" if form.startswith("lists") else f"{a} "
+        rows.write_text(f'history,target\n"{history}",{c}\n,{a}\n{single},{b}\n')
+        arguments = ["predict", str(folder), str(rows), "--arm", "res", "--seed", "0", "--out", str(tmp_path / "o.csv")]
+        assert main([*arguments, "--json"]) == 0
+        seen = capsys.readouterr()
+        assert form in json.loads(seen.out)["histories"] and not seen.err
+        logits = pd.read_csv(tmp_path / "o.csv").logit.tolist()
+        expected = expected or logits
+        assert logits == expected
+    rows.write_text(f'history,target\n"[{a}, {b}]",{c}\n{a} {b},{c}\n{a} ^ {b},{c}\n')
+    assert main(arguments) == 2
+    assert re.search("row [12]: .* (is no list in brackets|looks like)", capsys.readouterr().err)
+    rows.write_text(f"history,target\n{a}^{b},{c}\n{a}|{b},{c}\n")
+    assert main([*arguments, "--separator", "^"]) == (2 if kind == "integers" else 0)
+
+
+@pytest.mark.parametrize("word", ["x", "007", "1x", str(10**30), "nan"])
+def test_what_can_be_no_id_of_integers_is_refused(runs, tmp_path, word):
+    saved = SavedModel.load(runs["integers"].folder, "res", 0)
+    a, b, c = saved.items.values[:3].tolist()
+    path = tmp_path / "rows.csv"
+    for history, target, place in (
+        (f"{a}^{b}^{c}^{word}", a, "column 'history', row 1"),
+        (a, word, "column 'target', row 1"),
+    ):
+        path.write_text(f"history,target\n{a}^{b},{a}\n{history},{target}\n")
+        for separator in (None, "^"):
+            with pytest.raises(ValueError, match=f"{place}: '{word}' .*is no integer"):
+                score_file(saved, path, tmp_path / "out.csv", separator=separator)
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_unknown_words_are_no_separator(runs, tmp_path):
+    saved = SavedModel.load(runs["text"].folder, "res", 0)
+    a, b = saved.items.values[:2].tolist()
+    path = tmp_path / "rows.csv"
+    path.write_text(f"history,target\n{a}^{b}^{b}^{a}^new one,{a}\nnew1^{b}^new3,{b}\nnew 4,{a}\n")
+    counts = score_file(saved, path, tmp_path / "out.csv")
+    assert (counts.history.ids, counts.history.unknown, counts.histories) == (9, 4, "ids joined by '^'")
+    path.write_text(f"history,target\nnew1^new2,{a}\n")
+    with pytest.raises(ValueError, match=r"row 0: .*not in the run's log.*name what parts the ids with separator="):
+        score_file(saved, path, tmp_path / "out.csv")
+    assert score_file(saved, path, tmp_path / "out.csv", separator="^").history.unknown == 2
 
 
 def test_text_ids_that_went_through_floats(runs, tmp_path):
@@ -195,7 +243,7 @@ def test_any_batch_of_histories_scores_as_single_rows(runs, data):
         ("history,x\n1,2\n", "cannot guess the target column: name it"),
         ("past,target\n1,2\n", "cannot guess the history column"),
         ("history,target,logit\n1,2,3\n", "already has a column 'logit'"),
-        ("history,target\n1,2\n1^^2,3\n", "column 'history', row 1: null or empty id in the"),
+        ("history,target\n1,2\n1^^2,3\n", "column 'history', row 1: empty id in a history"),
         ("history,target\n1,2\n1,\n", "column 'target', row 1: null or empty id"),
         ("history,target\n", "has no rows"),
         ("", ""),
