@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from resemb_ext.runtime.stopping import stops_cleanly
 
 EXAMPLES = """examples:
   resemb train
@@ -18,6 +22,10 @@ EXAMPLES = """examples:
 
 Bad input ends with one line and exit status 2; --debug shows the traceback.
 """
+
+
+# What RuntimeErrors of torch, of its dispatcher and of C++ say when an allocation fails.
+_NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc")
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 when the work itself failed (training diverged, a test failed); 2 for bad input;
-        130 after Ctrl-C.
+        128 and the signal's number after Ctrl-C (130), SIGTERM (143) or SIGHUP (129).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # --debug may stand before or after the command.
@@ -63,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
-        with _plain_warnings(args.command):
+        with stops_cleanly(), _plain_warnings(args.command):
             return int(args.run(args))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             raise
-        print(f"resemb {args.command}: interrupted", file=sys.stderr)
-        return 130
+        _say(f"resemb {args.command}: {str(stop) or 'interrupted'}")
+        return 128 + getattr(stop, "signum", signal.SIGINT)
     except BrokenPipeError:
         # The reader (say, head) has gone; keep Python from complaining again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,28 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = exit_status(error)
         if debug or status is None:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"resemb {args.command}: error: {text}", file=sys.stderr)
+        _say(f"resemb {args.command}: error: {_line(error)}")
         return status
-
-
-@contextmanager
-def _plain_warnings(command: str) -> Iterator[None]:
-    """What reading warns of comes as one line, not as a line of code."""
-    from resemb_ext.data import DataWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DataWarning)
-        show = warnings.showwarning
-
-        def line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-            if issubclass(category, DataWarning):
-                print(f"resemb {command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
-            else:
-                show(message, category, *place, **options)
-
-        warnings.showwarning = line
-        yield
 
 
 def exit_status(error: Exception) -> int | None:
@@ -108,6 +96,49 @@ def exit_status(error: Exception) -> int | None:
 
     if isinstance(error, TrainingDiverged):
         return 1
-    if isinstance(error, (ValueError, TypeError, IndexError, OSError, ImportError)):
+    if isinstance(error, (ValueError, TypeError, IndexError, OSError, ImportError)) or out_of_memory(error):
         return 2
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, NumPy's, Arrow's, torch's or an operator's."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if out_of_memory(error):
+        what = f" ({text})" if text else ""
+        return (
+            f"out of memory{what}; lower what the options ask for (sizes of tables, layers, batches, negatives), or give "
+            "it more"
+        )
+    return text or type(error).__name__
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """What reading warns of comes as one line, not as a line of code."""
+    from resemb_ext.data import DataWarning
+    from resemb_ext.runtime.digests import UncheckedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, (DataWarning, UncheckedWarning)):
+                _say(f"resemb {command}: warning: {' '.join(str(message).split())}")
+            else:
+                show(message, category, *place, **options)
+
+        warnings.showwarning = line
+        yield

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from typing import Any
 
-from resemb_ext.train import RunConfig, TrainingInterrupted, read_config, run, saved_config
+from resemb_ext.train import RunConfig, read_config, run, saved_config
 from resemb_ext.train.options import type_of
 from resemb_ext.train.report import closing
 
@@ -177,10 +176,6 @@ def resolve(args: argparse.Namespace) -> RunConfig:
 
 def _run_train(args: argparse.Namespace) -> int:
     """Runs ``resemb train``."""
-    try:
-        done = run(resolve(args), resume=args.resume is not None, progress=False if args.quiet else None)
-    except TrainingInterrupted as stop:
-        print(f"resemb train: {stop}", file=sys.stderr)
-        return 128 + stop.signum
+    done = run(resolve(args), resume=args.resume is not None, progress=False if args.quiet else None)
     print(closing(done.result, done.folder))
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.train import RunConfig, TrainingInterrupted, read_config
+from resemb_ext.runtime.files import shell_word
+from resemb_ext.train import RunConfig, read_config
 from resemb_ext.train.tuning import RESIDUAL_SPACE, SPACE, read_search, tune
 
 from .train import add_options, given_options
@@ -76,15 +76,11 @@ def _run_tune(args: argparse.Namespace) -> int:
             raise ValueError("resume: name the folder, as --resume FOLDER or with --out FOLDER")
         config = _saved(Path(folder), options, search)
     search = {name: value for name, value in search.items() if value is not None}
-    try:
-        done = tune(config, **search, resume=args.resume is not None, progress=False if args.quiet else None)
-    except TrainingInterrupted as stop:
-        print(f"resemb tune: {stop}", file=sys.stderr)
-        return 128 + stop.signum
+    done = tune(config, **search, resume=args.resume is not None, progress=False if args.quiet else None)
     print(done.table)
     for arm in done.result["space"]:
         if done.result["best"][arm] is not None:
-            print(f"resemb train --config {done.folder / f'best-{arm}.json'}")
+            print(f"resemb train --config {shell_word(done.folder / f'best-{arm}.json')}")
     print(f"trials in {done.folder}")
     return 0
 

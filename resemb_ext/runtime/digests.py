@@ -14,6 +14,10 @@ SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
+class UncheckedWarning(UserWarning):
+    """Files are read that have no digests."""
+
+
 def record_digests(folder: Path, paths: Iterable[Path]) -> None:
     """Writes the digests of files as they are; those of other files in ``folder`` stay.
 
@@ -71,7 +75,9 @@ def check_digest(folder: Path, path: Path) -> None:
         found, known = sha256_of(path), _read(folder)
         if known is None:
             warnings.warn(
-                f"{folder} has no {SUMS}, as folders of older versions; its files are read unchecked", stacklevel=2
+                f"{folder} has no {SUMS}, as folders of older versions; its files are read unchecked",
+                UncheckedWarning,
+                stacklevel=2,
             )
             return
         of_file = known.get(_name(folder, path), [])

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from tqdm import tqdm
+
+
+class _Lossy:
+    """A text stream that may be gone, say with its terminal: what cannot be written to it is left out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class Progress:
@@ -14,11 +34,12 @@ class Progress:
 
     Args:
         show: True or False to force or silence everything; None shows it.
-        stream: where it goes, ``sys.stderr`` by default, so that results alone go to stdout.
+        stream: where it goes, ``sys.stderr`` by default, so that results alone go to stdout. A stream
+            that is gone ends nothing.
     """
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+        self.stream = cast(TextIO, _Lossy(stream or sys.stderr))
         self.show = show is not False
         self.terminal = self.show and self.stream.isatty()
 

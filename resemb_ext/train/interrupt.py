@@ -1,13 +1,13 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and say how to go on."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, and say how to go on."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from resemb_ext.runtime.stopping import SIGNALS, handled
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -23,10 +23,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Context manager that notes the first SIGINT or SIGTERM instead of raising.
-
-    A second one raises KeyboardInterrupt at once. Outside the main thread, where Python takes no
-    signals, it notes nothing.
+    """Notes the first SIGINT, SIGTERM or SIGHUP instead of raising; a second one raises KeyboardInterrupt at once.
 
     Attributes:
         caught: number of the signal that came, or None.
@@ -34,18 +31,11 @@ class Interrupts:
 
     caught: int | None = None
 
-    def __enter__(self) -> Interrupts:
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
-                self._before[signum] = signal.signal(signum, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """While this lasts, signals are noted; see ``runtime.stopping.handled`` for those that are not."""
+        with handled(self._note, SIGNALS):
+            yield
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.caught is not None:

@@ -89,8 +89,8 @@ def fit(
     same model, samples, options, seed and thread count give the same result, however often the
     training was stopped and continued on the way.
 
-    Ctrl-C and SIGTERM end the training after the step under way, which is saved; a second one ends
-    it at once.
+    Ctrl-C, SIGTERM and SIGHUP end the training after the step under way, which is saved; a second one
+    ends it at once.
 
     Args:
         model: takes a batch to logits [B] (``rx.models.DNN``, ...), in place on its device. Where it
@@ -113,7 +113,7 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss or a score of a validation or test sample is no longer finite.
-        TrainingInterrupted: Ctrl-C or SIGTERM.
+        TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP.
         ValueError: the stopping metric is undefined on ``valid`` (say, one class only), there
             are no training samples, an embedding's gradients do not fit the table optimizer, too
             little disk is free, or the checkpoint is damaged or of another model or other options.
@@ -136,7 +136,8 @@ def fit(
         training.take_up(saver.load_last())
     else:
         training.save()  # what cannot be written is found before an epoch is lost
-    with Interrupts() as interrupts:
+    interrupts = Interrupts()
+    with interrupts.noted():
         training.run(interrupts)
     if interrupts.caught is not None:
         training.interrupted(interrupts.caught)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,7 +15,7 @@ from resemb_ext import _loader, metrics
 from resemb_ext.data import Samples
 from resemb_ext.runtime.digests import write_recorded_json
 from resemb_ext.runtime.environment import environment
-from resemb_ext.runtime.files import plain
+from resemb_ext.runtime.files import plain, shell_word
 from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.runtime.progress import Progress
 
@@ -83,7 +82,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             the folder, damaged checkpoints, or options or inputs that differ from the saved ones.
         OSError: the disk is full, or the folder can no longer be written.
         TrainingDiverged: a loss is no longer finite.
-        TrainingInterrupted: Ctrl-C or SIGTERM; the message says how to continue.
+        TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP; the message says how to continue.
     """
     progress = Progress(options.pop("progress", None))
     if options:
@@ -147,7 +146,7 @@ def _in_folder(
     except KeyboardInterrupt as stop:
         where = str(stop) or "stopped"
         raise TrainingInterrupted(
-            f"{where}; continue with: resemb train --resume {shlex.quote(str(folder))}",
+            f"{where}; continue with: resemb train --resume {shell_word(folder)}",
             getattr(stop, "signum", signal.SIGINT),
         ) from stop
     result["started"] = started.isoformat(timespec="seconds")

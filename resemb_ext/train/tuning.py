@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import shutil
 import signal
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from resemb_ext.runtime.digests import read_checked_json, write_recorded, write_recorded_json
-from resemb_ext.runtime.files import plain
+from resemb_ext.runtime.files import plain, shell_word
 from resemb_ext.runtime.progress import Progress
 
 from .config import RunConfig
@@ -94,7 +93,7 @@ def tune(
         ImportError: optuna is not installed.
         ValueError: a bad range, a folder with an earlier search, or (``resume``) without one, or with
             one of other options or inputs.
-        TrainingInterrupted: Ctrl-C or SIGTERM; the message says how to continue.
+        TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP; the message says how to continue.
     """
     config = config or RunConfig()
     search = _Search(config, trials, tune_seed, _space(config, ranges or {}), Progress(progress))
@@ -179,7 +178,7 @@ class _Search:
                         self._trial(folder, prepared, arm, number)
         except KeyboardInterrupt as stop:
             raise TrainingInterrupted(
-                f"{str(stop) or 'stopped'}; continue with: resemb tune --resume {shlex.quote(str(folder))}",
+                f"{str(stop) or 'stopped'}; continue with: resemb tune --resume {shell_word(folder)}",
                 getattr(stop, "signum", signal.SIGINT),
             ) from stop
         shutil.rmtree(folder / TRIAL, ignore_errors=True)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import resemb_ext as rx
 from resemb_ext.cli import main
@@ -246,3 +248,46 @@ def test_selftest_is_wired(capsys, monkeypatch):
     monkeypatch.setattr("resemb_ext.testing.selftest", lambda **o: given.update(o) or 1)
     assert main(["selftest", "--examples", "3"]) == 1
     assert given == {"device": "cpu", "examples": 3}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_end_every_command_with_a_line(tmp_path, capsys, monkeypatch, signum):
+    """What was half done is cleaned up on the way out, as after an error."""
+    before, log = signal.getsignal(signum), tmp_path / "log.csv"
+    log.write_text("user,item,time\n1,2,3\n")
+
+    def stop(table, target):
+        assert list(tmp_path.glob(".out.parquet.*"))
+        os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", stop)
+    assert main(["data", "convert", str(log), "--out", str(tmp_path / "out.parquet")]) == 128 + signum
+    line = {signal.SIGINT: "interrupted"}.get(signum, f"stopped by {signal.Signals(signum).name}")
+    assert capsys.readouterr().err.splitlines()[-1] == f"resemb data: {line}"
+    assert list(tmp_path.iterdir()) == [log] and signal.getsignal(signum) is before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("std::bad_alloc"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_memory_that_ends_is_a_line(capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("resemb_ext.cli.train.run", fail)
+    assert "error: out of memory" in refused(capsys, "train")
+
+
+def test_errors_of_ours_show_where(monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("x")
+
+    monkeypatch.setattr("resemb_ext.cli.train.run", fail)
+    with pytest.raises(KeyError):
+        main(["train"])

@@ -1,8 +1,10 @@
 """A training that was stopped, wherever, ends as one that was not, bit for bit."""
 
 import errno
+import io
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -160,7 +162,7 @@ def test_without_resume_it_starts_anew(parts, tmp_path):
     assert again.steps == first.steps and np.array_equal(again.test_scores, first.test_scores)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_say_where(parts, tmp_path, signum):
     whole = make_model(parts)
     expected = outcome(run_fit(parts, whole), whole)
@@ -179,6 +181,45 @@ def test_signals_save_and_say_where(parts, tmp_path, signum):
     assert stop.value.signum == signum and signal.getsignal(signum) is before
     model = make_model(parts, start=31)
     assert_same(expected, outcome(run_fit(parts, model, folder=tmp_path, resume=True), model))
+
+
+def test_signals_that_are_ignored_stay_ignored(parts, tmp_path):
+    """As under nohup, which ignores SIGHUP."""
+    model = make_model(parts)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+        assert run_fit(parts, model, epochs=1, folder=tmp_path).epochs == 1
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_terminal_ends_nothing(parts, tmp_path, monkeypatch):
+    """What it cannot show is left out, of lines and of the bar; the step under way is saved."""
+
+    class Gone(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    model = make_model(parts)
+    whole = run_fit(parts, model, epochs=1, progress=True)
+    model, calls = make_model(parts), []
+
+    def hang_up(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    model.register_forward_hook(hang_up)
+    with pytest.raises(TrainingInterrupted, match="after step 2, saved in"):
+        run_fit(parts, model, epochs=1, folder=tmp_path, progress=True)
+    again = run_fit(parts, make_model(parts, start=31), epochs=1, folder=tmp_path, resume=True, progress=True)
+    assert np.array_equal(again.test_scores, whole.test_scores)
 
 
 def test_a_second_signal_ends_at_once(parts, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main
-from resemb_ext.train import RunConfig, TrainingInterrupted, run, saved_config
+from resemb_ext.train import RunConfig, TrainingInterrupted, load_checkpoint, run, saved_config
 from resemb_ext.train import loop as loop_module
 from resemb_ext.train import prepare as prepare_module
 
@@ -189,6 +191,48 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     words = rf"res seed 0: stopped in epoch 1.*continue with: resemb train --resume '{folder}'"
     with pytest.raises(TrainingInterrupted, match=words):
         run(**SMALL, embedding="res", save_every=0, out=str(folder))
+
+
+def test_a_folder_named_like_an_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stop = loop_module._Training.run
+
+    def interrupt(self, interrupts):
+        raise KeyboardInterrupt
+
+    options = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--threads", "1", "--embedding", "plain", "--quiet"]
+    monkeypatch.setattr(loop_module._Training, "run", interrupt)
+    assert main(["train", *options, "--out=-o"]) == 130
+    shown = capsys.readouterr().err.strip()
+    assert shown.endswith("continue with: resemb train --resume ./-o")
+    monkeypatch.setattr(loop_module._Training, "run", stop)
+    assert main([*shlex.split(shown.rsplit("resemb ", 1)[1]), "--quiet"]) == 0
+
+
+@pytest.mark.full
+def test_a_lost_terminal_saves(tmp_path):
+    """A real terminal whose other end is closed, as when a connection breaks: the system sends SIGHUP."""
+    log, out = tmp_path / "log.csv", tmp_path / "out"
+    pd.DataFrame(
+        {"user_id": np.repeat(range(300), 8), "item_id": np.arange(2400) * 7 % 101, "timestamp": range(2400)}
+    ).to_csv(log, index=False)
+    last = out / "arms" / "plain-seed0" / "last.safetensors"
+    child, terminal = pty.fork()
+    if not child:
+        command = ["train", "--data", str(log), "--epochs", "1000", "--patience", "1000", "--batch-size", "64"]
+        options = ["--threads", "1", "--embedding", "plain", "--dim", "4", "--save-every", "1000", "--out", str(out)]
+        os.execv(sys.executable, [sys.executable, "-m", "resemb_ext", *command, *options])
+    shown, deadline = b"", time.monotonic() + 120
+    while b"epoch 3/1000  loss" not in shown:
+        assert time.monotonic() < deadline, shown
+        shown += os.read(terminal, 65536)
+    step = load_checkpoint(last)["progress"]["step"]
+    time.sleep(0.2)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    saved = load_checkpoint(last)["progress"]
+    assert saved["step"] > step and not saved["finished"] and not list(out.rglob(".*"))
 
 
 def cut(content):
