@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,27 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def pieces(events: Sequence[Any], longest: int, window: int) -> Iterator[Sequence[Any]]:
+    """A history in pieces, each beginning with the last ``window`` events of the one before.
+
+    Every pair of events at most ``window`` apart is in a piece. The pairs within the repeated events are in
+    two: window (window - 1) / 2 of them at each cut. With sampling, gensim drops frequent events before it
+    looks for neighbours, and a pair that only then comes within the window may be cut.
+
+    Args:
+        events: of one user.
+        longest: most events of a piece, > window.
+        window: events that are repeated.
+    """
+    for begin in range(0, max(len(events) - window, 1), longest - window):
+        yield events[begin : begin + longest]
+
+
 def item_vectors(log: Log, dim: int, seed: int) -> np.ndarray:
     """A vector for each item with events, from the order of each user's events.
 
-    One thread, so that the seed fixes the result.
+    One thread, so that the seed fixes the result. gensim ignores what follows a sentence's first 10,000
+    events, so longer histories come to it in ``pieces``.
 
     Args:
         log: training events.
@@ -38,11 +56,12 @@ def item_vectors(log: Log, dim: int, seed: int) -> np.ndarray:
         ImportError: gensim is not installed.
     """
     try:
-        from gensim.models import Word2Vec
+        from gensim.models.word2vec import MAX_WORDS_IN_BATCH, Word2Vec
     except ImportError:
         raise ImportError('item2vec needs gensim, which is not installed: pip install "resemb_ext[study]"') from None
     words = log.item.astype(str).tolist()
-    sentences = [words[a:b] for a, b in itertools.pairwise(log.user_start.tolist()) if b > a]
+    histories = (words[a:b] for a, b in itertools.pairwise(log.user_start.tolist()) if b > a)
+    sentences = [piece for one in histories for piece in pieces(one, MAX_WORDS_IN_BATCH, OPTIONS["window"])]
     model = Word2Vec(sentences, vector_size=dim, seed=seed, workers=1, **OPTIONS)
     vectors = np.zeros((log.num_items, dim), dtype=np.float32)
     vectors[[int(word) for word in model.wv.index_to_key]] = model.wv.vectors
