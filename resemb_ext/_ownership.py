@@ -1,7 +1,7 @@
 """Who reads and who steps a table: what embeddings and optimizers know of each other.
 
-An embedding marks its tables and, before it reads rows, tells hooks which ones. An optimizer that steps a table
-in backward is its owner. Other optimizers are refused where their step would fail or go wrong.
+An embedding, before it reads rows, tells hooks which ones. An optimizer that steps a table in backward is its
+owner. Other optimizers are refused where their step would fail or go wrong.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from resemb_ext import _registration as _registration  # registers the operators
 ReadHook = Callable[[Tensor, Callable[[], Tensor] | None], None]
 
 _OWNER = "_resemb_ext_in_backward"
-_MARK = "_resemb_ext_table"
-_TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam)
-_installed: list[Any] = []
+_TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
 
 
 class ReadHooks(nn.Module):
@@ -85,29 +83,48 @@ def owner_of(table: Tensor) -> TableOwner | None:
     return None if reference is None else reference()
 
 
-def watch_table(table: Tensor) -> None:
-    """Marks a parameter of ours; the first one starts the watch over optimizers."""
-    setattr(table, _MARK, True)
-    if not _installed:
-        _installed.append(register_optimizer_step_pre_hook(_before_step))
+def _before_step(
+    optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
+    """Refuses a step on a table that another steps, or on sparse gradients that it does not take.
 
-
-def _before_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Refuses a step on a marked table that another steps, or whose sparse gradient it does not take."""
+    Gradients that a closure makes are looked at after it has run.
+    """
     kind = type(optimizer)
-    refuses = kind.__module__.startswith("torch.optim") and not isinstance(optimizer, _TAKE_SPARSE)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if not hasattr(parameter, _MARK):
-                continue
             owner = owner_of(parameter)
             if owner is not None and owner is not optimizer:
                 raise RuntimeError(
                     f"{kind.__name__}: holds a table that another optimizer steps in backward; leave it to that one"
                 )
-            if refuses and parameter.grad is not None and parameter.grad.is_sparse:
-                raise RuntimeError(
-                    f"torch.optim.{kind.__name__} does not take the sparse gradients of "
-                    "ResEmbedding(sparse=True): use resemb_ext.optim (Adam, AdamW, Adagrad, "
-                    "RowwiseAdagrad, SGD), which steps the rows of the batch alone, or sparse=False"
-                )
+    if not kind.__module__.startswith("torch.optim") or isinstance(optimizer, _TAKE_SPARSE):
+        return None
+    place, closure = (1, args[1]) if len(args) > 1 else (None, kwargs.get("closure"))
+    if closure is None:
+        _refuse_sparse(optimizer)
+        return None
+
+    @functools.wraps(closure)
+    def checked() -> Any:
+        loss = closure()
+        _refuse_sparse(optimizer)
+        return loss
+
+    if place is None:
+        return args, {**kwargs, "closure": checked}
+    return (*args[:place], checked, *args[place + 1 :]), kwargs
+
+
+def _refuse_sparse(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in group["params"]):
+            raise RuntimeError(
+                f"torch.optim.{type(optimizer).__name__} does not take the sparse gradients of "
+                "ResEmbedding(sparse=True): use resemb_ext.optim (Adam, AdamW, Adagrad, "
+                "RowwiseAdagrad, SGD), which steps the rows of the batch alone, or sparse=False"
+            )
+
+
+# From the import on, as tables come by loading and copying too.
+register_optimizer_step_pre_hook(_before_step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resemb_ext import functional
 from resemb_ext._huge_pages import empty_table
-from resemb_ext._ownership import ReadHooks, watch_table
+from resemb_ext._ownership import ReadHooks
 from resemb_ext._transforms import transformed
 from resemb_ext.graph import InterestGraph
 
@@ -145,8 +145,6 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         self.attention: AttentionLink | None = None
         if link == "attention":
             self.attention = AttentionLink(embedding_dim, heads, edge_dropout, dtype=dtype, device=device)
-        for table in (self.central, self.residual):
-            watch_table(table)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -6,6 +6,15 @@ dense gradients beside them are handed to the torch.optim optimizer of that name
 
 from .algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
 from .base import RowSparseOptimizer
-from .clip import clip_grad_norm_
+from .clip import clip_grad_norm_, clip_grad_value_
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RowSparseOptimizer", "RowwiseAdagrad", "clip_grad_norm_"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "RowSparseOptimizer",
+    "RowwiseAdagrad",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resemb_ext._ownership import owner_of, watch_table
+from resemb_ext._ownership import owner_of
 
 from . import capture, global_decay, in_backward
 from .dense import step_dense
@@ -179,9 +179,6 @@ class RowSparseOptimizer(Optimizer):
         in_backward.install(self, module)
         # GradScaler then tells ``step`` of itself, which refuses it.
         self._step_supports_amp_scaling = True
-        for _, parameter in self._places():
-            if owner_of(parameter) is self:
-                watch_table(parameter)
 
     @torch.no_grad()
     def _step_table(self, table: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Clipping of gradients by their norm, sparse ones among them."""
+"""Clipping of gradients by norm and by value, sparse ones among them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from .row_sparse import gradient_rows
 
 @torch.no_grad()
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
 ) -> Tensor:
     """``torch.nn.utils.clip_grad_norm_`` that takes sparse gradients too.
 
@@ -25,6 +29,7 @@ def clip_grad_norm_(
         max_norm: the norm allowed.
         norm_type: of the p-norm; infinity is the largest magnitude.
         error_if_nonfinite: raise where the norm is infinite or NaN.
+        foreach: as for torch's function, on the norm of the gradients.
 
     Returns:
         The norm before clipping, a scalar tensor.
@@ -33,32 +38,68 @@ def clip_grad_norm_(
         RuntimeError: the norm is not finite and ``error_if_nonfinite``.
         ValueError: a gradient sparse over more than rows.
     """
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
-    given = [p for p in parameters if p.grad is not None]
+    given = _with_gradient(parameters)
     if not given:
         return torch.tensor(0.0)
-    sparse = {
-        i: gradient_rows(p.grad, f"parameter {i}")  # type: ignore[arg-type]
-        for i, p in enumerate(given)
-        if p.grad is not None and p.grad.is_sparse
-    }
-    values = [sparse[i].values if i in sparse else p.grad for i, p in enumerate(given)]
-    total = torch.nn.utils.get_total_norm(values, norm_type, error_if_nonfinite)  # type: ignore[arg-type]
+    values = _summed(given)
+    total = torch.nn.utils.get_total_norm(values, norm_type, error_if_nonfinite, foreach)
     # As in torch: an attempt to keep it 1 where nothing is to be clipped, without reading the device.
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-    for i, parameter in enumerate(given):
+    for value in values:
+        value.mul_(factor.to(value.device))
+    return total
+
+
+@torch.no_grad()
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """``torch.nn.utils.clip_grad_value_`` that takes sparse gradients too.
+
+    The rows of an uncoalesced gradient are summed first. Sparse gradients are replaced, dense ones are clipped
+    in place.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        clip_value: each number is brought into [-clip_value, clip_value].
+        foreach: as for torch's function, on the dense gradients.
+
+    Raises:
+        ValueError: a gradient sparse over more than rows.
+    """
+    given = _with_gradient(parameters)
+    dense = []
+    for parameter, value in zip(given, _summed(given), strict=True):
+        if parameter.grad is value:
+            dense.append(parameter)
+        else:
+            value.clamp_(-clip_value, clip_value)
+    if dense:
+        torch.nn.utils.clip_grad_value_(dense, clip_value, foreach)
+
+
+def _with_gradient(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [p for p in ([parameters] if isinstance(parameters, Tensor) else parameters) if p.grad is not None]
+
+
+def _summed(parameters: list[Tensor]) -> list[Tensor]:
+    """The numbers of every gradient, to be changed in place; sparse ones are replaced by sums of their own.
+
+    Autograd may hand one buffer of values to the gradients of several parameters.
+    """
+    rows = {
+        i: gradient_rows(p.grad, f"parameter {i}")  # type: ignore[arg-type]
+        for i, p in enumerate(parameters)
+        if p.grad is not None and p.grad.is_sparse
+    }
+    values: list[Tensor] = []
+    for i, parameter in enumerate(parameters):
         gradient = parameter.grad
         assert gradient is not None
-        if i not in sparse:
-            gradient.mul_(factor.to(gradient.device))
-            continue
-        rows = sparse[i]
-        parameter.grad = torch.sparse_coo_tensor(
-            rows.rows.unsqueeze(0),
-            rows.values * factor.to(rows.values.dtype),
-            gradient.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
-    return total
+        if i in rows:
+            own, shared = rows[i].values, gradient._values()
+            own = own.clone() if own.data_ptr() == shared.data_ptr() else own
+            parameter.grad = torch.sparse_coo_tensor(
+                rows[i].rows.unsqueeze(0), own, gradient.shape, is_coalesced=True, check_invariants=False
+            )
+            gradient = own
+        values.append(gradient)
+    return values

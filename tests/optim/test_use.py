@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,23 @@ def test_grad_scaler() -> None:
     assert scaler.get_scale() == 512.0
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_grad_scaler_is_refused_where_backward_steps(unscaled: bool) -> None:
+    module = nn.Sequential(nn.Embedding(H, D, sparse=True), nn.Linear(D, 1))
+    optimizer = optim.SGD(module.parameters(), lr=0.1)
+    optimizer.step_in_backward(module)
+    before = module[1].weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(module(torch.tensor([1])).sum()).backward()
+    if unscaled:
+        scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="step_in_backward: GradScaler scales the loss"):
+        scaler.step(optimizer)
+    assert torch.equal(module[1].weight, before)
+    torch.amp.GradScaler("cpu", enabled=False).step(optimizer)
+    assert not torch.equal(module[1].weight, before)
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_several_lookups_are_one_step_on_their_sum(kind: str) -> None:
     """Two lookups a pass, two passes a step: gradients of several sorted runs, never coalesced."""
@@ -210,46 +228,6 @@ def test_dense_gradients_beside_sparse_ones() -> None:
     twin(vectors).sum().backward()
     expected.step()
     assert same(linear, twin)
-
-
-class TestClipping:
-    @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
-    @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-    def test_is_that_of_dense_gradients(self, norm_type: float, max_norm: float) -> None:
-        ids = torch.tensor([3, 3, 3, 8, 1])  # repeats: the rows must be summed before the norm
-        linear = nn.Linear(D, 1)
-        modules = [nn.Embedding(H, D, sparse=sparse) for sparse in (True, False)]
-        modules[1].load_state_dict(modules[0].state_dict())
-        norms, gradients = [], []
-        for module, clip in zip(modules, (optim.clip_grad_norm_, nn.utils.clip_grad_norm_), strict=True):
-            linear.zero_grad()
-            linear(module(ids)).square().sum().backward()
-            parameters = [*module.parameters(), *linear.parameters()]
-            norms.append(clip(parameters, max_norm, norm_type))
-            gradients.append([p.grad.to_dense().clone() for p in parameters])
-        torch.testing.assert_close(norms[0], norms[1])
-        for a, b in zip(*gradients, strict=True):
-            torch.testing.assert_close(a, b)
-
-    def test_buffers_that_autograd_shares_are_scaled_once(self) -> None:
-        a, b = nn.Embedding(H, D, sparse=True), nn.Embedding(H, D, sparse=True)
-        ids = torch.arange(10)
-        upstream = torch.randn(10, D)
-        kept = upstream.clone()
-        (a(ids) + b(ids)).backward(upstream)
-        total = optim.clip_grad_norm_([a.weight, b.weight], 1.0)
-        assert torch.equal(upstream, kept)
-        for module in (a, b):
-            torch.testing.assert_close(module.weight.grad.to_dense()[:10], upstream / total)
-
-    def test_not_finite(self) -> None:
-        module = nn.Embedding(H, D, sparse=True)
-        (module(torch.tensor([1])) * torch.nan).sum().backward()
-        with pytest.raises(RuntimeError, match="non-finite"):
-            optim.clip_grad_norm_(module.parameters(), 1.0, error_if_nonfinite=True)
-
-    def test_nothing_to_clip(self) -> None:
-        assert optim.clip_grad_norm_([nn.Parameter(torch.ones(2))], 1.0) == 0
 
 
 class TestErrors:
@@ -302,10 +280,41 @@ class TestErrors:
         with pytest.raises(RuntimeError, match=r"use resemb_ext\.optim"):
             refuses(module.parameters()).step()
         torch.optim.SparseAdam(module.parameters()).step()
+        torch.optim.LBFGS(module.parameters()).step(lambda: torch.zeros(()))
         module.sparse = False
         module.zero_grad()
         module(torch.tensor([1])).sum().backward()
         refuses(module.parameters()).step()
+
+    @pytest.mark.parametrize("way", ["assign", "deepcopy", "pickle"])
+    @pytest.mark.parametrize("call", ["closure", "closure=", "nothing"])
+    def test_they_name_ours_whatever_became_of_the_table(self, way: str, call: str) -> None:
+        """Also where the closure makes the gradients, as Lightning's does."""
+        module = res_embedding()
+        if way == "assign":
+            state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in module.state_dict().items()}
+            module.load_state_dict(state, assign=True)
+        else:
+            module = copy.deepcopy(module) if way == "deepcopy" else pickle.loads(pickle.dumps(module))
+        optimizer = torch.optim.Adam(module.parameters())
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = module(torch.tensor([1])).sum()
+            loss.backward()
+            return loss
+
+        with pytest.raises(RuntimeError, match=r"use resemb_ext\.optim"):
+            if call == "nothing":
+                closure()
+                optimizer.step()
+            elif call == "closure":
+                optimizer.step(closure)
+            else:
+                optimizer.step(closure=closure)
+        module.sparse = False
+        loss = closure().item()
+        assert optimizer.step(closure) == loss
 
     def test_a_saved_table_that_a_step_changed_is_noticed(self) -> None:
         table = nn.Parameter(torch.ones(H, D))
