@@ -11,6 +11,8 @@ from typing import Any
 
 from resemb_ext.runtime.files import write_atomic
 
+from .graph_common import add_reading
+
 _FIELDS = ("user", "item", "time", "category", "label", "session")
 EXAMPLES = """examples:
   resemb data validate events.csv
@@ -66,7 +68,10 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     from resemb_ext.data.files import SUFFIXES
 
     parser.add_argument(
-        "log", metavar="LOG", type=Path, help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst"
+        "log",
+        metavar="LOG",
+        type=Path,
+        help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst; or a folder of such files",
     )
     for name in _FIELDS:
         optional = ', "-" for none' if name in ("category", "label", "session") else ""
@@ -80,6 +85,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--header", type=_names, metavar="A,B,...", help="column names of a text file that has no header line"
     )
+    add_reading(parser)
     parser.add_argument(
         "--where",
         action="append",
@@ -108,7 +114,15 @@ def _read(args: argparse.Namespace) -> Any:
         raise ValueError("--where: give a column once, with its values joined by commas")
     columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in _FIELDS}
     columns = {name: False if column == "-" else column for name, column in columns.items()}
-    return read_log(args.log, **columns, session_gap=args.session_gap, header=args.header, where=where)
+    return read_log(
+        args.log,
+        **columns,
+        session_gap=args.session_gap,
+        header=args.header,
+        delimiter=args.delimiter,
+        drop_null=args.drop_null,
+        where=where,
+    )
 
 
 def _run_validate(args: argparse.Namespace) -> int:

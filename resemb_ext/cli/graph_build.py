@@ -85,6 +85,10 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
         raise ValueError("--category-edges needs the whole log; leave out --stream")
     if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
         raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
+    if args.delimiter is not None:
+        raise ValueError("--delimiter is for text files; --stream reads .parquet")
+    if args.drop_null:
+        raise ValueError("--drop-null needs the whole log; leave out --stream, or write a log without nulls first")
     wanted = columns_of(args)
     if wanted["category"]:
         raise ValueError("--category-column is for --category-edges; leave it out with --stream")

@@ -15,12 +15,25 @@ def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) ->
     for column in _COLUMNS:
         none = ', "-" for none' if column in _OPTIONAL else ""
         parser.add_argument(f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)")
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command that reads a log takes besides the columns."""
+    parser.add_argument(
+        "--delimiter",
+        metavar="SIGN",
+        help="what parts a text file's values, tab for a tab (default: by its suffix and first lines)",
+    )
+    parser.add_argument(
+        "--drop-null", action="store_true", help="leave out rows without a user, item, time, label or session"
+    )
 
 
 def read(args: argparse.Namespace) -> Any:
     from resemb_ext.data import read_log
 
-    return read_log(args.data, **columns_of(args))
+    return read_log(args.data, **columns_of(args), delimiter=args.delimiter, drop_null=args.drop_null)
 
 
 def columns_of(args: argparse.Namespace) -> dict[str, Any]:

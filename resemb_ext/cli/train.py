@@ -29,6 +29,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "label_column",
         "session_column",
         "history_separator",
+        "delimiter",
+        "drop_null",
         "split",
         "max_history",
         "train_negatives",

@@ -6,16 +6,21 @@ raises an error that names the column and the first bad row. Rows count from 0, 
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .faults import BadEntry, NullEntry, raise_at
+from .findings import Finding
+from .spelled import integers, is_text, spelled_ids, spelled_labels, spelled_times
+
+__all__ = ["BadEntry", "as_arrow", "canonical_ids", "canonical_labels", "canonical_times", "missing"]
+
 _INT64_MAX = int(np.iinfo(np.int64).max)
 # Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
-_EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
-_LABEL_TEXT = r"^([+-]?\d+(\.\d*)?|true|false)$"
+EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
 
 
 def as_arrow(values: Any, column: str) -> pa.Array:
@@ -39,6 +44,12 @@ def as_arrow(values: Any, column: str) -> pa.Array:
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    elif pa.types.is_run_end_encoded(values.type):
+        values = pc.run_end_decode(values)
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
+    elif pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
     return values
 
 
@@ -49,30 +60,12 @@ def _big_int_array(values: Any, column: str) -> pa.Array:
         raise ValueError(f"column {column!r} holds integers outside both int64 and uint64; pass them as text") from None
 
 
-class BadEntry(ValueError):
-    """A bad entry of a column: ``row`` counts from 0, ``what`` says the column and the fault."""
-
-    def __init__(self, row: int, column: str, fault: str) -> None:
-        self.row, self.column, self.fault = row, column, fault
-        super().__init__(f"column {column!r}, row {row}: {fault}; rows count from 0, no header")
-
-    @property
-    def what(self) -> str:
-        """Column and fault without the row, for messages that name the place otherwise."""
-        return f"column {self.column!r}: {self.fault}"
-
-    def at(self, row: int) -> BadEntry:
-        """The same fault in another row."""
-        return BadEntry(row, self.column, self.fault)
-
-
-def _raise_at(mask: pa.Array | np.ndarray, column: str, what: str, values: pa.Array) -> NoReturn:
-    """Raise BadEntry for the first row where ``mask`` is true; it says how many more there are."""
-    rows = np.flatnonzero(np.asarray(mask))
-    row = int(rows[0])
-    shown = "" if values[row].as_py() is None else f" ({values[row].as_py()!r:.80})"
-    more = f", as in {len(rows) - 1} more rows" if len(rows) > 1 else ""
-    raise BadEntry(row, column, f"{what}{shown}{more}")
+def missing(array: pa.Array) -> np.ndarray:
+    """bool [n]: which entries are null, NaN or empty text."""
+    mask = pc.is_null(array, nan_is_null=pa.types.is_floating(array.type))
+    if is_text(array.type):
+        mask = pc.or_(mask, pc.fill_null(pc.equal(array, ""), False))
+    return mask.to_numpy(zero_copy_only=False)
 
 
 def _any(mask: Any) -> bool:
@@ -81,7 +74,7 @@ def _any(mask: Any) -> bool:
 
 def _no_nulls(array: pa.Array, column: str, what: str) -> None:
     if array.null_count:
-        _raise_at(pc.is_null(array), column, f"null {what}", array)
+        raise_at(pc.is_null(array), column, f"null {what}", array, NullEntry)
 
 
 def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
@@ -90,13 +83,13 @@ def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
     valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
     values = np.where(valid, values, 0.0)
     if np.isnan(values).any():
-        _raise_at(np.isnan(values), column, f"null {what} (NaN)", array)
+        raise_at(np.isnan(values), column, f"null {what} (NaN)", array, NullEntry)
     fractional = values != np.trunc(values)
     if fractional.any():
-        _raise_at(fractional, column, f"fractional {what}", array)
-    limit = _EXACT_FLOAT[array.type.bit_width]
+        raise_at(fractional, column, f"fractional {what}", array)
+    limit = EXACT_FLOAT[array.type.bit_width]
     if (np.abs(values) > limit).any():
-        _raise_at(
+        raise_at(
             np.abs(values) > limit,
             column,
             f"{array.type} {what} beyond {limit} is not exact; store ids as integers or text",
@@ -105,26 +98,53 @@ def _whole_floats(array: pa.Array, column: str, what: str) -> pa.Array:
     return pa.array(values.astype(np.int64), mask=~valid)
 
 
-def canonical_ids(values: Any, column: str, what: str = "id", *, nulls: bool = False, parse: bool = False) -> pa.Array:
+def _whole_decimals(array: pa.Array, column: str, what: str) -> pa.Array:
+    """Decimals, as warehouses export integers, to integers, or to their digits where 64 bits are too few."""
+    try:
+        return array.cast(pa.int64())
+    except pa.ArrowInvalid:
+        values = array.to_pylist()
+    fractional = np.array([value is not None and value != value.to_integral_value() for value in values])
+    if fractional.any():
+        raise_at(fractional, column, f"fractional {what}", array)
+    wholes = [None if value is None else int(value) for value in values]
+    numbers = integers(wholes)
+    return pa.array([None if n is None else str(n) for n in wholes]) if numbers is None else numbers
+
+
+def canonical_ids(
+    values: Any,
+    column: str,
+    what: str = "id",
+    *,
+    nulls: bool = False,
+    parse: bool = False,
+    findings: list[Finding] | None = None,
+) -> pa.Array:
     """Raw ids of any kind as int64, uint64 or large_string.
 
     Args:
         values: array-like or pyarrow array.
         column: name for messages.
         what: what an entry is, for messages ("user id").
-        nulls: keep nulls (categories) instead of raising.
-        parse: text comes from a CSV: text that spells integers throughout becomes integers.
+        nulls: keep nulls (categories) instead of raising; NaN is one of them.
+        parse: text comes from a text file: text that spells integers throughout becomes integers.
+        findings: gets what is odd about text that is parsed.
 
     Raises:
         ValueError: null, empty, fractional or inexact id (the row is named).
         TypeError: a type that cannot be an id (bool, time, list, ...).
     """
     array = as_arrow(values, column)
-    if parse and (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        array = _parse_text_ids(array, column, what)
-    kind = array.type
     if not nulls:
         _no_nulls(array, column, what)
+    if parse and is_text(array.type):
+        array = spelled_ids(array, column, what, [] if findings is None else findings)
+    elif pa.types.is_decimal(array.type):
+        array = _whole_decimals(array, column, what)
+    elif nulls and pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    kind = array.type
     if pa.types.is_null(kind):
         return array.cast(pa.int64())
     if pa.types.is_unsigned_integer(kind):
@@ -141,38 +161,15 @@ def canonical_ids(values: Any, column: str, what: str = "id", *, nulls: bool = F
         except pa.ArrowInvalid:
             raise TypeError(f"column {column!r}: binary {what}s are not UTF-8 text") from None
         kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         array = array.cast(pa.large_string())
         empty = pc.equal(array, "")
         if _any(empty):
             if not nulls:
-                _raise_at(pc.fill_null(empty, False), column, f"empty {what}", array)
+                raise_at(pc.fill_null(empty, False), column, f"empty {what}", array, NullEntry)
             array = pc.if_else(empty, pa.scalar(None, pa.large_string()), array)
         return array
     raise TypeError(f"column {column!r} has type {kind}; {what}s must be integers or text")
-
-
-def _parse_text_ids(array: pa.Array, column: str, what: str) -> pa.Array:
-    """Text that spells integers exactly becomes integers; "007" or "x1" keeps the column text.
-
-    A column of numbers of which some have a decimal point is one of integers that went through
-    floats: "12.0" is 12, and a fraction is an error.
-    """
-    for kind in (pa.int64(), pa.uint64()):
-        try:
-            numbers = array.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-        if pc.all(pc.equal(numbers.cast(array.type), array)).as_py() is not False:
-            return numbers
-        return array
-    if not pc.all(pc.match_substring_regex(array, r"^-?\d+(\.\d*)?$")).as_py():
-        return array
-    fractional = pc.fill_null(pc.match_substring_regex(array, r"\.\d*[1-9]"), False)
-    if _any(fractional):
-        _raise_at(fractional, column, f"fractional {what}", array)
-    whole = pc.replace_substring_regex(array, r"\.0*$", "")
-    return array if whole.equals(array) else _parse_text_ids(whole, column, what)
 
 
 def canonical_times(values: Any, column: str) -> np.ndarray:
@@ -188,9 +185,11 @@ def canonical_times(values: Any, column: str) -> np.ndarray:
     array = as_arrow(values, column)
     _no_nulls(array, column, "time")
     kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        array = _parse_text_times(array, column)
-        kind = array.type
+    if is_text(kind):
+        array = spelled_times(array, column)
+    elif pa.types.is_decimal(kind):
+        array = spelled_times(array.cast(pa.string()), column)
+    kind = array.type
     if pa.types.is_date(kind):
         array = array.cast(pa.timestamp("s"))
         kind = array.type
@@ -207,28 +206,10 @@ def canonical_times(values: Any, column: str) -> np.ndarray:
     if pa.types.is_floating(kind):
         times = array.to_numpy(zero_copy_only=False).astype(np.float64)
         if not np.isfinite(times).all():
-            _raise_at(~np.isfinite(times), column, "time is not finite", array)
+            error = NullEntry if np.isnan(times).any() else BadEntry
+            raise_at(~np.isfinite(times), column, "time is not finite", array, error)
         return times
     raise TypeError(f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text")
-
-
-def _parse_text_times(array: pa.Array, column: str) -> pa.Array:
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return array.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    import pandas as pd
-
-    text = pd.Series(array.to_pandas())
-    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-    bad = parsed.isna()
-    if bad.any():
-        # What most entries are tells which of the others are at fault.
-        no_number = pd.to_numeric(text, errors="coerce").isna()
-        bad = bad if bad.sum() <= no_number.sum() else no_number
-        _raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
-    return pa.array(parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
 
 
 def canonical_labels(values: Any, column: str) -> np.ndarray:
@@ -238,19 +219,15 @@ def canonical_labels(values: Any, column: str) -> np.ndarray:
     kind = array.type
     if pa.types.is_boolean(kind):
         return array.cast(pa.int8()).to_numpy()
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        # One bad entry turns a text file's whole column into text.
-        spelled = pc.match_substring_regex(array, _LABEL_TEXT, ignore_case=True)
-        if _any(spelled) and not pc.all(spelled).as_py():
-            _raise_at(pc.invert(spelled), column, "label must be 0 or 1", array)
-        if len(array) and _any(spelled):
-            words = pc.replace_substring_regex(pc.utf8_lower(array), "^true$", "1")
-            numbers = pc.replace_substring_regex(words, "^false$", "0").cast(pa.float64())
-            array, kind = numbers, numbers.type
+    if is_text(kind):
+        return spelled_labels(array, column).to_numpy()
+    if pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+        kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError(f"column {column!r} has type {kind}; labels must be 0/1 or booleans")
     numbers = array.to_numpy(zero_copy_only=False)
     bad = (numbers != 0) & (numbers != 1)
     if bad.any():
-        _raise_at(bad, column, "label must be 0 or 1", array)
+        raise_at(bad, column, "label must be 0 or 1", array)
     return numbers.astype(np.int8)

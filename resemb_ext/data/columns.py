@@ -74,15 +74,17 @@ def resolve_columns(
 
 
 def printable(text: str, limit: int = 300) -> str:
-    """Foreign text on one line: spaces joined, what cannot be shown escaped, at most ``limit``."""
-    text = " ".join(text.split())
+    """Foreign text on one line: line ends as blanks, what cannot be shown (tabs too) escaped, at most ``limit``."""
+    text = " ".join(text.splitlines())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def list_names(names: Sequence[str]) -> str:
     """Column names for a message, the first 40 of them."""
-    shown = ", ".join(printable(str(name), 60) for name in names[:40])
+    plain = (printable(str(name), 60) for name in names[:40])
+    # Quotes show blanks at the ends.
+    shown = ", ".join(f"'{name}'" if name != name.strip() else name for name in plain)
     return (shown + (", ..." if len(names) > 40 else "")) or "(none)"
 
 

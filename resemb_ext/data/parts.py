@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
 from .columns import list_names, resolve_columns
-from .files import Source, kind_of, open_source
+from .files import kind_of, open_source
 from .findings import WARNING, Finding
 from .idmap import IdMap
 from .joined import Histories, Sequences, aligned, check_lengths, read_histories, row_with, split_histories
 from .separators import UNIT, BadHistory, Targets, check_words, find_separator, unescaped
+from .source import Source
 
 PARTS = ("train", "valid", "test")
 
@@ -91,7 +92,7 @@ def read_parts(
     for name, part in parts.items():
         with _lines_of(part.source):
             parts[name] = replace(part, sequences=split_histories(part.histories, found))
-    findings = []
+    findings = [finding for part in parts.values() for finding in part.source.findings]
     for lists in (False, True):
         some = [part for part in parts.values() if (part.histories.separator is not None) == lists]
         joined = UNIT if lists else found
@@ -159,6 +160,11 @@ def _categories(part: Part, separator: str) -> Categories:
     return Categories(target, aligned(part.history, part.sequences, histories.which, sequences))
 
 
+def part_of(path: Path) -> str:
+    """The part that a file of this name holds, if it is one of ``PARTS``."""
+    return path.name.split(".")[0].lower()
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """The file of each part."""
     if not folder.is_dir():
@@ -166,7 +172,7 @@ def _files(folder: Path) -> dict[str, Path]:
     inside = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path))
     chosen = {}
     for part in PARTS:
-        found = [path for path in inside if path.name.split(".")[0].lower() == part]
+        found = [path for path in inside if part_of(path) == part]
         if len(found) > 1:
             raise ValueError(f"{folder} has several {part} files: {list_names([p.name for p in found])}")
         if found:
@@ -206,7 +212,7 @@ def _read(path: Path, wanted: Mapping[str, Any]) -> Part:
             if "category" not in guessed:
                 raise
             needed.remove(columns["category"])
-    table = source.read(needed, [column for column in needed if column != columns["label"]])
+    table = source.read(needed)
     if not len(table):
         raise ValueError(f"{path.name} has no rows")
     with _lines_of(source):
@@ -252,5 +258,5 @@ def _lines_of(source: Source) -> Iterator[None]:
 
 
 def _at_line(bad: BadEntry, source: Source) -> ValueError:
-    where = f"row {bad.row}" if source.line is None else f"line {source.line(bad.row)}"
-    return ValueError(f"{source.path.name}, {where}, {bad.what}")
+    place = f"{source.path.name}, row {bad.row}" if source.place is None else source.place(bad.row)
+    return ValueError(f"{place}, {bad.what}")

@@ -10,17 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times
+from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times, missing
 from .columns import Columns, list_names, resolve_columns
 from .conditions import rows_where
-from .files import Source, name_of, open_source
-from .findings import Finding, warn
+from .faults import NullEntry
+from .files import name_of, open_source
+from .findings import WARNING, Finding, warn
 from .idmap import IdMap
 from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
-
-_AS_TEXT = ("user", "item", "category", "session")
+from .source import Source
 
 
 def read_log(
@@ -34,6 +34,8 @@ def read_log(
     session: str | Literal[False] | None = None,
     session_gap: float | None = None,
     header: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    drop_null: bool = False,
     where: Mapping[str, Any] | None = None,
     users: IdMap | None = None,
     items: IdMap | None = None,
@@ -43,15 +45,18 @@ def read_log(
     """Read a log, map its ids, and sort it stably by (user, time).
 
     Args:
-        source: path of a ``.parquet``, ``.csv``, ``.tsv``, RecBole ``.inter``, MovieLens ``.dat``
+        source: path of a ``.parquet``, ``.csv``, ``.tsv``, ``.txt``, RecBole ``.inter``, MovieLens ``.dat``
             (``user::item::rating::time``) or ``.json``/``.jsonl`` file (an object a line), all but
-            Parquet also compressed (``.gz``, ``.bz2``, ``.zst``); a pandas DataFrame, a pyarrow
-            Table, or a mapping of column names to arrays.
+            Parquet also compressed (``.gz``, ``.bz2``, ``.zst``); of a folder of such files, the parts of
+            one log; a pandas DataFrame, a pyarrow Table, or a mapping of column names to arrays.
         user, item, time: column names; guessed from common names (``GUESSES``) where None.
         category, label, session: likewise, but the column may be missing; False leaves it out.
         session_gap: instead of a session column: a session ends where the user's next event is
             more than this later, in the times' unit (seconds for dates and timestamps).
         header: column names of a text file without a header line.
+        delimiter: what parts a text file's values: one character, or twice the same. Without it that of the
+            suffix, or another of ``, ; | :: `` tab and blank where the first lines leave no doubt.
+        drop_null: leave out rows without a user, item, time, label or session: null, NaN or empty text.
         where: column to value or values: keep only the rows that have them, e.g.
             ``{"behavior": "pv"}``. Numbers compare as numbers (4 is 4.0), times as times (without a
             zone: UTC), booleans as booleans; text that spells one of these throughout a column is one.
@@ -74,7 +79,8 @@ def read_log(
             of a given map, or a map that is none.
 
     Warns:
-        DataWarning: a value of ``where`` that no row has (an error where none of them occurs).
+        DataWarning: a value of ``where`` that no row has (an error where none of them occurs), rows that
+            ``drop_null`` leaves out, quoted values that hold line ends, ids with blanks around them.
     """
     maps = given_maps(users, items, unseen)
     if session_gap is not None:
@@ -87,18 +93,19 @@ def read_log(
     file: Source | None = None
     extra = list(where or ())
     if isinstance(source, str | Path):
-        file = open_source(Path(source), header)
+        file = open_source(Path(source), header, delimiter)
         name = name or name_of(file.path)
         columns = resolve_columns(file.names, wanted, file.path.name, hint=file.hint)
         _need(extra, file.names, file.path.name)
         names = dict.fromkeys((*columns.by_field.values(), *extra))
-        text = [c for f, c in columns.by_field.items() if f in _AS_TEXT]
-        table = file.read(list(names), list({*text, *extra}))
+        table = file.read(list(names))
         fields = {f: table[c] for f, c in columns.by_field.items()}
         filters = {c: table[c] for c in extra}
     else:
         if header is not None:
             raise ValueError("header is for text files; rename the columns of the data instead")
+        if delimiter is not None:
+            raise ValueError("delimiter is for text files, found data in memory")
         name = name or "log"
         available = _columns_of(source)
         columns = resolve_columns(available, wanted, "the data")
@@ -110,23 +117,32 @@ def read_log(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {name!r} differ in length: {lengths}")
     rows: np.ndarray | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: list[Finding] = []
     if where:
-        rows, findings = rows_where(filters, where, name)
+        rows, found = rows_where(filters, where, name)
+        findings += found
         fields = {f: as_arrow(v, columns.by_field[f]).take(rows) for f, v in fields.items()}
+    if drop_null:
+        fields, kept, found = _without_nulls(fields, columns.by_field)
+        rows = kept if rows is None else rows[kept]
+        findings += found
     if not len(fields["user"]):
         raise ValueError(f"{name!r} has no rows; a log needs at least one event")
     try:
-        log = _make(fields, columns, name, maps, unseen, parse=file is not None and file.text)
+        log = _make(fields, columns, name, maps, unseen, findings, parse=file is not None and file.text)
     except BadEntry as bad:
+        if isinstance(bad, NullEntry):
+            bad.fault += "; drop_null=True (--drop-null) leaves such rows out"
         row = bad.row if rows is None else int(rows[bad.row])
-        if file is None or file.line is None:
+        if file is None or file.place is None:
             raise bad.at(row) from None
-        raise ValueError(f"{file.path.name}, line {file.line(row)}, {bad.what}") from None
+        raise ValueError(f"{file.place(row)}, {bad.what}") from None
     if session_gap is not None:
         log = replace(log, session=sessions_by_gap(log.user, log.time, session_gap))
+    if file is not None:
+        findings = [*file.findings, *findings]
     warn(name, findings)
-    return replace(log, findings=findings)
+    return replace(log, findings=tuple(findings))
 
 
 def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
@@ -137,15 +153,38 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
             )
 
 
+def _without_nulls(
+    fields: Mapping[str, Any], names: Mapping[str, str]
+) -> tuple[dict[str, pa.Array], np.ndarray, tuple[Finding, ...]]:
+    """The fields' rows that lack nothing but perhaps a category, their positions, and what was left out."""
+    arrays = {field: as_arrow(values, names[field]) for field, values in fields.items()}
+    lacking = {field: missing(array) for field, array in arrays.items() if field != "category"}
+    bad = np.logical_or.reduce(list(lacking.values()))
+    kept = np.flatnonzero(~bad)
+    if not bad.any():
+        return arrays, kept, ()
+    parts = ", ".join(
+        f"{mask.sum():,} without {field} ({names[field]!r})" for field, mask in lacking.items() if mask.any()
+    )
+    found = Finding(WARNING, "null rows", f"{bad.sum():,} of {len(bad):,} rows are not whole: {parts}", "left out")
+    return {field: array.take(kept) for field, array in arrays.items()}, kept, (found,)
+
+
 def _make(
-    fields: Mapping[str, Any], columns: Columns, name: str, maps: Mapping[str, IdMap], unseen: str, parse: bool
+    fields: Mapping[str, Any],
+    columns: Columns,
+    name: str,
+    maps: Mapping[str, IdMap],
+    unseen: str,
+    findings: list[Finding],
+    parse: bool,
 ) -> Log:
     names = columns.by_field
 
     def mapped(field: str, first: int) -> tuple[np.ndarray, IdMap]:
         known = maps.get(field)
         as_text = known is not None and known.kind == "text"
-        ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse and not as_text)
+        ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse and not as_text, findings=findings)
         if known is not None:
             return numbered_by(known, ids, names[field], field, unseen)
         ids_map = IdMap.fit(ids, first=first)
@@ -156,7 +195,7 @@ def _make(
     times = canonical_times(fields["time"], names["time"])
     cats, cat_map = None, None
     if "category" in fields:
-        cats, cat_map = _categories(fields["category"], names["category"], parse)
+        cats, cat_map = _categories(fields["category"], names["category"], parse, findings)
     labels = canonical_labels(fields["label"], names["label"]) if "label" in fields else None
     session = mapped("session", 0)[0] if "session" in fields else None
     arrays: dict[str, Any] = {
@@ -178,9 +217,9 @@ def _make(
     return replace(log, session=number_sessions(log.user, log.session))
 
 
-def _categories(values: Any, column: str, parse: bool) -> tuple[np.ndarray, IdMap]:
+def _categories(values: Any, column: str, parse: bool, findings: list[Finding]) -> tuple[np.ndarray, IdMap]:
     """Category numbers with 0 for nulls, and their map."""
-    ids = canonical_ids(values, column, "category", nulls=True, parse=parse)
+    ids = canonical_ids(values, column, "category", nulls=True, parse=parse, findings=findings)
     valid = ids.is_valid().to_numpy(zero_copy_only=False)
     known = ids.drop_null()
     cat_map = IdMap.fit(known)

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .files import kind_of
 from .findings import Finding, warn
 from .idmap import IdMap
 from .joined import row_lengths
 from .log import Log
-from .parts import PARTS, Part, left_out, number_texts, read_categories, read_parts
+from .parts import PARTS, Part, left_out, number_texts, part_of, read_categories, read_parts
 from .samples import Samples
 from .separators import describe
 from .splits import Split
@@ -56,8 +57,10 @@ class ReadySplit(Split):
 
 
 def is_ready_made(source: Any) -> bool:
-    """Whether a source is a folder, hence one of ready-made samples."""
-    return isinstance(source, str | Path) and Path(source).is_dir()
+    """Whether a source is a folder with a file called train, valid or test; other folders hold the parts of a log."""
+    if not (isinstance(source, str | Path) and Path(source).is_dir()):
+        return False
+    return any(part_of(path) in PARTS for path in Path(source).iterdir() if path.is_file() and kind_of(path))
 
 
 def read_ready_made(

@@ -116,7 +116,9 @@ class FitConfig:
 class RunConfig(FitConfig):
     """A whole run: log, split, samples, graph, model, arms, seeds, and the training of each arm."""
 
-    data: str = option("simulated", "log file, folder of ready-made samples, simulated, or simulated-null (no domains)")
+    data: str = option(
+        "simulated", "log file, folder of its parts or of ready-made samples, simulated, or simulated-null (no domains)"
+    )
     user_column: str | None = option(None, "user column of the log file (default: guessed)")
     item_column: str | None = option(None, "item column of the log file (default: guessed)")
     time_column: str | None = option(None, "time column of the log file (default: guessed)")
@@ -129,6 +131,10 @@ class RunConfig(FitConfig):
         None,
         'what parts the ids of histories in ready-made samples, "[]" for lists in brackets (default: found in them)',
     )
+    delimiter: str | None = option(
+        None, "what parts a text file's values, tab for a tab (default: by its suffix and first lines)"
+    )
+    drop_null: bool = option(False, "leave out rows without a user, item, time, label or session")
     sim_seed: int = option(0, "seed of the simulated log", low=0)
     split: str = option(
         "leave-last-out", "how events are held out for validation and test", choices=("leave-last-out", "time")
@@ -216,6 +222,9 @@ class RunConfig(FitConfig):
             for name in ("user", "item", "time", "category", "label", "session"):
                 if getattr(self, f"{name}_column") is not None:
                     raise ValueError(f"{name}_column is for log files; data is {self.data}")
+            for name in ("delimiter", "drop_null"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for log files; data is {self.data}")
 
     @property
     def own_model_options(self) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def prepare(config: RunConfig) -> Prepared:
             category=config.column("category"),
             label=config.column("label"),
             session=config.column("session"),
+            delimiter=config.delimiter,
+            drop_null=config.drop_null,
         )
         domain, source = log.category_domain, "category"
     if config.category and log.num_categories == 0:

@@ -8,7 +8,10 @@ from resemb_ext import data
 
 from .config import RunConfig
 
-_FOR_LOGS = ("time_column", "session_column", "split", "train_negatives", "eval_negatives", "negative_power")
+_FOR_LOGS = (
+    *("time_column", "session_column", "delimiter", "drop_null"),
+    *("split", "train_negatives", "eval_negatives", "negative_power"),
+)
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 

@@ -201,7 +201,7 @@ def test_a_bad_label_in_the_middle(commands, tmp_path, bad):
     path.write_text("\n".join(lines))
     assert f"line 26, column 'label': label must be 0 or 1 ('{bad}')" in commands(path)
     every = good().assign(label="no")
-    assert "has type string; labels must be 0/1" in commands(saved(every, tmp_path, "csv"))
+    assert "line 2, column 'label': label must be 0 or 1 ('no'), as in 41" in commands(saved(every, tmp_path, "csv"))
 
 
 def test_labels_of_one_event_a_user(refused, tmp_path, capsys):

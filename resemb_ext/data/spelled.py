@@ -1,0 +1,168 @@
+"""Text that spells ids, times and labels, as CSV files hold them."""
+
+from __future__ import annotations
+
+import contextlib
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .faults import raise_at
+from .findings import WARNING, Finding
+
+# Above it, neighbouring integers are the same float64.
+EXACT = 2**53
+_NUMBER = r"^ *-?\d+(\.\d*)?([eE][+-]?\d{1,3})? *$"
+_PADDED = r"^ *-?0\d"
+_MOST_DIGITS = 40  # no id is longer; spares the digits of 1e999999999
+_LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _whole(text: str) -> int | None:
+    """The integer that a decimal number spells; None for a fraction, or one of too many digits."""
+    number = Decimal(text)
+    if number.adjusted() > _MOST_DIGITS or number != number.to_integral_value():
+        return None
+    return int(number)
+
+
+def integers(values: list[int | None]) -> pa.Array | None:
+    """int64 or uint64, whichever holds them all; None where neither does."""
+    for kind in (pa.int64(), pa.uint64()):
+        try:
+            return pa.array(values, kind)
+        except (OverflowError, pa.ArrowInvalid):
+            continue
+    return None
+
+
+def spelled_ids(array: pa.Array, column: str, what: str, findings: list[Finding]) -> pa.Array:
+    """Text that spells integers throughout becomes integers; one "007" or "x1" keeps the column text.
+
+    A number with a decimal point or an exponent is an integer that went through floats: "12.0" is 12 and "3e3" is
+    3000.
+
+    Args:
+        array: text, perhaps with nulls.
+        column, what: for messages.
+        findings: gets what is odd.
+
+    Raises:
+        BadEntry: a fraction among numbers.
+    """
+    for kind in (pa.int64(), pa.uint64()):
+        try:
+            numbers = array.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        if pc.all(pc.equal(numbers.cast(array.type), array)).as_py() is not False:
+            return numbers
+        break
+    if (
+        pc.all(pc.match_substring_regex(array, _NUMBER)).as_py()
+        and not pc.any(pc.match_substring_regex(array, _PADDED)).as_py()
+    ):
+        numbers = _through_floats(array, column, what, findings)
+        if numbers is not None:
+            return numbers
+    outer = pc.fill_null(pc.match_substring_regex(array, r"^ | $"), False)
+    if count := pc.sum(outer).as_py():
+        shown = array[pc.index(outer, True).as_py()].as_py()
+        findings.append(
+            Finding(
+                WARNING,
+                "blanks",
+                f"{count} {what}s of column {column!r} begin or end with a blank, the first is {shown!r:.60}",
+                "kept: they are other ids than those without it",
+            )
+        )
+    return array
+
+
+def _through_floats(array: pa.Array, column: str, what: str, findings: list[Finding]) -> pa.Array | None:
+    """Numbers as integers, or as their digits where 64 bits are too few; None where they stay text."""
+    encoded = array.dictionary_encode()
+    distinct = encoded.dictionary.to_pylist()
+    wholes = [_whole(word) for word in distinct]
+    if None in wholes:
+        if any(Decimal(word).adjusted() > _MOST_DIGITS for word in distinct):
+            return None
+        bad = pa.array([n is None for n in wholes])
+        raise_at(pc.fill_null(bad.take(encoded.indices), False), column, f"fractional {what}", array)
+    rounded = [
+        w for w, n in zip(distinct, wholes, strict=True) if n is not None and "e" in w.lower() and abs(n) > EXACT
+    ]
+    if rounded:
+        findings.append(
+            Finding(
+                WARNING,
+                "rounded ids",
+                f"{what}s of column {column!r} such as {rounded[0].strip()!r} may have lost digits where they were written",
+                "the column is read as text; write ids in full",
+            )
+        )
+        return None
+    numbers = integers(wholes)
+    if numbers is None:
+        numbers = pa.array([str(n) for n in wholes], array.type)
+    return numbers.take(encoded.indices)
+
+
+def spelled_times(array: pa.Array, column: str) -> pa.Array:
+    """Text as int64 or float64 or, failing that, as dates and times of ISO 8601.
+
+    Raises:
+        BadEntry: a time that is neither.
+    """
+    array = pc.utf8_trim(array, " ")
+    if not pc.any(pc.match_substring_regex(array, "[xX]")).as_py():  # Arrow takes 0x1F for a number
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                numbers = array.cast(kind)
+            except pa.ArrowInvalid:
+                continue
+            if kind == pa.float64() and pc.any(pc.greater(pc.abs(numbers), float(EXACT))).as_py():
+                exact = [_whole(word) if np.isfinite(float(word)) else None for word in array.to_pylist()]
+                whole = None if None in exact else integers(exact)
+                numbers = numbers if whole is None else whole
+            return numbers
+    import pandas as pd
+
+    # Warehouses write "2019-10-01 00:00:00 UTC" and "2019-10-01 00:00:00 +0000"; dates may have slashes.
+    plain = pc.replace_substring_regex(array, r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3")
+    plain = pc.replace_substring_regex(plain, r"(?i) *(utc|gmt|z)$", "Z")
+    plain = pc.replace_substring_regex(plain, r" +([+-]\d\d(:?\d\d)?)$", r"\1")
+    text = pd.Series(plain.to_pandas())
+    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
+    bad = parsed.isna()
+    if bad.any():
+        # What most entries are tells which of the others are at fault.
+        no_number = pd.to_numeric(text, errors="coerce").isna()
+        bad = bad if bad.sum() <= no_number.sum() else no_number
+        raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
+    return pa.array(parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
+
+
+def spelled_labels(array: pa.Array, column: str) -> pa.Array:
+    """Text such as "1", "0.0" or "False" as int8.
+
+    Raises:
+        BadEntry: any other text.
+    """
+    encoded = array.dictionary_encode()
+    labels = []
+    for word in encoded.dictionary.to_pylist():
+        plain = word.strip().lower()
+        labels.append(_LABELS.get(plain, _LABELS.get(plain.rstrip("0").removesuffix(".") if "." in plain else plain)))
+    numbers = pa.array(labels, pa.int8()).take(encoded.indices)
+    if numbers.null_count:
+        with contextlib.suppress(pa.ArrowInvalid):
+            array = array.cast(pa.int64())  # shows a number as one
+        raise_at(pc.is_null(numbers), column, "label must be 0 or 1", array)
+    return numbers
