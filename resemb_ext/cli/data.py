@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.runtime.files import write_atomic
+from resemb_ext.runtime.files import check_out, write_atomic
 
 from .graph_common import add_reading
 
@@ -172,6 +172,7 @@ def _run_convert(args: argparse.Namespace) -> int:
         raise ValueError(f"--out: {args.out} must end in .parquet")
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
+    check_out(args.out, [args.log])
     log = _read(args)
     read = len(log)
     print(f"{args.log}: {log.columns_line}", file=sys.stderr)

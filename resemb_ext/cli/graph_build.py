@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resemb_ext.graph import InterestGraph
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import check_out, check_report, write_json
 
 from .graph_common import add_log, columns_of, command, print_table, read
 
@@ -21,6 +21,8 @@ OPTIONS = (
     *("window", "max_gap", "session_gap", "decay", "min_count", "weighting", "damping"),
     *("category_edges", "category_weight", "top_k", "self_weight", "directed"),
 )
+
+_LEAST_MEMORY = 1 << 20  # with less, a build spends its time on the disk
 
 
 def _run_build(args: argparse.Namespace) -> int:
@@ -32,6 +34,9 @@ def _run_build(args: argparse.Namespace) -> int:
     if args.category_weight != 1 and not args.category_edges:
         raise ValueError("--category-weight needs --category-edges, whose weight it is")
     beside = args.out.with_name(args.out.name + ".json")
+    for file in (args.out, beside):
+        check_out(file, [args.data])
+    check_report(beside, {"graph", "hash", "meta", "stats"})
     began = time.perf_counter()
     options = {name: getattr(args, name) for name in OPTIONS}
     common: dict[str, Any] = {
@@ -110,8 +115,9 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
             maps: dict[str, Any] = {}
             for field, first in (("item", 1), ("user", 0)):
                 name = columns[field]
-                if field == "user" and pa.types.is_integer(schema.field(name).type):
-                    continue
+                kind = schema.field(name).type
+                if field == "user" and pa.types.is_integer(kind) and kind != pa.uint64():
+                    continue  # taken as they are; only uint64 may not fit
                 seen: Any = pa.array([], schema.field(name).type)
                 for batch in file.iter_batches(1 << 20, columns=[name]):
                     seen = pc.unique(pa.chunked_array([seen, pc.unique(batch.column(0))]))
@@ -228,7 +234,9 @@ def add_build(commands: Any) -> None:
         help="read a .parquet log in batches: it may be larger than memory; training cannot tell such a "
         "graph's events and takes it with --allow-future-edges only",
     )
-    build.add_argument("--memory", type=_bytes, metavar="SIZE", help="with --stream: spill beyond it, for example 4G")
+    build.add_argument(
+        "--memory", type=_bytes, metavar="SIZE", help="with --stream: spill beyond it, for example 4G; at least 1M"
+    )
     build.add_argument(
         "--before",
         type=float,
@@ -257,7 +265,11 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}, expected a size such as 800M or 4G")
-    return int(match[1]) << 10 * ["", "K", "M", "G", "T"].index(match[2].upper())
+    size = int(match[1]) << 10 * ["", "K", "M", "G", "T"].index(match[2].upper())
+    if size < _LEAST_MEMORY:
+        unit = "" if match[2] or match[3] else f"; write {match[1]}G for {match[1]} gigabytes"
+        raise argparse.ArgumentTypeError(f"{text!r} is {size:,} bytes, expected at least 1M{unit}")
+    return size
 
 
 def _self_weight(text: str) -> str | float:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import check_out, check_report, write_json
 from resemb_ext.serving import SavedModel, score_file
+from resemb_ext.train.folder import CANDIDATES, SCORES
 
 EXAMPLES = """examples:
   resemb predict runs/first rows.parquet --out scores.parquet
@@ -47,6 +48,10 @@ def add_parser(subparsers: Any) -> None:
 
 def _run_predict(args: argparse.Namespace) -> int:
     """Runs ``resemb predict``."""
+    beside = args.out.with_name(args.out.name + ".json")
+    for file in (args.out, beside):
+        check_out(file, [args.file, args.folder / SCORES, args.folder / CANDIDATES])
+    check_report(beside, {"run", "file", "rows", "unknown_targets"})
     saved = SavedModel.load(args.folder, args.arm, args.seed)
     done = score_file(
         saved,
@@ -75,7 +80,6 @@ def _run_predict(args: argparse.Namespace) -> int:
         "unknown_history_ids": done.history.unknown,
         "out": str(args.out),
     }
-    beside = args.out.with_name(args.out.name + ".json")
     write_json(beside, about)
     if args.json:
         print(json.dumps(about))

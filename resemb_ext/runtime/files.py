@@ -12,7 +12,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,46 @@ def remove_temporaries(folder: Path) -> None:
             continue
         finally:
             os.close(handle)
+
+
+def check_out(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuses a file to write that is one to read, by whatever path, symbolic or hard link.
+
+    Args:
+        out: file to write.
+        inputs: files, or folders of files, to read.
+
+    Raises:
+        ValueError: ``out`` is one of them.
+    """
+    if not out.exists():
+        return
+    for given in inputs:
+        for file in given.rglob("*") if given.is_dir() else (given,):
+            if file.exists() and out.samefile(file):
+                raise ValueError(f"out: {out} is the input {file}; choose another file to write")
+
+
+def check_report(path: Path, keys: set[str]) -> None:
+    """Refuses to replace a file that is no earlier report of the same command.
+
+    Args:
+        path: of the report, which is JSON.
+        keys: that such a report has.
+
+    Raises:
+        ValueError: there is another file.
+    """
+    if not path.exists():
+        return
+    try:
+        held = read_json(path)
+    except (ValueError, OSError):
+        held = None
+    if not isinstance(held, dict) or not keys <= held.keys():
+        raise ValueError(
+            f"out: {path} would be replaced, and is no report of this command; move it, or choose another out"
+        )
 
 
 def _sync(path: Path) -> None:

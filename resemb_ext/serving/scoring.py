@@ -14,7 +14,7 @@ from resemb_ext.data import BadEntry
 from resemb_ext.data.arrow import as_arrow
 from resemb_ext.data.joined import is_text
 from resemb_ext.data.separators import describe
-from resemb_ext.runtime.files import write_atomic
+from resemb_ext.runtime.files import check_out, write_atomic
 from resemb_ext.runtime.progress import Progress
 
 from .batches import TextHistories, find_columns, list_histories, read_batches, targets_of, without_lists
@@ -70,7 +70,7 @@ def score_file(
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: another suffix, a missing column, a damaged file, a null, empty or fractional id, an
+        ValueError: ``out`` is ``source``, another suffix, a missing column, a damaged file, a null, empty or fractional id, an
             id that is no integer where all ids of the run are (the row is named), or histories whose
             separator cannot be told.
         TypeError: a column whose type cannot be ids, or text where the map holds integers.
@@ -85,6 +85,7 @@ def score_file(
         raise FileNotFoundError(f"no file {source}")
     if source.suffix not in (".parquet", ".csv"):
         raise ValueError(f"cannot read {source}: expected a .parquet or .csv file")
+    check_out(out, [source])
     done = Scored()
 
     def write(path: Path) -> None:

@@ -252,14 +252,14 @@ def test_every_option_and_category_edges(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text_users", [False, True])
-def test_stream_equals_whole(command, tmp_path, text_users):
+def test_stream_equals_whole(command, tmp_path, text_users, capsys):
     table = frame(3_000)
     if text_users:
         table["user_id"] = "u" + table["user_id"].astype(str)
     table.to_parquet(tmp_path / "log.parquet")
     out = tmp_path / "g.npz"
     common = ("build", "--data", tmp_path / "log.parquet", "--out", out, "--stream")
-    assert command(*common, "--memory", "20K", "--decay", "inverse") == 0
+    assert command(*common, "--memory", "1M", "--decay", "inverse") == 0
     log = read_log(tmp_path / "log.parquet")
     whole = rx.InterestGraph.from_log(log, decay="inverse")
     assert rx.InterestGraph.load(out).hash == whole.hash
@@ -276,8 +276,27 @@ def test_stream_equals_whole(command, tmp_path, text_users):
         command("build", "--data", tmp_path / "log.csv", "--out", out, "--stream")
     with pytest.raises(SystemExit):
         command(*common, "--memory", "much")
+    for size, words in (
+        ("4", "'4' is 4 bytes, expected at least 1M; write 4G for 4 gigabytes"),
+        ("20K", "'20K' is 20,480 bytes, expected at least 1M\n"),
+        ("1023KiB", "expected at least 1M\n"),
+        ("9B", "'9B' is 9 bytes, expected at least 1M\n"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            command(*common, "--memory", size)
+        assert words in capsys.readouterr().err
     with pytest.raises(ValueError, match="leave it out with --stream"):
         command(*common, "--category-column", "item_id")
+
+
+def test_stream_takes_users_beyond_int64(command, tmp_path):
+    table = frame()
+    table["user_id"] = table["user_id"].astype("uint64") + np.uint64(2**63 - 10)
+    table.to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "g.npz"
+    assert command("build", "--data", tmp_path / "log.parquet", "--out", out, "--stream") == 0
+    assert rx.InterestGraph.load(out).hash == rx.InterestGraph.from_log(read_log(tmp_path / "log.parquet")).hash
 
 
 def test_stream_takes_seconds_where_times_are_dates(command, tmp_path):
