@@ -9,7 +9,11 @@ from typing import Any, Literal, NamedTuple
 GUESSES: dict[str, tuple[str, ...]] = {
     "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid", "session_id", "sessionid"),
     "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id", "asin", "sid"),
-    "time": ("timestamp", "time", "ts", "datetime", "event_time", "time_stamp", "unixreviewtime", "date", "order"),
+    # Finer ones first: where a log has a date as well as a time, the date is the day alone.
+    "time": (
+        *("timestamp", "time_ms", "timestamp_ms", "time", "ts", "datetime", "event_time", "event_timestamp"),
+        *("time_stamp", "unixreviewtime", "unix_time", "created_at", "date", "order"),
+    ),
     "category": ("category", "category_id", "cat_id", "cate_id", "cate", "categoryid"),
     "label": ("label", "click", "clicked", "is_click", "clk"),
     "session": ("session_id", "session", "sessionid"),
@@ -43,9 +47,6 @@ def resolve_columns(
             would feed two fields; the message lists the columns found.
     """
     listing = f"{source} has the columns: {list_names(available)}"
-    plain = {}
-    for column in reversed(available):
-        plain[str(column).lower().replace("-", "_")] = column
     chosen: dict[str, str] = {}
     guessed = []
     for field, given in wanted.items():
@@ -56,7 +57,7 @@ def resolve_columns(
                 raise ValueError(f"no column {given!r} (given as the {field} column); {listing}")
             chosen[field] = given
             continue
-        guess = next((plain[g] for g in GUESSES[field] if g in plain), None)
+        guess = next(iter(guesses_among(available, field)), None)
         if guess is not None and guess not in (*wanted.values(), *chosen.values()):
             chosen[field] = guess
             guessed.append(field)
@@ -71,6 +72,12 @@ def resolve_columns(
     if doubled:
         raise ValueError(f"column name {doubled[0]!r} occurs more than once; {listing}")
     return Columns(chosen, tuple(guessed))
+
+
+def guesses_among(available: Sequence[str], field: str) -> list[str]:
+    """Columns that bear a name known of a field, the likeliest first."""
+    plain = {str(column).lower().replace("-", "_"): column for column in reversed(available)}
+    return [plain[name] for name in GUESSES[field] if name in plain]
 
 
 def printable(text: str, limit: int = 300) -> str:

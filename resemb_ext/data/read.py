@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times, missing
-from .columns import Columns, list_names, resolve_columns
+from .clocks import look_at
+from .columns import Columns, guesses_among, list_names, resolve_columns
 from .conditions import rows_where
 from .faults import NullEntry
 from .files import name_of, open_source
@@ -80,7 +81,8 @@ def read_log(
 
     Warns:
         DataWarning: a value of ``where`` that no row has (an error where none of them occurs), rows that
-            ``drop_null`` leaves out, quoted values that hold line ends, ids with blanks around them.
+            ``drop_null`` leaves out, quoted values that hold line ends, ids with blanks around them, and
+            times that mix units, are 0 among Unix times, or are dates written as digits (20220430).
     """
     maps = given_maps(users, items, unseen)
     if session_gap is not None:
@@ -94,9 +96,9 @@ def read_log(
     extra = list(where or ())
     if isinstance(source, str | Path):
         file = open_source(Path(source), header, delimiter)
-        name = name or name_of(file.path)
-        columns = resolve_columns(file.names, wanted, file.path.name, hint=file.hint)
-        _need(extra, file.names, file.path.name)
+        name, available = name or name_of(file.path), file.names
+        columns = resolve_columns(available, wanted, file.path.name, hint=file.hint)
+        _need(extra, available, file.path.name)
         names = dict.fromkeys((*columns.by_field.values(), *extra))
         table = file.read(list(names))
         fields = {f: table[c] for f, c in columns.by_field.items()}
@@ -139,10 +141,11 @@ def read_log(
         raise ValueError(f"{file.place(row)}, {bad.what}") from None
     if session_gap is not None:
         log = replace(log, session=sessions_by_gap(log.user, log.time, session_gap))
-    if file is not None:
-        findings = [*file.findings, *findings]
+    clock = columns.by_field["time"]
+    remark, of_times = look_at(log.time, clock, [c for c in guesses_among(available, "time") if c != clock])
+    findings = [*(() if file is None else file.findings), *findings, *of_times]
     warn(name, findings)
-    return replace(log, findings=tuple(findings))
+    return replace(log, findings=tuple(findings), remarks={} if remark is None else {"time": remark})
 
 
 def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:

@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .clocks import time_unit
 from .findings import ERROR, NOTE, WARNING, Finding
 from .log import Log
 from .splits import HOWS, split, times_are_positions
-
-# The largest time that still reads as Unix seconds, milliseconds, ...: the year 5138 in each.
-_UNITS = (("s", 10**11, 1), ("ms", 10**14, 10**3), ("us", 10**17, 10**6), ("ns", 10**20, 10**9))
-_FIRST_UNIX = 10**8  # 1973; smaller numbers count something else
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,6 @@ def duplicates(log: Log) -> np.ndarray:
     return repeated
 
 
-def time_unit(log: Log) -> tuple[str, int] | None:
-    """Unit of the times and its ticks a second, if their size is that of Unix times; else None."""
-    largest = float(np.abs(log.time).max())
-    if largest < _FIRST_UNIX:
-        return None
-    return next(((name, ticks) for name, top, ticks in _UNITS if largest < top), None)
-
-
 def validate(log: Log, *, now: float | None = None) -> LogReport:
     """Looks a log over.
 
@@ -68,7 +57,7 @@ def validate(log: Log, *, now: float | None = None) -> LogReport:
     Returns:
         the report.
     """
-    unit = time_unit(log)
+    unit = time_unit(log.time)
     figures: dict[str, Any] = {
         "rows": len(log),
         "users": log.num_users,

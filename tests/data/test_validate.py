@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import resemb_ext as rx
 from resemb_ext.cli import main
 from resemb_ext.data import read_log
-from resemb_ext.data.validation import duplicates, time_unit
+from resemb_ext.data.clocks import time_unit
+from resemb_ext.data.validation import duplicates
 
 NOW = 2_000_000_000
 
@@ -93,7 +94,7 @@ def test_future_times_in_every_unit(ticks, unit):
 def test_small_times_have_no_unit():
     frame = clean()
     frame["timestamp"] = np.arange(len(frame))
-    assert time_unit(read_log(frame)) is None
+    assert time_unit(read_log(frame).time) is None
     frame["timestamp"] = pd.to_datetime(frame.timestamp + 2**31, unit="s")
     assert found(frame)[1].figures["future_times"] == 24
 
