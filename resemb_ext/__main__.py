@@ -2,7 +2,7 @@
 
 import sys
 
-from resemb_ext.cli import main
+from resemb_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,51 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
+from resemb_command import COMMANDS, command_of, root_parser
 from resemb_ext.runtime.stopping import stops_cleanly
-
-EXAMPLES = """examples:
-  resemb train
-  resemb train --data events.parquet --model din --category --out runs/first
-  resemb graph build --data events.parquet --split leave-last-out --out graph.npz
-  resemb doctor
-
-Bad input ends with one line and exit status 2; --debug shows the traceback.
-"""
-
 
 # What RuntimeErrors of torch, of its dispatcher and of C++ say when an allocation fails.
 _NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc")
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    from . import bench, data, doctor, export, graph, predict, selftest, study, train, tune
-
-    root = Parser(
-        prog="resemb",
-        description="Res-embedding for CTR models: train, inspect graphs, check the install.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    root.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a command; with None, of all."""
+    root = root_parser()
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (data, train, tune, predict, export, graph, study, bench, doctor, selftest):
-        module.add_parser(commands)
+    for name, text in COMMANDS.items():
+        if command in (None, name):
+            importlib.import_module(f"{__name__}.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=text)
     return root
 
 
@@ -65,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # --debug may stand before or after the command.
     debug = "--debug" in arguments
-    root = parser()
+    root = parser(command_of(arguments))
     args, rest = root.parse_known_args([a for a in arguments if a != "--debug"])
     if rest and args.command != "bench":  # which passes on what it does not know
         root.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import resemb_ext
+from resemb_command import COMMANDS
 
 EXAMPLES = """examples:
   resemb bench
@@ -23,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``bench``; what follows it is passed on."""
     parser = subparsers.add_parser(
         "bench",
-        help="time the operators against plain PyTorch (in the source tree)",
+        help=COMMANDS["bench"],
         description=(
             "Times lookup, backward and whole steps against their plain PyTorch forms. The benchmarks\n"
             "are part of the source tree, not of the wheel."

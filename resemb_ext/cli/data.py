@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext.runtime.files import check_out, write_atomic
 
 from .graph_common import add_reading
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``data`` with its own subcommands to the command line's parsers."""
     parser = subparsers.add_parser(
         "data",
-        help="validate and convert behaviour logs",
+        help=COMMANDS["data"],
         description="Checks a behaviour log, or writes it as a clean Parquet file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext import _loader
 from resemb_ext.runtime.environment import commit, versions
 
@@ -19,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``doctor``."""
     parser = subparsers.add_parser(
         "doctor",
-        help="show versions, instruction sets, CUDA build and devices, and what is missing",
+        help=COMMANDS["doctor"],
         description=(
             "Shows versions, the instruction-set path in use, whether the CUDA kernels are\n"
             "built and a device is usable, and why something is missing."

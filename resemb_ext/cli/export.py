@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from resemb_command import COMMANDS
+
 EXAMPLES = """examples:
   resemb export runs/first
   resemb export runs/first --arm res --seed 0 --onnx --out served/first
@@ -20,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``export``."""
     parser = subparsers.add_parser(
         "export",
-        help="write a trained model as torch.export or ONNX, to serve without this package",
+        help=COMMANDS["export"],
         description="Exports the best checkpoint of a run with plain tables and its id map.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext.graph import InterestGraph
 
 from .graph_build import add_build
@@ -24,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``graph`` with its own subcommands to the command line's parsers."""
     parser = subparsers.add_parser(
         "graph",
-        help="build and inspect interest graphs",
+        help=COMMANDS["graph"],
         description="Builds an interest graph from a log, describes it, or shows a row of it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext.runtime.files import check_out, check_report, write_json
 from resemb_ext.serving import SavedModel, score_file
 from resemb_ext.train.folder import CANDIDATES, SCORES
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``predict``."""
     parser = subparsers.add_parser(
         "predict",
-        help="score a file of (history, target) rows with a saved run",
+        help=COMMANDS["predict"],
         description="Scores the rows of a file with the best checkpoint of a run.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

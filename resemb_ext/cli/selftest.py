@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from resemb_command import COMMANDS
+
 EXAMPLE = """example:
   resemb selftest --examples 50
 """
@@ -14,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``selftest``."""
     parser = subparsers.add_parser(
         "selftest",
-        help="run the operators' property tests against the installed package",
+        help=COMMANDS["selftest"],
         description=(
             "Compares the operators with their plain-PyTorch reference on random problems. Needs\nhypothesis."
         ),

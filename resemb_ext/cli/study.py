@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from resemb_command import COMMANDS
 from resemb_ext.study import STUDIES, run_study, tables_text, write_report
 
 EXAMPLES = """examples:
@@ -27,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``study``."""
     parser = subparsers.add_parser(
         "study",
-        help="test the paper's claims: " + ", ".join(STUDIES),
+        help=COMMANDS["study"],
         description="Runs studies of the paper's claims in small pieces, and reports them from JSON.\n\n"
         + "\n".join(f"  {name:<8} {study.question}" for name, study in STUDIES.items()),
         epilog=EXAMPLES,

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext.train import RunConfig, read_config, run, saved_config
 from resemb_ext.train.options import type_of
 from resemb_ext.train.report import closing
@@ -95,7 +96,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``train``, with a flag for every option of ``RunConfig``."""
     parser = subparsers.add_parser(
         "train",
-        help="train plain and Res-embedding on a log and compare them",
+        help=COMMANDS["train"],
         description=(
             "Trains a CTR model with a plain embedding, with Res-embedding, or with both, on\n"
             "a behaviour log, and prints validation and test metrics side by side. Early\n"

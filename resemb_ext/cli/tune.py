@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from resemb_command import COMMANDS
 from resemb_ext.runtime.files import shell_word
 from resemb_ext.train import RunConfig, read_config
 from resemb_ext.train.tuning import RESIDUAL_SPACE, SPACE, read_search, tune
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``tune``, with the options of ``train``."""
     parser = subparsers.add_parser(
         "tune",
-        help="search training options on validation, for both arms alike",
+        help=COMMANDS["tune"],
         description="Searches options of the plain and the Res-embedding arm on validation.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -214,7 +214,8 @@ def draw_curves(result: dict[str, Any], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     metric = result["config"]["metric"]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6))  # a layout engine would draw it twice
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.15, top=0.88, wspace=0.25)
     FigureCanvasAgg(figure)
     loss, valid = figure.subplots(1, 2)
     colours = {"plain": "tab:grey", "res": "tab:blue"}

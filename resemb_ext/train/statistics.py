@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 METRICS = ("auc", "gauc", "logloss")
 #: What stands for an undefined number in tables and text.
@@ -47,6 +46,8 @@ def paired_difference(
         gain = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
         mean = float(gain.mean())
         if n > 1:
+            from scipy import special  # slow to import, and of no use with one seed
+
             half = float(special.stdtrit(n - 1, 0.5 + level / 2) * gain.std(ddof=1) / np.sqrt(n))
             low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "level": level, "n": n}
