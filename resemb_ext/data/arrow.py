@@ -1,4 +1,4 @@
-"""Turn columns of any source into checked arrays: ids, times, labels.
+"""Turn columns of any source into checked arrays: ids and labels.
 
 Each function takes one pyarrow array and the column's name and either returns a clean array or
 raises an error that names the column and the first bad row. Rows count from 0, header excluded.
@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from .faults import BadEntry, NullEntry, raise_at
 from .findings import Finding
-from .spelled import integers, is_text, spelled_ids, spelled_labels, spelled_times
+from .spelled import integers, is_text, spelled_ids, spelled_labels
 
-__all__ = ["BadEntry", "as_arrow", "canonical_ids", "canonical_labels", "canonical_times", "missing"]
+__all__ = ["BadEntry", "as_arrow", "canonical_ids", "canonical_labels", "missing"]
 
 _INT64_MAX = int(np.iinfo(np.int64).max)
 # Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
@@ -170,46 +170,6 @@ def canonical_ids(
             array = pc.if_else(empty, pa.scalar(None, pa.large_string()), array)
         return array
     raise TypeError(f"column {column!r} has type {kind}; {what}s must be integers or text")
-
-
-def canonical_times(values: Any, column: str) -> np.ndarray:
-    """Times as int64 or float64, in the column's unit; dates and timestamps become Unix seconds.
-
-    Text is read as numbers or, failing that, as ISO 8601. Unix seconds are int64 where all are
-    whole, float64 elsewhere.
-
-    Raises:
-        ValueError: null, NaN, infinite or unreadable time (the row is named).
-        TypeError: a type that is no time (bool, list, ...).
-    """
-    array = as_arrow(values, column)
-    _no_nulls(array, column, "time")
-    kind = array.type
-    if is_text(kind):
-        array = spelled_times(array, column)
-    elif pa.types.is_decimal(kind):
-        array = spelled_times(array.cast(pa.string()), column)
-    kind = array.type
-    if pa.types.is_date(kind):
-        array = array.cast(pa.timestamp("s"))
-        kind = array.type
-    if pa.types.is_timestamp(kind):
-        per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
-        ticks = array.cast(pa.int64()).to_numpy()
-        whole = not (ticks % per_second).any()
-        return ticks // per_second if whole else ticks / per_second
-    if pa.types.is_integer(kind):
-        try:
-            return array.cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid:
-            raise ValueError(f"column {column!r} holds times beyond int64") from None
-    if pa.types.is_floating(kind):
-        times = array.to_numpy(zero_copy_only=False).astype(np.float64)
-        if not np.isfinite(times).all():
-            error = NullEntry if np.isnan(times).any() else BadEntry
-            raise_at(~np.isfinite(times), column, "time is not finite", array, error)
-        return times
-    raise TypeError(f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text")
 
 
 def canonical_labels(values: Any, column: str) -> np.ndarray:

@@ -54,6 +54,7 @@ class Log:
     guessed: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    _exact_time: np.ndarray | None = field(default=None, repr=False)
     # Category of each item over the whole source: a part of a log keeps its parent's.
     _item_category: np.ndarray | None = field(default=None, repr=False)
 
@@ -67,15 +68,17 @@ class Log:
         category: np.ndarray | None = None,
         label: np.ndarray | None = None,
         session: np.ndarray | None = None,
+        exact_time: np.ndarray | None = None,
         **fields: Any,
     ) -> Log:
         """Sort mapped arrays stably by (user, time) and wrap them.
 
         Args:
             user, item, time, category, label, session: [n] each, as in the class but in any order.
+            exact_time: int64 [n], the times' order where float64 rounds some of them to one number.
             fields: the other attributes of the class.
         """
-        order = np.lexsort((time, user))
+        order = np.lexsort((time if exact_time is None else exact_time, user))
         # Sorted by user alone, stably: does that already leave every user's times ascending?
         by_user = np.argsort(user, kind="stable")
         was_sorted = bool(np.array_equal(order, by_user))
@@ -91,6 +94,7 @@ class Log:
             label=arrange(label),
             session=arrange(session),
             was_sorted=was_sorted,
+            _exact_time=arrange(exact_time),
             **fields,
         )
 
@@ -104,6 +108,11 @@ class Log:
     def columns_line(self) -> str:
         """The columns in one line for people, those that were guessed marked, with remarks."""
         return describe_columns(self.columns, self.guessed, self.remarks)
+
+    @property
+    def exact_time(self) -> np.ndarray:
+        """int64 or float64 [n]: numbers that are equal, and in order, as the times in the source were."""
+        return self.time if self._exact_time is None else self._exact_time
 
     @property
     def num_sessions(self) -> int:
@@ -191,6 +200,7 @@ class Log:
             guessed=self.guessed,
             remarks=self.remarks,
             findings=self.findings,
+            _exact_time=None if self._exact_time is None else self._exact_time[index],
             _item_category=self.item_category,
         )
 

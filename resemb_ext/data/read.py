@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, canonical_times, missing
+from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, missing
 from .clocks import look_at
 from .columns import Columns, guesses_among, list_names, resolve_columns
 from .conditions import rows_where
@@ -22,6 +22,7 @@ from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
 from .source import Source
+from .times import canonical_times
 
 
 def read_log(
@@ -204,7 +205,8 @@ def _make(
     arrays: dict[str, Any] = {
         "user": users,
         "item": items,
-        "time": times,
+        "time": times.values,
+        "exact_time": times.exact,
         "category": cats,
         "label": labels,
         "session": session,

@@ -1,11 +1,10 @@
-"""Text that spells ids, times and labels, as CSV files hold them."""
+"""Text that spells ids and labels, as CSV files hold them."""
 
 from __future__ import annotations
 
 import contextlib
 from decimal import Decimal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -112,41 +111,6 @@ def _through_floats(array: pa.Array, column: str, what: str, findings: list[Find
     if numbers is None:
         numbers = pa.array([str(n) for n in wholes], array.type)
     return numbers.take(encoded.indices)
-
-
-def spelled_times(array: pa.Array, column: str) -> pa.Array:
-    """Text as int64 or float64 or, failing that, as dates and times of ISO 8601.
-
-    Raises:
-        BadEntry: a time that is neither.
-    """
-    array = pc.utf8_trim(array, " ")
-    if not pc.any(pc.match_substring_regex(array, "[xX]")).as_py():  # Arrow takes 0x1F for a number
-        for kind in (pa.int64(), pa.float64()):
-            try:
-                numbers = array.cast(kind)
-            except pa.ArrowInvalid:
-                continue
-            if kind == pa.float64() and pc.any(pc.greater(pc.abs(numbers), float(EXACT))).as_py():
-                exact = [_whole(word) if np.isfinite(float(word)) else None for word in array.to_pylist()]
-                whole = None if None in exact else integers(exact)
-                numbers = numbers if whole is None else whole
-            return numbers
-    import pandas as pd
-
-    # Warehouses write "2019-10-01 00:00:00 UTC" and "2019-10-01 00:00:00 +0000"; dates may have slashes.
-    plain = pc.replace_substring_regex(array, r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3")
-    plain = pc.replace_substring_regex(plain, r"(?i) *(utc|gmt|z)$", "Z")
-    plain = pc.replace_substring_regex(plain, r" +([+-]\d\d(:?\d\d)?)$", r"\1")
-    text = pd.Series(plain.to_pandas())
-    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-    bad = parsed.isna()
-    if bad.any():
-        # What most entries are tells which of the others are at fault.
-        no_number = pd.to_numeric(text, errors="coerce").isna()
-        bad = bad if bad.sum() <= no_number.sum() else no_number
-        raise_at(bad.to_numpy(), column, "time is neither a number nor ISO 8601", array)
-    return pa.array(parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
 
 
 def spelled_labels(array: pa.Array, column: str) -> pa.Array:

@@ -38,9 +38,9 @@ class LogReport:
 
 def duplicates(log: Log) -> np.ndarray:
     """bool [n]: whether an earlier event has the same user, item and time."""
-    order = np.lexsort((log.item, log.time, log.user))
+    order = np.lexsort((log.item, log.exact_time, log.user))
     same = np.ones(max(len(log) - 1, 0), dtype=bool)
-    for values in (log.user, log.time, log.item):
+    for values in (log.user, log.exact_time, log.item):
         same &= values[order][1:] == values[order][:-1]
     repeated = np.zeros(len(log), dtype=bool)
     repeated[order[1:]] = same
@@ -98,7 +98,7 @@ def _times(log: Log, figures: dict[str, Any], unit: tuple[str, int] | None, now:
                 "sorted by user and time; ties keep the order of the source",
             )
         )
-    ties = int(((log.user[1:] == log.user[:-1]) & (log.time[1:] == log.time[:-1])).sum())
+    ties = int(((log.user[1:] == log.user[:-1]) & (log.exact_time[1:] == log.exact_time[:-1])).sum())
     figures["same_time_as_previous"] = ties
     if ties:
         found.append(
