@@ -205,9 +205,8 @@ def make_eval_samples(
     if which not in ("valid", "test"):
         raise ValueError(f"which must be 'valid' or 'test', got {which!r}")
     _check(max_history, negatives, split.log)
-    _two_classes(split.log, split.train_index, "training")
+    check_labels(split, which)
     events = split.valid if which == "valid" else split.test
-    _two_classes(split.log, events, "validation" if which == "valid" else "test")
     return _make(split, which, events, None, max_history, negatives, power, seed)
 
 
@@ -216,6 +215,22 @@ def _check(max_history: int, negatives: int, log: Log) -> None:
         raise ValueError(f"max_history must be at least 1, got {max_history}")
     if log.label is None and negatives < 1:
         raise ValueError(f"negatives must be at least 1 for a log without labels, got {negatives}")
+
+
+def check_labels(split: Split, *parts: str) -> None:
+    """Refuses a split of a log with labels, of whose training events or named parts all have one label.
+
+    Args:
+        split: of any log.
+        parts: "valid" and "test".
+
+    Raises:
+        ValueError: no AUC could be taken of such a part.
+    """
+    _two_classes(split.log, split.train_index, "training")
+    for part in parts:
+        events, name = (split.valid, "validation") if part == "valid" else (split.test, "test")
+        _two_classes(split.log, events, name)
 
 
 def _two_classes(log: Log, events: np.ndarray, part: str) -> None:

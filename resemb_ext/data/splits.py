@@ -78,6 +78,26 @@ class Split:
         }
 
 
+def usual_split(log: Log) -> str:
+    """The split that ``resemb train`` takes where none is named: "time" for labels, else "leave-last-out".
+
+    One event of a user has one label, so gAUC (``metrics.gauc``) of leave-last-out parts is undefined on a log
+    with labels. Times that are positions are no clock to split by.
+    """
+    return "leave-last-out" if log.label is None or times_are_positions(log) else "time"
+
+
+def has_both_classes(user: np.ndarray, label: np.ndarray) -> bool:
+    """Whether some user has rows of label 0 and of label 1, so that gAUC is defined.
+
+    Args:
+        user: integers [N].
+        label: 0 or 1 [N].
+    """
+    positive = label == 1
+    return bool(np.isin(user[positive], user[~positive]).any())
+
+
 def split(log: Log, how: str = "leave-last-out", *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
     """Split a log into training, validation and test targets.
 
@@ -138,7 +158,7 @@ def _by_time(log: Log, fractions: Sequence[float]) -> Split:
         if not mask.any():
             raise ValueError(
                 f"the time split leaves no {part} events: {n} events between times {ordered[0]} "
-                f"and {ordered[-1]}, cuts at {cuts[0]} and {cuts[1]}"
+                f"and {ordered[-1]}, cuts at {cuts[0]} and {cuts[1]}; use how='leave-last-out'"
             )
     return _assemble(
         log,

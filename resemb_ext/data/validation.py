@@ -11,7 +11,8 @@ import numpy as np
 from .clocks import time_unit
 from .findings import ERROR, NOTE, WARNING, Finding
 from .log import Log
-from .splits import HOWS, split, times_are_positions
+from .samples import check_labels
+from .splits import HOWS, has_both_classes, split, times_are_positions, usual_split
 
 
 @dataclass(frozen=True)
@@ -248,29 +249,46 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
             )
         )
     sizes: dict[str, Any] = {}
-    why = {}
+    why: dict[str, str] = {}
+    usual, gauc = usual_split(log), {}
+    mixed = log.label is not None and bool(log.label.min() != log.label.max())  # else said as one-class labels
     for how in HOWS:
         try:
             parts = split(log, how)
+            if mixed:
+                check_labels(parts, "valid", "test")
         except ValueError as error:
             sizes[how], why[how] = None, str(error)
         else:
             sizes[how] = {"train": len(parts.train_index), "valid": len(parts.valid), "test": len(parts.test)}
-    figures["splits"] = sizes
-    if sizes[HOWS[0]] is not None and log.label is not None:
+            gauc[how] = not mixed or has_both_classes(log.user[parts.valid], log.label[parts.valid])
+    figures["splits"], figures["usual_split"] = sizes, usual
+
+    def needed(how: str) -> str:
+        """Options of a training by a split that is possible."""
+        options = ([] if how == usual else [f"--split {how}"]) + ([] if gauc[how] else ["--metric auc"])
+        return " ".join(options) or "no option"
+
+    if not gauc.get(usual, True):
+        ways = [needed(usual), *(needed(how) for how in HOWS if how != usual and gauc.get(how))]
         found.append(
             Finding(
                 WARNING,
                 "gAUC",
-                f"{HOWS[0]} holds out one event of a user, whose label is one class",
-                "gAUC is undefined: training needs --metric auc or --split time",
+                f"no user has validation events of both labels in the {usual} split",
+                f"gAUC is undefined: training needs {' or '.join(ways)}",
             )
         )
+    elif mixed and usual != HOWS[0] and usual in gauc:
+        other = f"; --split {HOWS[0]} needs --metric auc" if not gauc.get(HOWS[0], True) else ""
+        found.append(
+            Finding(NOTE, "split", f"the log has labels: training splits by {usual}", f"gAUC is defined{other}")
+        )
     for how, reason in why.items():
-        default = how == HOWS[0]
+        default = how == usual
         level = ERROR if len(why) == len(HOWS) else WARNING if default else NOTE
         other = next((h for h in HOWS if h not in why), None)
-        done = f"training needs --split {other}" if other else "it cannot be split: training stops"
+        done = f"training needs {needed(other)}" if other else "it cannot be split: training stops"
         if level == NOTE:
             done = f"--split {how} stops; {other} works"
         found.append(Finding(level, f"{how} split", reason, done))

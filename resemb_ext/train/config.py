@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
 
 from .model_options import lacking_options, parse_own_options
 from .options import check, from_mapping, option
+
+
+AUTO_SPLIT = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +141,10 @@ class RunConfig(FitConfig):
     drop_null: bool = option(False, "leave out rows without a user, item, time, label or session")
     sim_seed: int = option(0, "seed of the simulated log", low=0)
     split: str = option(
-        "leave-last-out", "how events are held out for validation and test", choices=("leave-last-out", "time")
+        AUTO_SPLIT,
+        "how events are held out for validation and test; auto is time for a log with labels, of which gAUC needs "
+        "several rows a user, else leave-last-out",
+        choices=(AUTO_SPLIT, *HOWS),
     )
     max_history: int = option(50, "most recent events kept as a sample's history", low=1)
     train_negatives: int = option(1, "sampled negatives per training event (unlabelled logs)", low=1)

@@ -11,6 +11,7 @@ from torch import nn
 
 from resemb_ext import metrics
 from resemb_ext.data import Samples
+from resemb_ext.data.splits import has_both_classes
 from resemb_ext.models import TorchBatch
 
 from .batches import shared_batches
@@ -92,24 +93,21 @@ def _measure(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> Metri
     }
 
 
-def check_metric(samples: Samples, metric: str) -> None:
+def check_metric(samples: Samples, metric: str, instead: str = "take metric auc") -> None:
     """Refuses validation samples on which the metric that stops training is undefined.
 
     Args:
         samples: at least one.
         metric: "auc" needs both classes, "gauc" a user with both.
+        instead: the way out where gAUC is undefined, for the message.
 
     Raises:
         ValueError: they are not there.
     """
-    positive = samples.label == 1
     if metric == "gauc":
-        if not np.isin(samples.user[positive], samples.user[~positive]).any():
-            raise ValueError(
-                "gauc is undefined on the validation samples: no user has both classes, as where a "
-                "labelled log is split by leave-last-out; take metric auc or split time"
-            )
-    elif positive.all() or not positive.any():
+        if not has_both_classes(samples.user, samples.label):
+            raise ValueError(f"gauc is undefined on the validation samples: no user has both classes; {instead}")
+    elif samples.label.min() == samples.label.max():
         raise ValueError(f"{metric} is undefined on the validation samples: they have one class")
 
 

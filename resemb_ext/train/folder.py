@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from resemb_ext.runtime.digests import check_digest, read_checked_json, write_re
 from resemb_ext.runtime.files import plain
 
 from . import report
-from .config import RunConfig
+from .config import AUTO_SPLIT, RunConfig
 from .opening import Kind
 from .options import from_mapping
 from .saving import changed_options, check_space, space_needed
@@ -69,8 +70,7 @@ def resumed_config(config: RunConfig) -> RunConfig:
     if config.out is None:
         raise ValueError("resume: name the run folder")
     saved = saved_config(config.out)
-    if config.threads is None:  # measured at the run's start; it must stay, bits depend on it
-        config = RunConfig(**{**config.to_dict(), "threads": saved.threads})
+    config = with_resolved(config, saved.to_dict())
     changed = changed_options(config.to_dict(), saved.to_dict(), RunConfig)
     if changed:
         raise ValueError(
@@ -78,6 +78,12 @@ def resumed_config(config: RunConfig) -> RunConfig:
             "leave them out, or start a new run"
         )
     return config
+
+
+def with_resolved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
+    """``config`` with what was found at a run's start where it leaves that open: threads and split."""
+    left = {"threads": None, "split": AUTO_SPLIT}
+    return replace(config, **{name: saved[name] for name, value in left.items() if getattr(config, name) == value})
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from resemb_ext import data
+from resemb_ext.data.splits import times_are_positions, usual_split
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 
 from .building import make_model
-from .config import RunConfig
+from .config import AUTO_SPLIT, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
 from .ready import read_split
@@ -90,9 +91,12 @@ def prepare(config: RunConfig) -> Prepared:
             f"category: {log.name!r} has no category column; drop --category"
             + ("" if config.simulated else " or name one with --category-column")
         )
-    split = ready or data.split(log, config.split)
+    split = ready or data.split(log, usual_split(log) if config.split == AUTO_SPLIT else config.split)
     valid, test = (evaluation_samples(config, split, which) for which in ("valid", "test"))
-    check_metric(valid, config.metric)
+    other = "take metric auc"
+    if split.how == "leave-last-out" and not times_are_positions(log):
+        other += ", or split time, which leaves a user several validation rows"
+    check_metric(valid, config.metric, other)
     with_graph = "res" in config.arms
     graph = make_graph(config, split) if with_graph else None
     folds = None
@@ -100,6 +104,13 @@ def prepare(config: RunConfig) -> Prepared:
         build = partial(graph_of, config) if with_graph else None
         folds = CrossFit.of(split, config.cross_fit, build)
     return Prepared(log, split, valid, test, graph, truth, domain, source, folds)
+
+
+def resolved_split(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """``config`` with the split that "auto" stood for, which a run is continued with; ready-made samples have none."""
+    if config.split != AUTO_SPLIT or isinstance(prepared.split, data.ReadySplit):
+        return config
+    return replace(config, split=prepared.split.how)
 
 
 def graph_of(config: RunConfig, log: data.Log) -> InterestGraph:

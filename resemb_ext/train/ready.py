@@ -31,7 +31,8 @@ def read_split(config: RunConfig) -> data.ReadySplit | None:
     if config.label_column == "-":
         raise ValueError("label_column: ready-made samples need their labels")
     for name in _FOR_LOGS:
-        if getattr(config, name) != _DEFAULTS[name]:
+        # Runs of version 0.1 kept leave-last-out, their default.
+        if getattr(config, name) not in (_DEFAULTS[name], "leave-last-out"):
             raise ValueError(
                 f"{name} is for logs; the samples in {config.data} come split, with their histories and negatives"
             )

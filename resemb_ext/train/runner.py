@@ -21,7 +21,7 @@ from resemb_ext.runtime.progress import Progress
 
 from . import report
 from .clock import mean_seconds
-from .config import RunConfig
+from .config import AUTO_SPLIT, RunConfig
 from .folder import (
     CANDIDATES,
     ENTRY,
@@ -43,7 +43,16 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .opening import opened
-from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, train_samples
+from .prepare import (
+    Prepared,
+    build_folds,
+    build_model,
+    check_models,
+    item_vectors,
+    prepare,
+    resolved_split,
+    train_samples,
+)
 from .statistics import shown, summarise
 from .threads import faster_threads, training_step
 
@@ -106,7 +115,8 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             torch.set_num_threads(config.threads)
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(_with_own_graph(config) if resume else config)
-        progress.say(describe(prepared))
+        progress.say(describe(config, prepared))
+        config = resolved_split(config, prepared)
         sizes = check_models(config, prepared)
         if prepared.clean_graph is False:
             progress.say(
@@ -166,8 +176,8 @@ def _with_own_graph(config: RunConfig) -> RunConfig:
     return replace(config, graph=str(copy))
 
 
-def describe(prepared: Prepared) -> str:
-    """One line about the data."""
+def describe(config: RunConfig, prepared: Prepared) -> str:
+    """A line about the data, and one about a split that nobody named where it is not leave-last-out."""
     log, split, graph = prepared.log, prepared.split, prepared.graph
     sizes = split.summary()
     text = (
@@ -176,7 +186,13 @@ def describe(prepared: Prepared) -> str:
     )
     if log.guessed or log.remarks:
         text += f"; columns: {log.columns_line}"
-    return text + (f"; graph {graph.num_edges:,} entries" if graph is not None else "")
+    text += f"; graph {graph.num_edges:,} entries" if graph is not None else ""
+    if config.split == AUTO_SPLIT and split.how == "time":
+        text += (
+            "\nsplit by time, since the log has labels and gAUC needs several rows of a user; "
+            "for the last event of each user: --split leave-last-out --metric auc"
+        )
+    return text
 
 
 def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from resemb_ext.runtime.files import plain, shell_word
 from resemb_ext.runtime.progress import Progress
 
 from .config import RunConfig
-from .folder import CONFIG, INPUTS, changed_options, check_inputs
+from .folder import CONFIG, INPUTS, changed_options, check_inputs, with_resolved
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .opening import Kind, opened
-from .prepare import Prepared, build_folds, build_model, check_models, prepare, train_samples
+from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved_split, train_samples
 from .runner import describe, hashes, measured_threads
 
 #: Ranges of both arms: learning rates, L2 and the embeddings' start. All are searched in logarithms.
@@ -154,7 +154,8 @@ class _Search:
             if self.config.threads is not None:
                 torch.set_num_threads(self.config.threads)
             prepared = prepare(self.config)
-            self.show.say(describe(prepared))
+            self.show.say(describe(self.config, prepared))
+            self.config = resolved_split(self.config, prepared)
             check_models(self.config, prepared)
             with opened(folder, SEARCH, resume=resume, overwrite=self.config.overwrite):
                 if resume:  # another process may have worked there meanwhile
@@ -281,8 +282,7 @@ class _Search:
         path = folder / RESULT
         saved = read_search(folder)
         try:
-            if self.config.threads is None:
-                self.config = replace(self.config, threads=saved["config"]["threads"])
+            self.config = with_resolved(self.config, saved["config"])
             changed = changed_options(self.config.to_dict(), saved["config"], RunConfig)
             if saved["tune_seed"] != self.seed:
                 changed.append(f"tune_seed {self.seed} (saved: {saved['tune_seed']})")
