@@ -17,7 +17,6 @@ from resemb_ext.models import MODELS
 from .model_options import lacking_options, parse_own_options
 from .options import check, from_mapping, option
 
-
 AUTO_SPLIT = "auto"
 
 
