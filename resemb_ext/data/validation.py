@@ -251,7 +251,8 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
     sizes: dict[str, Any] = {}
     why: dict[str, str] = {}
     usual, gauc = usual_split(log), {}
-    mixed = log.label is not None and bool(log.label.min() != log.label.max())  # else said as one-class labels
+    label = log.label
+    mixed = label is not None and bool(label.min() != label.max())  # else said as one-class labels
     for how in HOWS:
         try:
             parts = split(log, how)
@@ -261,7 +262,7 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
             sizes[how], why[how] = None, str(error)
         else:
             sizes[how] = {"train": len(parts.train_index), "valid": len(parts.valid), "test": len(parts.test)}
-            gauc[how] = not mixed or has_both_classes(log.user[parts.valid], log.label[parts.valid])
+            gauc[how] = label is None or not mixed or has_both_classes(log.user[parts.valid], label[parts.valid])
     figures["splits"], figures["usual_split"] = sizes, usual
 
     def needed(how: str) -> str:
@@ -280,9 +281,9 @@ def _splits(log: Log, figures: dict[str, Any]) -> list[Finding]:
             )
         )
     elif mixed and usual != HOWS[0] and usual in gauc:
-        other = f"; --split {HOWS[0]} needs --metric auc" if not gauc.get(HOWS[0], True) else ""
+        back = f"; --split {HOWS[0]} needs --metric auc" if not gauc.get(HOWS[0], True) else ""
         found.append(
-            Finding(NOTE, "split", f"the log has labels: training splits by {usual}", f"gAUC is defined{other}")
+            Finding(NOTE, "split", f"the log has labels: training splits by {usual}", f"gAUC is defined{back}")
         )
     for how, reason in why.items():
         default = how == usual
