@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import checks
 from .counts import KeptCounts
 
 if TYPE_CHECKING:
@@ -46,9 +47,13 @@ class GraphData:
         return {name: getattr(self, name) for name in ARRAYS}
 
     def to_scipy(self) -> "csr_array":
-        """The stored rows as a SciPy CSR array float32 [H, H]; degree and meta do not go along."""
+        """The stored rows as a SciPy CSR array float32 [H, H]; degree and meta do not go along.
+
+        Its indices are int32 where H and E fit, as scikit-learn needs them, else int64. ``implicit`` takes
+        no CSR array: give it ``scipy.sparse.csr_matrix(graph.to_scipy())``.
+        """
         from scipy.sparse import csr_array
 
-        shape = (self.num_items, self.num_items)
-        arrays = (self.weights.copy(), self.neighbors.copy(), self.indptr.copy())
-        return csr_array(arrays, shape=shape)
+        dtype = np.int32 if max(self.num_items, self.num_edges) <= checks.INT32_MAX else np.int64
+        arrays = (self.weights.copy(), self.neighbors.astype(dtype), self.indptr.astype(dtype))
+        return csr_array(arrays, shape=(self.num_items, self.num_items))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from . import csr, file, links, numbering, stats
+from . import csr, file, links, meta, numbering, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
 
@@ -173,11 +173,12 @@ class InterestGraph(FromEvents):
         arrays, header, kept = file.read(path)
         try:
             csr.verify(arrays, header["link"])
-            counts = None
+            counts: KeptCounts | None = None
             if kept:
                 counts = KeptCounts(**kept)
                 counts.verify(len(arrays["indptr"]) - 1, header["meta"]["options"])
-        except (ValueError, IndexError, TypeError, KeyError) as error:
+            meta.verify(header["meta"], len(arrays["indptr"]) - 1, counts)
+        except (ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{os.fspath(path)} holds no valid interest graph: {error}") from error
         graph = cls(**arrays, link=header["link"], meta=header["meta"], counts=counts)
         graph.__dict__["hash"] = header["hash"]

@@ -57,6 +57,20 @@ def test_from_scipy_kinds(kind):
     np.testing.assert_array_equal(InterestGraph.from_scipy(kind(dense)).to_scipy().toarray(), dense)
 
 
+def test_indices_of_scipy_are_int32_while_they_fit(monkeypatch):
+    graph = InterestGraph.from_csr(INDPTR, NEIGHBORS, WEIGHTS)
+    assert graph.indptr.dtype == np.int64
+    matrix = graph.to_scipy()
+    assert (matrix.indices.dtype, matrix.indptr.dtype) == (np.int32, np.int32)
+    matrix.data[:] = 0
+    matrix.indices[:] = 0
+    assert graph.neighbors.tolist() == NEIGHBORS[:2] + NEIGHBORS[:1:-1] and graph.weights.all()
+    monkeypatch.setattr("resemb_ext.graph.checks.INT32_MAX", 3)  # below its 4 entries
+    wide = graph.to_scipy()
+    assert wide.indices.dtype == wide.indptr.dtype == np.int64
+    assert wide.nnz == 4 and (wide != InterestGraph.from_scipy(wide).to_scipy()).nnz == 0
+
+
 def test_from_csr_defaults_and_more_rows():
     graph = InterestGraph.from_csr(INDPTR, np.array(NEIGHBORS, np.int32), num_items=5)
     assert graph.num_items == 5 and graph.indptr.tolist() == [0, 2, 2, 4, 4, 4]
