@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import resemb_command
-from resemb_command import COMMANDS, WAITING, command_of, wait_passively
+from resemb_command import COMMANDS, SPINS, WAITING, command_of, wait_briefly
 from resemb_ext.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,11 +73,11 @@ def test_a_command_loads_its_own_module_alone():
     assert done.stdout.splitlines()[-1] == "['resemb_ext.cli.doctor']", done.stderr
 
 
-def test_threads_wait_passively_unless_told_otherwise(monkeypatch):
+def test_threads_wait_briefly_unless_told_otherwise(monkeypatch):
     for name in WAITING:
         monkeypatch.delenv(name, raising=False)
-    wait_passively()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == str(SPINS)
 
 
 @pytest.mark.parametrize("name", WAITING)
@@ -85,22 +85,22 @@ def test_the_users_way_of_waiting_stays(monkeypatch, name):
     for other in WAITING:
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, "1")
-    wait_passively()
+    wait_briefly()
     assert {other: os.environ.get(other) for other in WAITING} == {
         other: "1" if other == name else None for other in WAITING
     }
 
 
-def test_the_policy_stands_before_torch_loads():
+def test_the_variable_is_set_before_torch_loads():
     done = run(
         "import os, sys, resemb_command\n"
         "class Finder:\n"
         "    def find_spec(self, name, *rest):\n"
-        "        if name == 'torch': print('policy', os.environ.get('OMP_WAIT_POLICY')); sys.exit()\n"
+        "        if name == 'torch': print('spins', os.environ.get('GOMP_SPINCOUNT')); sys.exit()\n"
         "sys.meta_path.insert(0, Finder())\n"
         "resemb_command.main(['doctor'])"
     )
-    assert done.stdout.splitlines()[-1] == "policy PASSIVE", done.stderr
+    assert done.stdout.splitlines()[-1] == f"spins {SPINS}", done.stderr
 
 
 def test_the_script_is_that_of_the_package():
