@@ -45,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # --debug may stand before or after the command.
     debug = "--debug" in arguments
-    root = parser(command_of(arguments))
+    try:
+        root = parser(command_of(arguments))
+    except (ImportError, MemoryError) as error:  # too little memory to load libraries is either
+        if debug:
+            raise
+        _say(f"resemb: error: cannot be loaded: {_line(error)}")
+        return 2
     args, rest = root.parse_known_args([a for a in arguments if a != "--debug"])
     if rest and args.command != "bench":  # which passes on what it does not know
         root.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -138,7 +138,7 @@ class RunConfig(FitConfig):
         None, "what parts a text file's values, tab for a tab (default: by its suffix and first lines)"
     )
     drop_null: bool = option(False, "leave out rows without a user, item, time, label or session")
-    sim_seed: int = option(0, "seed of the simulated log", low=0)
+    sim_seed: int = option(0, "seed of the simulated log", low=0, high=2**63 - 1)
     split: str = option(
         AUTO_SPLIT,
         "how events are held out for validation and test; auto is time for a log with labels, of which gAUC needs "
@@ -148,8 +148,10 @@ class RunConfig(FitConfig):
     max_history: int = option(50, "most recent events kept as a sample's history", low=1)
     train_negatives: int = option(1, "sampled negatives per training event (unlabelled logs)", low=1)
     eval_negatives: int = option(20, "sampled negatives per validation and test event (unlabelled logs)", low=1)
-    negative_power: float = option(0.75, "negatives are drawn by training popularity to this power", low=0)
-    eval_seed: int = option(0, "seed of the evaluation candidates, the same for all arms and seeds", low=0)
+    negative_power: float = option(0.75, "negatives are drawn by training popularity to this power", low=0, high=16)
+    eval_seed: int = option(
+        0, "seed of the evaluation candidates, the same for all arms and seeds", low=0, high=2**63 - 1
+    )
 
     graph: str | None = option(None, "saved interest graph, built from this log's training events")
     allow_future_edges: bool = option(
@@ -191,7 +193,7 @@ class RunConfig(FitConfig):
     init_std: float = option(0.05, "standard deviation of the embeddings at the start", above=0)
     residual_scale: float = option(0.1, "residual table's start relative to init_std", low=0)
 
-    seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0)
+    seed: tuple[int, ...] = option((0,), "seeds: one run of each arm per seed", low=0, high=2**63 - 1)
     threads: int | None = option(None, "CPU threads (default: torch's, or one where that measures faster)", low=1)
     out: str | None = option(
         None, "run folder (default: runs/DATE-TIME-data-model under the current folder)", free=True
@@ -269,7 +271,9 @@ class RunConfig(FitConfig):
             ValueError, TypeError: as the constructor.
         """
         options = {**values, **changes}
-        for name in lacking_options(options.get("model", cls.model)):
+        model = options.get("model", cls.model)
+        known = isinstance(model, str) and model in MODELS  # the constructor refuses others
+        for name in lacking_options(model) if known else ():
             if name not in changes:
                 options.pop(name, None)
         return cls(**options)
@@ -314,6 +318,8 @@ def read_config(file: Path | str) -> dict[str, Any]:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         else:
             raise ValueError("a configuration file must end in .toml or .json")
+    except RecursionError as error:
+        raise ValueError(f"{path}: it is nested too deeply") from error
     except ValueError as error:  # both decoders raise subclasses of ValueError
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(values, Mapping):

@@ -9,6 +9,8 @@ from typing import Any
 
 from resemb_ext.models import MODELS
 
+from .options import shortened
+
 # Constructor options that the run has for all models; what else one takes goes by model_options.
 SHARED = ("hidden", "attention_hidden", "activation", "dropout")
 # What follows from the log and the arm.
@@ -42,7 +44,7 @@ def parse_own_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
         name, equals, written = text.partition("=")
         name = name.replace("-", "_")
         if not equals:
-            raise ValueError(f"model_options must be NAME=VALUE, found {text!r}")
+            raise ValueError(f"model_options must be NAME=VALUE, found {shortened(text)}")
         if name not in known:
             listed = ", ".join(known) or "none"
             raise ValueError(f"model_options: {model} has no option {name!r}; its own: {listed}")
@@ -50,7 +52,7 @@ def parse_own_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"model_options: {name} is given twice")
         try:
             value = json.loads(written)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = written
         found[name] = _fitting(name, value, known[name])
     return found
@@ -65,5 +67,5 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
     if kind is tuple and isinstance(value, list):
         return tuple(value)
     if type(value) is not kind:
-        raise TypeError(f"model_options: {name} must be like {default!r}, found {value!r}")
+        raise TypeError(f"model_options: {name} must be like {default!r}, found {shortened(value)}")
     return value

@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+# Counts and sizes are kept in 32 bits here and there, and more than that of anything fits no machine.
+_MOST = 2**31 - 1
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 
 
 def option(
@@ -28,7 +34,8 @@ def option(
         default: value where none is given.
         help: one line for ``--help`` and the documentation.
         choices: the allowed strings.
-        low, high: inclusive limits of a number, or of each number of a tuple.
+        low, high: inclusive limits of a number, or of each number of a tuple. An integer is at most
+            2^31 - 1 where no other limit is given.
         above, below: exclusive limits.
         free: it does not change the result, so a run that is resumed may change it.
     """
@@ -42,6 +49,11 @@ def option(
         "free": free,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def shortened(value: Any) -> str:
+    """``value`` for a message; long, large and deeply nested ones are cut."""
+    return _REPR.repr(value)
 
 
 def free_options(cls: type) -> set[str]:
@@ -85,7 +97,7 @@ def check(instance: Any) -> None:
             if element is not str and isinstance(value, (int, float)):
                 value = (value,)  # one number stands for a tuple of one
             if isinstance(value, str) or not isinstance(value, Sequence):
-                raise TypeError(f"{field.name} must be {_describe(element, many)}, found {value!r}")
+                raise TypeError(f"{field.name} must be {_describe(element, many)}, found {shortened(value)}")
             value = tuple(_element(field.name, v, element, many) for v in value)
         else:
             value = _element(field.name, value, element, many)
@@ -101,10 +113,13 @@ def _describe(element: type, many: bool) -> str:
 
 def _element(name: str, value: Any, element: type, many: bool) -> Any:
     if element is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, found an integer of {value.bit_length()} bits") from None
     right = isinstance(value, element) and not (element is int and isinstance(value, bool))
     if not right:
-        raise TypeError(f"{name} must be {_describe(element, many)}, found {value!r}")
+        raise TypeError(f"{name} must be {_describe(element, many)}, found {shortened(value)}")
     return value
 
 
@@ -112,11 +127,11 @@ def _limits(field: dataclasses.Field[Any], value: Any) -> None:
     limits: Mapping[str, Any] = field.metadata
     choices = limits.get("choices")
     if choices is not None and value not in choices:
-        raise ValueError(f"{field.name} must be one of {', '.join(choices)}; found {value!r}")
+        raise ValueError(f"{field.name} must be one of {', '.join(choices)}; found {shortened(value)}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{field.name} must be finite, found {value}")
+        raise ValueError(f"{field.name} must be finite, found {shortened(value)}")
     for key, words, wrong in (
         ("low", "at least", lambda limit: value < limit),
         ("high", "at most", lambda limit: value > limit),
@@ -124,8 +139,10 @@ def _limits(field: dataclasses.Field[Any], value: Any) -> None:
         ("below", "below", lambda limit: value >= limit),
     ):
         limit = limits.get(key)
+        if key == "high" and limit is None and isinstance(value, int):
+            limit = _MOST
         if limit is not None and wrong(limit):
-            raise ValueError(f"{field.name} must be {words} {limit}, found {value}")
+            raise ValueError(f"{field.name} must be {words} {limit}, found {shortened(value)}")
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
