@@ -13,8 +13,18 @@ from typing import Any
 
 # Counts and sizes are kept in 32 bits here and there, and more than that of anything fits no machine.
 _MOST = 2**31 - 1
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 256 else f"an integer of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
 
 
 def option(
@@ -53,7 +63,7 @@ def option(
 
 def shortened(value: Any) -> str:
     """``value`` for a message; long, large and deeply nested ones are cut."""
-    return _REPR.repr(value)
+    return _SHORT.repr(value)
 
 
 def free_options(cls: type) -> set[str]:
@@ -116,7 +126,7 @@ def _element(name: str, value: Any, element: type, many: bool) -> Any:
         try:
             value = float(value)
         except OverflowError:
-            raise ValueError(f"{name} must be finite, found an integer of {value.bit_length()} bits") from None
+            raise ValueError(f"{name} must be finite, found {shortened(value)}") from None
     right = isinstance(value, element) and not (element is int and isinstance(value, bool))
     if not right:
         raise TypeError(f"{name} must be {_describe(element, many)}, found {shortened(value)}")

@@ -4,9 +4,12 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext.cli.train import GROUPS
+from resemb_ext.testing.strategies import examples
 from resemb_ext.train import FitConfig, RunConfig, read_config
 
 
@@ -112,6 +115,13 @@ def test_training_part():
         ({"model_options": ("pooling=sum", "pooling=mean")}, ValueError, "model_options: pooling is given twice"),
         ({"user_column": "u"}, ValueError, "user_column is for log files"),
         ({"session_column": "s"}, ValueError, "session_column is for log files"),
+        ({"lr": 10**400}, ValueError, "lr must be finite, found an integer of 1329 bits"),
+        ({"dim": 2**31}, ValueError, "dim must be at most 2147483647, found 2147483648"),
+        ({"hidden": (4, 10**12)}, ValueError, "hidden must be at most 2147483647"),
+        ({"max_history": 10**30}, ValueError, "max_history must be at most 2147483647"),
+        ({"train_negatives": 10**5000}, ValueError, "train_negatives must be at most 2147483647"),
+        ({"seed": 2**63}, ValueError, "seed must be at most 9223372036854775807"),
+        ({"lr": "x" * 10**6}, TypeError, r"lr must be a number, found 'x{1,99}\.\.\.x{1,99}'$"),
     ],
 )
 def test_bad_values_are_named(options, error, words):
@@ -128,6 +138,9 @@ def test_bad_values_are_named(options, error, words):
         ("a.toml", "epochs 3", "a.toml: "),
         ("a.json", "[1]", "expected options by name, found list"),
         ("a.yaml", "epochs: 3", "must end in .toml or .json"),
+        ("a.json", "[" * 100_000, "a.json: it is nested too deeply"),
+        ("a.json", '{"a":' * 100_000, "a.json: it is nested too deeply"),
+        ("a.toml", "lr = " + "[" * 100_000, "a.toml: "),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, text, words):
@@ -140,3 +153,44 @@ def test_bad_files_are_named(tmp_path, name, text, words):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no configuration file"):
         RunConfig.build(tmp_path / "none.toml")
+
+
+def test_options_of_a_model_that_are_nested_deeply_are_text():
+    with pytest.raises(TypeError, match=r"softmax must be like False, found '\[\[.*\.\.\.\[*'$"):
+        RunConfig(model="din", model_options=("softmax=" + "[" * 100_000,))
+
+
+def test_a_saved_model_that_is_not_known_is_named():
+    with pytest.raises(ValueError, match=r"model must be one of dnn, .*found 'Gnn'"):
+        RunConfig.saved({"model": "Gnn"})
+    with pytest.raises(TypeError, match=r"model must be text, found \['dnn'\]"):
+        RunConfig.saved({"model": ["dnn"]})
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.sampled_from([0, -1, 2**31, 2**63, 10**30, 10**400]),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["din", "res", "lazy", "softmax=1", "="]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
+    max_leaves=5,
+)
+NAMES = [field.name for field in dataclasses.fields(RunConfig)]
+
+
+@given(values=st.dictionaries(st.sampled_from(NAMES), JSON, min_size=1, max_size=4))
+@examples(300)
+def test_any_configuration_is_taken_or_refused_in_a_line(tmp_path, values):
+    file = tmp_path / "any.json"
+    file.write_text(json.dumps(values))
+    try:
+        config = RunConfig.build(file)
+    except (ValueError, TypeError) as error:
+        assert 0 < len(str(error)) < 2000
+        return
+    assert RunConfig(**json.loads(json.dumps(config.to_dict()))) == config

@@ -4,10 +4,12 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.runtime.digests import UncheckedWarning
 from resemb_ext.train import RunConfig, TrainingInterrupted, load_checkpoint, run, saved_config
 from resemb_ext.train import loop as loop_module
 from resemb_ext.train import prepare as prepare_module
@@ -33,6 +36,21 @@ def small_simulation(monkeypatch):
     monkeypatch.setattr(
         prepare_module.data, "simulate", lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o)
     )
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    """A finished run of one arm, to be copied."""
+    folder = tmp_path_factory.mktemp("run")
+    whole = rx.data.simulate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            prepare_module.data,
+            "simulate",
+            lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o),
+        )
+        run(**SMALL, embedding="plain", out=str(folder))
+    return folder
 
 
 def facts(folder):
@@ -270,6 +288,47 @@ def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, fi
     assert main(["train", "--resume", str(tmp_path), "--quiet"]) == 2
     shown = capsys.readouterr().err
     assert words in shown and len(shown.splitlines()) == 1 and "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("result.json", "{}", "result.json is no result of a run"),
+        ("result.json", "[]", "result.json is no result of a run"),
+        ("result.json", "[" * 100_000, "result.json cannot be read: it is nested too deeply"),
+        ("arms/plain-seed0/run.json", "{}", "has damaged results of arm plain with seed 0"),
+        ("arms/plain-seed0/run.json", "[3]", "has damaged results of arm plain with seed 0"),
+        ("inputs.json", "[]", "inputs.json cannot be read: expected hashes by name"),
+        ("config.resolved.json", '{"model": "Gnn"}', "model must be one of dnn"),
+        ("config.resolved.json", "3", "expected options by name, found int"),
+    ],
+)
+def test_foreign_json_without_digests_is_a_line(one_run, tmp_path, capsys, file, content, words):
+    out = tmp_path / "out"
+    shutil.copytree(one_run, out)
+    (out / "SHA256SUMS").unlink()
+    if file != "result.json":
+        (out / "result.json").unlink()
+    (out / file).write_text(content)
+    assert main(["train", "--resume", str(out), "--quiet"]) == 2
+    warned, shown = capsys.readouterr().err.splitlines()
+    assert words in shown
+    assert warned.startswith("resemb train: warning: ") and warned.endswith("its files are read unchecked")
+
+
+def test_an_older_folder_gets_digests_when_it_is_resumed(one_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(one_run, out)
+    for name in ("SHA256SUMS", "result.json", "summary.md"):
+        (out / name).unlink()
+    with pytest.warns(UncheckedWarning, match="read unchecked"):
+        first = run(saved_config(out), resume=True, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(saved_config(out), resume=True, progress=False).result == first.result
+    assert (out / "summary.md").exists()
+    lines = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert {"config.resolved.json", "test_scores.parquet", "arms/plain-seed0/run.json"} < lines
 
 
 @pytest.mark.full
