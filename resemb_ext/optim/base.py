@@ -16,7 +16,7 @@ from resemb_ext._ownership import owner_of
 from . import capture, global_decay, in_backward
 from .dense import step_dense
 from .loading import checked
-from .row_sparse import RowGradient, RowStep, gradient_rows, update_rows, whole_table
+from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, update_rows, whole_table
 from .state import Form, complete_state, count_of_torch, place_count
 
 _DECAYS = ("touched", "global")
@@ -78,15 +78,22 @@ class RowSparseOptimizer(Optimizer):
             param_group["decoupled_weight_decay"] = True
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
+        for number, parameter in enumerate(self.param_groups[-1]["params"]):
             owner = owner_of(parameter)
+            wrong = ""
             if owner is not None and owner is not self:
+                wrong = "a table that another optimizer steps in backward"
+            elif parameter.is_sparse or parameter.is_sparse_csr:
+                wrong = f"number {number} is {parameter.layout}; expected dense tables (their gradients may be sparse)"
+            if wrong:
                 self.param_groups.pop()
-                raise ValueError("params: a table that another optimizer steps in backward")
+                raise ValueError(f"params: {wrong}")
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in self._amounts:
             value = group[name]
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"{name}: found a tensor of shape {list(value.shape)}; expected one number")
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
         if group["decay"] not in _DECAYS:
@@ -147,7 +154,8 @@ class RowSparseOptimizer(Optimizer):
 
     def _settle(self, group: dict[str, Any], table: Tensor, index: int, rows: Tensor | None = None) -> None:
         state = self.state.get(table, {})
-        global_decay.catch_up(state, table, rows, group["stochastic_rounding"], self._table_seed(index))
+        if "decayed" in state:
+            global_decay.catch_up(state, table, rows, group["stochastic_rounding"], self._table_seed(index))
 
     def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
         return [(group, p) for group in self.param_groups for p in group["params"]]
@@ -264,6 +272,11 @@ class RowSparseOptimizer(Optimizer):
 
     def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> RowGradient:
         """A parameter's gradient as rows, after every check that can fail."""
+        if not is_table(parameter):
+            raise ValueError(
+                f"parameter {index}: a sparse gradient for {parameter.dtype} on {parameter.device}; expected a table of "
+                "float32, float64, bfloat16 or float16 on the CPU or CUDA"
+            )
         self._check_table(parameter, index, group)
         return gradient_rows(parameter.grad, f"parameter {index}")  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import torch
@@ -143,14 +143,14 @@ def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:
 
     The kernel takes contiguous memory. A table or state that is not is copied as a whole and back.
     """
-    laid = {"table": table, "first": step.first, "second": step.second}
-    used = {name: _matrix(t) if t is not None else None for name, t in laid.items()}
-    if step.rule is Rule.ROWWISE_ADAGRAD:
-        used["second"] = step.second
-    *state, reals, integers = replace(step, first=used["first"], second=used["second"]).arguments()
-    _ops.update_rows_(used["table"], *state, gradient.rows, _matrix(gradient.values), reals, integers)
-    for name, tensor in laid.items():
-        if tensor is not None and not tensor.is_contiguous():
-            tensor.copy_(used[name].view(tensor.shape))  # type: ignore[union-attr]
+    first, second, *rest = step.arguments()
+    laid = [table, first] if step.rule is Rule.ROWWISE_ADAGRAD else [table, first, second]
+    used = [None if tensor is None else _matrix(tensor) for tensor in laid]
+    used += [second] * (3 - len(used))
+    row_steps, decayed, reals, integers = rest
+    _ops.update_rows_(*used, row_steps, decayed, gradient.rows, _matrix(gradient.values), reals, integers)
+    for tensor, matrix in zip(laid, used, strict=False):
+        if tensor is not None and matrix is not None and not tensor.is_contiguous():
+            tensor.copy_(matrix.view(tensor.shape))
     # An operator of the stable ABI does not do it: without, a stale saved table would go unnoticed.
     torch.autograd.graph.increment_version(table)

@@ -58,6 +58,8 @@ def count_at(value: Any, place: torch.device) -> Tensor:
     """A step count as a floating tensor on a device, from a tensor or a number."""
     if not isinstance(value, Tensor):
         value = torch.tensor(float(value))
+    if value.device == place and value.dtype == torch.float32:
+        return value
     if not value.is_floating_point() or place.type != "cpu":
         value = value.to(torch.float32)
     return value.to(place)

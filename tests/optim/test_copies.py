@@ -53,6 +53,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> N
         optimizer.step()
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", ALL)

@@ -102,6 +102,7 @@ def test_tables_that_are_not_contiguous(kind: str) -> None:
         torch.testing.assert_close(steps(other, build([other], lr=0.1, **options), mixed("sds")), expected)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ALL)
 def test_low_precision_tables_keep_float32_state(kind: str, dtype: torch.dtype) -> None:
@@ -149,6 +150,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", ALL)
