@@ -169,8 +169,9 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     result: list[Tensor | None] = [None] * 17
     if grad is None:
         return tuple(result)
-    central = ctx.saved_tensors[1]
-    inputs = (grad, *ctx.saved_tensors, *ctx.settings, *ctx.needs)
+    saved = ctx.saved_tensors  # once: torch.utils.checkpoint refuses a second reading
+    central = saved[1]
+    inputs = (grad, *saved, *ctx.settings, *ctx.needs)
     need_central, need_residual, _, need_samples = ctx.needs
     if ctx.sparse:
         rows, row_values, columns, column_values, *small = _gradient_rows(*inputs)

@@ -17,13 +17,14 @@ from resemb_ext.graph import InterestGraph
 
 from . import graph_tensors
 from .attention import AttentionLink
-from .readonly import ReadOnlyTable
+from .plain import PlainTables
+from .readonly import DeferredTable
 from .state import GraphState
 
 _MATERIALIZE_ROWS = 1 << 16
 
 
-class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
+class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
     """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
 
     A drop-in for ``nn.Embedding`` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
@@ -165,64 +166,22 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
                 self.central[self.padding_idx].zero_()
                 self.residual[self.padding_idx].zero_()
 
-    @classmethod
-    def from_embedding(
-        cls, embedding: nn.Embedding, graph: InterestGraph, *, exact: bool = True, **options: Any
-    ) -> ResEmbedding:
-        """A ResEmbedding that starts from a plain embedding's table T.
-
-        Args:
-            embedding: nn.Embedding of H rows; its padding_idx, sparse, dtype and device are taken over.
-            graph: interest graph over the same H items.
-            exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
-                smoothed over the graph.
-            **options: of the constructor.
-
-        Raises:
-            ValueError: the graph has another number of items, or the embedding uses max_norm or
-                scale_grad_by_freq.
-        """
-        table = embedding.weight.detach()
-        if graph.num_items != table.shape[0]:
-            raise ValueError(f"graph: {graph.num_items} items; expected {table.shape[0]}, the embedding's rows")
-        settings: dict[str, Any] = {
-            "padding_idx": embedding.padding_idx,
-            "sparse": embedding.sparse,
-            "max_norm": embedding.max_norm,
-            "scale_grad_by_freq": embedding.scale_grad_by_freq,
-            "dtype": table.dtype,
-            "device": table.device,
-        }
-        module = cls(graph, table.shape[1], **{**settings, **options})
-        with torch.no_grad():
-            module.central.copy_(table)
-            module.residual.zero_()
-            if exact:
-                module.residual.copy_(table.to(module.residual.dtype) - module.materialize())
-            module._fill_padding_idx_with_zero()
-        return module
-
-    @classmethod
-    def from_pretrained(cls, *_: Any, **__: Any) -> ResEmbedding:
-        """Not defined: a table alone has no graph. Use ``from_embedding``."""
-        raise TypeError(
-            "ResEmbedding.from_pretrained: a table alone does not define one; use "
-            "ResEmbedding.from_embedding(nn.Embedding.from_pretrained(table), graph)"
-        )
-
     def forward(self, ids: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): ``[*ids.shape, D]``. See ``functional.res_embedding``."""
         self._before_read(ids)
         look_up, tensors, options = self._link_call()
         return look_up(ids, *tensors, **options, **self._call_options())
 
-    def _link_call(self, training: bool | None = None) -> tuple[Callable, tuple, dict[str, Any]]:
+    def _link_call(
+        self, training: bool | None = None, tables: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Callable, tuple, dict[str, Any]]:
         """The functional lookup under this link, its tensors behind ids, and the link's options.
 
         Args:
             training: False leaves out the dropout of edges.
+            tables: in place of C and R.
         """
-        tensors = (self.central, self.residual, self._indptr, self._neighbors, self._link_weights)
+        tensors = (*(tables or (self.central, self.residual)), self._indptr, self._neighbors, self._link_weights)
         if self.attention is None:
             return functional.res_embedding, tensors, {}
         link = self.attention
@@ -286,26 +245,20 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
         if torch.is_grad_enabled() and any(t.requires_grad for t in self.parameters()):
             # In one piece: the backward of each block would fill two whole tables of gradients.
             return self._rows(0, self.num_embeddings)
-        out = torch.empty_like(self.central, requires_grad=False)
+        return self._blocks((self.central, self.residual))
+
+    def _blocks(self, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """W C + R, without gradients."""
+        out = torch.empty_like(tables[0], requires_grad=False)
         for start in range(0, self.num_embeddings, _MATERIALIZE_ROWS):
             stop = min(start + _MATERIALIZE_ROWS, self.num_embeddings)
-            out[start:stop] = self._rows(start, stop)
+            out[start:stop] = self._rows(start, stop, tables)
         return out
 
-    def _rows(self, start: int, stop: int) -> Tensor:
-        look_up, tensors, options = self._link_call(training=False)
-        ids = torch.arange(start, stop, device=self.central.device)
+    def _rows(self, start: int, stop: int, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        look_up, tensors, options = self._link_call(training=False, tables=tables)
+        ids = torch.arange(start, stop, device=tensors[0].device)
         return look_up(ids, *tensors, **options, padding_idx=self.padding_idx)
-
-    def to_embedding(self, freeze: bool = True) -> nn.Embedding:
-        """A plain nn.Embedding with the same vectors, to serve.
-
-        Args:
-            freeze: its weight takes no gradient.
-        """
-        with torch.no_grad():
-            table = self.materialize()
-        return nn.Embedding.from_pretrained(table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse)
 
     def parameter_groups(
         self,
@@ -345,16 +298,23 @@ class ResEmbedding(GraphState, ReadHooks, nn.Embedding):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The materialised table, [H, D]; computed on every access, cannot be written."""
-        table = self.materialize()
-        # A traced or transformed program has no use for the guard, and torch cannot carry it there.
-        return table if torch.compiler.is_compiling() or transformed(table) else table.as_subclass(ReadOnlyTable)
+        """The whole table, [H, D], as ``materialize`` gives it; cannot be written.
+
+        Computed when its numbers are first used, on every access anew; its shape, dtype, device and
+        requires_grad need no computing.
+        """
+        parameters = [*self.parameters()]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed(*parameters):
+            # A traced or transformed program has no use for the guard, and torch cannot carry it there.
+            return self.materialize()
+        learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
+        return DeferredTable.of(self.materialize, self.central, learns)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             raise AttributeError(
-                "ResEmbedding.weight is computed from .central and .residual; assign to those, or use "
-                "ResEmbedding.from_embedding"
+                "ResEmbedding.weight is computed from .central and .residual; assign to those, or start from a given "
+                "table by ResEmbedding.from_embedding"
             )
         super().__setattr__(name, value)
 

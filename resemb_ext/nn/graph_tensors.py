@@ -1,9 +1,8 @@
-"""The graph beside an embedding's tables: its tensors, where they lie, and its place in a state_dict."""
+"""The graph beside an embedding's tables: its tensors, and where they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from resemb_ext._huge_pages import empty_table
 from resemb_ext.graph import InterestGraph
 
 ATTRIBUTES = {"_indptr": "indptr", "_neighbors": "neighbors", "_link_weights": "weights"}
-_FIELDS = ("indptr", "neighbors", "weights", "degree")
 
 
 def check_place(graph_device: str | None) -> None:
@@ -60,23 +58,6 @@ def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor], fresh: Callable[[], Te
     if tensor.is_meta and device.type != "meta":
         tensor = fresh()
     return tensor.to(device=device)
-
-
-def state_of(graph: InterestGraph) -> dict[str, Tensor]:
-    """The graph as a state_dict keeps it."""
-    return {name: torch.from_numpy(np.array(getattr(graph, name))) for name in _FIELDS}
-
-
-def from_state(state_dict: dict[str, Any], prefix: str) -> InterestGraph:
-    """See ``ResEmbedding.graph_from_state``."""
-    extra = state_dict.get(f"{prefix}_extra_state")
-    if not isinstance(extra, dict) or "graph" not in extra:
-        raise ValueError(f"state_dict: no graph under {prefix}_extra_state; it is kept with save_graph=True")
-    arrays = {name: extra["graph"][name].cpu().numpy() for name in _FIELDS}
-    graph = InterestGraph(**arrays, link=extra["link"])
-    if graph.hash != extra["graph_hash"]:
-        raise ValueError(f"state_dict: the graph under {prefix}_extra_state is damaged")
-    return graph
 
 
 def start_scale(graph: InterestGraph, attends: bool, residual_scale: float) -> float:

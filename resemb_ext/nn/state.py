@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from resemb_ext.graph import InterestGraph
 
-from . import graph_tensors
+from . import graph_state, graph_tensors
 
 
 class GraphState(nn.Module):
@@ -45,12 +46,9 @@ class GraphState(nn.Module):
             for name in graph_tensors.ATTRIBUTES:
                 setattr(self, name, getattr(self, name).pin_memory())
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The graph's hash and link, and the graph itself with ``save_graph``."""
-        state: dict[str, Any] = {"graph_hash": self.graph.hash, "link": self.link}
-        if self.save_graph:
-            state["graph"] = graph_tensors.state_of(self.graph)
-        return state
+    def get_extra_state(self) -> Tensor:
+        """The graph's hash, or the whole graph with ``save_graph``, as one tensor."""
+        return graph_state.encode(self.graph, self.save_graph)
 
     @staticmethod
     def graph_from_state(state_dict: dict[str, Any], prefix: str = "") -> InterestGraph:
@@ -65,18 +63,33 @@ class GraphState(nn.Module):
         Raises:
             ValueError: no graph there, or one that does not fit its hash.
         """
-        return graph_tensors.from_state(state_dict, prefix)
+        name = f"{prefix}_extra_state"
+        return graph_state.decode(state_dict.get(name), name)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Any) -> None:
         """Nothing to set: the graph was compared before the tables were loaded."""
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        extra = state_dict.get(f"{prefix}_extra_state")
-        found = extra.get("graph_hash") if isinstance(extra, dict) else None
-        if found is not None and found != self.graph.hash:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        name = f"{prefix}_extra_state"
+        if name in state_dict:
+            self._compare_graph(state_dict[name], name)
+        local_metadata, strict, missing_keys, *others = args
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *others)
+        # Files may hold the tables alone.
+        missing_keys += [key for key in missing if key != name]
+
+    def _compare_graph(self, state: Any, name: str) -> None:
+        found = graph_state.hash_of(state)
+        if found is None:
+            warnings.warn(
+                f"state_dict: {name} holds no hash of a graph (averaged over graphs, or scaled?); the graph was not "
+                "compared with this module's",
+                stacklevel=2,
+            )
+        elif found != self.graph.hash:
             raise ValueError(
-                f"state_dict: {prefix or 'the module '}was saved over the graph {found[:12]}; this "
-                f"module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "
+                f"state_dict: {name.removesuffix('_extra_state') or 'the module '}was saved over the graph "
+                f"{found[:12]}; this module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "
                 "same graph and link."
             )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

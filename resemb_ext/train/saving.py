@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext.nn import ResEmbedding
+
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .config import FitConfig
 from .evaluate import device_of
@@ -215,15 +217,12 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def _extra(model: nn.Module) -> dict[str, Any]:
-    """What modules keep besides tensors to know themselves by: text alone, say a graph's hash."""
-    found = {}
-    for name, module in model.named_modules():
-        if type(module).get_extra_state is nn.Module.get_extra_state:
-            continue
-        state = module.get_extra_state()
-        if isinstance(state, dict):
-            found[name] = {key: value for key, value in state.items() if isinstance(value, str)}
-    return found
+    """What embeddings know themselves by besides tensors: the graph's hash and link."""
+    return {
+        name: {"graph_hash": module.graph.hash, "link": module.link}
+        for name, module in model.named_modules()
+        if isinstance(module, ResEmbedding)
+    }
 
 
 @torch.no_grad()

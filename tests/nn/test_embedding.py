@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from resemb_ext import InterestGraph, ResEmbedding
 
@@ -277,71 +276,6 @@ def test_from_embedding_refuses_what_does_not_fit() -> None:
         ResEmbedding.from_embedding(nn.Embedding(H, D, max_norm=1.0), make_graph())
     with pytest.raises(TypeError, match=r"from_embedding\(nn.Embedding.from_pretrained"):
         ResEmbedding.from_pretrained(torch.randn(H, D))
-
-
-# --- weight ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_weight_ties_to_an_output_layer(emb: ResEmbedding, compiled: bool) -> None:
-    def scores(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden @ emb.weight.T + F.linear(hidden, emb.weight)
-
-    hidden = torch.randn(4, D)
-    run = torch.compile(scores, fullgraph=True, backend="aot_eager") if compiled else scores
-    out = run(hidden)
-    assert type(out) is torch.Tensor
-    torch.testing.assert_close(out, 2 * hidden @ table(emb).T)
-    out.sum().backward()
-    found = emb.central.grad.clone()
-    emb.zero_grad()
-    (2 * hidden @ emb(torch.arange(H)).T).sum().backward()
-    torch.testing.assert_close(found, emb.central.grad)
-
-
-WRITES = {
-    "init.normal_": lambda e: nn.init.normal_(e.weight),
-    "init by name": lambda e: nn.init.normal_(tensor=e.weight),
-    "init.xavier": lambda e: nn.init.xavier_uniform_(e.weight),
-    "zero_": lambda e: e.weight.detach().zero_(),
-    "data.zero_": lambda e: e.weight.data.zero_(),
-    "data.copy_": lambda e: e.weight.data.copy_(torch.zeros(H, D)),
-    "data =": lambda e: setattr(e.weight, "data", torch.zeros(H, D)),
-    "setitem": lambda e: e.weight.__setitem__(0, 1.0),
-    "data setitem": lambda e: e.weight.data.__setitem__(0, 1.0),
-    "row": lambda e: e.weight[PADDING].fill_(0),
-    "view": lambda e: e.weight.detach().view(-1)[3:].mul_(2),
-    "unbind": lambda e: e.weight.detach().unbind()[0].zero_(),
-    "out=": lambda e: torch.zeros(H, D, out=e.weight.detach()),
-    "foreach": lambda e: torch._foreach_add_([e.weight.detach()], 1.0),
-    "requires_grad_": lambda e: e.weight.requires_grad_(False),
-}
-
-
-@pytest.mark.parametrize("write", WRITES)
-def test_weight_refuses_writes(emb: ResEmbedding, write: str) -> None:
-    before = table(emb)
-    with pytest.raises(TypeError, match=r"\.central and \.residual and cannot be written"):
-        WRITES[write](emb)
-    assert torch.equal(table(emb), before)
-
-
-def test_weight_cannot_be_assigned(emb: ResEmbedding) -> None:
-    with pytest.raises(AttributeError, match=r"assign to those, or use\s+ResEmbedding"):
-        emb.weight = nn.Parameter(torch.zeros(H, D))
-    with pytest.raises(AttributeError, match=r"central and \.residual"):
-        emb.weight += 1
-
-
-def test_weight_in_other_operations_is_plain(emb: ResEmbedding) -> None:
-    weight = emb.weight
-    weight += 1  # rebinds the name to weight + 1
-    assert type(weight) is torch.Tensor
-    torch.testing.assert_close(weight, table(emb) + 1)
-    for result in (emb.weight * 2, emb.weight.clone(), emb.weight.max(0).values, emb.weight.sum()):
-        assert type(result) is torch.Tensor
-    assert torch.equal(torch.zeros(H, D).add_(emb.weight.detach()), table(emb))
-    np.testing.assert_array_equal(emb.weight.detach().numpy(), table(emb).numpy())
 
 
 # --- bad arguments ---------------------------------------------------------------------------------
