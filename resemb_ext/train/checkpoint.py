@@ -25,7 +25,7 @@ _TENSOR, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$tuple", "$items", "$float"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` to ``path`` atomically.
+    """Writes ``state`` to ``path`` atomically; equal states give equal bytes.
 
     The file is a safetensors file: every tensor of ``state`` under its path of keys, and in the
     metadata the rest as JSON, with a sha256 over all of it.
@@ -47,8 +47,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             save_file(tensors, target, metadata)
         except SafetensorError as error:  # its failures to write are no OSError
             raise OSError(f"cannot write {path}: {error}") from error
+        _sort_metadata(target)
 
     write_atomic(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts a file's metadata, which the library writes in the order of a hash table: another one each time."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(content) <= size:  # else the library writes JSON otherwise than Python, and its order stays
+            file.seek(8)
+            file.write(content.ljust(size))
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -67,6 +67,15 @@ def test_tensors_come_back(tmp_path, dtype, shape, transposed):
         assert found.dtype == dtype and torch.equal(found, value)
 
 
+def test_equal_states_give_equal_bytes(tmp_path):
+    state, files = {**STATE, "tëxt\n": {"ключ": torch.ones(2)}}, set()
+    for _ in range(12):
+        save_checkpoint(tmp_path / "x.safetensors", state)
+        files.add((tmp_path / "x.safetensors").read_bytes())
+    assert len(files) == 1
+    assert load_checkpoint(tmp_path / "x.safetensors")["tëxt\n"]["ключ"].sum() == 2
+
+
 def test_floats_and_tuples_are_kept_exactly(tmp_path):
     save_checkpoint(tmp_path / "x.safetensors", STATE)
     back = load_checkpoint(tmp_path / "x.safetensors")
