@@ -29,6 +29,11 @@ class Columns(NamedTuple):
     by_field: dict[str, str]
     guessed: tuple[str, ...]
 
+    def without(self, field: str) -> Columns:
+        """The columns of the other fields."""
+        others = {f: column for f, column in self.by_field.items() if f != field}
+        return Columns(others, tuple(f for f in self.guessed if f != field))
+
 
 def resolve_columns(
     available: Sequence[str], wanted: Wanted, source: str, *, required: Sequence[str] = _REQUIRED, hint: str = ""

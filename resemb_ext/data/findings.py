@@ -29,6 +29,11 @@ class Finding:
         return f"{self.name}: {self.found} -> {self.done}"
 
 
+def left_out(error: Exception) -> Finding:
+    """A guessed category that cannot be read, which does no harm where nobody asked for it."""
+    return Finding(WARNING, "category", str(error), "guessed, so it is left out; --category-column names another")
+
+
 def warn(source: str, findings: Iterable[Finding], stacklevel: int = 3) -> None:
     """A ``DataWarning`` for each finding of level "warning", with the log's name before it."""
     for finding in findings:

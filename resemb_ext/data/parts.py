@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
 from .columns import list_names, resolve_columns
 from .files import kind_of, open_source
-from .findings import WARNING, Finding
+from .findings import WARNING, Finding, left_out
 from .idmap import IdMap
 from .joined import Histories, Sequences, aligned, check_lengths, read_histories, row_with, split_histories
 from .separators import UNIT, BadHistory, Targets, check_words, find_separator, unescaped
@@ -142,11 +142,6 @@ def read_categories(parts: Mapping[str, Part], separator: str) -> tuple[dict[str
         return None, left_out(error)
 
 
-def left_out(error: Exception) -> Finding:
-    """A guessed category that does no harm where nobody asked for it."""
-    return Finding(WARNING, "category", str(error), "guessed, so it is left out; --category-column names another")
-
-
 def _categories(part: Part, separator: str) -> Categories:
     name = part.source.path.name
     if "category" not in part.columns:
@@ -216,11 +211,22 @@ def _read(path: Path, wanted: Mapping[str, Any]) -> Part:
     if not len(table):
         raise ValueError(f"{path.name} has no rows")
     with _lines_of(source):
-        label = canonical_labels(table[columns["label"]], columns["label"])
+        label = _labels(table[columns["label"]], columns["label"])
         user, item = (_ids(table, columns[field], field) for field in ("user", "item"))
         histories = read_histories(table[columns["history"]], columns["history"])
     none = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64), pa.array([], pa.large_string()))
     return Part(source, columns, guessed, table, user, item, label, histories, none)
+
+
+def _labels(values: Any, column: str) -> np.ndarray:
+    other = "; label= (--label-column) names another column"
+    try:
+        return canonical_labels(values, column)
+    except BadEntry as bad:
+        bad.fault += other
+        raise
+    except TypeError as error:
+        raise TypeError(f"{error}{other}") from None
 
 
 def _ids(table: pa.Table, column: str, field: str) -> pa.Array:

@@ -16,8 +16,9 @@ from .columns import Columns, guesses_among, list_names, resolve_columns
 from .conditions import rows_where
 from .faults import NullEntry
 from .files import name_of, open_source
-from .findings import WARNING, Finding, warn
+from .findings import WARNING, Finding, left_out, warn
 from .idmap import IdMap
+from .in_memory import collected, columns_of
 from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap
@@ -50,9 +51,11 @@ def read_log(
         source: path of a ``.parquet``, ``.csv``, ``.tsv``, ``.txt``, RecBole ``.inter``, MovieLens ``.dat``
             (``user::item::rating::time``) or ``.json``/``.jsonl`` file (an object a line), all but
             Parquet also compressed (``.gz``, ``.bz2``, ``.zst``); of a folder of such files, the parts of
-            one log; a pandas DataFrame, a pyarrow Table, or a mapping of column names to arrays.
+            one log; a pandas or polars DataFrame (a LazyFrame is collected), a pyarrow Table, or a
+            mapping of column names to arrays.
         user, item, time: column names; guessed from common names (``GUESSES``) where None.
-        category, label, session: likewise, but the column may be missing; False leaves it out.
+        category, label, session: likewise, but the column may be missing; False leaves it out. A guessed
+            category that cannot be read is left out with a warning.
         session_gap: instead of a session column: a session ends where the user's next event is
             more than this later, in the times' unit (seconds for dates and timestamps).
         header: column names of a text file without a header line.
@@ -100,31 +103,26 @@ def read_log(
         name, available = name or name_of(file.path), file.names
         columns = resolve_columns(available, wanted, file.path.name, hint=file.hint)
         _need(extra, available, file.path.name)
-        names = dict.fromkeys((*columns.by_field.values(), *extra))
-        table = file.read(list(names))
-        fields = {f: table[c] for f, c in columns.by_field.items()}
-        filters = {c: table[c] for c in extra}
+        columns, table, findings = _read_file(file, columns, extra)
     else:
         if header is not None:
             raise ValueError("header is for text files; rename the columns of the data instead")
         if delimiter is not None:
             raise ValueError("delimiter is for text files, found data in memory")
-        name = name or "log"
-        available = _columns_of(source)
+        name, table, findings = name or "log", collected(source), []
+        available = columns_of(table)
         columns = resolve_columns(available, wanted, "the data")
         _need(extra, available, "the data")
-        fields = {f: source[c] for f, c in columns.by_field.items()}
-        filters = {c: source[c] for c in extra}
-
+    columns, fields = _arrays(table, columns, findings)
+    filters = {c: table[c] for c in extra}
     lengths = {field: len(values) for field, values in fields.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {name!r} differ in length: {lengths}")
     rows: np.ndarray | None = None
-    findings: list[Finding] = []
     if where:
         rows, found = rows_where(filters, where, name)
         findings += found
-        fields = {f: as_arrow(v, columns.by_field[f]).take(rows) for f, v in fields.items()}
+        fields = {field: array.take(rows) for field, array in fields.items()}
     if drop_null:
         fields, kept, found = _without_nulls(fields, columns.by_field)
         rows = kept if rows is None else rows[kept]
@@ -136,6 +134,7 @@ def read_log(
     except BadEntry as bad:
         if isinstance(bad, NullEntry):
             bad.fault += "; drop_null=True (--drop-null) leaves such rows out"
+        bad.fault += _way_out(bad.column, columns)
         row = bad.row if rows is None else int(rows[bad.row])
         if file is None or file.place is None:
             raise bad.at(row) from None
@@ -149,6 +148,40 @@ def read_log(
     return replace(log, findings=tuple(findings), remarks={} if remark is None else {"time": remark})
 
 
+def _way_out(column: str, columns: Columns) -> str:
+    """What to do about an optional column that cannot be what it was taken for."""
+    field = next((f for f in ("label", "session", "category") if columns.by_field.get(f) == column), None)
+    if field is None:
+        return ""
+    guessed = "the column was guessed: " if field in columns.guessed else ""
+    return f"; {guessed}{field}=False (--{field}-column -) leaves it out, --{field}-column names another"
+
+
+def _read_file(file: Source, columns: Columns, extra: Sequence[str]) -> tuple[Columns, pa.Table, list[Finding]]:
+    """The columns of a file, without a guessed category that cannot be read."""
+    try:
+        return columns, file.read(list(dict.fromkeys((*columns.by_field.values(), *extra)))), []
+    except ValueError as error:
+        if "category" not in columns.guessed or columns.by_field["category"] in extra:
+            raise
+        columns, guess = columns.without("category"), left_out(error)
+        return columns, file.read(list(dict.fromkeys((*columns.by_field.values(), *extra)))), [guess]
+
+
+def _arrays(table: Any, columns: Columns, findings: list[Finding]) -> tuple[Columns, dict[str, pa.Array]]:
+    """The fields as Arrow arrays, without a guessed category that is of no one type."""
+    arrays = {}
+    for field, column in columns.by_field.items():
+        try:
+            arrays[field] = as_arrow(table[column], column)
+        except (ValueError, TypeError) as error:
+            if field != "category" or field not in columns.guessed:
+                raise type(error)(f"{error}{_way_out(column, columns)}") from None
+            findings.append(left_out(error))
+            columns = columns.without(field)
+    return columns, arrays
+
+
 def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
     for column in names:
         if column not in available:
@@ -158,15 +191,14 @@ def _need(names: Sequence[str], available: Sequence[str], source: str) -> None:
 
 
 def _without_nulls(
-    fields: Mapping[str, Any], names: Mapping[str, str]
+    arrays: Mapping[str, pa.Array], names: Mapping[str, str]
 ) -> tuple[dict[str, pa.Array], np.ndarray, tuple[Finding, ...]]:
     """The fields' rows that lack nothing but perhaps a category, their positions, and what was left out."""
-    arrays = {field: as_arrow(values, names[field]) for field, values in fields.items()}
     lacking = {field: missing(array) for field, array in arrays.items() if field != "category"}
     bad = np.logical_or.reduce(list(lacking.values()))
     kept = np.flatnonzero(~bad)
     if not bad.any():
-        return arrays, kept, ()
+        return dict(arrays), kept, ()
     parts = ", ".join(
         f"{mask.sum():,} without {field} ({names[field]!r})" for field, mask in lacking.items() if mask.any()
     )
@@ -199,8 +231,20 @@ def _make(
     times = canonical_times(fields["time"], names["time"])
     cats, cat_map = None, None
     if "category" in fields:
-        cats, cat_map = _categories(fields["category"], names["category"], parse, findings)
-    labels = canonical_labels(fields["label"], names["label"]) if "label" in fields else None
+        try:
+            cats, cat_map = _categories(fields["category"], names["category"], parse, findings)
+        except (ValueError, TypeError) as error:
+            if "category" not in columns.guessed:
+                raise
+            findings.append(left_out(error))
+            columns = columns.without("category")
+            names = columns.by_field
+    labels = None
+    if "label" in fields:
+        try:
+            labels = canonical_labels(fields["label"], names["label"])
+        except TypeError as error:
+            raise TypeError(f"{error}{_way_out(names['label'], columns)}") from None
     session = mapped("session", 0)[0] if "session" in fields else None
     arrays: dict[str, Any] = {
         "user": users,
@@ -231,15 +275,3 @@ def _categories(values: Any, column: str, parse: bool, findings: list[Finding]) 
     numbers = np.zeros(len(ids), dtype=np.int64)
     numbers[valid] = cat_map.encode(known)[0]
     return numbers, cat_map
-
-
-def _columns_of(source: Any) -> list[str]:
-    if isinstance(source, pa.Table):
-        return list(source.column_names)
-    if isinstance(source, Mapping):
-        return list(source)
-    if hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        return list(source.columns)
-    raise TypeError(
-        f"source must be a path, a DataFrame, a pyarrow Table or a mapping of arrays, got {type(source).__name__}"
-    )

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from .files import kind_of
-from .findings import Finding, warn
+from .findings import Finding, left_out, warn
 from .idmap import IdMap
 from .joined import row_lengths
 from .log import Log
-from .parts import PARTS, Part, left_out, number_texts, part_of, read_categories, read_parts
+from .parts import PARTS, Part, number_texts, part_of, read_categories, read_parts
 from .samples import Samples
 from .separators import describe
 from .splits import Split

@@ -90,6 +90,7 @@ def prepare(config: RunConfig) -> Prepared:
         raise ValueError(
             f"category: {log.name!r} has no category column; drop --category"
             + ("" if config.simulated else " or name one with --category-column")
+            + "".join(f" ({finding.found})" for finding in log.findings if finding.name == "category")
         )
     split = ready or data.split(log, usual_split(log) if config.split == AUTO_SPLIT else config.split)
     valid, test = (evaluation_samples(config, split, which) for which in ("valid", "test"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -383,3 +384,44 @@ def test_real_logs_are_the_same_in_every_format(shared_data, tmp_path):
     ).to_csv(tmp_path / "a.inter", sep="\t", index=False)
     for name in ("a.csv", "ratings.dat", "a.inter"):
         assert read_log(tmp_path / name).content_hash == expected
+
+
+@pytest.mark.parametrize(
+    "category",
+    [[0.5, 1, 2, 3, 4], [True] * 5, [["a"]] * 5, ["a", 1, 2, 3, 4]],
+    ids=["fractions", "booleans", "lists", "mixed"],
+)
+def test_a_guessed_category_stops_nothing(tmp_path, category):
+    table = frame().assign(category=category)
+    sources = [table]
+    table.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    sources.append(tmp_path / "log.jsonl")
+    for source in sources:
+        with pytest.warns(DataWarning, match=r"category: .* -> guessed, so it is left out"):
+            log = read_log(source)
+        assert log.category is None and "category" not in log.columns and len(log) == 5
+        with pytest.raises((ValueError, TypeError)):
+            read_log(source, category="category")
+
+
+def test_labels_that_are_ratings_name_the_way_out(tmp_path):
+    path = tmp_path / "log.csv"
+    for values in ([4, 5, 1, 1, 1], [4.5, 5, 1, 1, 1], ["good"] * 5):
+        table = frame().assign(label=values)
+        table.to_csv(path, index=False)
+        for source in (table, path):
+            for named in (None, "label"):
+                with pytest.raises((ValueError, TypeError), match=r"label=False \(--label-column -\) leaves it out"):
+                    read_log(source, label=named)
+            assert read_log(source, label=False).label is None
+
+
+def test_polars_frames(tmp_path):
+    polars = pytest.importorskip("polars")
+    table = frame().assign(kind=["a", "b", "a", "b", "a"])
+    expected = read_log(table, where={"kind": "a"}).content_hash
+    eager = polars.DataFrame(table.to_dict(orient="list"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for source in (eager, eager.lazy(), eager.with_columns(polars.col("kind").cast(polars.Categorical)).lazy()):
+            assert read_log(source, where={"kind": "a"}).content_hash == expected
