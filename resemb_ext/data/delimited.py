@@ -127,7 +127,7 @@ class _Delimited:
         spans = self._spans(strict=True)
         if spans is None:
             spans = self._spans(strict=False)
-            assert spans is not None
+            assert spans is not None  # rows span lines, and any quotes are read
             raise ValueError(
                 f"a quote in line {spans.begin} opens a value that goes on to line {spans.last}, but the file has stray "
                 "quotes, so that lines may be lost; quote the whole value and write a quote inside it twice, or take it "

@@ -62,7 +62,12 @@ class Layout:
 def records(
     lines: Iterable[str], delimiter: str, quotes: bool, strict: bool = False
 ) -> Iterator[tuple[int, int, list[str]]]:
-    """Values of each record that is not empty, after its first and last line, counted from 1."""
+    """Values of each record that is not empty, after its first and last line, counted from 1.
+
+    Raises:
+        csv.Error: strictly read, quotes are not well-formed.
+        ValueError: a value of more than ``LINE_LIMIT`` bytes.
+    """
     reader = csv.reader(
         lines, delimiter=delimiter[0], quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE, strict=strict
     )
@@ -73,6 +78,12 @@ def records(
             if values:
                 yield begin, reader.line_num, values
             begin = reader.line_num + 1
+    except csv.Error as error:
+        if "field limit" not in str(error):
+            raise
+        raise ValueError(
+            f"the row that begins in line {begin} has a value of more than {LINE_LIMIT >> 20} MiB, or a stray quote"
+        ) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -105,9 +116,12 @@ def check_delimiter(delimiter: str) -> str:
 def _find_delimiter(sample: list[str], usual: str | None, columns: int | None) -> str:
     """What parts the values: the usual sign unless the sample says otherwise for certain."""
 
-    def fits(sign: str, quotes: bool = True) -> bool:
-        rows = _columns(sample, sign, quotes and len(sign) == 1)
-        return rows is not None and (len(rows[0]) == columns if columns else len(rows[0]) >= _LEAST)
+    def fits(sign: str) -> bool:
+        for quotes in (len(sign) == 1, False):
+            rows = _columns(sample, sign, quotes)
+            if rows is not None and (len(rows[0]) == columns if columns else len(rows[0]) >= _LEAST):
+                return True
+        return False
 
     if usual is not None:
         _, _, first = next(records(sample, usual, len(usual) == 1))

@@ -112,6 +112,19 @@ def test_long_values(tmp_path):
         assert items_of(read_log(path)) == [2, 3]
 
 
+@pytest.mark.full
+def test_values_beyond_the_limit(tmp_path):
+    path = tmp_path / "reviews.csv"
+    path.write_text('user,item,time,text\n1,2,3,"a, b"\n1,2,3,"' + "x\n" * LINE_LIMIT + '"\n')
+    with pytest.raises(
+        ValueError, match="the row that begins in line 3 has a value of more than 32 MiB, or a stray quo"
+    ):
+        read_log(path)
+    path.write_text("user,item,time,text\n1,2,3,a\n1,2,3," + "x" * 2 * LINE_LIMIT + "\n")
+    with pytest.raises(ValueError, match="line 3 is longer than 32 MiB"):
+        read_log(path)
+
+
 @pytest.mark.parametrize("name", ["log.csv.gz", "log.jsonl.gz"])
 def test_a_line_without_end_is_refused_while_it_is_read(tmp_path, name):
     path = tmp_path / name
