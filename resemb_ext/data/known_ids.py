@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from .arrow import BadEntry
+from .findings import NOTE, Finding
 from .idmap import IdMap
 
 _UNSEEN = ("append", "drop", "refuse")
@@ -37,8 +38,12 @@ def given_maps(users: Any, items: Any, unseen: str) -> dict[str, IdMap]:
     return maps
 
 
-def numbered_by(known: IdMap, ids: pa.Array, column: str, field: str, unseen: str) -> tuple[np.ndarray, IdMap]:
+def numbered_by(
+    known: IdMap, ids: pa.Array, column: str, field: str, unseen: str, findings: list[Finding]
+) -> tuple[np.ndarray, IdMap]:
     """Numbers int64 [n] of ids, and the map that they are of: ``known``, or with "append" what extends it.
+
+    ``findings`` gets a note of new ids.
 
     Raises:
         BadEntry: an id that ``known`` lacks, with "refuse".
@@ -54,11 +59,17 @@ def numbered_by(known: IdMap, ids: pa.Array, column: str, field: str, unseen: st
             'unseen="append" numbers such ids behind the known ones, "drop" leaves their events out'
         )
         raise BadEntry(row, column, fault)
+    new = len(ids_map) - len(known)
+    if new:
+        found = f"{new:,} of {len(ids_map):,} {field}s are not in {field}s"
+        findings.append(Finding(NOTE, f"new {field}s", found, "numbered behind the known ones"))
     return numbers, ids_map
 
 
-def without_unseen(arrays: dict[str, Any], users: IdMap, items: IdMap, name: str) -> dict[str, Any]:
-    """The arrays [n] of a log without the events of ids that the maps lack.
+def without_unseen(
+    arrays: dict[str, Any], users: IdMap, items: IdMap, name: str, findings: list[Finding]
+) -> dict[str, Any]:
+    """The arrays [n] of a log without the events of ids that the maps lack; ``findings`` gets a note of them.
 
     Raises:
         ValueError: no event is left.
@@ -66,4 +77,8 @@ def without_unseen(arrays: dict[str, Any], users: IdMap, items: IdMap, name: str
     keep = (arrays["user"] != users.oov) & (arrays["item"] != items.oov)
     if not keep.any():
         raise ValueError(f"no event of {name!r} has a user and an item that users and items hold")
+    left_out = int((~keep).sum())
+    if left_out:
+        found = f"{left_out:,} of {len(keep):,} events have a user or an item that users and items lack"
+        findings.append(Finding(NOTE, "unseen ids", found, "left out"))
     return {field: None if values is None else values[keep] for field, values in arrays.items()}

@@ -222,7 +222,7 @@ def _make(
         as_text = known is not None and known.kind == "text"
         ids = canonical_ids(fields[field], names[field], f"{field} id", parse=parse and not as_text, findings=findings)
         if known is not None:
-            return numbered_by(known, ids, names[field], field, unseen)
+            return numbered_by(known, ids, names[field], field, unseen, findings)
         ids_map = IdMap.fit(ids, first=first)
         return ids_map.encode(ids)[0], ids_map
 
@@ -256,7 +256,7 @@ def _make(
         "session": session,
     }
     if maps and unseen == "drop":
-        arrays = without_unseen(arrays, user_map, item_map, name)
+        arrays = without_unseen(arrays, user_map, item_map, name, findings)
     log = Log.from_arrays(
         **arrays, users=user_map, items=item_map, categories=cat_map, name=name, columns=names, guessed=columns.guessed
     )

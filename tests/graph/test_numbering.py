@@ -57,6 +57,10 @@ def test_new_items_and_users_come_behind_the_old_ones():
     day = {"user_id": ["abe", "abe", "cat"], "item_id": [15, 40, 5], "timestamp": [11, 12, 13]}
     second = read_log(day, users=first.users, items=first.items)
     assert second.items.values.tolist() == [10, 20, 30, 40, 5, 15] and second.num_items == 8
+    assert [str(finding) for finding in second.findings] == [
+        "new users: 1 of 4 users are not in users -> numbered behind the known ones",
+        "new items: 2 of 6 items are not in items -> numbered behind the known ones",
+    ]
     updated = graph.update(second)
     assert updated.num_items == 8 and graph.num_items == 6
     whole = read_log(joined(DAY_1, day), users=first.users, items=first.items)
@@ -131,6 +135,9 @@ def test_unseen_ids_are_left_out_or_refused():
     maps = {"users": first.users, "items": first.items}
     part = read_log(day, **maps, unseen="drop")
     assert (len(part), part.items, part.users) == (1, first.items, first.users)
+    assert [str(finding) for finding in part.findings] == [
+        "unseen ids: 2 of 3 events have a user or an item that users and items lack -> left out"
+    ]
     assert part.items.decode(part.item) == [30] and part.label.tolist() == [1]
     assert len(read_log(day, items=first.items, unseen="drop")) == 2
     with pytest.raises(ValueError, match=r"column 'user_id', row 1: user id 'dan' is not in users; unseen=\"append\""):
