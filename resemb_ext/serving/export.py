@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.runtime.files import sha256_of, staging, write_json
+from resemb_ext.runtime.files import remove_temporaries, sha256_of, staging, write_json
 
 from .exported import ABOUT, FORMAT, ITEMS, ONNX, ONNX_DATA, PROGRAM, VERSION, onnx_scorer, read_about
 from .saved import SavedModel
@@ -158,7 +158,8 @@ def export_run(
     module = ScoringModule(saved.model, saved.item_category, oov=saved.items.oov)
     target = Path(os.path.realpath(place))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with staging(target) as beside:
+    # A folder that is there may be a file system of its own, into which nothing can be renamed.
+    with staging(target / ABOUT if target.exists() else target) as beside:
         temporary = beside / target.name
         temporary.mkdir()
         write_export(module, saved.items, saved.max_history, temporary, onnx=onnx)
@@ -256,6 +257,7 @@ def _check_place(place: Path, names: set[str], overwrite: bool) -> None:
         return
     if not place.is_dir():
         raise ValueError(f"out: {place} is a file; expected a folder to make")
+    remove_temporaries(place)
     held = {file.name for file in place.iterdir()}
     if not held:
         return

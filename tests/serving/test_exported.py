@@ -143,6 +143,7 @@ def test_a_file_of_somebody_elses_is_never_replaced(trained, copied, capsys):
 @pytest.mark.full
 def test_a_link_to_a_folder_is_followed(trained, tmp_path):
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / ".export.json.abcdefgh.resemb-tmp").mkdir()  # as a killed process leaves it
     for target in ("there", "new"):
         link = tmp_path / f"to-{target}"
         link.symlink_to(tmp_path / target)
@@ -170,8 +171,10 @@ def test_a_replacement_cut_short_is_refused_and_can_be_done_again(trained, copie
             export_run(trained, copied, arm="plain", overwrite=True)
     with pytest.raises(ValueError, match="its sha256 differs; export again"):
         load_export(copied)
+    (copied / ".export.json.abcdefgh.resemb-tmp").mkdir()  # as a killed process leaves it
     export_run(trained, copied, arm="plain", overwrite=True)
     assert load_export(copied).items
+    assert sorted(path.name for path in copied.iterdir()) == ["export.json", "items.json", "model.pt2"]
 
 
 ITEMS = IdMap.fit(np.arange(100, 117))  # numbers 1 to 17, unseen 18
