@@ -50,6 +50,21 @@ def as_tsv(folder):
     return write_text(folder / "log.tsv", "\t")
 
 
+def as_txt(folder):
+    return write_text(folder / "log.txt", ";")
+
+
+def as_data(folder):
+    return write_text(folder / "log.data", "\t")
+
+
+def as_parts(folder):
+    (folder / "log").mkdir()
+    for k in range(2):
+        frame()[2 * k : 5 * k or 2].to_parquet(folder / "log" / f"part-{k}.parquet")
+    return folder / "log"
+
+
 def as_inter(folder):
     return write_text(folder / "log.inter", "\t", TYPED)
 
@@ -98,6 +113,9 @@ def as_mapping(folder):
 SOURCES = {
     ".csv": as_csv,
     ".tsv": as_tsv,
+    ".txt": as_txt,
+    ".data": as_data,
+    "parts": as_parts,
     ".inter": as_inter,
     ".parquet": as_parquet,
     ".jsonl": as_json,
