@@ -18,6 +18,8 @@ from .model_options import lacking_options, parse_own_options
 from .options import check, from_mapping, option
 
 AUTO_SPLIT = "auto"
+AUTO_TABLES = "auto"
+LARGE_TABLE = 100_000  # items above which "auto" steps the rows of a batch alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class FitConfig:
     every parameter, and each L2 below is its coupled weight decay, of the whole table at every step.
     With ``"lazy"``, embeddings give sparse gradients and ``rx.optim.Adam`` steps the rows of the
     batch alone, with an L2 as ``decay`` says; the rest of the model keeps ``torch.optim.Adam``. Dense
-    and lazy Adam are different algorithms.
+    and lazy Adam are different algorithms. ``"auto"`` is dense in a run of up to ``LARGE_TABLE`` items
+    and lazy above; ``fit`` takes what the model's embeddings give.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -54,9 +57,10 @@ class FitConfig:
     residual_l2: float = option(3e-4, "L2 of Res-embedding's residual table; it keeps the residual small", low=0)
 
     table_optimizer: str = option(
-        "dense",
-        "Adam of embedding tables: dense (every row at each step) or lazy (rows of the batch)",
-        choices=("dense", "lazy"),
+        AUTO_TABLES,
+        "Adam of embedding tables: dense (every row at each step), lazy (rows of the batch), or auto "
+        f"(dense up to {LARGE_TABLE:,} items, lazy and in backward above; the default)",
+        choices=(AUTO_TABLES, "dense", "lazy"),
     )
     decay: str | None = option(
         None,
@@ -94,7 +98,7 @@ class FitConfig:
 
     @property
     def lazy(self) -> bool:
-        """Whether embeddings give sparse gradients and only the rows of a batch are stepped."""
+        """Whether embeddings give sparse gradients and only the rows of a batch are stepped; not while it is "auto"."""
         return self.table_optimizer == "lazy"
 
     def table_rates(self) -> dict[str, tuple[float, float]]:

@@ -17,7 +17,7 @@ from resemb_ext.runtime.digests import check_digest, read_checked_json, write_re
 from resemb_ext.runtime.files import plain
 
 from . import report
-from .config import AUTO_SPLIT, RunConfig
+from .config import AUTO_SPLIT, AUTO_TABLES, RunConfig
 from .opening import Kind
 from .options import from_mapping
 from .saving import changed_options, check_space, space_needed
@@ -81,9 +81,12 @@ def resumed_config(config: RunConfig) -> RunConfig:
 
 
 def with_resolved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    """``config`` with what was found at a run's start where it leaves that open: threads and split."""
-    left = {"threads": None, "split": AUTO_SPLIT}
-    return replace(config, **{name: saved[name] for name, value in left.items() if getattr(config, name) == value})
+    """``config`` with what was found at a run's start where it leaves that open: threads, split, table optimizer."""
+    left = {"threads": None, "split": AUTO_SPLIT, "table_optimizer": AUTO_TABLES}
+    found = {name: saved[name] for name, value in left.items() if getattr(config, name) == value}
+    if "table_optimizer" in found:
+        found["in_backward"] = saved["in_backward"]
+    return replace(config, **found)
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from resemb_ext.optim import Adam
 
-from .config import FitConfig
+from .config import AUTO_TABLES, FitConfig
 
 
 def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
@@ -66,15 +66,17 @@ def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimize
     embeddings = {
         name or "the model": module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
     }
+    lazy = config.lazy
+    if config.table_optimizer == AUTO_TABLES:
+        lazy = any(module.sparse for module in embeddings.values())
     for name, module in embeddings.items():
-        if module.sparse != config.lazy:
+        if module.sparse != lazy:
             found, uses = ("sparse", "dense") if module.sparse else ("dense", "lazy")
             raise ValueError(
-                f"{name} gives {found} gradients, but table_optimizer is {uses}: build the embedding "
-                f"with sparse={config.lazy}"
+                f"{name} gives {found} gradients, but table_optimizer is {uses}: build the embedding with sparse={lazy}"
             )
     groups = parameter_groups(model, config)
-    if not config.lazy:
+    if not lazy:
         return torch.optim.Adam(groups, fused=True)
     for group in groups:
         # The rest of the model has dense gradients, whose L2 is torch.optim.Adam's.

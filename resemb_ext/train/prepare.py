@@ -16,7 +16,7 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 
 from .building import make_model
-from .config import AUTO_SPLIT, RunConfig
+from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
 from .ready import read_split
@@ -107,11 +107,20 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(log, split, valid, test, graph, truth, domain, source, folds)
 
 
-def resolved_split(config: RunConfig, prepared: Prepared) -> RunConfig:
-    """``config`` with the split that "auto" stood for, which a run is continued with; ready-made samples have none."""
-    if config.split != AUTO_SPLIT or isinstance(prepared.split, data.ReadySplit):
+def resolved(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """``config`` with what its "auto" stands for on this log, which a run is continued with.
+
+    Ready-made samples have no split. Above ``LARGE_TABLE`` items only the rows of a batch are stepped, and that in
+    backward, but for link weights that are learned and lookups over several graphs.
+    """
+    if config.split == AUTO_SPLIT and not isinstance(prepared.split, data.ReadySplit):
+        config = replace(config, split=prepared.split.how)
+    if config.table_optimizer != AUTO_TABLES:
         return config
-    return replace(config, split=prepared.split.how)
+    if prepared.log.num_items <= LARGE_TABLE:
+        return replace(config, table_optimizer="dense")
+    in_backward = config.link != "attention" and not config.cross_fit
+    return replace(config, table_optimizer="lazy", in_backward=in_backward)
 
 
 def graph_of(config: RunConfig, log: data.Log) -> InterestGraph:

@@ -21,7 +21,7 @@ from resemb_ext.runtime.progress import Progress
 
 from . import report
 from .clock import mean_seconds
-from .config import AUTO_SPLIT, RunConfig
+from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .folder import (
     CANDIDATES,
     ENTRY,
@@ -43,16 +43,7 @@ from .folder import (
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .opening import opened
-from .prepare import (
-    Prepared,
-    build_folds,
-    build_model,
-    check_models,
-    item_vectors,
-    prepare,
-    resolved_split,
-    train_samples,
-)
+from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, resolved, train_samples
 from .statistics import shown, summarise
 from .threads import faster_threads, training_step
 
@@ -116,7 +107,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         # The data comes first: bad input leaves no folder behind.
         prepared = prepare(_with_own_graph(config) if resume else config)
         progress.say(describe(config, prepared))
-        config = resolved_split(config, prepared)
+        config = resolved(config, prepared)
         sizes = check_models(config, prepared)
         if prepared.clean_graph is False:
             progress.say(
@@ -177,7 +168,7 @@ def _with_own_graph(config: RunConfig) -> RunConfig:
 
 
 def describe(config: RunConfig, prepared: Prepared) -> str:
-    """A line about the data, and one about a split that nobody named where it is not leave-last-out."""
+    """A line about the data, and one about each choice of "auto" that is not the usual one."""
     log, split, graph = prepared.log, prepared.split, prepared.graph
     sizes = split.summary()
     text = (
@@ -191,6 +182,11 @@ def describe(config: RunConfig, prepared: Prepared) -> str:
         text += (
             "\nsplit by time, since the log has labels and gAUC needs several rows of a user; "
             "for the last event of each user: --split leave-last-out --metric auc"
+        )
+    if config.table_optimizer == AUTO_TABLES and log.num_items > LARGE_TABLE:
+        text += (
+            f"\ntable optimizer lazy: each step moves the rows of its batch alone, since more than {LARGE_TABLE:,} items "
+            "make dense Adam slow; for every row at each step: --table-optimizer dense"
         )
     return text
 

@@ -22,7 +22,7 @@ from .folder import CONFIG, INPUTS, changed_options, check_inputs, with_resolved
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .opening import Kind, opened
-from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved_split, train_samples
+from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved, train_samples
 from .runner import describe, hashes, measured_threads
 
 #: Ranges of both arms: learning rates, L2 and the embeddings' start. All are searched in logarithms.
@@ -155,7 +155,7 @@ class _Search:
                 torch.set_num_threads(self.config.threads)
             prepared = prepare(self.config)
             self.show.say(describe(self.config, prepared))
-            self.config = resolved_split(self.config, prepared)
+            self.config = resolved(self.config, prepared)
             check_models(self.config, prepared)
             with opened(folder, SEARCH, resume=resume, overwrite=self.config.overwrite):
                 if resume:  # another process may have worked there meanwhile
