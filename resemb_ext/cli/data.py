@@ -12,7 +12,7 @@ from typing import Any
 from resemb_command import COMMANDS
 from resemb_ext.runtime.files import check_out, write_atomic
 
-from .graph_common import add_reading
+from .graph_common import add_reading, columns_of
 
 _FIELDS = ("user", "item", "time", "category", "label", "session")
 EXAMPLES = """examples:
@@ -37,14 +37,20 @@ def add_parser(subparsers: Any) -> None:
         "validate",
         help="report what a log holds, and what reading and training do with it",
         description=(
-            "Reports rows, users, items, duplicates, time order, labels and future times of a log,\n"
-            "and what reading, splitting and training do with each. Exit status: 0 nothing to\n"
-            "worry about, 1 warnings, 2 the log cannot be read or trained on as it is."
+            "Reports rows, users, items, duplicates, time order, labels and odd times of a log, or\n"
+            "the rows and histories of a folder of ready-made samples, and what reading, splitting\n"
+            "and training do with each. Exit status: 0 nothing to worry about, 1 warnings, 2 the\n"
+            "data cannot be read or trained on as they are."
         ),
         epilog="example:\n  resemb data validate events.csv --session-gap 1800",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_source(check)
+    check.add_argument(
+        "--history-separator",
+        metavar="SIGN",
+        help='of ready-made samples: what parts the ids of histories, "[]" for lists in brackets (default: found)',
+    )
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_run_validate)
     convert = commands.add_parser(
@@ -107,17 +113,34 @@ def _condition(text: str) -> tuple[str, list[str]]:
     return column, values.split(",")
 
 
+def _read_samples(args: argparse.Namespace) -> Any:
+    """Ready-made samples."""
+    from resemb_ext.data import read_ready_made
+
+    for option in ("time_column", "session_column", "session_gap", "header", "delimiter", "drop_null", "where"):
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} is for logs; {args.log} holds ready-made samples")
+    if args.label_column == "-":
+        raise ValueError("--label-column: ready-made samples need their labels")
+    return read_ready_made(
+        args.log,
+        user=args.user_column,
+        item=args.item_column,
+        category=False if args.category_column == "-" else args.category_column,
+        label=args.label_column,
+        history_separator=args.history_separator,
+    )
+
+
 def _read(args: argparse.Namespace) -> Any:
     from resemb_ext.data import read_log
 
     where = dict(args.where or ())
     if len(where) < len(args.where or ()):
         raise ValueError("--where: give a column once, with its values joined by commas")
-    columns: dict[str, Any] = {name: getattr(args, f"{name}_column") for name in _FIELDS}
-    columns = {name: False if column == "-" else column for name, column in columns.items()}
     return read_log(
         args.log,
-        **columns,
+        **columns_of(args),
         session_gap=args.session_gap,
         header=args.header,
         delimiter=args.delimiter,
@@ -128,12 +151,15 @@ def _read(args: argparse.Namespace) -> Any:
 
 def _run_validate(args: argparse.Namespace) -> int:
     """``resemb data validate``."""
-    from resemb_ext.data import DataWarning, validate
+    from resemb_ext.data import DataWarning, is_ready_made, validate
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # they are among the findings
-            report = validate(_read(args))
+            ready = is_ready_made(args.log)
+            if args.history_separator is not None and not ready:
+                raise ValueError("--history-separator is for folders of ready-made samples")
+            report = validate(_read_samples(args) if ready else _read(args))
     except (ValueError, TypeError, OSError) as error:
         if args.json:
             print(json.dumps({"log": str(args.log), "level": "error", "error": str(error)}))

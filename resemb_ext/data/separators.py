@@ -74,14 +74,14 @@ def describe(separator: str) -> str:
 
 
 def unescaped(separator: str) -> str:
-    r"""A separator as it is typed: ``\t`` stands for a tab.
+    r"""A separator as it is typed: ``tab`` or ``\t`` stands for a tab.
 
     Raises:
         ValueError: it is empty.
     """
     if not separator:
         raise ValueError("separator must not be empty; leave it out to have it found")
-    return separator.replace("\\t", "\t")
+    return "\t" if separator == "tab" else separator.replace("\\t", "\t")
 
 
 def find_separator(texts: pa.Array, targets: Targets) -> str:

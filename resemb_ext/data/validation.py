@@ -11,6 +11,8 @@ import numpy as np
 from .clocks import time_unit
 from .findings import ERROR, NOTE, WARNING, Finding
 from .log import Log
+from .ready import ReadySplit
+from .sample_report import look_over
 from .samples import check_labels
 from .splits import HOWS, has_both_classes, split, times_are_positions, usual_split
 
@@ -48,16 +50,18 @@ def duplicates(log: Log) -> np.ndarray:
     return repeated
 
 
-def validate(log: Log, *, now: float | None = None) -> LogReport:
-    """Looks a log over.
+def validate(log: Log | ReadySplit, *, now: float | None = None) -> LogReport:
+    """Looks a log over, or ready-made samples.
 
     Args:
-        log: with at least one event.
+        log: with at least one event; or what ``read_ready_made`` gives.
         now: Unix seconds; times past it are in the future. Default: the clock.
 
     Returns:
         the report.
     """
+    if isinstance(log, ReadySplit):
+        return _report(*look_over(log))
     unit = time_unit(log.time)
     figures: dict[str, Any] = {
         "rows": len(log),
@@ -79,6 +83,10 @@ def validate(log: Log, *, now: float | None = None) -> LogReport:
         *_categories(log, figures),
         *_splits(log, figures),
     ]
+    return _report(figures, findings)
+
+
+def _report(figures: dict[str, Any], findings: list[Finding]) -> LogReport:
     rank = (ERROR, WARNING, NOTE)
     return LogReport(figures, sorted(findings, key=lambda f: rank.index(f.level)))
 

@@ -236,3 +236,83 @@ def test_convert(tmp_path, capsys):
     assert main([*arguments[:-1], str(tmp_path / "log.csv")]) == 2
     assert main([*arguments[:-1], str(tmp_path / "no" / "log.parquet")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def ready_made(folder, histories, **more):
+    folder.mkdir()
+    for part in ("train", "valid", "test"):
+        rows = {
+            "label": [0, 1] * 6,
+            "user_id": [0, 0, 1, 1] * 3,
+            "item_id": [1, 2, 3, 4] * 3,
+            "item_history": histories,
+        }
+        pd.DataFrame(rows).assign(**more).to_csv(folder / f"{part}.csv", index=False)
+    return folder
+
+
+def test_ready_made_samples(tmp_path, capsys):
+    folder = ready_made(tmp_path / "set", ["1 2 3", "4 1", ""] * 4)
+    assert main(["data", "validate", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert "histories                    ids joined by ' '" in shown.out and not shown.err
+    assert "rows                         train 12, valid 12, test 12" in shown.out
+    assert "note     no history: 12 of 36 rows have none" in shown.out
+    assert main(["data", "validate", str(folder), "--history-separator", "|", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "'1 2 3' in a history is no integer" in error and "--history-separator" in error
+    one_class = ready_made(tmp_path / "one", ["1|2"] * 12, user_id=np.arange(12), cate_id=1)
+    (one_class / "valid.csv").unlink()
+    assert main(["data", "validate", str(one_class), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    findings = {finding["name"]: finding for finding in report["findings"]}
+    assert list(findings) == ["category", "gAUC", "no valid file"]
+    assert "needs --metric auc" in findings["gAUC"]["done"] and "left out" in findings["category"]["done"]
+    for option, value in (("--where", "a=1"), ("--time-column", "t"), ("--session-gap", "3"), ("--label-column", "-")):
+        assert main(["data", "validate", str(folder), option, value]) == 2
+        assert "ready-made samples" in capsys.readouterr().err
+    path = tmp_path / "log.csv"
+    clean().to_csv(path, index=False)
+    assert main(["data", "validate", str(path), "--history-separator", "|"]) == 2
+    assert "is for folders of ready-made samples" in capsys.readouterr().err
+    assert main(["data", "validate", str(path), "--user-column", "-"]) == 2
+    assert "no column '-'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "status", "words"),
+    [
+        (
+            {"label": [5, 1] * 12},
+            [],
+            2,
+            "label must be 0 or 1 (5), as in 11 more rows; the column was guessed: label=F",
+        ),
+        (
+            {"timestamp": [10**9, 10**12] * 12},
+            [],
+            1,
+            "warning  mixed units: times of column 'timestamp' look like Unix",
+        ),
+        (
+            {"timestamp": [20220430, 20220501] * 12},
+            [],
+            1,
+            "warning  dates in digits: times of column 'timestamp' are wh",
+        ),
+        (
+            {"kind": ["a", "b"] * 12},
+            ["--where", "kind=a,b,c"],
+            1,
+            "warning  where: no row of 'log' has kind = c; it hol",
+        ),
+        ({"category": [[1]] * 24}, ["--category-column", "-"], 0, "note     no labels"),
+        ({"category": [0.5] * 24}, [], 1, "warning  category: column 'category', row 0: fractional category"),
+    ],
+)
+def test_what_training_would_meet_is_said_before(tmp_path, capsys, change, options, status, words):
+    path = tmp_path / "log.csv"
+    clean().assign(**change).to_csv(path, index=False)
+    assert main(["data", "validate", str(path), *options]) == status
+    seen = capsys.readouterr()
+    assert words in seen.out + seen.err
