@@ -22,7 +22,7 @@ from benchmarks.machine import machine
 from benchmarks.report import table
 from benchmarks.spread import run_spread
 from benchmarks.suite_report import suite_table
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import check_out, write_json
 
 SLOW = 12.0  # a variant over this many times our time is timed in few rounds
 SPREAD = Cell(name="spread, D=16", dim=16)
@@ -76,6 +76,7 @@ def _apart(work: Callable[[], dict[str, Any]], threads: int) -> dict[str, Any]:
 
 def main() -> None:
     args = _parser().parse_args()
+    check_out(args.out, [args.log] if args.log else [])
     torch.set_num_threads(args.threads)
     rounds = args.rounds or (7 if args.full else 11)
     warmup = args.warmup if args.warmup is not None else (2 if args.full else 3)

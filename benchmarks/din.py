@@ -19,7 +19,7 @@ from benchmarks.machine import machine
 from benchmarks.report import din_table
 from benchmarks.timing import interleave
 from resemb_ext.models import DIN, TorchBatch
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import check_out, write_json
 from resemb_ext.train import RunConfig
 from resemb_ext.train.batches import train_batches
 from resemb_ext.train.building import PADDING
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/din.json"), help="JSON file")
     args = parser.parse_args()
+    check_out(args.out, args.data)
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     result: dict[str, Any] = {"machine": machine(), "logs": []}

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.report import lazy_table
-from resemb_ext.runtime.files import write_json
+from resemb_ext.runtime.files import check_out, write_json
 from resemb_ext.train import RunConfig, run
 from resemb_ext.train.statistics import paired_difference
 
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--with-l2", action="store_true", help="compare with the default L2, too")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/lazy.json"), help="JSON file")
     args = parser.parse_args()
+    check_out(args.out, [args.data])
     torch.set_num_threads(args.threads)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # Without L2 the two differ in the rows a step moves alone; with it also in what decays.

@@ -150,7 +150,10 @@ def make_graph(config: RunConfig, split: data.Split) -> InterestGraph:
         raise FileNotFoundError(f"graph: no file {config.graph}")
     graph = InterestGraph.load(config.graph)
     if graph.num_items != split.log.num_items:
-        raise ValueError(f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}")
+        raise ValueError(
+            f"graph: {config.graph} has {graph.num_items} items, the log {split.log.num_items}; build it from this log"
+            f" with resemb graph build --split {split.how}"
+        )
     if graph.same_items(split.log.items) is False:
         raise ValueError(
             f"graph: {config.graph} numbers its items otherwise than the log {split.log.name!r}, so its rows would be"

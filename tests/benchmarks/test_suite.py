@@ -183,3 +183,11 @@ def test_every_cell_of_the_suite_has_its_own_process(
     assert [cell["name"] for cell in result["cells"]] == ["tiny"]
     assert "out of memory" in result["not_run"]["gone"]
     assert "tiny" in capsys.readouterr().out
+
+
+def test_results_are_never_written_over_the_log(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = log.read_bytes()
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--log", str(log), "--out", str(log)])
+    with pytest.raises(ValueError, match="is the input"):
+        command.main()
+    assert log.read_bytes() == before
