@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .state import Form, count_at, count_of_torch, empty_state
+from .state import Form, count_at, count_of_torch, fit
 
 # What decay="global" keeps beside the rule's state.
 _DECAY = {"decayed": torch.float64, "decay_log": torch.float64}
@@ -69,7 +69,7 @@ def _fitting(
             if value is not None:  # as torch.optim.SGD keeps a buffer that is not there yet
                 own[key] = value
         elif key in form:
-            own[key] = _fit(value, *form[key], parameter, f"{name}: its state {key}")
+            own[key] = fit(value, *form[key], parameter, f"{name}: its state {key}")
         elif key in _DECAY:
             device = torch.device("cpu") if key == "decay_log" else parameter.device
             own[key] = value.to(device, _DECAY[key], copy=True)
@@ -78,12 +78,3 @@ def _fitting(
             dtype = parameter.dtype if both else value.dtype
             own[key] = value.to(parameter.device, dtype, copy=True)
     return own
-
-
-def _fit(value: Tensor, shape: Any, dtype: torch.dtype, parameter: Tensor, name: str) -> Tensor:
-    """A tensor of the form. Of sums of elements come sums of rows: their means, to which those would have grown."""
-    if value.shape == parameter.shape and len(shape) == 1 and value.dim() > 1:
-        value = value.to(dtype).flatten(1).mean(1)
-    if tuple(value.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {list(value.shape)}; expected {list(shape)}")
-    return empty_state(shape, dtype, parameter).copy_(value)

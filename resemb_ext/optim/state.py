@@ -28,7 +28,7 @@ def empty_state(shape: Sequence[int], dtype: torch.dtype, parameter: Tensor) -> 
 
 
 def complete_state(state: dict[str, Any], form: Form, parameter: Tensor, initial: float) -> None:
-    """Makes what is missing, and casts what has another dtype, as after ``module.double()``.
+    """Makes what is missing, and fits what has another dtype or form, as after ``module.double()``.
 
     Args:
         state: holds ``step``; changed in place.
@@ -45,8 +45,23 @@ def complete_state(state: dict[str, Any], form: Form, parameter: Tensor, initial
             else:
                 value.fill_(complex(initial, initial) if dtype.is_complex else initial)
             state[name] = value
-        elif value.dtype != dtype:
-            state[name] = value.to(dtype)
+        elif value.dtype != dtype or value.shape != torch.Size(shape):
+            state[name] = fit(value, shape, dtype, parameter, f"state {name}")
+
+
+def fit(value: Tensor, shape: Sequence[int], dtype: torch.dtype, parameter: Tensor, name: str) -> Tensor:
+    """A copy of a state's tensor in a form.
+
+    Of sums of elements come sums of rows: their means, to which those would have grown.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if value.shape == parameter.shape and len(shape) == 1 and value.dim() > 1:
+        value = value.to(dtype).flatten(1).mean(1)
+    if value.shape != torch.Size(shape):
+        raise ValueError(f"{name} has shape {list(value.shape)}; expected {list(shape)}")
+    return empty_state(shape, dtype, parameter).copy_(value)
 
 
 def place_count(state: dict[str, Any], place: torch.device) -> None:
