@@ -16,8 +16,11 @@ from typing import Any
 from resemb_command import COMMANDS, command_of, root_parser
 from resemb_ext.runtime.stopping import stops_cleanly
 
-# What RuntimeErrors of torch, of its dispatcher and of C++ say when an allocation fails.
-_NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc")
+# What RuntimeErrors of torch, of its dispatcher and of C++ say when an allocation fails, a thread's stack among them.
+_NO_MEMORY = (
+    *("not enough memory", "out of memory", "allocate memory", "bad_alloc"),
+    "Resource temporarily unavailable",
+)
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
