@@ -33,13 +33,21 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: it cannot be written; its ``filename`` is ``path``.
     """
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    with naming(path):
+        _write_staged(Path(os.path.realpath(path)) if path.is_symlink() else path, write)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names ``path`` in an OSError of writing it: a full disk names no file, other faults a staged one.
+
+    An OSError of another file, say of one that is read on the way, passes as it is.
+    """
     try:
-        _write_staged(target, write)
+        yield
     except OSError as error:
-        # A full disk names no file, other faults the one in the staging folder, or one that ``write`` reads.
         named = "" if error.filename is None else str(error.filename)
-        if error.errno is None or (named and _STAGING not in named and named != str(target)):
+        if error.errno is None or (named and _STAGING not in named and named != os.path.realpath(path)):
             raise
         raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was written", str(path)) from error
 

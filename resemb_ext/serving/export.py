@@ -17,6 +17,7 @@ An export is a folder:
 from __future__ import annotations
 
 import copy
+import io
 import os
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.runtime.files import remove_temporaries, sha256_of, staging, write_json
+from resemb_ext.runtime.files import naming, remove_temporaries, sha256_of, staging, write_json
 
 from .exported import ABOUT, FORMAT, ITEMS, ONNX, ONNX_DATA, PROGRAM, VERSION, onnx_scorer, read_about
 from .saved import SavedModel
@@ -159,7 +160,7 @@ def export_run(
     target = Path(os.path.realpath(place))
     target.parent.mkdir(parents=True, exist_ok=True)
     # A folder that is there may be a file system of its own, into which nothing can be renamed.
-    with staging(target / ABOUT if target.exists() else target) as beside:
+    with naming(place), staging(target / ABOUT if target.exists() else target) as beside:
         temporary = beside / target.name
         temporary.mkdir()
         write_export(module, saved.items, saved.max_history, temporary, onnx=onnx)
@@ -216,7 +217,10 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
             f"model: cannot be exported, since {', '.join(foreign)} would be needed to load it; "
             "only ResEmbedding has a plain table to put in its place"
         )
-    torch.export.save(program, place / PROGRAM)
+    # By way of memory: torch's own writer of files ends the process where the disk is full.
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    (place / PROGRAM).write_bytes(content.getbuffer())
     with torch.inference_mode():
         expected = module(target, history)
         single = module(target[:1], history[:1])

@@ -149,6 +149,20 @@ def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fills_up_is_a_line_that_names_the_folder(trained, tmp_path, capsys):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        assert main(["export", str(trained), "--arm", "res", "--out", str(tmp_path / "out")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    shown = capsys.readouterr().err
+    assert shown == f"resemb export: error: [Errno 27] File too large; nothing was written: '{tmp_path / 'out'}'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_runs_are_one_line(trained, tmp_path, capsys):
     for arguments, words in (([str(tmp_path)], "holds no run"), ([str(trained), "--seed", "7"], "has no seed 7")):
         assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2
