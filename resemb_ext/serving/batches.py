@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,59 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry, IdMap
+from resemb_ext.data.findings import WARNING, Finding, warn
 from resemb_ext.data.joined import expanded, is_list, is_text, read_histories, row_with, split_histories
+from resemb_ext.data.layout import layout_of
+from resemb_ext.data.lines import LINE_LIMIT, LineStream, filled_lines
 from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
+from resemb_ext.data.source import readable
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")
 BATCH_ROWS = 1 << 15
+BATCH_BYTES = 1 << 22
 
 
 def read_batches(source: Path) -> Iterator[Any]:
     """First (column names, whether all is text, rows where known), then record batches."""
     if source.suffix == ".csv":
-        # All as text: what is not an id passes through as it stands.
-        with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
-            names = next(csv.reader(file), [])
-        yield names, True, None
-        options = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-        read = pa.csv.ReadOptions(use_threads=False, block_size=1 << 22)
-        with pa.csv.open_csv(source, read, convert_options=options) as reader:
-            for batch in reader:
-                for low in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.slice(low, BATCH_ROWS)
+        yield from _csv_batches(source)
         return
     with pq.ParquetFile(source) as parquet:
         yield parquet.schema_arrow.names, False, parquet.metadata.num_rows
         yield from parquet.iter_batches(BATCH_ROWS)
+
+
+def _csv_batches(source: Path) -> Iterator[Any]:
+    with readable(source):
+        layout = layout_of(source, ".csv", None, None)
+    if layout.step > 1:
+        raise ValueError(f"cannot read {source}: {layout.delimiter} parts its columns, expected one character")
+    names = layout.names
+    yield names, True, None
+    filled = rows = 0
+
+    def count(chunk: bytes) -> None:
+        nonlocal filled
+        filled += filled_lines(chunk)
+
+    stream = LineStream(source, BATCH_BYTES, layout.skip, count)
+    if stream.at_end():
+        return
+    # All as text: what is not an id passes through as it stands.
+    convert = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
+    parse = pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
+    read = pa.csv.ReadOptions(use_threads=False, block_size=4 * LINE_LIMIT, column_names=names)
+    with pa.csv.open_csv(stream, read, parse, convert) as reader:
+        for batch in reader:
+            rows += len(batch)
+            if layout.trim:
+                batch = pa.RecordBatch.from_arrays([pc.utf8_trim(c, " ") for c in batch.columns], names=names)
+            for low in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(low, BATCH_ROWS)
+    if rows < filled:
+        found = f"{rows:,} rows are in {filled:,} lines: quoted values hold line ends, or a quote is a stray one"
+        warn(source.name, [Finding(WARNING, "quotes", found, "scored as rows of several lines")])
 
 
 def find_columns(names: Sequence[str], history: str | None, target: str | None, source: Path) -> tuple[str, str]:

@@ -332,3 +332,24 @@ def test_names_that_train_had() -> None:
             assert getattr(rx.train, name) is getattr(rx.serving, name)
     with pytest.raises(AttributeError, match=r"resemb_ext\.train.*no attribute 'SavedModels'"):
         _ = rx.train.SavedModels
+
+
+def test_rows_of_text_files_as_people_have_them(runs, tmp_path):
+    """Other delimiters, encodings and blanks; rows that quotes join are said."""
+    done = runs["integers"]
+    saved = SavedModel.load(done.folder, "plain", 0)
+    items = saved.items.values[:3].tolist()
+    a, b, c = items
+    path, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+
+    def logits(text, encoding="utf-8"):
+        path.write_bytes(text.encode(encoding))
+        counts = score_file(saved, path, out)
+        assert counts.history.unknown == counts.target.unknown == 0
+        return pd.read_csv(out).logit.tolist()
+
+    expected = logits(f"history,target,title\n{a}^{b},{c},x\n{b},{a},y\n{c},{b},z\n")
+    assert logits(f"history;target;title\r\n{a}^{b};{c};x\r\n{b};{a};y\r\n{c};{b};z\r\n", "utf-16") == expected
+    assert logits(f"history, target, title\n{a}^{b}, {c}, x\n{b}, {a}, y\n{c}, {b}, z\n") == expected
+    with pytest.warns(rx.data.DataWarning, match="quotes: 2 rows are in 3 lines: .* a quote is a stray one"):
+        assert logits(f'history,target,title\n{a}^{b},{c},"x\n{b},{a},y"\n{c},{b},z\n') == expected[::2]
