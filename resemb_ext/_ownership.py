@@ -1,15 +1,18 @@
 """Who reads and who steps a table: what embeddings and optimizers know of each other.
 
 An embedding, before it reads rows, tells hooks which ones. An optimizer that steps a table in backward is its
-owner. Other optimizers are refused where their step would fail or go wrong.
+owner. Other optimizers are refused where their step would fail or go wrong. One that goes on with a table that a
+ResEmbedding has replaced is told so.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
+import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +20,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from resemb_ext import _registration as _registration  # registers the operators
 
-ReadHook = Callable[[Tensor, Callable[[], Tensor] | None], None]
+ReadHook = Callable[..., None]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_OWNER = "_resemb_ext_in_backward"
 _TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
+
+
+def untraced(function: _Function) -> _Function:
+    """Keeps the compiler out of a function and all that it calls.
+
+    Steps, and what counts lookups, have effects that Dynamo loses where it traces them frame by frame. As
+    ``torch.compiler.disable``, which however imports the compiler where it decorates: that takes seconds.
+    """
+    return cast(_Function, torch._disable_dynamo(function))
 
 
 class ReadHooks(nn.Module):
@@ -34,18 +46,21 @@ class ReadHooks(nn.Module):
     _read_hooks: list[ReadHook]
 
     def register_read_hook(self, hook: ReadHook) -> None:
-        """Calls a function before rows of C or R are read: for optimizers that leave work pending.
+        """Calls a function before C and R are read or written: for optimizers that leave work pending.
 
         Args:
-            hook: takes the table and a function that gives the rows about to be read (int64, ascending,
-                distinct), or None where all are.
+            hook: takes for C and for R a function that gives the rows about to be read (int64, ascending,
+                distinct); no arguments where all are.
         """
         self._read_hooks.append(hook)
 
     def _before_read(self, ids: Tensor | None) -> None:
-        if not self._read_hooks:
-            return
+        # An exported program keeps the tables as state_dict gives them.
+        if self._read_hooks and not torch.compiler.is_exporting():
+            self._call_read_hooks(ids)
 
+    @untraced
+    def _call_read_hooks(self, ids: Tensor | None) -> None:
         @functools.cache
         def rows() -> Tensor:
             return torch.ops.resemb_ext.distinct_items(ids, self.num_embeddings)
@@ -54,12 +69,27 @@ class ReadHooks(nn.Module):
             return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)
 
         for hook in self._read_hooks:
-            hook(self.residual, None if ids is None else rows)
-            hook(self.central, None if ids is None else columns)
+            hook(*(() if ids is None else (columns, rows)))
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of nn.Module, also where a table is assigned."""
+        before = self._parameters.get(name)
+        super().register_parameter(name, param)
+        if before is not None and before is not param:
+            set_replaced(before, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles."""
+        self._before_read(None)
+        return dict(self.__dict__)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._before_read(None)
         super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._before_read(None)
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 class TableOwner(Protocol):
@@ -72,21 +102,75 @@ class TableOwner(Protocol):
         """The step of both tables in the backward of their lookup; the sample weights' gradient."""
 
 
+class _ByTable:
+    """One object for each of some tables, by identity; neither is kept alive.
+
+    Not attributes of the tables, which would be pickled with them.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Any]]] = {}
+
+    def __setitem__(self, table: Tensor, value: Any) -> None:
+        key = id(table)
+        self._entries[key] = weakref.ref(table, lambda _: self._entries.pop(key, None)), weakref.ref(value)
+
+    def get(self, table: Tensor) -> Any:
+        """What was set for the table and lives, or None."""
+        entry = self._entries.get(id(table))
+        return entry[1]() if entry is not None and entry[0]() is table else None
+
+    def discard(self, table: Tensor) -> None:
+        self._entries.pop(id(table), None)
+
+
+_owners = _ByTable()
+_replaced = _ByTable()
+
+
 def set_owner(table: Tensor, owner: TableOwner) -> None:
     """From now on that optimizer steps the table in backward; the table does not keep it alive."""
-    setattr(table, _OWNER, weakref.ref(owner))
+    _owners[table] = owner
 
 
 def owner_of(table: Tensor) -> TableOwner | None:
     """The optimizer that steps a table in backward, if any."""
-    reference = getattr(table, _OWNER, None)
-    return None if reference is None else reference()
+    return _owners.get(table)
 
 
+def set_replaced(table: Tensor, module: nn.Module) -> None:
+    """Tables of the module have taken the table's place; an optimizer that steps it may not know of them."""
+    _replaced[table] = module
+
+
+def _warn_of_replaced(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    """Once, where the module's own tables are trained and no optimizer holds them."""
+    trained = [p for p in module.parameters() if p.requires_grad and p.grad is not None]
+    if not trained:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if _replaced.get(parameter) is module:
+                _replaced.discard(parameter)
+    # One that has not stepped yet may hold them.
+    living = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
+    held = {id(p) for o in living for group in o.param_groups for p in group["params"]}
+    if not all(id(p) in held for p in trained):
+        warnings.warn(
+            f"{type(optimizer).__name__}: steps a table that has been replaced, and no optimizer holds the tables of "
+            f"{module}, which therefore do not learn: make the optimizer after the replacement, or call "
+            "optimizer.add_param_group({'params': embedding.parameters()})",
+            stacklevel=6,
+        )
+
+
+@untraced
 def _before_step(
     optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]] | None:
     """Refuses a step on a table that another steps, or on sparse gradients that it does not take.
+
+    Warns of one on a table that has been replaced.
 
     Gradients that a closure makes are looked at after it has run.
     """
@@ -98,6 +182,9 @@ def _before_step(
                 raise RuntimeError(
                     f"{kind.__name__}: holds a table that another optimizer steps in backward; leave it to that one"
                 )
+            module = _replaced.get(parameter)
+            if module is not None:
+                _warn_of_replaced(optimizer, module)
     if not kind.__module__.startswith("torch.optim") or isinstance(optimizer, _TAKE_SPARSE):
         return None
     place, closure = (1, args[1]) if len(args) > 1 else (None, kwargs.get("closure"))

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from resemb_ext._registration import accumulator, look_up
 from resemb_ext._registration_attention import attend
-from resemb_ext._transforms import transformed
 
 LookupOperator = Callable[..., tuple[Tensor, Any]]
 
@@ -61,9 +60,7 @@ def res_embedding(
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """
     _check_ids(ids)
-    out, _ = _run(
-        operator,
-        look_up,
+    out, _ = (operator or look_up)(
         ids.reshape(-1),
         central,
         residual,
@@ -124,21 +121,8 @@ def res_embedding_bag(
     flat, bounds, samples, mean = _bags(
         ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
     )
-    out, _ = _run(
-        operator,
-        look_up,
-        flat,
-        central,
-        residual,
-        indptr,
-        neighbors,
-        weights,
-        bounds,
-        samples,
-        padding,
-        mean,
-        out_dtype,
-        sparse,
+    out, _ = (operator or look_up)(
+        flat, central, residual, indptr, neighbors, weights, bounds, samples, padding, mean, out_dtype, sparse
     )
     return out
 
@@ -194,9 +178,7 @@ def attention_embedding(
     """
     _check_ids(ids)
     acc = accumulator(central.dtype)
-    out, _ = _run(
-        operator,
-        attend,
+    out, _ = (operator or attend)(
         ids.reshape(-1),
         central,
         residual,
@@ -254,9 +236,7 @@ def attention_embedding_bag(
         ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
     )
     acc = accumulator(central.dtype)
-    out, _ = _run(
-        operator,
-        attend,
+    out, _ = (operator or attend)(
         flat,
         central,
         residual,
@@ -276,17 +256,6 @@ def attention_embedding_bag(
         sparse,
     )
     return out
-
-
-def _run(operator: LookupOperator | None, own: LookupOperator, *inputs: Any) -> tuple[Tensor, Any]:
-    if operator is None:
-        return own(*inputs)
-    if transformed(*inputs):
-        raise RuntimeError(
-            "steps in backward: not under torch.func or forward-mode AD; look up in a copy of the module whose "
-            "lookup_operator is None"
-        )
-    return operator(*inputs)
 
 
 def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:

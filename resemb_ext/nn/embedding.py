@@ -150,6 +150,7 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Draws C and R anew, and sets attention to its start; the padding row becomes zero."""
+        self._before_read(None)
         std = self.init_std
         if self.attention is not None:
             self.attention.reset_parameters()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext._ownership import set_replaced
 from resemb_ext.graph import InterestGraph
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class PlainTables(nn.Module):
             module.central.copy_(central)
             module.residual.copy_(residual if exact else torch.zeros_like(residual))
         module.requires_grad_(embedding.weight.requires_grad)
+        for replaced in embedding.parameters(recurse=False):
+            set_replaced(replaced, module)
         return module.train(embedding.training)
 
     @classmethod

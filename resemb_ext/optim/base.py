@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resemb_ext._ownership import owner_of
+from resemb_ext._ownership import owner_of, untraced
 
 from . import capture, global_decay, in_backward
 from .dense import step_dense
 from .loading import checked
 from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, update_rows, whole_table
 from .state import Form, complete_state, count_of_torch, place_count
+from .tie import tie_of, tie_to
 
 _DECAYS = ("touched", "global")
 
@@ -124,23 +125,16 @@ class RowSparseOptimizer(Optimizer):
     def attach(self, module: nn.Module) -> None:
         """Lets embeddings ask for the decay pending on rows before they read them; for decay="global".
 
-        From then on lookups, bags, ``materialize``, ``weight`` and ``state_dict`` of every ResEmbedding, and
-        forward and ``state_dict`` of every nn.Embedding inside the module see decayed rows. Whoever reads
+        From then on lookups, bags, ``materialize`` and ``weight`` of every ResEmbedding, forward of every
+        nn.Embedding, and ``state_dict``, copies and pickles of both see decayed rows. Whoever reads or writes
         a table by other ways calls ``catch_up`` first.
 
         Args:
             module: an embedding, or a model that contains some.
         """
+        self._watched.update(global_decay.watch(self, module))
 
-        def before_read(table: Tensor, rows: Callable[[], Tensor] | None) -> None:
-            if "decayed" in self.state.get(table, {}):
-                self.catch_up(table, None if rows is None else rows())
-
-        def loaded(table: Tensor) -> None:
-            global_decay.settle(self.state.get(table, {}))
-
-        self._watched.update(global_decay.watch(module, before_read, loaded))
-
+    @untraced
     def catch_up(self, table: Tensor | None = None, rows: Tensor | None = None) -> None:
         """Applies the decay that is pending.
 
@@ -149,13 +143,21 @@ class RowSparseOptimizer(Optimizer):
             rows: int64, ascending, distinct; None for all rows.
         """
         for index, (group, parameter) in enumerate(self._places()):
-            if table is None or parameter is table:
-                self._settle(group, parameter, index, rows)
+            if (table is None or parameter is table) and self._settle(group, parameter, index, rows):
+                torch.autograd.graph.increment_version(parameter)
 
-    def _settle(self, group: dict[str, Any], table: Tensor, index: int, rows: Tensor | None = None) -> None:
+    def _catch_up_read(self, table: Tensor, rows: Callable[[], Tensor] | None) -> None:
+        """Applies the decay that is pending on rows that are about to be read; None for all rows."""
+        if "decayed" not in self.state.get(table, {}):
+            return
+        for index, (group, parameter) in enumerate(self._places()):
+            if parameter is table:
+                self._settle(group, parameter, index, None if rows is None else rows())
+
+    def _settle(self, group: dict[str, Any], table: Tensor, index: int, rows: Tensor | None = None) -> bool:
+        """Applies the decay that is pending; whether the table may have changed."""
         state = self.state.get(table, {})
-        if "decayed" in state:
-            global_decay.catch_up(state, table, rows, group["stochastic_rounding"], self._table_seed(index))
+        return global_decay.catch_up(state, table, rows, group["stochastic_rounding"], self._table_seed(index))
 
     def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
         return [(group, p) for group in self.param_groups for p in group["params"]]
@@ -188,6 +190,7 @@ class RowSparseOptimizer(Optimizer):
         # GradScaler then tells ``step`` of itself, which refuses it.
         self._step_supports_amp_scaling = True
 
+    @untraced
     @torch.no_grad()
     def _step_table(self, table: Tensor) -> None:
         """The step of one table on its sparse gradient."""
@@ -196,6 +199,7 @@ class RowSparseOptimizer(Optimizer):
                 gradient = self._take(parameter, index, group)
                 update_rows(parameter, gradient, self._next_step(group, parameter, index))
 
+    @untraced
     @torch.no_grad()
     def _step_lookup(
         self,
@@ -225,6 +229,7 @@ class RowSparseOptimizer(Optimizer):
 
     # The step.
 
+    @untraced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step over all parameters that have a gradient.
@@ -395,10 +400,14 @@ class RowSparseOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_seed", "_watched", "_step_supports_amp_scaling")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in kept if key in self.__dict__}}
+        own = {key: self.__dict__[key] for key in kept if key in self.__dict__}
+        return {**super().__getstate__(), **own, "_tie": tie_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        tie = self.__dict__.pop("_tie", None)
+        if tie is not None:  # modules copied with the optimizer keep it
+            tie_to(self, tie)
         if "_dense" in self.__dict__:
             return  # load_state_dict
         self.__dict__.setdefault("_seed", 0)

@@ -9,17 +9,17 @@ takes exp of the difference.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resemb_ext import _registration as _registration  # registers the operators
+from resemb_ext._ownership import untraced
+from resemb_ext._registration import ops as _ops
 
-_ops = torch.ops.resemb_ext
-
-Hook = Callable[[Tensor, "Callable[[], Tensor] | None"], None]
+from .tie import Tie, TiedOptimizer, tie_to
 
 
 def raise_decay(state: dict[str, Any], table: Tensor, lr: float, weight_decay: float) -> None:
@@ -41,60 +41,99 @@ def check_decay(lr: float, weight_decay: float) -> None:
 
 
 @torch.no_grad()
-def catch_up(state: dict[str, Any], table: Tensor, rows: Tensor | None, random_rounding: bool, seed: int) -> None:
-    """Applies what is pending for ascending rows, or for all."""
+def catch_up(state: dict[str, Any], table: Tensor, rows: Tensor | None, random_rounding: bool, seed: int) -> bool:
+    """Applies what is pending for ascending rows, or for all; whether there may have been something.
+
+    Autograd is not told that the table has changed: rows that a lookup has read have nothing pending, so that
+    its backward finds them as they were.
+    """
     if "decayed" not in state:
-        return
+        return False
     # The step's own rounding takes bits of the same step, so these come of another seed.
     _ops.decay_rows_(
         table, state["decayed"], rows, float(state["decay_log"]), random_rounding, ~seed, int(state["step"])
     )
-    torch.autograd.graph.increment_version(table)
+    return True
 
 
-def settle(state: dict[str, Any]) -> None:
-    """Nothing is pending: the table was replaced by one without."""
-    if "decayed" in state:
-        state["decayed"].fill_(float(state["decay_log"]))
-
-
-def watch(module: nn.Module, before_read: Hook, loaded: Callable[[Tensor], None]) -> list[Tensor]:
-    """Calls ``before_read(table, rows)`` before tables of embeddings inside a module are read.
+class BeforeRead:
+    """Applies the decay pending on tables before they are read or written; in a copy of their module, nothing.
 
     Args:
-        module: its ResEmbedding and nn.Embedding modules are watched.
-        before_read: takes a table and a function that gives the ascending rows about to be read, or
-            None for all.
-        loaded: takes a table that load_state_dict has filled.
+        tie: to the optimizer that leaves decay pending.
+        tables: those that the module reads, whatever stands in for them in the call
+            (torch.func.functional_call).
+    """
+
+    def __init__(self, tie: Tie, *tables: Tensor) -> None:
+        self.tie, self.tables = tie, tables
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.tie, *self.tables)
+
+    @untraced
+    def __call__(self, *rows: Callable[[], Tensor]) -> None:
+        """Takes for each table a function that gives the ascending rows about to be read; nothing for all rows."""
+        if self.tie.optimizer is None:
+            return
+        for table, of_table in zip(self.tables, rows or (None,) * len(self.tables), strict=True):
+            self.tie.optimizer._catch_up_read(table, of_table)
+
+
+def watch(optimizer: TiedOptimizer, module: nn.Module) -> list[Tensor]:
+    """Lets the embeddings inside a module ask an optimizer for the decay pending on what they read.
 
     Returns:
         The tables watched.
     """
+    tie = tie_to(optimizer)
     tables: list[Tensor] = []
     for part in module.modules():
         if not isinstance(part, nn.Embedding):
             continue
         register = getattr(part, "register_read_hook", None)
-        if register is not None:
-            register(before_read)
-            own = [part.central, part.residual]
+        own = [part.weight] if register is None else [part.central, part.residual]
+        if register is None:
+            _watch_plain(part, tie)
         else:
-            own = [part.weight]
-            _watch_plain(part, before_read)
+            register(BeforeRead(tie, *own))  # type: ignore[arg-type]
         tables.extend(own)  # type: ignore[arg-type]
-
-        def after_load(*_: Any, own: list[Any] = own) -> None:
-            for table in own:
-                loaded(table)
-
-        part.register_load_state_dict_post_hook(after_load)
     return tables
 
 
-def _watch_plain(module: nn.Embedding, before_read: Hook) -> None:
-    def before_forward(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        ids = args[0] if args else kwargs["input"]
-        before_read(module.weight, lambda: _ops.distinct_items(ids, module.num_embeddings))
+def _watch_plain(module: nn.Embedding, tie: Tie) -> None:
+    hook = _BeforePlainRead(tie, module.weight)
+    module.register_forward_pre_hook(hook.before_forward, with_kwargs=True)
+    module.register_state_dict_pre_hook(hook.before_all)
+    module.register_load_state_dict_pre_hook(hook.before_all)
+    # Where copy and pickle look for it before they ask the class, which is torch's.
+    module.__dict__["__getstate__"] = _State(hook, module)
 
-    module.register_forward_pre_hook(before_forward, with_kwargs=True)
-    module.register_state_dict_pre_hook(lambda *_: before_read(module.weight, None))
+
+class _BeforePlainRead(BeforeRead):
+    """For the hooks of an nn.Embedding."""
+
+    def before_forward(self, module: nn.Embedding, args: tuple, kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_exporting():
+            return
+        ids = args[0] if args else kwargs["input"]
+        self(lambda: _ops.distinct_items(ids, module.num_embeddings))
+
+    def before_all(self, *_: Any) -> None:
+        self()
+
+
+class _State:
+    """``__getstate__`` of an nn.Embedding, before which pending decay is applied."""
+
+    def __init__(self, hook: BeforeRead, module: nn.Module) -> None:
+        self.hook, self.module = hook, weakref.ref(module)  # the module keeps this
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.hook, self.module())
+
+    def __call__(self) -> Any:
+        self.hook()
+        module = self.module()
+        of_class = getattr(type(module), "__getstate__", None)  # none of object's before Python 3.11
+        return dict(vars(module)) if of_class is None else of_class(module)

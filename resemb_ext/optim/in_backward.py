@@ -2,66 +2,61 @@
 
 A backward pass steps each table once, on the gradient summed over the pass. Where the pass holds one lookup
 of a ResEmbedding's tables, the lookup's backward makes the step itself; otherwise the lookups hand out
-their gradients, autograd sums them, and a hook behind the sum makes the step.
+their gradients, autograd sums them, and a hook behind the sum makes the step. A table that is frozen at that
+moment is not stepped.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import Any, Protocol
+import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resemb_ext._ownership import TableOwner, owner_of, set_owner
+from resemb_ext._ownership import owner_of, set_owner, untraced
+from resemb_ext._registration import look_up, sparse_rows
 from resemb_ext._registration import ops as _ops
-from resemb_ext._registration import sparse_rows
+from resemb_ext._registration_attention import attend
+from resemb_ext._transforms import transformed
+
+from .tie import Lookup, Tie, TiedOptimizer, tie_of, tie_to
 
 
-class InBackward(TableOwner, Protocol):
-    """What steps in backward need of the optimizer."""
-
-    def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
-        """Every parameter with its group, in order."""
-
-
-def install(optimizer: InBackward, module: nn.Module) -> None:
+def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
     """See ``RowSparseOptimizer.step_in_backward``."""
     _refuse_ranks()
     embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
-    tables = [p for part in embeddings for p in part.parameters(recurse=False) if p.requires_grad]
     places = {id(p) for _, p in optimizer._places()}
-    for table in tables:
-        if id(table) not in places:
-            raise ValueError("module: holds an embedding table that is not among this optimizer's parameters")
-        if owner_of(table) is not None:
-            raise ValueError("module: one of its tables is stepped in backward already")
     for part in embeddings:
-        if not part.sparse:
+        tables = [p for p in part.parameters(recurse=False) if p.requires_grad]
+        for table in tables:
+            if id(table) not in places:
+                raise ValueError("module: holds an embedding table that is not among this optimizer's parameters")
+            if owner_of(table) is not None:
+                raise ValueError("module: one of its tables is stepped in backward already")
+        if tables and not part.sparse:
             raise ValueError(f"module: {part} gives dense gradients; steps in backward need sparse=True")
-    for table in tables:
+    tie = tie_to(optimizer)
+    for part in embeddings:
+        stepper: _Stepper
+        if not hasattr(part, "lookup_operator"):
+            stepper = _PlainLookups(tie)
+            part.register_forward_hook(stepper)
+        else:
+            stepper = _AttentionLookups(tie) if getattr(part, "attention", None) is not None else _Lookups(tie)
+            part.lookup_operator = stepper  # type: ignore[assignment]
+        for table in part.parameters(recurse=False):
+            stepper.steps(table)
+
+
+def _adopt(optimizer: TiedOptimizer, table: Tensor) -> bool:
+    """Whether the optimizer steps a table in backward; it begins to where the table is its own and not frozen."""
+    if owner_of(table) is None and table.requires_grad and any(p is table for _, p in optimizer._places()):
         set_owner(table, optimizer)
         # Without the optimizer, which holds the table: Python frees no cycle through the hook of a tensor.
         table.register_post_accumulate_grad_hook(_step_summed)
-    for part in embeddings:
-        own = [p for p in part.parameters(recurse=False) if p.requires_grad]
-        if getattr(part, "attention", None) is not None:
-            part.lookup_operator = _keeping(optimizer, _attend)  # type: ignore[assignment]
-        elif hasattr(part, "lookup_operator") and len(own) == 2:
-            part.lookup_operator = _Lookups(optimizer).look_up  # type: ignore[assignment]
-        elif own:
-            part.register_forward_hook(_keeping(optimizer, _guard_output))
-
-
-def _keeping(optimizer: InBackward, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; its module keeps the optimizer alive by it, as the hooks of the tables do not."""
-
-    def kept(*args: Any) -> Any:
-        return function(*args)
-
-    kept.optimizer = optimizer  # type: ignore[attr-defined]
-    return kept
+    return owner_of(table) is optimizer
 
 
 def _refuse_ranks() -> None:
@@ -75,24 +70,30 @@ def _refuse_ranks() -> None:
             )
 
 
-def _refuse_backward(done: bool) -> None:
+def _refuse_backward(lookup: Lookup | None) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "steps in backward: create_graph=True asks for gradients of a step; call optimizer.step() "
             "after backward instead"
         )
-    if done:
+    if lookup is not None and lookup.in_pass is not None:
         raise RuntimeError(
             "steps in backward: a second backward of one graph would step again on stale tables; look up anew"
+        )
+    if lookup is not None and lookup.made_in != -1:
+        raise RuntimeError(
+            "steps in backward: a lookup made inside backward, as torch.utils.checkpoint does with "
+            "use_reentrant=True, would be stepped apart from the other lookups of the pass; take use_reentrant=False"
         )
     _refuse_ranks()
 
 
+@untraced
 def _step_summed(table: Tensor) -> None:
     gradient = table.grad
     if gradient is None:  # the lookup's backward has made the step
         return
-    _refuse_backward(done=False)
+    _refuse_backward(None)
     optimizer = owner_of(table)
     if optimizer is None:
         raise RuntimeError("steps in backward: the table's embedding and optimizer are gone; keep one of them")
@@ -101,49 +102,123 @@ def _step_summed(table: Tensor) -> None:
             "steps in backward: the table's gradient is dense; something beside lookups used it (a "
             "penalty on the table belongs into weight_decay)"
         )
+    tie, this_pass = tie_of(optimizer), _this_pass()
+    if any(x.stepped and x.in_pass == this_pass and id(table) in x.tables for x in list(tie.lookups if tie else ())):
+        raise RuntimeError(
+            "steps in backward: the table was used beside its embedding's lookup, whose step this pass has made "
+            "already; look it up through the embedding alone, or call optimizer.step() after backward instead"
+        )
     optimizer._step_table(table)
     table.grad = None
 
 
-def _guard_output(_: nn.Module | None, args: tuple, output: Tensor) -> None:
-    """Refuses the second backward through a plain lookup."""
+def _this_pass() -> int:
+    """The number of the backward pass that runs here, or -1."""
+    return torch._C._current_graph_task_id()
+
+
+def _guard_output(output: Tensor, tie: Tie, *tables: Tensor) -> None:
+    """Refuses the second backward through a lookup whose gradients autograd makes."""
     if not output.requires_grad:
         return
-    done: list[bool] = []
-
-    def before_backward(_: Tensor) -> None:
-        _refuse_backward(bool(done))
-        done.append(True)
-
-    output.register_hook(before_backward)
+    lookup = Lookup(_this_pass(), *tables)
+    tie.lookups.add(lookup)
+    output.register_hook(functools.partial(_enter, lookup))
 
 
-def _attend(*inputs: Any) -> tuple[Tensor, None]:
-    """The attention link's lookup: its backward makes all gradients before a hook steps a table.
+@untraced
+def _enter(lookup: Lookup, _: Tensor) -> None:
+    _refuse_backward(lookup)
+    lookup.in_pass = _this_pass()
+
+
+class _Stepper:
+    """What a module whose tables are stepped in backward keeps; in a copy of the module it does nothing.
+
+    What it does is never traced: the compiler would trace autograd functions frame by frame and lose count of
+    the lookups.
+    """
+
+    # Does it; takes self and the arguments of the call.
+    work: Any
+
+    def __init__(self, tie: Tie) -> None:
+        self.tie = tie
+        self._known: tuple[Tensor, ...] = ()
+        self.work_untraced = torch.compiler.disable(
+            type(self).work,
+            reason="its tables are stepped in backward; for fullgraph=True call optimizer.step() after it instead",
+        )
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.tie,)
+
+    def steps(self, table: Tensor) -> bool:
+        """Whether the tied optimizer steps this table in backward."""
+        if any(known is table for known in self._known):
+            return True
+        optimizer = self.tie.optimizer
+        if optimizer is None or not _adopt(optimizer, table):
+            return False
+        self._known = (*self._known[-1:], table)
+        return True
+
+    def idle(self) -> bool:
+        """Whether the module looks up as it did before: a copy, or one that is exported."""
+        return self.tie.optimizer is None or torch.compiler.is_exporting()
+
+
+class _PlainLookups(_Stepper):
+    """Forward hook of an nn.Embedding."""
+
+    def __call__(self, module: nn.Embedding, args: tuple, output: Tensor) -> None:
+        if not self.idle():
+            self.work_untraced(self, module.weight, output)
+
+    def work(self, table: Tensor, output: Tensor) -> None:
+        if self.steps(table):
+            _guard_output(output, self.tie, table)
+
+
+class _LookupOperator(_Stepper):
+    """Takes the place of a ResEmbedding's lookup operator."""
+
+    # With the derivatives of torch.func.
+    operator: Any
+
+    def __call__(self, *inputs: Any) -> tuple[Tensor, Any]:
+        """The lookup operator's arguments and first result."""
+        if self.idle():
+            return self.operator(*inputs)
+        if transformed(*inputs):
+            raise RuntimeError(
+                "steps in backward: not under torch.func or forward-mode AD; look up in a copy.deepcopy of the module"
+            )
+        return self.work_untraced(self, *inputs)
+
+
+class _AttentionLookups(_LookupOperator):
+    """Under the attention link; its backward makes all gradients before a hook steps a table.
 
     a_src, a_dst and b keep ordinary gradients, for ``step``.
     """
-    if torch.compiler.is_compiling():
-        raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
-    out, _ = _ops.attention_embedding(*inputs)
-    _guard_output(None, (), out)
-    return out, None
+
+    operator = staticmethod(attend)
+
+    def work(self, *inputs: Any) -> tuple[Tensor, None]:
+        central, residual = inputs[1:3]
+        out, _ = _ops.attention_embedding(*inputs)
+        if any([self.steps(central), self.steps(residual)]):
+            _guard_output(out, self.tie, central, residual)
+        return out, None
 
 
-class _Open:
-    """A lookup that backward has not reached, or has in the pass ``in_pass``."""
+class _Lookups(_LookupOperator):
+    """With given link weights; its backward steps in the kernel where a pass holds one lookup."""
 
-    in_pass: int | None = None
+    operator = staticmethod(look_up)
 
-
-class _Lookups:
-    """The lookups of one module; its backward steps in the kernel where a pass holds one of them."""
-
-    def __init__(self, optimizer: InBackward) -> None:
-        self.optimizer = optimizer
-        self.open: weakref.WeakSet[_Open] = weakref.WeakSet()
-
-    def look_up(
+    def work(
         self,
         ids: Tensor,
         central: Tensor,
@@ -155,20 +230,23 @@ class _Lookups:
         samples: Tensor | None,
         *options: Any,
     ) -> tuple[Tensor, None]:
-        """The lookup operator's arguments and first result."""
-        if torch.compiler.is_compiling():
-            raise RuntimeError("steps in backward: not under torch.compile; call optimizer.step()")
-        if weights.requires_grad:
-            raise RuntimeError("steps in backward: link weights that are learned are not supported")
-        if not torch.is_grad_enabled():
-            out, _ = _ops.res_embedding(ids, central, residual, indptr, neighbors, weights, offsets, samples, *options)
-            return out, None
+        steps = (self.steps(central), self.steps(residual))
         graph = (indptr, neighbors, weights, offsets)
-        return _LookUp.apply(central, residual, samples, self, ids, graph, options), None
+        if torch.is_grad_enabled() and any(steps) and not weights.requires_grad:
+            lookup = Lookup(_this_pass(), central, residual)
+            return _LookUp.apply(central, residual, samples, self.tie, lookup, all(steps), ids, graph, options), None
+        out, _ = _ops.res_embedding(ids, central, residual, *graph, samples, *options)
+        if any(steps):
+            _guard_output(out, self.tie, central, residual)
+        return out, None
 
-    def alone(self, own: _Open) -> bool:
-        """Whether no other lookup can send gradients in the pass of ``own``."""
-        return not any(other is not own and other.in_pass in (None, own.in_pass) for other in self.open)
+
+def _alone(lookup: Lookup, tie: Tie) -> bool:
+    """Whether no other lookup of the same tables can send gradients in the same pass."""
+    return not any(
+        other is not lookup and other.in_pass in (None, lookup.in_pass) and other.tables & lookup.tables
+        for other in list(tie.lookups)
+    )
 
 
 class _LookUp(torch.autograd.Function):
@@ -178,7 +256,9 @@ class _LookUp(torch.autograd.Function):
         central: Tensor,
         residual: Tensor,
         samples: Tensor | None,
-        lookups: _Lookups,
+        tie: Tie,
+        lookup: Lookup,
+        steps_both: bool,
         ids: Tensor,
         graph: tuple,
         options: tuple,
@@ -188,28 +268,32 @@ class _LookUp(torch.autograd.Function):
         ctx.tables = (central, residual)
         ctx.save_for_backward(plan, *graph, samples)
         ctx.mean = options[1]
-        ctx.lookups = lookups
-        ctx.own = _Open()
-        lookups.open.add(ctx.own)
+        ctx.tie, ctx.lookup, ctx.steps_both = tie, lookup, steps_both
+        tie.lookups.add(lookup)
         return out
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        _refuse_backward(done=ctx.own.in_pass is not None)
-        ctx.own.in_pass = torch._C._current_graph_task_id()
+        lookup, tie = ctx.lookup, ctx.tie
+        _refuse_backward(lookup)
+        lookup.in_pass = _this_pass()
         plan, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
         central, residual = ctx.tables
         graph = (indptr, neighbors, weights, offsets, samples)
-        nothing = (None, None, None, None)
-        if ctx.lookups.alone(ctx.own):
-            samples_grad = ctx.lookups.optimizer._step_lookup(
-                grad, plan, central, residual, graph, ctx.mean, ctx.needs_input_grad[2]
-            )
-            return None, None, samples_grad, *nothing
+        nothing = (None,) * 6
+        # Frozen before the forward pass or since.
+        needs = [need and t.requires_grad for need, t in zip(ctx.needs_input_grad, ctx.tables, strict=False)]
         need_samples = ctx.needs_input_grad[2]
+        if ctx.steps_both and all(needs) and _alone(lookup, tie):
+            samples_grad = tie.optimizer._step_lookup(grad, plan, central, residual, graph, ctx.mean, need_samples)
+            lookup.stepped = True
+            return None, None, samples_grad, *nothing
         rows, row_values, columns, column_values, _, _, samples_grad = _ops.res_embedding_backward_rows(
-            grad, plan, central, residual, *graph, ctx.mean, central.dtype, True, True, False, need_samples
+            grad, plan, central, residual, *graph, ctx.mean, central.dtype, *needs, False, need_samples
         )
-        shape = central.shape
-        gradients = sparse_rows(columns, column_values, shape), sparse_rows(rows, row_values, shape)
+        gradients = (
+            sparse_rows(columns, column_values, central.shape) if needs[0] else None,
+            sparse_rows(rows, row_values, residual.shape) if needs[1] else None,
+        )
         return *gradients, samples_grad if need_samples else None, *nothing

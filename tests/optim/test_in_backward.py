@@ -14,6 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from resemb_ext import InterestGraph, ResEmbedding, models, optim
 from resemb_ext.testing.problems import make_graph
@@ -246,6 +247,125 @@ def test_din_dedupes_once_a_step() -> None:
     assert calls.count["coalesce_rows"] == 0
 
 
+def linked(link: str) -> nn.Module:
+    """A small module of that link, or a plain embedding."""
+    torch.manual_seed(0)
+    if link == "plain":
+        return nn.Embedding(H, D, sparse=True)
+    graph = InterestGraph.from_csr(*make_graph(np.random.default_rng(0), H, 6))
+    return ResEmbedding(graph, D, link=link, sparse=True)
+
+
+def total(module: Any, reads: str, step: int) -> Tensor:
+    """A loss over one lookup, two, a bag, or a bag with sample weights that are learned."""
+    ids = ids_of(step, 60)
+    if reads == "lookup":
+        return module(ids).square().sum()
+    if reads == "two":
+        return module(ids).square().sum() + module(ids_of(step + 50, 60)).sum()
+    samples = None
+    if reads == "samples":
+        samples = torch.rand(20, 3, generator=torch.Generator().manual_seed(step)).requires_grad_()
+    return module.bag(ids.view(20, 3), None, "sum", samples).square().sum()
+
+
+FROZEN = [
+    (names, link, reads, kind)
+    for names in ("central", "residual", "central residual")
+    for link in ("average", "attention")
+    for reads in ("lookup", "two", "bag", "samples")
+    for kind in ("momentum", "adam", "global")
+]
+
+
+@pytest.mark.one_in(7)
+@pytest.mark.parametrize(
+    ("names", "link", "reads", "kind"),
+    [*FROZEN, ("weight", "plain", "lookup", "adam"), ("weight", "plain", "lookup", "global")],
+)
+def test_frozen_tables_stay_until_they_are_thawed(names: str, link: str, reads: str, kind: str) -> None:
+    module = linked(link)
+    inside, after, twin = pair(kind, module)
+    chosen = names.split()
+
+    def step(number: int) -> None:
+        for m in (module, twin):
+            loss = total(m, reads, number)
+            if loss.requires_grad:
+                loss.backward()
+        for optimizer in (inside, after):
+            optimizer.step()
+            optimizer.zero_grad()
+
+    step(0)
+    inside.catch_up()
+    after.catch_up()
+    for m in (module, twin):
+        for name in chosen:
+            getattr(m, name).requires_grad_(False)
+    frozen = [getattr(module, name).clone() for name in chosen]
+    step(1)
+    assert all(torch.equal(getattr(module, name), before) for name, before in zip(chosen, frozen, strict=True))
+    check_same(module, twin, inside, after)
+    for m in (module, twin):
+        m.requires_grad_(True)
+    step(2)
+    check_same(module, twin, inside, after)
+    assert not any(torch.equal(getattr(module, name), before) for name, before in zip(chosen, frozen, strict=True))
+
+
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_table_frozen_between_forward_and_backward_stays(link: str) -> None:
+    module = linked(link)
+    optim.Adam(module.parameters(), lr=0.1).step_in_backward(module)
+    loss = total(module, "lookup", 0)
+    table = next(module.parameters(recurse=False)).requires_grad_(False)
+    before = table.clone()
+    loss.backward()
+    assert torch.equal(table, before)
+
+
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_table_that_was_frozen_at_first_is_stepped_in_backward_once_thawed(link: str) -> None:
+    module = linked(link)
+    table = next(module.parameters(recurse=False)).requires_grad_(False)
+    inside, after, twin = pair("adam", module)
+    for thawed in (False, True):
+        for m in (module, twin):
+            next(m.parameters(recurse=False)).requires_grad_(thawed)
+            if total(m, "lookup", 0).requires_grad:
+                total(m, "lookup", 0).backward()
+        assert table.grad is None
+        for optimizer in (inside, after):
+            optimizer.step()
+            optimizer.zero_grad()
+        check_same(module, twin, inside, after)
+    assert inside.state[table]["step"] == 1
+
+
+def test_two_modules_with_the_same_tables_are_one_step() -> None:
+    one, other = linked("average"), linked("average")
+    other.central, other.residual = one.central, one.residual
+    model = nn.ModuleList([one, other])
+    inside, after, twin = pair("adam", model)
+    for m in (model, twin):
+        (m[0](ids_of(0)).square().sum() + m[1](ids_of(1)).sum()).backward()
+    after.step()
+    check_same(model, twin, inside, after)
+
+
+@pytest.mark.parametrize("link", ["average", "attention"])
+def test_checkpointed_lookups_are_one_step(link: str) -> None:
+    module = linked(link)
+    inside, after, twin = pair("adam", module)
+    for m in (module, twin):
+        pieces = [checkpoint(m, ids_of(number), use_reentrant=False) for number in range(2)]
+        torch.stack(pieces).square().sum().backward()
+    inside.step()
+    after.step()
+    check_same(module, twin, inside, after)
+
+
 class TestRefused:
     def unchanged(self, module: nn.Module, before: list[Tensor]) -> None:
         for p, b in zip(module.parameters(), before, strict=True):
@@ -299,6 +419,25 @@ class TestRefused:
         optimizer.step_in_backward(module)
         with pytest.raises(RuntimeError, match="weight_decay"):
             (module(ids_of(0)).sum() + module.weight.square().sum()).backward()
+
+    @pytest.mark.parametrize("link", ["average", "attention", "plain"])
+    def test_reentrant_checkpoints(self, link: str) -> None:
+        """They run a backward pass for each."""
+        module = linked(link)
+        optim.SGD(module.parameters(), lr=0.1).step_in_backward(module)
+        before = [p.detach().clone() for p in module.parameters()]
+        scale = torch.ones((), requires_grad=True)
+        pieces = [checkpoint(lambda s, n=n: module(ids_of(n)) * s, scale, use_reentrant=True) for n in range(2)]
+        with pytest.raises(RuntimeError, match="take use_reentrant=False"):
+            torch.stack(pieces).sum().backward()
+        self.unchanged(module, before)
+
+    def test_a_table_used_beside_its_lookup(self) -> None:
+        module = linked("average")
+        optim.SGD(module.parameters(), lr=0.1).step_in_backward(module)
+        beside = nn.functional.embedding(ids_of(0), module.central, sparse=True)
+        with pytest.raises(RuntimeError, match="used beside its embedding's lookup"):
+            (module(ids_of(0)).sum() + beside.sum()).backward()
 
     @pytest.mark.full
     def test_more_than_one_rank(self, tmp_path: Any) -> None:

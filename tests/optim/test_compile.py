@@ -1,0 +1,207 @@
+"""torch.compile and export of modules that an optimizer is tied to: as without the compiler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resemb_ext import InterestGraph, ResEmbedding, models, optim
+from resemb_ext.testing.models import CATEGORIES, DIM, make_batch, plain_table, res_table
+from resemb_ext.testing.problems import make_graph
+
+H, D = 40, 8
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": (optim.Adam, {"lr": 0.1}),
+    "sgd": (optim.SGD, {"lr": 0.1}),
+    "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adagrad": (optim.Adagrad, {"lr": 0.1}),
+    "rowwise": (optim.RowwiseAdagrad, {"lr": 0.1}),
+    "row": (optim.Adam, {"lr": 0.1, "bias_correction": "row"}),
+    "adamw": (optim.AdamW, {"lr": 0.1}),
+    "global": (optim.AdamW, {"lr": 0.1, "weight_decay": 0.3, "decay": "global"}),
+}
+LINKS = ("average", "gcn", "attention", "given", "plain")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Net(nn.Module):
+    """Two lookups of one table and a bag, as a model with history and target has them."""
+
+    def __init__(self, link: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        if link == "plain":
+            self.item: nn.Module = nn.Embedding(H, D, sparse=True)
+        else:
+            graph = InterestGraph.from_csr(*make_graph(np.random.default_rng(0), H, 4))
+            self.item = ResEmbedding(graph, D, link=link, sparse=True)
+        self.out = nn.Linear(D, 1)
+
+    def pool(self, history: Tensor) -> Tensor:
+        return self.item(history).mean(1) if isinstance(self.item, nn.Embedding) else self.item.bag(history)
+
+    def forward(self, history: Tensor, target: Tensor) -> Tensor:
+        return self.out(self.pool(history) + self.item(history).sum(1).tanh() * self.item(target)).square().sum()
+
+
+class Broken(Net):
+    """With a graph break between the lookups, and one inside a context that cannot be resumed."""
+
+    def forward(self, history: Tensor, target: Tensor) -> Tensor:
+        pooled = self.item(history).mean(1)
+        torch._dynamo.graph_break()
+        try:
+            torch._dynamo.graph_break()
+            return self.out(pooled * self.item(target)).square().sum()
+        finally:
+            self.seen = len(target)
+
+
+def draw(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(1, H, (6, 3), generator=generator), torch.randint(1, H, (6,), generator=generator)
+
+
+def tied(kind: str, model: nn.Module, in_backward: bool = True) -> Any:
+    build, options = OPTIMIZERS[kind]
+    optimizer = build(model.parameters(), **options)
+    if options.get("decay") == "global":
+        optimizer.attach(model)
+    if in_backward:
+        optimizer.step_in_backward(model)
+    return optimizer
+
+
+def train(model: nn.Module, optimizer: Any, run: Callable[..., Tensor], steps: int = 3) -> None:
+    for step in range(steps):
+        run(*draw(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def check_same(one: nn.Module, other: nn.Module) -> None:
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        if isinstance(a, Tensor):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def compare(net: type[Net], kind: str, link: str, backend: str, in_backward: bool = True) -> None:
+    ordinary, model = net(link), net(link)
+    train(ordinary, optimizer := tied(kind, ordinary, in_backward), ordinary)
+    compiled_optimizer = tied(kind, model, in_backward)
+    train(model, compiled_optimizer, torch.compile(model, backend=backend))
+    check_same(model, ordinary)
+    for p, q in zip(model.item.parameters(recurse=False), ordinary.item.parameters(recurse=False), strict=True):
+        assert compiled_optimizer.state[p].get("step") == optimizer.state[q].get("step") == 3
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_table_is_stepped_once_a_pass(link: str) -> None:
+    compare(Net, "adam", link, "eager")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("net", [Net, Broken])
+@pytest.mark.parametrize("link", LINKS)
+def test_links(link: str, net: type[Net], backend: str) -> None:
+    compare(net, "row", link, backend)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("in_backward", [True, False])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_optimizers(kind: str, in_backward: bool) -> None:
+    compare(Net, kind, "average", "aot_eager", in_backward)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("link", LINKS)
+def test_a_compiled_part(link: str, backend: str) -> None:
+    """The embedding itself, compiled in place."""
+    ordinary, model = Net(link), Net(link)
+    train(ordinary, tied("adam", ordinary), ordinary)
+    optimizer = tied("adam", model)
+    model.item.compile(backend=backend)
+    train(model, optimizer, model)
+    check_same(model, ordinary)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("in_backward", [True, False])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_compiled_step(link: str, kind: str, in_backward: bool) -> None:
+    """Loss, backward and optimizer inside one compiled function."""
+    ordinary, model = Net(link), Net(link)
+    train(ordinary, tied(kind, ordinary, in_backward), ordinary)
+    optimizer = tied(kind, model, in_backward)
+
+    @torch.compile(backend="eager")
+    def step(history: Tensor, target: Tensor) -> None:
+        model(history, target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for number in range(3):
+        step(*draw(number))
+    check_same(model, ordinary)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_every_model(name: str, backend: str) -> None:
+    tables = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        item, category = res_table(), plain_table(CATEGORIES)
+        item.sparse = category.sparse = True
+        model = models.MODELS[name](item, category_embedding=category)
+        model.eval()  # without negatives drawn, which the compiler would draw otherwise
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        optimizer.step_in_backward(model)
+        run = torch.compile(model, backend=backend) if compiled else model
+        for seed in range(3):
+            run(make_batch(seed=seed)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert optimizer.state[item.central]["step"] == optimizer.state[category.weight]["step"] == 3
+        tables.append(model)
+    assert item.embedding_dim == DIM
+    check_same(*tables)
+
+
+def test_one_graph_is_refused_with_the_way_out() -> None:
+    model = Net("average")
+    tied("adam", model)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"call optimizer\.step\(\) after it instead"):
+        torch.compile(model, backend="eager", fullgraph=True)(*draw(0))
+    check_same(model, model.__class__("average"))
+    assert before.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("link", ["average", "attention"])
+def test_a_tied_module_can_be_exported(link: str) -> None:
+    model = Net(link)
+    train(model, tied("global", model), model)
+    model.eval()
+    with torch.no_grad():
+        expected = model(*draw(5))
+        program = torch.export.export(model, draw(5), strict=False)
+        torch.testing.assert_close(program.module()(*draw(5)), expected)
