@@ -18,7 +18,7 @@ from .spelled import EXACT, integers
 
 # What Arrow infers that it reads exactly. Its doubles may have been integers.
 _EXACT_TYPES = {pa.int64(): "integers", pa.string(): "text", pa.bool_(): "true and false"}
-_KINDS = {int: "integers", float: "numbers", str: "text", bool: "true and false"}
+_KINDS = {int: "integers", float: "numbers", str: "text", bool: "true and false", list: "a list"}
 
 
 def open_json_lines(path: Path) -> Source:
@@ -83,8 +83,10 @@ class _JsonLines:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """The columns; numbers are int64, uint64 or float64, integers beyond 64 bits their digits as text.
 
+        Lists of one type stay lists, as histories of samples are.
+
         Raises:
-            ValueError: a column that mixes text and numbers, or holds lists or objects; its line is named.
+            ValueError: a column that mixes text, numbers and lists, or holds objects; its line is named.
         """
         with readable(self.path):
             by_name = {kind: type_ for type_, kind in _EXACT_TYPES.items()}
@@ -127,7 +129,7 @@ class _JsonLines:
                     raise ValueError(
                         f"line {number}: {column!r} is {entry!r:.60}, expected {expected} as in line {begun}"
                     )
-        return pa.table({column: _array(entries) for column, entries in values.items()})
+        return pa.table({column: _array(column, entries) for column, entries in values.items()})
 
     def place(self, row: int) -> str:
         for at, (number, _) in enumerate(_objects(self.path)):
@@ -136,7 +138,12 @@ class _JsonLines:
         raise ValueError(f"{self.path.name} has no row {row}")
 
 
-def _array(entries: list[Any]) -> pa.Array:
+def _array(column: str, entries: list[Any]) -> pa.Array:
+    if any(isinstance(entry, list) for entry in entries):
+        try:
+            return pa.array(entries)
+        except (pa.ArrowException, OverflowError) as error:
+            raise ValueError(f"column {column!r} holds lists of no one type: {error}") from None
     kinds = {type(entry) for entry in entries if entry is not None}
     if float in kinds:
         if all(entry is None or isinstance(entry, float) or abs(entry) <= EXACT for entry in entries):

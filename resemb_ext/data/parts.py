@@ -18,7 +18,7 @@ from .files import kind_of, open_source
 from .findings import WARNING, Finding, left_out
 from .idmap import IdMap
 from .joined import Histories, Sequences, aligned, check_lengths, read_histories, row_with, split_histories
-from .separators import UNIT, BadHistory, Targets, check_words, find_separator, unescaped
+from .separators import UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
 
 PARTS = ("train", "valid", "test")
@@ -66,10 +66,18 @@ class Part:
         return _ids(self.table, self.columns[field], field)
 
 
+class Joined(NamedTuple):
+    """What parts the ids of histories that are text: as given or found, and whether any are text."""
+
+    separator: str
+    given: bool
+    some: bool
+
+
 def read_parts(
     folder: Path, wanted: Mapping[str, Any], separator: str | None
-) -> tuple[dict[str, Part], str, tuple[Finding, ...]]:
-    """The parts of a folder, the separator of their histories, and warnings.
+) -> tuple[dict[str, Part], Joined, tuple[Finding, ...]]:
+    """The parts of a folder, how their histories are joined, and warnings.
 
     Args:
         folder: holds the files.
@@ -82,23 +90,28 @@ def read_parts(
     if separator is not None:
         separator = unescaped(separator)
     parts = {name: _read(path, wanted) for name, path in _files(folder).items()}
+    findings = [finding for part in parts.values() for finding in part.source.findings]
     # What histories should hold is known from the targets alone.
-    targets = number_texts([part.item for part in parts.values()], "item", parts, first=1)[0]
-    known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays([part.item for part in parts.values()])))
-    texts = [part.histories.texts for part in parts.values() if part.histories.separator is None]
-    found = separator
-    if found is None:
-        found = find_separator(pc.unique(pa.concat_arrays(texts)), known) if texts else ""
+    texts = [part.item for part in parts.values()]
+    targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]
+    known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays(texts)))
+    joined = _joined([part.histories for part in parts.values()], known, separator)
     for name, part in parts.items():
         with _lines_of(part.source):
-            parts[name] = replace(part, sequences=split_histories(part.histories, found))
-    findings = [finding for part in parts.values() for finding in part.source.findings]
+            parts[name] = replace(part, sequences=split_histories(part.histories, joined.separator))
     for lists in (False, True):
         some = [part for part in parts.values() if (part.histories.separator is not None) == lists]
-        joined = UNIT if lists else found
-        if warning := _check(some, joined, known, given=lists or separator is not None):
+        warning = _check(some, UNIT if lists else joined.separator, known, given=lists or joined.given)
+        if warning:
             findings.append(Finding(WARNING, "histories", warning, "read as they stand"))
-    return parts, found if texts else UNIT, tuple(findings)
+    return parts, joined, tuple(findings)
+
+
+def _joined(histories: list[Histories], known: Targets, separator: str | None) -> Joined:
+    texts = [each.texts for each in histories if each.separator is None]
+    if separator is None and texts:
+        return Joined(find_separator(pc.unique(pa.concat_arrays(texts)), known), False, True)
+    return Joined(separator or "", separator is not None, bool(texts))
 
 
 def _check(parts: list[Part], separator: str, targets: Targets, *, given: bool) -> str | None:
@@ -125,8 +138,10 @@ def _check(parts: list[Part], separator: str, targets: Targets, *, given: bool) 
     raise ValueError(fault)
 
 
-def read_categories(parts: Mapping[str, Part], separator: str) -> tuple[dict[str, Categories] | None, Finding | None]:
+def read_categories(parts: Mapping[str, Part], joined: Joined) -> tuple[dict[str, Categories] | None, Finding | None]:
     """The categories of all parts, or a warning that a guessed column is left out; None, None without one.
+
+    Their histories are joined as those of the items, or as they show themselves where none holds that separator.
 
     Raises:
         ValueError, TypeError: a column that was named cannot be read, or has no history.
@@ -135,24 +150,35 @@ def read_categories(parts: Mapping[str, Part], separator: str) -> tuple[dict[str
         return None, None
     guessed = any("category" in part.guessed for part in parts.values())
     try:
-        return {name: _categories(part, separator) for name, part in parts.items()}, None
+        return _categories(parts, joined), None
     except (ValueError, TypeError) as error:
         if not guessed:
             raise
         return None, left_out(error)
 
 
-def _categories(part: Part, separator: str) -> Categories:
-    name = part.source.path.name
-    if "category" not in part.columns:
-        raise ValueError(f"{name} has no category column, other parts have one")
-    column = _history_column(part.source.names, part.columns["category"], "category")
-    with _lines_of(part.source):
-        target = part.ids("category")
-        histories = read_histories(part.table[column], column)
-        sequences = split_histories(histories, separator)
-        check_lengths(part.history, part.sequences, histories.which, sequences, column)
-    return Categories(target, aligned(part.history, part.sequences, histories.which, sequences))
+def _categories(parts: Mapping[str, Part], joined: Joined) -> dict[str, Categories]:
+    targets, histories = {}, {}
+    for name, part in parts.items():
+        if "category" not in part.columns:
+            raise ValueError(f"{part.source.path.name} has no category column, other parts have one")
+        column = _history_column(part.source.names, part.columns["category"], "category")
+        with _lines_of(part.source):
+            targets[name] = part.ids("category")
+            histories[name] = read_histories(part.table[column], column)
+    separator = joined.separator
+    if not joined.given and not any(holds(each.texts, separator) for each in histories.values()):
+        numbers = number_texts(list(targets.values()), "category", parts, first=1)[0]
+        known = Targets(numbers.kind != "text", pc.unique(pa.concat_arrays(list(targets.values()))))
+        separator = _joined(list(histories.values()), known, None).separator
+    found = {}
+    for name, part in parts.items():
+        of_part = histories[name]
+        with _lines_of(part.source):
+            sequences = split_histories(of_part, separator)
+            check_lengths(part.history, part.sequences, of_part.which, sequences, of_part.column)
+        found[name] = Categories(targets[name], aligned(part.history, part.sequences, of_part.which, sequences))
+    return found
 
 
 def part_of(path: Path) -> str:
@@ -234,13 +260,13 @@ def _ids(table: pa.Table, column: str, field: str) -> pa.Array:
 
 
 def number_texts(
-    texts: list[Any], field: str, parts: Mapping[str, Part], *, first: int
+    texts: list[Any], field: str, parts: Mapping[str, Part], *, first: int, findings: list[Finding] | None = None
 ) -> tuple[IdMap, list[np.ndarray]]:
     """One id map over texts of all parts, and the numbers of each text."""
     distinct = pc.unique(pa.concat_arrays(texts))
     column = next(iter(parts.values())).columns[field]
     try:
-        ids = canonical_ids(distinct, column, f"{field} id", parse=True)
+        ids = canonical_ids(distinct, column, f"{field} id", parse=True, findings=findings)
     except BadEntry as bad:
         value = distinct[bad.row]
         for part in parts.values():

@@ -20,9 +20,9 @@ from .findings import Finding, left_out, warn
 from .idmap import IdMap
 from .joined import row_lengths
 from .log import Log
-from .parts import PARTS, Part, number_texts, part_of, read_categories, read_parts
+from .parts import PARTS, Joined, Part, number_texts, part_of, read_categories, read_parts
 from .samples import Samples
-from .separators import describe
+from .separators import UNIT, describe
 from .splits import Split
 
 
@@ -108,11 +108,11 @@ def read_ready_made(
     if not 0 < valid_share < 1:
         raise ValueError(f"valid_share must lie between 0 and 1, got {valid_share}")
     wanted = {"user": user, "item": item, "category": category, "label": label}
-    parts, separator, findings = read_parts(place, wanted, history_separator)
+    parts, joined, findings = read_parts(place, wanted, history_separator)
     users, user_numbers = number_texts([p.user for p in parts.values()], "user", parts, first=0)
     texts = [a for p in parts.values() for a in (p.item, p.sequences.words)]
     items, item_numbers = number_texts(texts, "item", parts, first=1)
-    of_items, without = _categories_of(parts, separator, items, item_numbers)
+    of_items, without = _categories_of(parts, joined, items, item_numbers)
     cats, table, mixed = of_items or (None, None, 0)
     findings += () if without is None else (without,)
 
@@ -138,7 +138,7 @@ def read_ready_made(
         name=place.name,
         columns={field: column for field, column in train.columns.items() if field not in dropped},
         guessed=tuple(field for field in train.guessed if field not in dropped),
-        remarks={"history": describe(separator)},
+        remarks={"history": describe(joined.separator if joined.some else UNIT)},
         findings=findings,
     )
     warn(place.name, findings)
@@ -181,10 +181,10 @@ def _ends(part: Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _categories_of(
-    parts: Mapping[str, Part], separator: str, items: IdMap, item_numbers: list[np.ndarray]
+    parts: Mapping[str, Part], joined: Joined, items: IdMap, item_numbers: list[np.ndarray]
 ) -> tuple[tuple[IdMap, np.ndarray, int] | None, Finding | None]:
     """Map of the categories, int64 [H] each item's first one, and how many items have several; a warning."""
-    found, without = read_categories(parts, separator)
+    found, without = read_categories(parts, joined)
     if found is None:
         return None, without
     texts = [a for c in found.values() for a in (c.target, c.history.words)]

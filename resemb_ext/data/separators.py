@@ -101,6 +101,11 @@ def find_separator(texts: pa.Array, targets: Targets) -> str:
     return best if best and fits[best][0] > 0.5 else ""
 
 
+def holds(texts: pa.Array, separator: str) -> bool:
+    """Whether a text holds a separator; "" is none."""
+    return bool(separator and pc.any(_holds(texts, separator)).as_py())
+
+
 def split_texts(texts: pa.Array, separator: str) -> pa.Array:
     """Ids of each history, a list<large_string> array; blanks around an id are dropped.
 

@@ -340,7 +340,7 @@ def test_unreadable_sources(tmp_path):
             '{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "item": 2, "ts": "x"}\n',
             "line 2: 'ts' is 'x', expected integers as in line 1",
         ),
-        ("a.json", '{"user": 1, "item": [2], "ts": 3}\n', r"line 1: 'item' is \[2\], expected a number or text"),
+        ("a.json", '{"user": 1, "item": {"a": 2}, "ts": 3}\n', "line 1: 'item' is {'a': 2}, expected a number or text"),
         (
             "a.json",
             '\n{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "ts": 4}\n',

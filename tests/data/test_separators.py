@@ -252,3 +252,50 @@ def test_a_guessed_category_stops_nothing(tmp_path):
         assert split.log.categories is None and "category" not in split.log.columns
         with pytest.raises((ValueError, TypeError), match=fault):
             read_ready_made(folder, category="cate_id")
+
+
+@pytest.mark.parametrize("of_items", ["^", "list"])
+@pytest.mark.parametrize("of_categories", ["|", "json", "list"])
+def test_categories_may_be_joined_otherwise(tmp_path, of_items, of_categories):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = rows_of(INTEGERS, [INTEGERS[:3], INTEGERS[1:], []])
+    for part in ("train", "valid", "test"):
+        frame = pd.DataFrame(
+            {
+                "label": [row[0] for row in rows],
+                "user_id": [row[1] for row in rows],
+                "item_id": [row[2] for row in rows],
+                "cate_id": [f"c{int(row[2]) % 3}" for row in rows],
+                "item_history": [FORMS[of_items](row[3]) for row in rows],
+                "cate_history": [FORMS[of_categories]([f"c{int(item) % 3}" for item in row[3]]) for row in rows],
+            }
+        )
+        frame.to_parquet(folder / f"{part}.parquet")
+    log = read_ready_made(folder, category="cate_id").log
+    names = log.categories.decode(log.item_category[log.item])
+    assert names.tolist() == [f"c{int(item) % 3}" for item in log.items.decode(log.item)]
+
+
+def test_lists_in_json_lines(tmp_path):
+    rows = rows_of(INTEGERS, [[3, 14], [159], []])
+    write(tmp_path / "plain", [(*row[:3], list(map(str, row[3]))) for row in rows])
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for part in ("train", "valid", "test"):
+        lines = [
+            json.dumps({"label": label, "user_id": user, "item_id": int(item), "item_history": history})
+            for label, user, item, history in rows
+        ]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines))
+    assert read_ready_made(folder).hash == read_ready_made(tmp_path / "plain").hash
+    lines[3] = lines[3].replace('"item_history": [', '"item_history": ["a", ')
+    (folder / "test.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="lists of no one type"):
+        read_ready_made(folder)
+
+
+def test_blanks_around_targets_are_said(tmp_path):
+    folder = write(tmp_path / "set", rows_of(["a", "c", "b "], [["a", "c"]]))
+    with pytest.warns(DataWarning, match="begin or end with a blank, the first is 'b '"):
+        read_ready_made(folder)
