@@ -115,16 +115,18 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _plain_warnings(command: str) -> Iterator[None]:
-    """What reading warns of comes as one line, not as a line of code."""
+    """What reading and training warn of comes as one line, not as a line of code."""
     from resemb_ext.data import DataWarning
     from resemb_ext.runtime.digests import UncheckedWarning
+    from resemb_ext.runtime.progress import RunWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", DataWarning)
+        for kind in (DataWarning, RunWarning):
+            warnings.simplefilter("always", kind)
         show = warnings.showwarning
 
         def line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-            if issubclass(category, (DataWarning, UncheckedWarning)):
+            if issubclass(category, (DataWarning, RunWarning, UncheckedWarning)):
                 _say(f"resemb {command}: warning: {' '.join(str(message).split())}")
             else:
                 show(message, category, *place, **options)

@@ -82,6 +82,8 @@ def _run_tune(args: argparse.Namespace) -> int:
     for arm in done.result["space"]:
         if done.result["best"][arm] is not None:
             print(f"resemb train --config {shell_word(done.folder / f'best-{arm}.json')}")
+        else:
+            print(f"{arm}: every trial diverged, and there is nothing to train; tune.json says why each did")
     print(f"trials in {done.folder}")
     return 0
 

@@ -29,6 +29,10 @@ class _Lossy:
             self._stream.flush()
 
 
+class RunWarning(UserWarning):
+    """What a run or a search says beside its results: a report that failed, other versions than at its start."""
+
+
 class Progress:
     """Shows steps as a bar where ``stream`` is a terminal; lines of text go to both.
 
@@ -51,10 +55,6 @@ class Progress:
             tqdm.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
-
-    def warn(self, text: str) -> None:
-        """One line of text that is shown even where progress is silent."""
-        tqdm.write(f"warning: {text}", file=self.stream)
 
     def bar(self, total: int | None, what: str, done: int = 0, unit: str = "step") -> Bar:
         """A bar of ``total`` steps, ``done`` of them already; silent where there is no terminal."""

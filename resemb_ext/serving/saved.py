@@ -20,7 +20,8 @@ from resemb_ext.runtime.digests import read_checked_json
 from resemb_ext.train.building import make_model
 from resemb_ext.train.checkpoint import BEST, load_checkpoint
 from resemb_ext.train.config import RunConfig
-from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, ids_digest, saved_config
+from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
+from resemb_ext.train.inputs import ids_digest
 from resemb_ext.train.saving import check_made_for
 
 

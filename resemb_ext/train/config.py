@@ -124,7 +124,9 @@ class RunConfig(FitConfig):
     """A whole run: log, split, samples, graph, model, arms, seeds, and the training of each arm."""
 
     data: str = option(
-        "simulated", "log file, folder of its parts or of ready-made samples, simulated, or simulated-null (no domains)"
+        "simulated",
+        "log file, folder of its parts or of ready-made samples, simulated, or simulated-null (no domains)",
+        free=True,
     )
     user_column: str | None = option(None, "user column of the log file (default: guessed)")
     item_column: str | None = option(None, "item column of the log file (default: guessed)")
@@ -157,7 +159,7 @@ class RunConfig(FitConfig):
         0, "seed of the evaluation candidates, the same for all arms and seeds", low=0, high=2**63 - 1
     )
 
-    graph: str | None = option(None, "saved interest graph, built from this log's training events")
+    graph: str | None = option(None, "saved interest graph, built from this log's training events", free=True)
     allow_future_edges: bool = option(
         False,
         "take the saved graph although it was built from other events than the training events, so "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resemb_ext.data import IdMap
 from resemb_ext.runtime.digests import check_digest, read_checked_json, write_recorded, write_recorded_json
-from resemb_ext.runtime.files import plain
 
 from . import report
 from .config import AUTO_SPLIT, AUTO_TABLES, RunConfig
+from .inputs import INPUTS
 from .opening import Kind
 from .options import from_mapping
 from .saving import changed_options, check_space, space_needed
@@ -25,7 +23,7 @@ from .statistics import summarise
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
 GRAPH, IDS = "graph.npz", "id_maps.json"
-CANDIDATES, ARMS, INPUTS, ENTRY = "valid_candidates.parquet", "arms", "inputs.json", "run.json"
+CANDIDATES, ARMS, ENTRY = "valid_candidates.parquet", "arms", "run.json"
 RUN = Kind(
     "run",
     (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS),
@@ -89,31 +87,6 @@ def with_resolved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     return replace(config, **found)
 
 
-def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
-    """Writes what the run trains on, or compares it with what the run in ``folder`` had.
-
-    Args:
-        folder: the run folder.
-        inputs: hashes by name.
-
-    Raises:
-        ValueError: they differ: the log has changed since, or the package makes other samples.
-    """
-    path = folder / INPUTS
-    if not path.exists():
-        write_recorded_json(folder, path, inputs)
-        return
-    saved = read_checked_json(folder, path)
-    if not isinstance(saved, Mapping):
-        raise ValueError(f"resume: {path} cannot be read: expected hashes by name, found {type(saved).__name__}")
-    changed = [name for name, value in plain(inputs).items() if saved.get(name) != value]
-    if changed:
-        raise ValueError(
-            f"resume: the run in {folder} was begun on other inputs ({', '.join(changed)}); the log "
-            "or the package has changed since: start a new run"
-        )
-
-
 def finished_arm(folder: Path, arm: str, seed: int) -> tuple[dict[str, Any], np.ndarray] | None:
     """Entry and test logits of an arm that was done before, or None.
 
@@ -166,15 +139,6 @@ def check_folder_space(config: RunConfig, folder: Path, sizes: Mapping[str, int]
         ValueError: too little disk is free.
     """
     check_space(folder, space_needed(*(sizes[arm] for arm in config.arms for _ in config.seed)))
-
-
-def ids_digest(items: IdMap, categories: IdMap | None, item_category: np.ndarray | None) -> str:
-    """Hex sha256 of what turns raw ids into those of a model; its checkpoints name it."""
-    digest = hashlib.sha256()
-    for ids in (items, categories):
-        digest.update(b"-" if ids is None else ids.digest())
-    digest.update(b"-" if item_category is None else np.ascontiguousarray(item_category, dtype=np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def write_table(folder: Path, path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -47,7 +47,8 @@ def option(
         low, high: inclusive limits of a number, or of each number of a tuple. An integer is at most
             2^31 - 1 where no other limit is given.
         above, below: exclusive limits.
-        free: it does not change the result, so a run that is resumed may change it.
+        free: it does not change the result by itself, so a run that is resumed may change it; of files, what they
+            hold is compared.
     """
     metadata = {
         "help": help,

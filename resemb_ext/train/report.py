@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from resemb_ext.runtime.files import write_atomic
-from resemb_ext.runtime.progress import Progress
+from resemb_ext.runtime.progress import RunWarning
 
 from .statistics import defined, shown, shown_interval, shown_mean, shown_spread
 
@@ -149,16 +150,16 @@ def meaning(result: dict[str, Any]) -> str:
     return f"{found} (95 % interval over {over}: {value['low']:+.4f} to {value['high']:+.4f})."
 
 
-def write_reports(result: dict[str, Any], folder: Path, show: Progress) -> None:
+def write_reports(result: dict[str, Any], folder: Path) -> None:
     """Writes ``summary.md`` and ``curves.png`` where they are not there yet, as in the folder of a new run."""
     if not (folder / SUMMARY).exists():
-        write_report(folder / SUMMARY, lambda target: target.write_text(summary(result), encoding="utf-8"), show)
+        write_report(folder / SUMMARY, lambda target: target.write_text(summary(result), encoding="utf-8"))
     if not (folder / CURVES).exists():
-        write_report(folder / CURVES, lambda target: draw_curves(result, target), show)
+        write_report(folder / CURVES, lambda target: draw_curves(result, target))
 
 
-def write_report(path: Path, write: Callable[[Path], Any], show: Progress) -> None:
-    """Writes a file for people, atomically; where that fails, a line says so and no more.
+def write_report(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file for people, atomically; where that fails, a ``RunWarning`` says so and no more.
 
     Call it when the results themselves are written: a picture or a table must not lose them.
     """
@@ -166,7 +167,7 @@ def write_report(path: Path, write: Callable[[Path], Any], show: Progress) -> No
         write_atomic(path, write)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        show.warn(f"cannot write {path}: {reason}; the results are whole")
+        warnings.warn(f"cannot write {path}: {reason}; the results are whole", RunWarning, stacklevel=3)
 
 
 def closing(result: dict[str, Any], folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +18,7 @@ from resemb_ext.runtime.digests import write_recorded_json
 from resemb_ext.runtime.environment import environment
 from resemb_ext.runtime.files import plain, shell_word
 from resemb_ext.runtime.peak_memory import PeakMemory
-from resemb_ext.runtime.progress import Progress
+from resemb_ext.runtime.progress import Progress, RunWarning
 
 from . import report
 from .clock import mean_seconds
@@ -32,14 +33,14 @@ from .folder import (
     SCORES,
     arm_folder,
     check_folder_space,
-    check_inputs,
     finished_arm,
     finished_run,
-    ids_digest,
     resumed_config,
+    saved_config,
     write_config,
     write_table,
 )
+from .inputs import check_inputs, hashes, located, made_for
 from .interrupt import TrainingInterrupted
 from .loop import fit
 from .opening import opened
@@ -96,7 +97,7 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         done = finished_run(folder)
         if done is not None:
             progress.say(f"{folder} is finished; nothing to resume")
-            report.write_reports(done, folder, progress)
+            report.write_reports(done, folder)
             return RunResult(folder, done)
     elif config.out is not None:
         RUN.check(Path(config.out), config.overwrite)
@@ -105,7 +106,9 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         # The data comes first: bad input leaves no folder behind.
-        prepared = prepare(_with_own_graph(config) if resume else config)
+        saved = saved_config(folder) if resume else config
+        source = located(config, saved.to_dict(), folder, folder / GRAPH) if resume else config
+        prepared = prepare(source)
         progress.say(describe(config, prepared))
         config = resolved(config, prepared)
         sizes = check_models(config, prepared)
@@ -126,6 +129,9 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
                 done = finished_run(folder)
                 if done is not None:
                     return RunResult(folder, done)
+            check_inputs(folder, prepared, source)
+            if (config.data, config.graph) != (saved.data, saved.graph):
+                write_config(folder, config)
             return _in_folder(config, prepared, folder, progress, started, resume)
     finally:
         torch.set_num_threads(threads)
@@ -135,7 +141,6 @@ def _in_folder(
     config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime, resumed: bool
 ) -> RunResult:
     """The run in its folder, new or begun."""
-    check_inputs(folder, hashes(prepared))
     if config.threads is None:
         threads = measured_threads(config, prepared)
         torch.set_num_threads(threads)
@@ -155,16 +160,8 @@ def _in_folder(
     result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
     result = plain(result)
     write_recorded_json(folder, folder / RESULT, result)  # first: what comes then is made from it
-    report.write_reports(result, folder, progress)
+    report.write_reports(result, folder)
     return RunResult(folder, result)
-
-
-def _with_own_graph(config: RunConfig) -> RunConfig:
-    """Takes the run's own copy of a saved graph that is gone."""
-    copy = Path(str(config.out)) / GRAPH
-    if config.graph is None or Path(config.graph).exists() or not copy.exists():
-        return config
-    return replace(config, graph=str(copy))
 
 
 def describe(config: RunConfig, prepared: Prepared) -> str:
@@ -237,27 +234,6 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     }
 
 
-def hashes(prepared: Prepared) -> dict[str, Any]:
-    """What the run trains and is measured on."""
-    graph, cross = prepared.graph, prepared.cross_fit
-    folds = {} if cross is None else {"fold_graphs": [graph.hash for graph in cross.graphs]}
-    return {
-        **folds,
-        "data": prepared.log.content_hash,
-        "split": prepared.split.hash,
-        "graph": None if graph is None else graph.hash,
-        "graph_events": None if graph is None else graph.meta.get("event_hash"),
-        "valid_candidates": prepared.valid.candidate_hash,
-        "test_candidates": prepared.test.candidate_hash,
-    }
-
-
-def _made_for(prepared: Prepared) -> dict[str, str]:
-    """What a checkpoint belongs to."""
-    log = prepared.log
-    return {"data": log.content_hash, "id_maps": ids_digest(log.items, log.categories, log.item_category)}
-
-
 def _about_graph(prepared: Prepared) -> dict[str, Any] | None:
     graph, cross = prepared.graph, prepared.cross_fit
     if graph is None:
@@ -319,7 +295,7 @@ def train_arm(
             folder=place,
             resume=place is not None,
             folds=build_folds(config, prepared, model, arm, seed),
-            made_for=_made_for(prepared),
+            made_for=made_for(prepared),
             progress=show,
             name=name,
         )
@@ -333,7 +309,7 @@ def train_arm(
                 domain_source=prepared.domain_source,
             )
         except (ValueError, MemoryError) as error:  # a diverged row that validation does not look up, say
-            show.warn(f"{name}: no aggregation radius: {error}")
+            warnings.warn(f"{name}: no aggregation radius: {error}", RunWarning, stacklevel=2)
     assert done.test is not None and done.test_scores is not None
     show.say(f"{name}  test gAUC {shown(done.test['gauc'])}  AUC {shown(done.test['auc'])}")
     entry = {

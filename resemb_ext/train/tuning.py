@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from resemb_ext.runtime.digests import read_checked_json, write_recorded, write_recorded_json
+from resemb_ext.runtime.digests import read_checked_json, write_recorded_json
 from resemb_ext.runtime.files import plain, shell_word
-from resemb_ext.runtime.progress import Progress
+from resemb_ext.runtime.progress import Progress, RunWarning
 
 from .config import RunConfig
-from .folder import CONFIG, INPUTS, changed_options, check_inputs, with_resolved
+from .folder import CONFIG, changed_options, with_resolved
+from .inputs import INPUTS, check_inputs, located
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .opening import Kind, opened
 from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved, train_samples
-from .runner import describe, hashes, measured_threads
+from .report import write_report
+from .runner import describe, measured_threads
 
 #: Ranges of both arms: learning rates, L2 and the embeddings' start. All are searched in logarithms.
 SPACE: dict[str, tuple[float, float]] = {
@@ -76,7 +79,8 @@ def tune(
     Every arm gets the same number of trials. The first one has the options as given, the next ones
     are drawn at random, the same draws for both arms, and the rest come from optuna's tree-structured
     Parzen estimator (Bergstra et al. 2011). A trial's value is its best validation ``config.metric``,
-    averaged over ``config.seed``. A trial whose loss diverges counts as one.
+    averaged over ``config.seed``. A trial whose loss or scores diverge counts as one. The trials depend on the
+    version of optuna; ``tune.json`` has it.
 
     The folder ``config.out`` holds ``tune.json`` (space, every trial, the best of each arm), written
     after each trial, ``tune.md``, and ``best-ARM.json``, options for ``resemb train --config``.
@@ -120,6 +124,11 @@ def _space(config: RunConfig, ranges: Mapping[str, tuple[float, float]]) -> dict
         for value in (low, high):
             options: dict[str, Any] = {name: value}
             replace(config, **options)  # the option's own limits
+    highest: dict[str, Any] = {name: ranges.get(name, limits)[1] for name, limits in known.items()}
+    try:
+        replace(config, **highest)  # options that must not be large together
+    except ValueError as error:
+        raise ValueError(f"range: the upper limits do not go together: {error}") from error
     both = {name: ranges.get(name, limits) for name, limits in SPACE.items()}
     residual = {name: ranges.get(name, limits) for name, limits in RESIDUAL_SPACE.items()}
     return {arm: {**both, **residual} if arm == "res" else both for arm in config.arms}
@@ -153,19 +162,23 @@ class _Search:
         try:
             if self.config.threads is not None:
                 torch.set_num_threads(self.config.threads)
-            prepared = prepare(self.config)
+            source = self.config
+            if resume:
+                source = located(source, read_search(folder)["config"], folder)
+                self._compare_versions()
+            prepared = prepare(source)
             self.show.say(describe(self.config, prepared))
             self.config = resolved(self.config, prepared)
             check_models(self.config, prepared)
             with opened(folder, SEARCH, resume=resume, overwrite=self.config.overwrite):
                 if resume:  # another process may have worked there meanwhile
                     self._take_up(folder)
+                check_inputs(folder, prepared, source)
                 return self._search(folder, prepared)
         finally:
             torch.set_num_threads(before)
 
     def _search(self, folder: Path, prepared: Prepared) -> TuneResult:
-        check_inputs(folder, hashes(prepared))
         if self.config.threads is None:
             threads = measured_threads(self.config, prepared)
             torch.set_num_threads(threads)
@@ -190,8 +203,7 @@ class _Search:
                 options = {k: v for k, v in options.items() if k not in ("out", "overwrite", "threads")}
                 write_recorded_json(folder, folder / f"best-{arm}.json", options)
         done = TuneResult(folder, result)
-        summary = _summary(result)
-        write_recorded(folder, folder / SUMMARY, lambda target: target.write_text(summary, encoding="utf-8"))
+        write_report(folder / SUMMARY, lambda target: target.write_text(_summary(result), encoding="utf-8"))
         return done
 
     def _trial(self, folder: Path, prepared: Prepared, arm: str, number: int) -> None:
@@ -199,6 +211,7 @@ class _Search:
         config = replace(self.config, **params)
         name = f"{arm} trial {number + 1}/{self.trials}"
         entry: dict[str, Any] = {"arm": arm, "number": number, "params": params, "value": None}
+        entry["optuna"] = self.optuna.__version__
         valid, epochs, wall = [], [], 0.0
         try:
             for seed in config.seed:
@@ -236,7 +249,8 @@ class _Search:
             return {name: getattr(self.config, name) for name in space}
         # Draws at random are the same for both arms: what they share is drawn first.
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+        # One option at a time, optuna's default before 5.0; from there on it is all at once.
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=False)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         distributions = {
             name: optuna.distributions.FloatDistribution(low, high, log=True) for name, (low, high) in space.items()
@@ -295,12 +309,26 @@ class _Search:
             kept = [dict(trial) for trial in saved["trials"]]
             for trial in kept:
                 _ = trial["arm"], trial["number"], trial["params"].items(), trial["value"]
+                trial.setdefault("optuna", saved["versions"]["optuna"])
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"resume: {path} is no search of this package: {error!r}") from error
         if changed:
             listed = ", ".join(dict.fromkeys(changed))
             raise ValueError(f"resume: options differ from those of the search: {listed}")
         self.done = kept
+
+    def _compare_versions(self) -> None:
+        """Says where other versions of optuna made trials: the next ones are not those that they would have made."""
+        now = self.optuna.__version__
+        others = sorted({trial["optuna"] for trial in self.done} - {now})
+        if others:
+            warnings.warn(
+                f"optuna {', '.join(others)} made trials of this search, and optuna {now} goes on with it: the next "
+                f"trials are not those of a search without the stop; for the same ones, pip install "
+                f'"optuna=={others[0]}" and resume',
+                RunWarning,
+                stacklevel=2,
+            )
 
 
 def read_search(folder: Path) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 import json
 import math
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.runtime.digests import UncheckedWarning
+from resemb_ext.runtime.progress import Progress, RunWarning
 from resemb_ext.train import RunConfig, TrainingDiverged, TrainingInterrupted, prepare, tune
 from resemb_ext.train import tuning as tuning_module
 
@@ -172,6 +176,84 @@ def test_diverged_trials_count(tmp_path, monkeypatch):
     assert done.table.splitlines()[2].split()[:4] == ["res", "2", "1", "-"]
 
 
+def test_a_trial_that_diverges_in_evaluation_counts_and_the_search_goes_on(tmp_path, capsys):
+    """Weights that run away in an epoch's last step are met by evaluation, not by a loss."""
+    config = RunConfig(**{**SMALL, "batch_size": 10**6}, embedding="plain", out=str(tmp_path))
+    done = tune(config, trials=3, ranges={"embedding_lr": (2e38, 3e38)}, progress=False)
+    values = [trial["value"] for trial in done.result["trials"]]
+    assert values[0] > 0 and values[1:] == [None, None]  # the first one has the options as given
+    for trial in done.result["trials"][1:]:
+        assert re.search(r"plain trial \d/3: the score of validation sample .* \(epoch 1\)", trial["diverged"])
+    assert done.result["best"]["plain"]["number"] == 0
+    more = tune(config, trials=4, ranges={"embedding_lr": (2e38, 3e38)}, progress=False, resume=True)
+    assert len(more.result["trials"]) == 4 and more.result["trials"][:3] == done.result["trials"]
+
+
+def test_an_arm_whose_every_trial_diverged_is_said(tmp_path, monkeypatch, capsys):
+    def diverge(*_, **__):
+        raise TrainingDiverged("loss is nan at step 3")
+
+    monkeypatch.setattr(tuning_module, "fit", diverge)
+    assert main(["tune", "--embedding", "plain", "--trials", "2", "--out", str(tmp_path), "--quiet"]) == 0
+    assert "plain: every trial diverged" in capsys.readouterr().out
+    assert (
+        not (tmp_path / "best-plain.json").exists()
+        and "| plain | 2 | 2 | - | - |" in (tmp_path / "tune.md").read_text()
+    )
+
+
+def test_ranges_whose_upper_limits_are_refused_together(tmp_path):
+    """Global decay refuses a learning rate times an L2 of 1: it must not end a search in its middle."""
+    config = RunConfig(**SMALL, table_optimizer="lazy", decay="global", out=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"range: the upper limits do not go together: decay: .*embedding_lr 10 times"):
+        tune(config, trials=3, ranges={"embedding_lr": (1e-3, 10.0), "embedding_l2": (1e-3, 1.0)}, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_that_fails_is_one_line(tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(tuning_module, "_summary", fail)
+    with pytest.warns(RunWarning, match=r"cannot write .*tune\.md: no room; the results are whole"):
+        done = search(tmp_path, trials=1)
+    assert done.result["best"]["res"]["value"] > 0 and (tmp_path / "best-res.json").exists()
+
+
+def test_trials_are_proposed_as_by_the_sampler_of_one_option_at_a_time(tmp_path):
+    """The same seed gives what optuna's independent sampler gives, whatever its default is."""
+    optuna = pytest.importorskip("optuna")
+    config = RunConfig(**SMALL, embedding="plain", out=str(tmp_path))
+    space = tuning_module._space(config, {})
+    made = tuning_module._Search(config, 1, 5, space, Progress(False))
+    rng = np.random.default_rng(0)
+    for number in range(14):
+        params = {name: float(np.exp(rng.uniform(*np.log(limits)))) for name, limits in space["plain"].items()}
+        made.done.append({"arm": "plain", "number": number, "params": params, "value": float(rng.random())})
+    seed = int(np.random.SeedSequence([5, 14]).generate_state(1)[0])
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=10, multivariate=False)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    ranges = {n: optuna.distributions.FloatDistribution(*limits, log=True) for n, limits in space["plain"].items()}
+    for trial in made.done:
+        study.add_trial(optuna.trial.create_trial(params=trial["params"], distributions=ranges, value=trial["value"]))
+    assert made._propose("plain", 14) == study.ask(ranges).params
+
+
+def test_another_version_of_optuna_is_said(tmp_path):
+    search(tmp_path, trials=1)
+    path = tmp_path / "tune.json"
+    kept = json.loads(path.read_text())
+    for trial in kept["trials"]:
+        assert trial.pop("optuna") == kept["versions"]["optuna"]
+    kept["versions"]["optuna"] = "4.0.0"  # of the trials of version 0.1, which do not say it themselves
+    path.write_text(json.dumps(kept))
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.warns(UncheckedWarning), pytest.warns(RunWarning, match="optuna 4.0.0 made trials of this search"):
+        done = search(tmp_path, trials=2, resume=True)
+    assert {t["number"]: t["optuna"] for t in done.result["trials"]}[0] == "4.0.0"
+    assert len({trial["optuna"] for trial in done.result["trials"]}) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -211,9 +293,9 @@ def test_the_command(tmp_path, capsys):
 
     def refused(*arguments):
         assert main(["tune", *arguments, "--quiet"]) == 2
-        shown = capsys.readouterr().err
-        assert len(shown.splitlines()) == 1 and "Traceback" not in shown
-        return shown
+        shown = [line for line in capsys.readouterr().err.splitlines() if " warning: " not in line]
+        assert len(shown) == 1
+        return shown[0]
 
     begin = [*flags, "--out", str(out), "--trials", "1", "--range", "lr=1e-3:2e-3"]
     assert main(["tune", *begin, "--quiet"]) == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from resemb_ext.cli import main
 from resemb_ext.runtime.files import plain
-from resemb_ext.runtime.progress import Progress
+from resemb_ext.runtime.progress import RunWarning
 from resemb_ext.testing.strategies import examples
 from resemb_ext.train import report, run
 from resemb_ext.train.statistics import METRICS, summarise
@@ -136,7 +136,7 @@ def test_a_report_that_fails_is_one_line(tmp_path, monkeypatch, capsys, broken):
         patch.setattr(report, broken, fail)
         assert main(["train", "--data", path, "--out", str(out), "--quiet", *small]) == 0
     shown = capsys.readouterr()
-    assert shown.err == f"warning: cannot write {out / file}: no font is there; the results are whole\n"
+    assert shown.err == f"resemb train: warning: cannot write {out / file}: no font is there; the results are whole\n"
     assert file not in shown.out.splitlines()[-1] and "result.json" in shown.out.splitlines()[-1]
     assert (out / "result.json").exists() and not (out / file).exists()
     # What is missing is made when the run is looked at again.
@@ -144,20 +144,14 @@ def test_a_report_that_fails_is_one_line(tmp_path, monkeypatch, capsys, broken):
     assert (out / file).exists()
 
 
-def test_a_radius_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch, capsys):
+def test_a_radius_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError("embedding of item 3 is not finite")
 
     monkeypatch.setattr("resemb_ext.train.runner.metrics.aggregation_radius", fail)
     frame = pd.read_csv(labelled(tmp_path / "clicks.csv")).assign(category=lambda f: f.item_id % 3)
     frame.to_csv(tmp_path / "shop.csv", index=False)
-    done = run(data=str(tmp_path / "shop.csv"), metric="auc", out=str(tmp_path / "out"), **SMALL)
-    assert [entry["aggregation_radius"] for entry in done.result["runs"]] == [None, None]
-    assert "plain seed 0: no aggregation radius: embedding of item 3 is not finite" in capsys.readouterr().err
+    with pytest.warns(RunWarning, match="plain seed 0: no aggregation radius: embedding of item 3 is not finite"):
+        done = run(data=str(tmp_path / "shop.csv"), metric="auc", embedding="plain", out=str(tmp_path / "out"), **SMALL)
+    assert [entry["aggregation_radius"] for entry in done.result["runs"]] == [None]
     assert "domains: none taken" in (done.folder / "summary.md").read_text()
-
-
-def test_warnings_are_shown_where_progress_is_silent(capsys):
-    Progress(False).warn("one")
-    Progress(None).warn("two")
-    assert capsys.readouterr().err == "warning: one\nwarning: two\n"
