@@ -23,7 +23,8 @@ class SGD(RowSparseOptimizer):
     Args:
         params: parameters or groups, as for torch.optim.
         lr: learning rate.
-        momentum: 0 keeps no state.
+        momentum: 0 keeps no momentum_buffer.
+        dampening, differentiable: of torch.optim.SGD; 0 and False.
         weight_decay, decoupled_weight_decay, decay: see ``Adam``.
         nesterov: needs momentum.
         maximize, stochastic_rounding, seed, capturable: see ``Adam``.
@@ -41,6 +42,7 @@ class SGD(RowSparseOptimizer):
         params: Any,
         lr: float = 1e-3,
         momentum: float = 0.0,
+        dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
@@ -52,15 +54,18 @@ class SGD(RowSparseOptimizer):
         capturable: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
             "momentum": momentum,
+            "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
+            "differentiable": differentiable,
         }
         super().__init__(
             params,
@@ -77,7 +82,7 @@ class SGD(RowSparseOptimizer):
         if group["nesterov"] and group["momentum"] == 0:
             raise ValueError("nesterov: needs a momentum above 0")
         if group.get("dampening", 0) != 0:
-            raise ValueError(f"dampening: found {group['dampening']}; expected 0")
+            raise ValueError(f"dampening: found {group['dampening']}; expected 0 (pass weight_decay by its name)")
 
     def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
         return {"momentum_buffer": (parameter.shape, state_dtype(parameter))} if group["momentum"] != 0 else {}
@@ -108,7 +113,8 @@ class Adagrad(RowSparseOptimizer):
         lr_decay, initial_accumulator_value, eps: as for torch.optim.Adagrad.
         weight_decay, decoupled_weight_decay, decay: see ``Adam``.
         maximize, stochastic_rounding, seed, capturable: see ``Adam``.
-        foreach: of torch.optim.Adagrad, for dense gradients.
+        foreach, fused: of torch.optim.Adagrad, for dense gradients.
+        differentiable: of torch.optim.Adagrad; False.
 
     Raises:
         ValueError: an option out of range.
@@ -126,6 +132,7 @@ class Adagrad(RowSparseOptimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        foreach: bool | None = None,
         *,
         decoupled_weight_decay: bool = False,
         decay: str = "touched",
@@ -133,7 +140,8 @@ class Adagrad(RowSparseOptimizer):
         stochastic_rounding: bool = False,
         seed: int = 0,
         capturable: bool = False,
-        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -143,6 +151,8 @@ class Adagrad(RowSparseOptimizer):
             "eps": eps,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "differentiable": differentiable,
         }
         super().__init__(
             params,
@@ -208,6 +218,7 @@ class Adam(RowSparseOptimizer):
             replays follow. Needs tables on CUDA; not with decay="global". Sparse gradients as tensors
             are stepped outside captures alone, and then read the count on the host.
         foreach, fused: of torch.optim.Adam, for dense gradients.
+        amsgrad, differentiable: of torch.optim.Adam; False.
 
     State: step, exp_avg and exp_avg_sq [H, D], float32 (float64 for float64 tables), as torch.optim.Adam
     names them; row_steps int32 [H] with bias_correction="row"; decayed float64 [H] and decay_log with
@@ -228,6 +239,7 @@ class Adam(RowSparseOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
         decoupled_weight_decay: bool = False,
         decay: str = "touched",
@@ -238,15 +250,18 @@ class Adam(RowSparseOptimizer):
         capturable: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
+            "differentiable": differentiable,
             "capturable": capturable,
         }
         super().__init__(
@@ -310,9 +325,10 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=True, **options)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay=True, **options)
 
     def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
         of_torch = "decay" not in saved

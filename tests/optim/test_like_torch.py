@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 from collections.abc import Callable
 from typing import Any
@@ -315,6 +316,18 @@ def test_counts_under_a_default_dtype() -> None:
     assert optimizer.state[parameter]["step"] == 3
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adagrad", "SGD"])
+def test_constructors_take_torchs_arguments(name: str) -> None:
+    """By position and by name, at the values that torch has unless told otherwise."""
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters.values()
+    positions = [p.name for p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD]
+    own = list(inspect.signature(getattr(optim, name)).parameters)
+    assert own[: len(positions)] == positions
+    options = {p.name: p.default for p in theirs if p.default is not p.empty}
+    optimizer = getattr(optim, name)([SHAPES["matrix"]()], **options)
+    assert options.items() <= optimizer.defaults.items()
+
+
 @pytest.mark.parametrize(
     ("params", "options", "message"),
     [
@@ -323,6 +336,7 @@ def test_counts_under_a_default_dtype() -> None:
         ([nn.Parameter(torch.ones(2))], {"lr": torch.tensor([0.1, 0.2])}, r"lr: found a tensor of shape \[2\]"),
         ([nn.Parameter(torch.ones(2))], {"lr": -1.0}, "lr: found -1.0"),
         ([nn.Parameter(torch.ones(2))], {"betas": (0.9, 1.0)}, "betas: found"),
+        ([nn.Parameter(torch.ones(2))], {"amsgrad": True}, "amsgrad: found True; expected False"),
         ([nn.Parameter(torch.ones(2)), ("b", nn.Parameter(torch.ones(2)))], {}, "names are missing"),
     ],
 )
@@ -338,3 +352,8 @@ def test_rows_of_complex_tables_are_refused_before_anything_is_written() -> None
     with pytest.raises(ValueError, match=r"parameter 1: a sparse gradient for torch\.complex64 on cpu"):
         optim.Adam([vector, table]).step()
     assert torch.equal(vector, SHAPES["vector"]())
+
+
+def test_weight_decay_of_sgd_by_its_old_position_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dampening: found 0\.01; expected 0 \(pass weight_decay by its name\)"):
+        optim.SGD([SHAPES["matrix"]()], 0.1, 0.9, 0.01)
