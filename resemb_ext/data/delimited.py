@@ -14,8 +14,8 @@ import pyarrow.csv
 
 from .columns import printable
 from .findings import WARNING, Finding
-from .layout import Layout, bad_line, layout_of, records
-from .lines import CHUNK, LINE_LIMIT, LineStream, filled_lines, text_lines
+from .layout import Layout, bad_line, layout_of
+from .lines import CHUNK, LINE_LIMIT, LineStream, filled_lines
 from .source import Source, readable
 
 
@@ -71,12 +71,11 @@ class _Delimited:
 
     def place(self, row: int) -> str:
         """File and line of a row (0-based) that has been read."""
-        at = -1 if self.layout.header else 0
-        for _, last, _ in records(text_lines(self.path), self.layout.delimiter, self._grouped):
-            if at == row:
+        for begin, last, _ in self.layout.records(self.path, self._grouped):
+            row -= begin > self.layout.skip
+            if row < 0:
                 return f"{self.path.name}, line {last}"
-            at += 1
-        raise ValueError(f"{self.path.name} has no row {row}")
+        raise ValueError(f"{self.path.name} has no such row")
 
     def _letters(self, columns: Sequence[str]) -> pa.Table:
         try:
@@ -147,7 +146,7 @@ class _Delimited:
         """Rows that span lines; None where, strictly read, quotes are not well-formed or a row's length is wrong."""
         count, first = 0, (0, 0)
         try:
-            for begin, last, values in records(text_lines(self.path), self.layout.delimiter, True, strict):
+            for begin, last, values in self.layout.records(self.path, True, strict):
                 if strict and len(values) != len(self.layout.names):
                     return None
                 if last > begin:

@@ -18,6 +18,8 @@ from .findings import WARNING, Finding
 from .source import Source
 from .spelled import is_text, spelled_ids
 
+# Of such tables a log in the folder says which files count.
+_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -33,10 +35,17 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
         open_part: opens a file.
 
     Raises:
-        ValueError: no files, files of several kinds, or a training and a test set.
+        ValueError: no files, files of several kinds, a training and a test set, or a table of Delta or Hudi.
     """
+    for name, table in _TABLES.items():
+        if (folder / name).exists():
+            raise ValueError(
+                f"cannot read {str(folder)!r}: it is a {table} table, some of whose files may be of the past; export "
+                "it as plain Parquet"
+            )
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
-    files = [path for path in found if kind_of(path)]
+    # Spark writes empty files for parts without rows.
+    files = [path for path in found if kind_of(path) and path.stat().st_size]
     others = [str(path.relative_to(folder)) for path in found if not kind_of(path)]
     if not files:
         raise ValueError(

@@ -18,6 +18,7 @@ from .spelled import EXACT, integers
 
 # What Arrow infers that it reads exactly. Its doubles may have been integers.
 _EXACT_TYPES = {pa.int64(): "integers", pa.string(): "text", pa.bool_(): "true and false"}
+_REMEDY = "; jq -c '.[]' makes such lines of an array, and so does pandas' to_json(orient='records', lines=True)"
 _KINDS = {int: "integers", float: "numbers", str: "text", bool: "true and false", list: "a list"}
 
 
@@ -42,9 +43,9 @@ def _object(line: str, number: int) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_float=_number)
     except (ValueError, RecursionError):
-        raise ValueError(f"line {number}: not a JSON object on one line") from None
+        raise ValueError(f"line {number}: not a JSON object on one line{_REMEDY if number == 1 else ''}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"line {number}: expected an object, found {value!r:.60}")
+        raise ValueError(f"line {number}: expected an object, found {value!r:.60}{_REMEDY if number == 1 else ''}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ class Layout:
     """Attributes:
     delimiter: the sign between two values: one character, or twice the same.
     names: of the columns.
+    preamble: lines before the header that say nothing.
     skip: lines before the first row.
-    header: whether one of these lines has the names.
     quotes: whether a quote may open a value; else it is a letter like any other.
     trim: whether blanks around values are no part of them.
     types: of RecBole's columns, by name.
@@ -39,8 +40,8 @@ class Layout:
 
     delimiter: str
     names: list[str]
+    preamble: int
     skip: int
-    header: bool
     quotes: bool
     trim: bool
     types: dict[str, str]
@@ -57,6 +58,12 @@ class Layout:
         if self.step == 1:
             return self.names
         return [n for name in self.names for n in (name, f"\0{name}")][:-1]
+
+    def records(self, path: Path, quotes: bool, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
+        """``records`` of the file from the header on; rows begin after ``skip`` lines."""
+        for begin, last, values in records(text_lines(path), self.delimiter, quotes, strict):
+            if begin > self.preamble:
+                yield begin, last, values
 
 
 def records(
@@ -156,6 +163,10 @@ def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: st
             before += 1
     if not sample:
         raise ValueError("it is empty")
+    declared = re.fullmatch(r'"?sep=(.)"?\s*', sample[0]) if len(sample) > 1 else None  # Excel's first line
+    if declared:
+        delimiter = delimiter or declared[1]
+        sample, before = sample[1:], before + 1
     columns = None if header is None else len(header)
     usual = DELIMITERS[kind]
     if delimiter is None:
@@ -164,9 +175,9 @@ def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: st
     step, quotes = len(delimiter), len(delimiter) == 1 and kind != ".inter"
     _, last, first = next(records(sample, delimiter, quotes))
     found = first[::step]
-    names, hint, types, skip = list(header or found), "", {}, before + last
+    names, hint, types, preamble, skip = list(header or found), "", {}, before if declared else 0, before + last
     if header is not None:
-        skip = 0
+        skip = preamble
         named = {name.strip().lower() for name in found} & {name.lower() for name in (*header, *_KNOWN)}
         if named:
             raise ValueError(f"header: line 1 holds names itself ({', '.join(sorted(named))}); leave header out")
@@ -189,7 +200,7 @@ def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: st
         raise ValueError(
             f"line {before + 1} has {len(found)} columns, expected {len(names)}: {printable(delimiter.join(names))}"
         )
-    return Layout(delimiter, names, skip, header is None, quotes, trim, types, hint)
+    return Layout(delimiter, names, preamble, skip, quotes, trim, types, hint)
 
 
 def _blank_after_each(values: Sequence[str]) -> bool:
@@ -199,7 +210,7 @@ def _blank_after_each(values: Sequence[str]) -> bool:
 def bad_line(path: Path, layout: Layout, quotes: bool) -> str | None:
     """Which line of a file that cannot be parsed is at fault, and why; None where none is seen."""
     step, expected = layout.step, len(layout.names)
-    for begin, last, values in records(text_lines(path), layout.delimiter, quotes):
+    for begin, last, values in layout.records(path, quotes):
         shown = f"{layout.delimiter.join(values[::step]):.60}"
         found = -(-len(values) // step)
         if len(values) != expected * step - (step - 1):

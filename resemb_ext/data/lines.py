@@ -15,6 +15,14 @@ CHUNK = 1 << 20
 # A longer line is refused while it is read: a small compressed file may hold one of gigabytes.
 LINE_LIMIT = 1 << 25
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+# How files begin that are no text.
+_OTHERS = (
+    (b"\x1f\x8b", "it is compressed; its name must end in .gz"),
+    (b"BZh", "it is compressed; its name must end in .bz2"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed; its name must end in .zst"),
+    (b"PK\x03\x04", "it is a zip file or a workbook; unpack it, or save it as .csv"),
+    (b"PAR1", "it is a Parquet file; its name must end in .parquet"),
+)
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -46,7 +54,7 @@ def chunks(path: Path, size: int = CHUNK) -> Iterator[bytes]:
         size: bytes read at a time; a chunk is about as long, but for longer lines.
 
     Raises:
-        ValueError: a line of more than ``LINE_LIMIT`` bytes.
+        ValueError: a line of more than ``LINE_LIMIT`` bytes, or a file that is no text.
         OSError, UnicodeError: a damaged file.
     """
     decoder: codecs.IncrementalDecoder | None = None
@@ -57,6 +65,9 @@ def chunks(path: Path, size: int = CHUNK) -> Iterator[bytes]:
         while block := file.read(size):
             if first:
                 first = False
+                for begin, what in _OTHERS:
+                    if block.startswith(begin):
+                        raise ValueError(what)
                 name, mark = _encoding(block)
                 decoder = None if name == "utf-8" else codecs.getincrementaldecoder(name)()
                 block = block[mark:]

@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .faults import raise_at
-from .findings import WARNING, Finding
+from .findings import NOTE, WARNING, Finding
 
 # Above it, neighbouring integers are the same float64.
 EXACT = 2**53
 _NUMBER = r"^ *-?\d+(\.\d*)?([eE][+-]?\d{1,3})? *$"
 _PADDED = r"^ *-?0\d"
 _MOST_DIGITS = 40  # no id is longer; spares the digits of 1e999999999
+# How other tools write nulls; here such words are ids like any other.
+_NULLS = pa.array(["NA", "N/A", "NULL", "null", "NaN", "nan", "None", "none", "nil", "<NA>", r"\N", "#N/A"])
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -70,6 +72,20 @@ def spelled_ids(array: pa.Array, column: str, what: str, findings: list[Finding]
         numbers = _through_floats(array, column, what, findings)
         if numbers is not None:
             return numbers
+    nulls = pc.is_in(array, value_set=_NULLS.cast(array.type))
+    if count := pc.sum(nulls).as_py():
+        word = array[pc.index(nulls, True).as_py()].as_py()
+        others = array.filter(pc.invert(nulls)).drop_null()
+        numbers = len(others) and pc.all(pc.match_substring_regex(others, _NUMBER)).as_py()
+        findings.append(
+            Finding(
+                WARNING if numbers else NOTE,
+                "words for nulls",
+                f"{count} {what}s of column {column!r} are words such as {word!r}"
+                + (", all others are numbers" if numbers else ""),
+                "ids like any other" + ("; the column is text. Nulls are empty values" if numbers else ""),
+            )
+        )
     outer = pc.fill_null(pc.match_substring_regex(array, r"^ | $"), False)
     if count := pc.sum(outer).as_py():
         shown = array[pc.index(outer, True).as_py()].as_py()

@@ -73,10 +73,7 @@ def test_text_and_json_parts(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "part-0.csv").write_text("user;item;time\n1;2;3\n")
-    (tmp_path / "a" / "part-1.csv.gz").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"part-1.csv.gz': it is empty"):
-        read_log(tmp_path / "a")
-    (tmp_path / "a" / "part-1.csv.gz").unlink()
+    (tmp_path / "a" / "part-2.csv").write_bytes(b"")  # Spark writes such for parts without rows
     (tmp_path / "a" / "sub").mkdir()
     (tmp_path / "a" / "sub" / "part-1.csv").write_text("time,user,item\n4,1,3\n5,1,\n")
     with pytest.raises(ValueError, match=r"sub/part-1.csv, line 3, column 'item': null item id"):
@@ -105,6 +102,14 @@ def test_parts_that_are_no_log(tmp_path):
     for folder in ("ready", "sets"):
         with pytest.raises(ValueError, match="a training and a test set, but a log is one whole; name one of them"):
             read_log(tmp_path / folder)
+
+
+def test_tables_with_a_log_of_their_own(tmp_path):
+    for name, kind in (("_delta_log", "Delta"), (".hoodie", "Hudi")):
+        part(tmp_path / kind / "0.parquet")
+        (tmp_path / kind / name).mkdir()
+        with pytest.raises(ValueError, match=f"it is a {kind} table, .* export it as plain Parquet"):
+            read_log(tmp_path / kind)
 
 
 @pytest.mark.full

@@ -354,3 +354,43 @@ def test_a_header_line_alone(tmp_path):
         path.write_text("user,item,time" + rest)
         with pytest.raises(ValueError, match="'log' has no rows"):
             read_log(path)
+
+
+def test_words_for_nulls_are_said(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n1,NA,1\n2,3,2\n")
+    with pytest.warns(
+        DataWarning, match="words for nulls: 1 item ids of column 'item' are words such as 'NA', all oth"
+    ):
+        assert read_log(path).items.values.tolist() == ["3", "NA"]
+    path.write_text("user,item,time\n1,\\N,1\n2,x,2\n")
+    log = quietly(path)
+    assert [(f.name, f.level) for f in log.findings] == [("words for nulls", "note")]
+    assert any(finding.name == "words for nulls" for finding in validate(log).findings)
+
+
+def test_a_first_line_that_names_the_delimiter(tmp_path):
+    path = tmp_path / "log.csv"
+    for first in ("sep=;", '"sep=;"'):
+        path.write_text(f"{first}\nuser;item;time\na, b;c;3\na;;4\n")
+        assert items_of(read_log(path, where={"time": 3})) == ["c"]
+        with pytest.raises(ValueError, match=r"log.csv, line 4, column 'item'"):
+            read_log(path)
+    path.write_text("sep=;\na;b;3\na;d;4\n")
+    assert items_of(quietly(path, header=["user", "item", "time"])) == ["b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (gzip.compress(b"user,item,time\n1,2,3\n"), r"it is compressed; its name must end in \.gz"),
+        (b"PK\x03\x04x", "it is a zip file or a workbook; unpack it"),
+        (b"PAR1xxxxPAR1", r"it is a Parquet file; its name must end in \.parquet"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_files_that_are_no_text(tmp_path, begin, words, suffix):
+    path = tmp_path / f"log.{suffix}"
+    path.write_bytes(begin)
+    with pytest.raises(ValueError, match=words):
+        read_log(path)
