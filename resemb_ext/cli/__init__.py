@@ -124,10 +124,14 @@ def _plain_warnings(command: str) -> Iterator[None]:
         for kind in (DataWarning, RunWarning):
             warnings.simplefilter("always", kind)
         show = warnings.showwarning
+        said: set[str] = set()
 
         def line(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
             if issubclass(category, (DataWarning, RunWarning, UncheckedWarning)):
-                _say(f"resemb {command}: warning: {' '.join(str(message).split())}")
+                text = " ".join(str(message).split())
+                if text not in said:
+                    said.add(text)
+                    _say(f"resemb {command}: warning: {text}")
             else:
                 show(message, category, *place, **options)
 

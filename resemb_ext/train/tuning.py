@@ -296,8 +296,9 @@ class _Search:
         path = folder / RESULT
         saved = read_search(folder)
         try:
-            self.config = with_resolved(self.config, saved["config"])
-            changed = changed_options(self.config.to_dict(), saved["config"], RunConfig)
+            had = RunConfig.saved(saved["config"]).to_dict()  # with what an older version had no option for
+            self.config = with_resolved(self.config, had)
+            changed = changed_options(self.config.to_dict(), had, RunConfig)
             if saved["tune_seed"] != self.seed:
                 changed.append(f"tune_seed {self.seed} (saved: {saved['tune_seed']})")
             for arm, limits in plain(self.space).items():

@@ -239,6 +239,23 @@ def test_trials_are_proposed_as_by_the_sampler_of_one_option_at_a_time(tmp_path)
     assert made._propose("plain", 14) == study.ask(ranges).params
 
 
+def test_a_search_of_an_older_version_goes_on(tmp_path, capsys):
+    """Its options lack those that came since, and its files have no digests."""
+    flags = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
+    assert main(["tune", *flags, "--embedding", "plain", "--trials", "1", "--out", str(tmp_path), "--quiet"]) == 0
+    path = tmp_path / "tune.json"
+    kept = json.loads(path.read_text())
+    del kept["config"]["eval_seed"], kept["trials"][0]["optuna"]
+    kept["config"]["split"], kept["config"]["table_optimizer"] = "leave-last-out", "dense"
+    path.write_text(json.dumps(kept))
+    for name in ("SHA256SUMS", "inputs.json"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    assert main(["tune", "--resume", str(tmp_path), "--trials", "2", "--quiet"]) == 0
+    assert capsys.readouterr().err.count("has no SHA256SUMS") == 1
+    assert len(json.loads(path.read_text())["trials"]) == 2
+
+
 def test_another_version_of_optuna_is_said(tmp_path):
     search(tmp_path, trials=1)
     path = tmp_path / "tune.json"
