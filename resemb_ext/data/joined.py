@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,6 +145,28 @@ def row_with(histories: Histories, sequences: Sequences, word: str | None) -> in
     at = np.flatnonzero(sequences.codes == code)[0]
     sequence = np.searchsorted(sequences.start, at, side="right") - 1
     return int(np.flatnonzero(histories.which == sequence)[0])
+
+
+def ends_with(parts: Sequence[Sequences], word: str) -> tuple[int, int, str] | None:
+    """Of ids of histories: how many are ``word``, how many there are, and whether they fill "starts" or "ends".
+
+    None where it occurs within histories too, or not at all.
+    """
+    count, total, sides = 0, 0, {"starts", "ends"}
+    for part in parts:
+        total += len(part.codes)
+        code = pc.index(part.words, pa.scalar(word, pa.large_string())).as_py()
+        if code < 0:
+            continue
+        same = part.codes == code
+        count += int(same.sum())
+        first = np.zeros(len(same) + 1, dtype=bool)
+        first[part.start] = True
+        if (same & ~first[:-1] & ~np.append(False, same[:-1])).any():
+            sides.discard("starts")
+        if (same & ~first[1:] & ~np.append(same[1:], False)).any():
+            sides.discard("ends")
+    return (count, total, max(sides)) if count and sides else None
 
 
 def row_of(histories: Histories, text: str | None) -> int:

@@ -17,11 +17,14 @@ from .columns import list_names, resolve_columns
 from .files import kind_of, open_source
 from .findings import WARNING, Finding, left_out
 from .idmap import IdMap
-from .joined import Histories, Sequences, aligned, check_lengths, read_histories, row_with, split_histories
+from .joined import Histories, Sequences, aligned, check_lengths, ends_with, read_histories, row_with, split_histories
 from .separators import UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
 
 PARTS = ("train", "valid", "test")
+# What histories are often filled up with, and the least share of their places that makes it suspicious.
+_PADDING = ("0", "-1", "<pad>", "<PAD>", "[PAD]", "pad", "PAD", "padding")
+_LEAST_PADDING = 0.05
 
 
 class Categories(NamedTuple):
@@ -104,7 +107,20 @@ def read_parts(
         warning = _check(some, UNIT if lists else joined.separator, known, given=lists or joined.given)
         if warning:
             findings.append(Finding(WARNING, "histories", warning, "read as they stand"))
+    findings += _padding([part.sequences for part in parts.values()], known)
     return parts, joined, tuple(findings)
+
+
+def _padding(sequences: list[Sequences], targets: Targets) -> Iterator[Finding]:
+    """Ids that fill histories up to one length, as samples of fixed shape have them."""
+    for word in _PADDING:
+        found = ends_with(sequences, word)
+        if found is None or pc.is_in(pa.scalar(word, pa.large_string()), value_set=targets.texts).as_py():
+            continue
+        count, total, side = found
+        if count >= _LEAST_PADDING * total:
+            fault = f"id {word!r} is never a target and fills the {side} of histories, {count:,} of {total:,} places"
+            yield Finding(WARNING, "padding", fault, "read as an item; write histories without it, as long as they are")
 
 
 def _joined(histories: list[Histories], known: Targets, separator: str | None) -> Joined:

@@ -238,7 +238,9 @@ def _split_lists(texts: pa.Array) -> pa.Array:
     inside = _holds(texts, LIST)
     if not pc.all(inside).as_py() and len(texts):
         text = texts.filter(pc.invert(inside))[0].as_py()
-        raise BadHistory(f"{printable(text, 60)!r} is no list in brackets, as other histories are", text)
+        raise BadHistory(
+            f"{printable(text, 60)!r} is no list in brackets, as other histories are; write all alike", text
+        )
     texts = pc.replace_substring_regex(texts, _SCALAR, r"\1")
     bare = pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(pc.utf8_trim_whitespace(texts), 1, -1))
     quoted = pc.match_substring_regex(bare, "[\"']")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resemb_ext.data.files import SUFFIXES
 from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
@@ -125,7 +126,8 @@ class RunConfig(FitConfig):
 
     data: str = option(
         "simulated",
-        "log file, folder of its parts or of ready-made samples, simulated, or simulated-null (no domains)",
+        f"log file ({', '.join(SUFFIXES)}; all but .parquet also with .gz, .bz2 or .zst), folder of its parts or of "
+        "ready-made samples, simulated, or simulated-null (no domains)",
         free=True,
     )
     user_column: str | None = option(None, "user column of the log file (default: guessed)")

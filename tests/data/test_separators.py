@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -298,4 +299,27 @@ def test_lists_in_json_lines(tmp_path):
 def test_blanks_around_targets_are_said(tmp_path):
     folder = write(tmp_path / "set", rows_of(["a", "c", "b "], [["a", "c"]]))
     with pytest.warns(DataWarning, match="begin or end with a blank, the first is 'b '"):
+        read_ready_made(folder)
+
+
+@pytest.mark.parametrize("form", ["^", "list"])
+def test_padding_is_said(tmp_path, form):
+    padded = [["0", "0", "3"], ["0", "14", "5"], ["3", "14", "5"]]
+    for name, histories, side in (
+        ("front", padded, "starts"),
+        ("back", [history[::-1] for history in padded], "ends"),
+        ("within", [["3", "0", "5"], *padded], None),
+        ("rare", [["0", *INTEGERS * 9]], None),
+    ):
+        folder = write(tmp_path / name, rows_of(INTEGERS, histories), form)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            read_ready_made(folder)
+        said = [str(one.message) for one in seen if issubclass(one.category, DataWarning)]
+        assert [f"id '0' is never a target and fills the {side} of histories" in text for text in said] == [True] * (
+            side is not None
+        )
+    folder = write(tmp_path / "target", rows_of(["0", *INTEGERS], padded), form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         read_ready_made(folder)

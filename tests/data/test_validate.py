@@ -14,6 +14,7 @@ import resemb_ext as rx
 from resemb_ext.cli import main
 from resemb_ext.data import read_log
 from resemb_ext.data.clocks import time_unit
+from resemb_ext.data.files import SUFFIXES
 from resemb_ext.data.validation import duplicates
 
 NOW = 2_000_000_000
@@ -181,6 +182,14 @@ def test_help_has_an_example(capsys):
             main([*arguments, "--help"])
         shown = capsys.readouterr().out
         assert stop.value.code == 0 and "example" in shown and "resemb data" in shown
+
+
+def test_help_names_every_kind_of_file(capsys):
+    for arguments in (["train"], ["data", "validate"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--help"])
+        shown = capsys.readouterr().out
+        assert [suffix for suffix in SUFFIXES if suffix not in shown] == [] and "folder" in shown
 
 
 def test_conditions_are_checked(tmp_path, capsys):
