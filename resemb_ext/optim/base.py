@@ -16,7 +16,7 @@ from resemb_ext._ownership import owner_of, untraced
 from . import capture, global_decay, in_backward
 from .dense import step_dense
 from .loading import checked
-from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, update_rows, whole_table
+from .row_sparse import RowGradient, RowStep, gradient_rows, require_table, update_rows, whole_table
 from .state import Form, complete_state, count_of_torch, place_count
 from .tie import tie_of, tie_to
 
@@ -79,16 +79,14 @@ class RowSparseOptimizer(Optimizer):
             param_group["decoupled_weight_decay"] = True
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for number, parameter in enumerate(self.param_groups[-1]["params"]):
-            owner = owner_of(parameter)
-            wrong = ""
-            if owner is not None and owner is not self:
-                wrong = "a table that another optimizer steps in backward"
-            elif parameter.is_sparse or parameter.is_sparse_csr:
-                wrong = f"number {number} is {parameter.layout}; expected dense tables (their gradients may be sparse)"
-            if wrong:
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_sparse or owner_of(parameter) not in (None, self):
                 self.param_groups.pop()
-                raise ValueError(f"params: {wrong}")
+                raise ValueError(
+                    "params: a sparse tensor; expected dense tables, whose gradients may be sparse"
+                    if parameter.is_sparse
+                    else "params: a table that another optimizer steps in backward"
+                )
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in self._amounts:
@@ -187,8 +185,7 @@ class RowSparseOptimizer(Optimizer):
                 torch.distributed, create_graph=True, a second backward of one graph.
         """
         in_backward.install(self, module)
-        # GradScaler then tells ``step`` of itself, which refuses it.
-        self._step_supports_amp_scaling = True
+        self._step_supports_amp_scaling = True  # GradScaler then tells ``step`` of itself, which refuses it
 
     @untraced
     @torch.no_grad()
@@ -242,7 +239,7 @@ class RowSparseOptimizer(Optimizer):
             RuntimeError: inside the capture of a CUDA graph, what cannot be captured: a group without
                 capturable=True, a sparse gradient. Called by GradScaler with ``step_in_backward``.
         """
-        self._refuse_scaler()
+        in_backward.refuse_scaler(self)
         capture.refuse_capture(self.param_groups)
         loss = None
         if closure is not None:
@@ -267,21 +264,9 @@ class RowSparseOptimizer(Optimizer):
             update_rows(parameter, taken, self._next_step(group, parameter, index, whole=whole))
         return loss
 
-    def _refuse_scaler(self) -> None:
-        if self.__dict__.pop("found_inf", None) is not None:
-            self.__dict__.pop("grad_scale", None)
-            raise RuntimeError(
-                "step_in_backward: GradScaler scales the loss, and backward has stepped the tables on scaled "
-                "gradients; call optimizer.step() after backward instead, or train in bfloat16 without a scaler"
-            )
-
     def _take(self, parameter: Tensor, index: int, group: dict[str, Any]) -> RowGradient:
         """A parameter's gradient as rows, after every check that can fail."""
-        if not is_table(parameter):
-            raise ValueError(
-                f"parameter {index}: a sparse gradient for {parameter.dtype} on {parameter.device}; expected a table of "
-                "float32, float64, bfloat16 or float16 on the CPU or CUDA"
-            )
+        require_table(parameter, f"parameter {index}")
         self._check_table(parameter, index, group)
         return gradient_rows(parameter.grad, f"parameter {index}")  # type: ignore[arg-type]
 

@@ -50,6 +50,20 @@ def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
             stepper.steps(table)
 
 
+def refuse_scaler(optimizer: Any) -> None:
+    """
+    Raises:
+        RuntimeError: GradScaler calls the step of an optimizer that has made others in backward.
+    """
+    if vars(optimizer).pop("found_inf", None) is None:  # GradScaler sets both before it calls ``step``
+        return
+    vars(optimizer).pop("grad_scale", None)
+    raise RuntimeError(
+        "step_in_backward: GradScaler scales the loss, and backward has stepped the tables on scaled "
+        "gradients; call optimizer.step() after backward instead, or train in bfloat16 without a scaler"
+    )
+
+
 def _adopt(optimizer: TiedOptimizer, table: Tensor) -> bool:
     """Whether the optimizer steps a table in backward; it begins to where the table is its own and not frozen."""
     if owner_of(table) is None and table.requires_grad and any(p is table for _, p in optimizer._places()):

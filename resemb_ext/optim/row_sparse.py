@@ -49,6 +49,18 @@ def is_table(parameter: Tensor) -> bool:
     )
 
 
+def require_table(parameter: Tensor, name: str) -> None:
+    """
+    Raises:
+        ValueError: a parameter that cannot be stepped on rows.
+    """
+    if not is_table(parameter):
+        raise ValueError(
+            f"{name}: a sparse gradient for {parameter.dtype} on {parameter.device}; expected a table of float32, "
+            "float64, bfloat16 or float16 on the CPU or CUDA"
+        )
+
+
 def whole_table(gradient: Tensor) -> RowGradient:
     """A dense gradient as one of all rows."""
     return RowGradient(torch.arange(len(gradient), device=gradient.device), gradient)
