@@ -64,7 +64,7 @@ class SavedModel:
             raise ValueError(f"{folder} has no checkpoint of arm {arm} with seed {seed}")
         items, categories, item_category = _read_ids(folder, folder / IDS)
         state = load_checkpoint(path)
-        check_made_for(path, state, {"id_maps": ids_digest(items, categories, item_category)})
+        check_made_for(path, state, {"id_maps": ids_digest(items, categories, item_category), "embedding": arm})
         graph = InterestGraph.load(folder / GRAPH) if arm == "res" else None
         if graph is not None and graph.same_items(items) is False:
             raise ValueError(

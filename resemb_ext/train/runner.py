@@ -295,7 +295,7 @@ def train_arm(
             folder=place,
             resume=place is not None,
             folds=build_folds(config, prepared, model, arm, seed),
-            made_for=made_for(prepared),
+            made_for={**made_for(prepared), "embedding": arm},
             progress=show,
             name=name,
         )
