@@ -103,6 +103,7 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
             schema = file.schema_arrow
             found = resolve_columns(schema.names, wanted, args.data.name).by_field
             columns = {field: found[field] for field in wanted if field in found}
+            _check_numbers(schema, columns)
             options, before = _of_times(schema.field(columns["time"]).type, options, args.before)
             if "session" in columns:
                 raise ValueError(
@@ -130,7 +131,29 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     )
 
 
-def _of_times(kind: Any, options: dict[str, Any], before: float | None) -> tuple[dict[str, Any], Any]:
+def _check_numbers(schema: Any, columns: dict[str, str]) -> None:
+    """Times and labels that a whole log may spell as text or decimals are numbers in one that is streamed."""
+    import pyarrow as pa
+
+    plain = (pa.types.is_integer, pa.types.is_floating)
+    tests = {
+        "time": ("numbers or dates", (*plain, pa.types.is_timestamp, pa.types.is_date)),
+        "label": ("0/1 or booleans", (*plain, pa.types.is_boolean)),
+    }
+    for field, (expected, allowed) in tests.items():
+        name = columns.get(field)
+        if name is None:
+            continue
+        kind = schema.field(name).type
+        if not any(test(kind) for test in allowed):
+            other = " or --label-column -" if field == "label" else ""
+            raise ValueError(
+                f"column {name!r} is {kind}; --stream needs {field}s as {expected}: store them so, or leave out"
+                f" --stream{other}"
+            )
+
+
+def _of_times(kind: Any, options: dict[str, Any], before: int | float | None) -> tuple[dict[str, Any], Any]:
     """Gaps and ``--before`` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
     import pyarrow as pa
 
@@ -239,12 +262,22 @@ def add_build(commands: Any) -> None:
     )
     build.add_argument(
         "--before",
-        type=float,
+        type=_number,
         metavar="T",
         help="with --stream: use events before this time only (of dates: Unix seconds)",
     )
     build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
     build.set_defaults(run=_run_build)
+
+
+def _number(text: str) -> int | float:
+    """Integers stay exact: beyond 2**53 a float is another time."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise argparse.ArgumentTypeError(f"{text!r}, expected a number")
 
 
 def _top_k(text: str) -> int | None:

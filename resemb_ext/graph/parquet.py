@@ -259,7 +259,10 @@ def _clicks(column: str, values: Any, first: int) -> np.ndarray:
     bad = (labels != 0) & (labels != 1)
     if bad.any():
         at = int(np.argmax(bad))
-        raise ValueError(f"column {column!r}, row {first + at}: label is {labels[at]}, expected 0 or 1")
+        raise ValueError(
+            f"column {column!r}, row {first + at}: label is {labels[at]}, expected 0 or 1;"
+            " --label-column - leaves the column out"
+        )
     return labels == 1
 
 

@@ -1,6 +1,7 @@
 """Graphs of logs: ``InterestGraph.from_log`` and ``resemb graph``."""
 
 import argparse
+import decimal
 import json
 
 import numpy as np
@@ -297,6 +298,33 @@ def test_stream_takes_users_beyond_int64(command, tmp_path):
     out = tmp_path / "g.npz"
     assert command("build", "--data", tmp_path / "log.parquet", "--out", out, "--stream") == 0
     assert rx.InterestGraph.load(out).hash == rx.InterestGraph.from_log(read_log(tmp_path / "log.parquet")).hash
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "words"),
+    [
+        ("timestamp", str, "column 'timestamp' is .*string; --stream needs times as numbers or dates: store them so"),
+        ("timestamp", decimal.Decimal, "column 'timestamp' is decimal.*; --stream needs times"),
+        ("label", str, "column 'label' is .*string; --stream needs labels as 0/1 .* or --label-column -"),
+        ("label", lambda label: label + 4, "label is [45], expected 0 or 1; --label-column - leaves the column out"),
+    ],
+)
+def test_stream_says_what_it_cannot_take(command, tmp_path, column, change, words):
+    table = frame(label=True)
+    table[column] = table[column].map(lambda value: change(int(value)))
+    table.to_parquet(tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match=words):
+        command("build", "--data", tmp_path / "log.parquet", "--out", tmp_path / "g.npz", "--stream")
+
+
+def test_stream_cuts_at_exact_times(command, tmp_path):
+    table = frame()
+    table["timestamp"] += 2**60
+    table.to_parquet(tmp_path / "log.parquet")
+    out = tmp_path / "g.npz"
+    cut = 2**60 + 201
+    assert command("build", "--data", tmp_path / "log.parquet", "--out", out, "--stream", "--before", cut) == 0
+    assert rx.InterestGraph.load(out).meta["events"] == 201
 
 
 def test_stream_takes_seconds_where_times_are_dates(command, tmp_path):
