@@ -63,7 +63,8 @@ class ReadHooks(nn.Module):
     def _call_read_hooks(self, ids: Tensor | None) -> None:
         @functools.cache
         def rows() -> Tensor:
-            return torch.ops.resemb_ext.distinct_items(ids, self.num_embeddings)
+            flat = ids.values() if ids is not None and ids.is_nested else ids
+            return torch.ops.resemb_ext.distinct_items(flat, self.num_embeddings)
 
         def columns() -> Tensor:
             return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)

@@ -56,7 +56,8 @@ def differentiable(
     methods = {"forward": forward, "setup_context": save_for_both, "backward": backward, "jvp": jvp}
     if vmap is not None:
         methods["vmap"] = vmap
-    members: dict[str, Any] = {key: staticmethod(method) for key, method in methods.items()}
+    # Nor may the compiler trace these frames, should it run what is around them.
+    members: dict[str, Any] = {key: staticmethod(torch._disable_dynamo(method)) for key, method in methods.items()}
     function: Any = type(name, (torch.autograd.Function,), {**members, "generate_vmap_rule": vmap is None})
 
     def call(*inputs: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resemb_ext._bags import flat_ids, nest, normalize_padding_idx, pooled_bags
 from resemb_ext._registration import accumulator, look_up
 from resemb_ext._registration_attention import attend
 
@@ -38,7 +39,7 @@ def res_embedding(
     the number of threads. Each unique id is computed once.
 
     Args:
-        ids: int64 or int32, any shape, values in [0, H).
+        ids: int64 or int32, any shape, values in [0, H); also nested, of layout torch.jagged.
         central: C, [H, D], float32, float64, float16 or bfloat16. Tables that are not contiguous are
             copied on every call.
         residual: R, [H, D], dtype of ``central``.
@@ -51,7 +52,7 @@ def res_embedding(
         operator: takes the place of torch.ops.resemb_ext.res_embedding, say to step in backward.
 
     Returns:
-        ``[*ids.shape, D]``.
+        ``[*ids.shape, D]``, nested as ids are.
 
     Raises:
         IndexError: an id or a neighbour out of range; names the first and its position. On CUDA a later
@@ -59,9 +60,9 @@ def res_embedding(
         TypeError: ids that are not integers.
         ValueError: shapes, dtypes or padding_idx that do not fit.
     """
-    _check_ids(ids)
+    flat = flat_ids(ids)
     out, _ = (operator or look_up)(
-        ids.reshape(-1),
+        flat,
         central,
         residual,
         indptr,
@@ -74,7 +75,7 @@ def res_embedding(
         out_dtype,
         sparse,
     )
-    return out.reshape(*ids.shape, central.shape[1])
+    return nest(out, ids) if ids.is_nested else out.reshape(*ids.shape, central.shape[1])
 
 
 def res_embedding_bag(
@@ -89,6 +90,7 @@ def res_embedding_bag(
     mode: str = "mean",
     per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False,
+    mean_divisor: str = "weights",
     padding_idx: int | None = None,
     sparse: bool = False,
     out_dtype: torch.dtype | None = None,
@@ -97,16 +99,20 @@ def res_embedding_bag(
     """Looks up and pools bags of ids in one pass, as nn.EmbeddingBag does for a plain table.
 
     Padding is outside the mean's count and contributes nothing; an empty bag is 0. With
-    ``per_sample_weights`` c, mode "sum" gives sum c_p E_p and mode "mean" (an extension of
-    nn.EmbeddingBag) gives sum c_p E_p / sum c_p over the positions other than padding.
+    ``per_sample_weights`` c, mode "sum" gives sum c_p E_p. Mode "mean" (an extension of nn.EmbeddingBag)
+    gives sum c_p E_p / sum c_p over the positions other than padding, or with ``mean_divisor="count"``,
+    as FBGEMM and TorchRec do, that sum divided by the number of these positions.
 
     Args:
-        ids: int64 or int32, [P] with ``offsets``, or [B, N] without: N ids a bag.
+        ids: int64 or int32, [P] with ``offsets``, or without them [B, N], N ids a bag, or a nested tensor
+            of layout torch.jagged, whose rows are the bags.
         offsets: int64 or int32 [B], the start of each bag; [B + 1] with ``include_last_offset``.
         central, residual, indptr, neighbors, weights: as for ``res_embedding``.
         mode: "sum" or "mean".
         per_sample_weights: floating, the shape of ``ids``; differentiable.
-        include_last_offset: ``offsets`` ends with P.
+        include_last_offset: ``offsets`` ends with the end of the last bag; ids behind it are
+            ignored (nn.EmbeddingBag does so for float32 sums without padding alone).
+        mean_divisor: of mode "mean" with per_sample_weights: "weights" or "count".
         padding_idx, sparse, out_dtype, operator: as for ``res_embedding``.
 
     Returns:
@@ -115,16 +121,27 @@ def res_embedding_bag(
     Raises:
         IndexError: an id or a neighbour out of range.
         TypeError: ids that are not integers, per_sample_weights that are not floating.
-        ValueError: shapes, dtypes, mode or offsets that do not fit.
+        ValueError: shapes, dtypes, mode, mean_divisor or offsets that do not fit.
     """
     padding = normalize_padding_idx(padding_idx, central.shape[0])
-    flat, bounds, samples, mean = _bags(
-        ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
+    bags = pooled_bags(
+        ids, offsets, mode, per_sample_weights, include_last_offset, mean_divisor, padding, central.dtype
     )
     out, _ = (operator or look_up)(
-        flat, central, residual, indptr, neighbors, weights, bounds, samples, padding, mean, out_dtype, sparse
+        bags.ids,
+        central,
+        residual,
+        indptr,
+        neighbors,
+        weights,
+        bags.bounds,
+        bags.sample_weights,
+        padding,
+        bags.mean,
+        out_dtype,
+        sparse,
     )
-    return out
+    return out[:-1] if bags.rest else out
 
 
 def attention_embedding(
@@ -176,10 +193,10 @@ def attention_embedding(
             item; a log weight that is not finite (z must be above 0).
         RuntimeError: log_weights that require gradients; a second derivative.
     """
-    _check_ids(ids)
+    flat = flat_ids(ids)
     acc = accumulator(central.dtype)
     out, _ = (operator or attend)(
-        ids.reshape(-1),
+        flat,
         central,
         residual,
         indptr,
@@ -197,7 +214,7 @@ def attention_embedding(
         out_dtype,
         sparse,
     )
-    return out.reshape(*ids.shape, central.shape[1])
+    return nest(out, ids) if ids.is_nested else out.reshape(*ids.shape, central.shape[1])
 
 
 def attention_embedding_bag(
@@ -215,6 +232,7 @@ def attention_embedding_bag(
     mode: str = "mean",
     per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False,
+    mean_divisor: str = "weights",
     dropout: float = 0.0,
     seed: Tensor | None = None,
     padding_idx: int | None = None,
@@ -225,19 +243,19 @@ def attention_embedding_bag(
     """Looks up and pools bags under the attention link: [B, D].
 
     Args:
-        ids, offsets, mode, per_sample_weights, include_last_offset: as for ``res_embedding_bag``.
+        ids, offsets, mode, per_sample_weights, include_last_offset, mean_divisor: as for ``res_embedding_bag``.
         others: as for ``attention_embedding``.
 
     Raises:
         IndexError, TypeError, ValueError, RuntimeError: as both.
     """
     padding = normalize_padding_idx(padding_idx, central.shape[0])
-    flat, bounds, samples, mean = _bags(
-        ids, offsets, mode, per_sample_weights, include_last_offset, padding, central.dtype
+    bags = pooled_bags(
+        ids, offsets, mode, per_sample_weights, include_last_offset, mean_divisor, padding, central.dtype
     )
     acc = accumulator(central.dtype)
     out, _ = (operator or attend)(
-        flat,
+        bags.ids,
         central,
         residual,
         indptr,
@@ -247,116 +265,12 @@ def attention_embedding_bag(
         a_dst.to(acc),
         b.to(acc),
         seed,
-        bounds,
-        samples,
+        bags.bounds,
+        bags.sample_weights,
         padding,
-        mean,
+        bags.mean,
         dropout,
         out_dtype,
         sparse,
     )
-    return out
-
-
-def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:
-    """Padding as the operators take it: -1 for none, else in [0, num_items).
-
-    Raises:
-        ValueError: padding_idx outside [-num_items, num_items).
-    """
-    if padding_idx is None:
-        return -1
-    if not -num_items <= padding_idx < num_items:
-        raise ValueError(f"padding_idx: found {padding_idx}; expected one in [{-num_items}, {num_items}) or None")
-    return padding_idx % num_items
-
-
-def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:
-    """Starts of the bags followed by P, int64 [B + 1], from nn.EmbeddingBag's forms of input.
-
-    Raises:
-        ValueError: ``ids`` and ``offsets`` of shapes or dtypes that do not go together.
-    """
-    if offsets is None:
-        if ids.dim() != 2:
-            raise ValueError(f"ids: {ids.dim()} dimensions without offsets; expected [B, N]")
-        if include_last_offset:
-            raise ValueError("include_last_offset: needs offsets")
-        bags, width = ids.shape
-        return torch.arange(bags + 1, device=ids.device) * width
-    if ids.dim() != 1:
-        raise ValueError(f"ids: {ids.dim()} dimensions with offsets; expected 1")
-    if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"offsets: found {offsets.dtype} {tuple(offsets.shape)}; expected int64 or int32 [B]")
-    bounds = offsets.to(torch.int64)
-    if include_last_offset:
-        if bounds.shape[0] == 0:
-            raise ValueError("offsets: empty; with include_last_offset it ends with the number of ids")
-        return bounds
-    return torch.cat([bounds, bounds.new_full((1,), ids.shape[0])])
-
-
-def _bags(
-    ids: Tensor,
-    offsets: Tensor | None,
-    mode: str,
-    per_sample_weights: Tensor | None,
-    include_last_offset: bool,
-    padding: int,
-    table: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-    """Flat ids, bounds, sample weights and mean, as the operators take them."""
-    _check_ids(ids)
-    if mode not in ("sum", "mean"):
-        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
-    bounds = bag_bounds(ids, offsets, include_last_offset)
-    flat = ids.reshape(-1)
-    if per_sample_weights is None:
-        return flat, bounds, None, mode == "mean"
-    if not per_sample_weights.is_floating_point():
-        raise TypeError(f"per_sample_weights: found {per_sample_weights.dtype}; expected a floating dtype")
-    if per_sample_weights.shape != ids.shape:
-        raise ValueError(
-            f"per_sample_weights: shape {tuple(per_sample_weights.shape)}; expected that of ids, {tuple(ids.shape)}"
-        )
-    samples = per_sample_weights.reshape(-1).to(accumulator(table))
-    if mode == "mean":
-        samples = _divide_by_bag_sum(samples, flat, bounds, padding)
-    return flat, bounds, samples, False
-
-
-def _divide_by_bag_sum(samples: Tensor, ids: Tensor, bounds: Tensor, padding: int) -> Tensor:
-    positions = torch.arange(ids.shape[0], device=ids.device)
-    bag = torch.searchsorted(bounds, positions, right=True) - 1
-    counted = samples.masked_fill(ids == padding, 0)
-    if samples.is_cuda:  # where index_add adds in the order of chance
-        sums = _bag_sums(counted, bounds)
-    else:
-        sums = samples.new_zeros(bounds.shape[0]).index_add(0, bag, counted)
-    # Padding's quotient is never read, but 0/0 there would reach the gradient as NaN.
-    return counted / sums[bag].masked_fill(ids == padding, 1)
-
-
-def _bag_sums(samples: Tensor, bounds: Tensor) -> Tensor:
-    """Sums by bag, and a 0 for positions behind the last: bags of one item whose embedding is 1."""
-    ids, table = bounds.new_zeros(samples.shape), samples.new_zeros(1, 1)
-    sums, _ = look_up(
-        ids,
-        table,
-        table + 1,
-        bounds.new_zeros(2),
-        bounds.new_zeros(0, dtype=torch.int32),
-        samples.new_zeros(0),
-        bounds,
-        samples,
-        -1,
-        False,
-        None,
-        False,
-    )
-    return torch.cat([sums.reshape(-1), samples.new_zeros(1)])
-
-
-def _check_ids(ids: Tensor) -> None:
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"ids: found {ids.dtype}; expected int64 or int32")
+    return out[:-1] if bags.rest else out

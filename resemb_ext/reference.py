@@ -43,6 +43,7 @@ def res_embedding_bag(
     *,
     mode: str = "mean",
     per_sample_weights: Tensor | None = None,
+    mean_divisor: str = "weights",
     padding_idx: int | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -51,7 +52,7 @@ def res_embedding_bag(
     def embed(flat: Tensor) -> Tensor:
         return _embed(flat, central, residual, indptr, neighbors, weights, padding_idx)
 
-    return _pool(ids, offsets, central, embed, mode, per_sample_weights, padding_idx, out_dtype)
+    return _pool(ids, offsets, central, embed, mode, per_sample_weights, mean_divisor, padding_idx, out_dtype)
 
 
 def attention_embedding(
@@ -94,6 +95,7 @@ def attention_embedding_bag(
     *,
     mode: str = "mean",
     per_sample_weights: Tensor | None = None,
+    mean_divisor: str = "weights",
     dropout: float = 0.0,
     seed: Tensor | None = None,
     padding_idx: int | None = None,
@@ -106,7 +108,7 @@ def attention_embedding_bag(
             flat, central, residual, indptr, neighbors, log_weights, a_src, a_dst, b, dropout, seed, padding_idx
         )
 
-    return _pool(ids, offsets, central, embed, mode, per_sample_weights, padding_idx, out_dtype)
+    return _pool(ids, offsets, central, embed, mode, per_sample_weights, mean_divisor, padding_idx, out_dtype)
 
 
 def _look_up(ids: Tensor, central: Tensor, embed: Callable[[Tensor], Tensor], out_dtype: torch.dtype | None) -> Tensor:
@@ -121,6 +123,7 @@ def _pool(
     embed: Callable[[Tensor], Tensor],
     mode: str,
     per_sample_weights: Tensor | None,
+    mean_divisor: str,
     padding_idx: int | None,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
@@ -136,7 +139,8 @@ def _pool(
     pooled = embeddings.new_zeros(bags, central.shape[1])
     pooled = pooled.index_add(0, bag, factor[:, None] * embeddings)
     if mode == "mean":
-        total = factor.new_zeros(bags).index_add(0, bag, factor)
+        terms = factor if mean_divisor == "weights" else kept.to(factor.dtype)
+        total = factor.new_zeros(bags).index_add(0, bag, terms)
         occupied = torch.zeros(bags, dtype=torch.bool, device=ids.device)
         occupied[bag[kept]] = True
         pooled = pooled / total.masked_fill(~occupied, 1)[:, None]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from resemb_ext import functional
+from resemb_ext._bags import normalize_padding_idx
 from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import ReadHooks
 from resemb_ext._transforms import transformed
@@ -20,11 +21,12 @@ from .attention import AttentionLink
 from .plain import PlainTables
 from .readonly import DeferredTable
 from .state import GraphState
+from .tracing import Traceable
 
 _MATERIALIZE_ROWS = 1 << 16
 
 
-class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
+class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
     """E[i] = sum_{j in N(i)} w_ij C[j] + R[i]: a central basis C over a graph and a small residual R.
 
     A drop-in for ``nn.Embedding`` (Zhou et al. 2019, arXiv 1906.10304). C ~ N(0, s^2) and
@@ -115,7 +117,7 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
         graph_tensors.check_place(graph_device)
         self.num_embeddings = graph.num_items
         self.embedding_dim = embedding_dim
-        padding = functional.normalize_padding_idx(padding_idx, graph.num_items)
+        padding = normalize_padding_idx(padding_idx, graph.num_items)
         self.padding_idx = padding if padding >= 0 else None
         self.max_norm = None
         self.norm_type = 2.0
@@ -169,6 +171,8 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): ``[*ids.shape, D]``. See ``functional.res_embedding``."""
+        if isinstance(ids, fx.Proxy):
+            return self._node(ids.tracer, "forward", ids)
         self._before_read(ids)
         look_up, tensors, options = self._link_call()
         return look_up(ids, *tensors, **options, **self._call_options())
@@ -205,10 +209,14 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
         mode: str = "mean",
         per_sample_weights: Tensor | None = None,
         include_last_offset: bool = False,
+        mean_divisor: str = "weights",
     ) -> Tensor:
         """Pools jagged bags of ids: [B, D]. See ``functional.res_embedding_bag``."""
+        if isinstance(ids, fx.Proxy):
+            options = (mode, per_sample_weights, include_last_offset, mean_divisor)
+            return self._node(ids.tracer, "bag", ids, offsets, *options)
         self._before_read(ids)
-        _, tensors, options = self._link_call()
+        _, tensors, link_options = self._link_call()
         pool: Callable = functional.res_embedding_bag
         if self.attention is not None:
             pool = functional.attention_embedding_bag
@@ -219,7 +227,8 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
             mode=mode,
             per_sample_weights=per_sample_weights,
             include_last_offset=include_last_offset,
-            **options,
+            mean_divisor=mean_divisor,
+            **link_options,
             **self._call_options(),
         )
 
@@ -304,6 +313,8 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, nn.Embedding):
         Computed when its numbers are first used, on every access anew; its shape, dtype, device and
         requires_grad need no computing.
         """
+        if isinstance(self.central, fx.Proxy):
+            return self._node(self.central.tracer, "materialize")
         parameters = [*self.parameters()]
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed(*parameters):
             # A traced or transformed program has no use for the guard, and torch cannot carry it there.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from resemb_ext import functional, reference
+from resemb_ext import _bags, functional, reference
 from resemb_ext.testing import Problem, make_problem
 
 NAMES = ("central", "residual", "weights", "per_sample_weights")
@@ -80,12 +80,12 @@ def test_sums_by_bag_as_cuda_makes_them() -> None:
     samples = torch.randn(9, dtype=torch.float64, requires_grad=True)
     bounds = torch.tensor([0, 4, 4, 9])
     expected = torch.stack([samples[:4].sum(), samples[:0].sum(), samples[4:].sum()])
-    torch.testing.assert_close(functional._bag_sums(samples, bounds)[:3], expected)
-    assert functional._bag_sums(samples, bounds).shape == (4,)
-    assert functional._bag_sums(samples[:0], torch.tensor([0])).shape == (1,)
+    torch.testing.assert_close(_bags.bag_sums(samples, bounds)[:3], expected)
+    assert _bags.bag_sums(samples, bounds).shape == (4,)
+    assert _bags.bag_sums(samples[:0], torch.tensor([0])).shape == (1,)
 
     def function(x: torch.Tensor) -> torch.Tensor:
-        return functional._bag_sums(x.square(), bounds)
+        return _bags.bag_sums(x.square(), bounds)
 
     assert gradcheck(function, samples) and gradgradcheck(function, samples)
 

@@ -107,11 +107,6 @@ def test_malformed_graph(graph, message: str) -> None:
         ),
         (lambda: pool(torch.tensor([1, 2]), torch.tensor([0, 2, 1])), ValueError, "offsets: fall from 2 to 1 at 2"),
         (
-            lambda: pool(torch.tensor([1, 2]), torch.tensor([0, 1]), include_last_offset=True),
-            ValueError,
-            "offsets: run from 0 to 1; expected 0 to 2",
-        ),
-        (
             lambda: pool(torch.tensor([1, 2]), torch.tensor([0]), per_sample_weights=torch.ones(3)),
             ValueError,
             "per_sample_weights: shape",
