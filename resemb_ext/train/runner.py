@@ -198,6 +198,9 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     write_recorded_json(folder, folder / IDS, {**ids, "item_category": log.item_category})
     write_table(folder, folder / CANDIDATES, _identity(prepared, prepared.valid))
 
+    # What can be told before training is, so that it cannot fail after it.
+    split, parameters = prepared.split.summary(), None if prepared.truth is None else prepared.truth.parameters
+    bayes, about_graph, of_inputs = _bayes(prepared), _about_graph(prepared), hashes(prepared)
     runs: list[dict[str, Any]] = []
     scores = _identity(prepared, prepared.test)
     sizes = {"valid": len(prepared.valid), "test": len(prepared.test)}
@@ -216,19 +219,13 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
                 write_recorded_json(folder, place / ENTRY, entry)
     return {
         "format": 1,
-        "data": {
-            **log.summary(),
-            "source": config.data,
-            "split": prepared.split.summary(),
-            "samples": sizes,
-            "simulation": None if prepared.truth is None else prepared.truth.parameters,
-        },
+        "data": {**log.summary(), "source": config.data, "split": split, "samples": sizes, "simulation": parameters},
         "config": config.to_dict(),
         "runs": runs,
-        "bayes": _bayes(prepared),
+        "bayes": bayes,
         "summary": summarise(runs),
-        "graph": _about_graph(prepared),
-        "hashes": hashes(prepared),
+        "graph": about_graph,
+        "hashes": of_inputs,
         **environment(),
         "isa": _loader.isa(),
     }

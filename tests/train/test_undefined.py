@@ -155,3 +155,17 @@ def test_a_radius_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
         done = run(data=str(tmp_path / "shop.csv"), metric="auc", embedding="plain", out=str(tmp_path / "out"), **SMALL)
     assert [entry["aggregation_radius"] for entry in done.result["runs"]] == [None]
     assert "domains: none taken" in (done.folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("part", ["_bayes", "_about_graph"])
+def test_what_needs_no_training_is_found_before_it(tmp_path, monkeypatch, part):
+    def fail(*_, **__):
+        raise MemoryError("no memory")
+
+    def train_arm(*_, **__):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(f"resemb_ext.train.runner.{part}", fail)
+    monkeypatch.setattr("resemb_ext.train.runner.train_arm", train_arm)
+    with pytest.raises(MemoryError):
+        run(data=labelled(tmp_path / "clicks.csv"), out=str(tmp_path / "out"), **SMALL)
