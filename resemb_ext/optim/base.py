@@ -185,7 +185,11 @@ class RowSparseOptimizer(Optimizer):
                 torch.distributed, create_graph=True, a second backward of one graph.
         """
         in_backward.install(self, module)
-        self._step_supports_amp_scaling = True  # GradScaler then tells ``step`` of itself, which refuses it
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Where this is true, GradScaler tells ``step`` of itself, which refuses it."""
+        return any(owner_of(parameter) is self for _, parameter in self._places())
 
     @untraced
     @torch.no_grad()
@@ -384,9 +388,7 @@ class RowSparseOptimizer(Optimizer):
         return {**{name: current[name] for name in self.defaults if name in current}, **saved}
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_seed", "_watched", "_step_supports_amp_scaling")
-        own = {key: self.__dict__[key] for key in kept if key in self.__dict__}
-        return {**super().__getstate__(), **own, "_tie": tie_of(self)}
+        return {**super().__getstate__(), "_seed": self._seed, "_watched": self._watched, "_tie": tie_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

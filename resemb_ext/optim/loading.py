@@ -9,8 +9,12 @@ from torch import Tensor
 
 from .state import Form, count_at, count_of_torch, fit
 
-# What decay="global" keeps beside the rule's state.
-_DECAY = {"decayed": torch.float64, "decay_log": torch.float64}
+# What decay="global" keeps beside the rule's state, in float64.
+_DECAY = ("decayed", "decay_log")
+# Made where they are missing, since a rule may be without: momentum=0, bias_correction="global".
+_OPTIONAL = ("momentum_buffer", "row_steps")
+# Each belongs to one rule; a state with these alone is another rule's.
+_OF_ONE_RULE = ("exp_avg", "exp_avg_sq", "square_avg", "sum", "momentum_buffer")
 
 
 class Loader(Protocol):
@@ -36,7 +40,7 @@ def checked(optimizer: Loader, given: dict[str, Any]) -> tuple[dict[str, Any], d
         given: of an optimizer over as many parameters. One over others is given back for torch to refuse.
 
     Raises:
-        ValueError: an option out of range, or a tensor of another shape.
+        ValueError: an option out of range, state of another rule, or a tensor of another shape.
     """
     pairs = list(zip(given["param_groups"], optimizer.param_groups, strict=False))
     sizes = [[len(group["params"]) for group in side] for side in (given["param_groups"], optimizer.param_groups)]
@@ -61,6 +65,14 @@ def _fitting(
     saved: dict[str, Any], form: Form, parameter: Tensor, count_place: torch.device, name: str
 ) -> dict[str, Any]:
     """A copy of a parameter's saved state: nobody else's step may change what is loaded."""
+    there = [key for key, value in saved.items() if value is not None]
+    missing = [key for key in form if key not in there and key not in _OPTIONAL]
+    others = [key for key in there if key in _OF_ONE_RULE and key not in form]
+    if there and (missing or (others and not any(key in there for key in form))):
+        raise ValueError(
+            f"{name}: its state has {', '.join(there)}; expected {', '.join(form) or 'step alone'}: it was saved by "
+            "an optimizer of another rule (with an empty 'state' its options alone are loaded)"
+        )
     own: dict[str, Any] = {}
     for key, value in saved.items():
         if key == "step":
@@ -71,8 +83,8 @@ def _fitting(
         elif key in form:
             own[key] = fit(value, *form[key], parameter, f"{name}: its state {key}")
         elif key in _DECAY:
-            device = torch.device("cpu") if key == "decay_log" else parameter.device
-            own[key] = value.to(device, _DECAY[key], copy=True)
+            shape, device = (parameter.shape[:1], parameter.device) if key == "decayed" else ((), torch.device("cpu"))
+            own[key] = fit(value, shape, torch.float64, parameter, f"{name}: its state {key}").to(device)
         else:
             both = value.is_floating_point() and parameter.is_floating_point()
             dtype = parameter.dtype if both else value.dtype

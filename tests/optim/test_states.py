@@ -338,6 +338,41 @@ def test_what_cannot_be_carried_is_refused_before_anything_is_written(build: Any
     assert not optimizer._optimizer_load_state_dict_post_hooks
 
 
+@pytest.mark.parametrize(
+    ("theirs", "options", "own"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9}, optim.Adam),
+        (torch.optim.RMSprop, {}, optim.Adam),
+        (torch.optim.RMSprop, {}, optim.SGD),
+        (torch.optim.Adam, {}, optim.Adagrad),
+        (torch.optim.Adam, {}, optim.SGD),
+        (optim.SGD, {}, optim.Adam),
+        (torch.optim.Adagrad, {}, optim.SGD),
+    ],
+)
+def test_state_of_another_rule_is_refused(theirs: Any, options: dict[str, Any], own: Any) -> None:
+    """It would go on from moments of zero under a high count."""
+    table = start()
+    other = theirs([table], **options)
+    steps(table, other, mixed("dd"))
+    optimizer = own([table], lr=0.5)
+    with pytest.raises(ValueError, match=r"parameter 0: its state has .* of another rule"):
+        optimizer.load_state_dict(other.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_momentum_that_is_not_there_yet() -> None:
+    """A buffer of None, as older torch saved it, and none where momentum was 0."""
+    table = start()
+    for state in ({"momentum_buffer": None}, {"step": torch.tensor(2.0)}, {}):
+        optimizer = optim.SGD([table], lr=0.5, momentum=0.9)
+        saved = optimizer.state_dict()
+        saved["state"] = {0: state}
+        optimizer.load_state_dict(saved)
+        steps(table, optimizer, mixed("s"))
+        assert optimizer.state[table]["momentum_buffer"][1].any()
+
+
 def test_hooks_of_loading_count() -> None:
     """A copy that a pre-hook returns is what is loaded, and post-hooks have the last word."""
     table = start()
