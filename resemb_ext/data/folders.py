@@ -20,6 +20,8 @@ from .spelled import is_text, spelled_ids
 
 # Of such tables a log in the folder says which files count.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+# Files or folders so called hold the sets of a split; a log is one whole.
+_SETS = {"train", "training", "valid", "validation", "val", "dev", "test"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -43,17 +45,22 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
                 f"cannot read {str(folder)!r}: it is a {table} table, some of whose files may be of the past; export "
                 "it as plain Parquet"
             )
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
-    # Spark writes empty files for parts without rows.
-    files = [path for path in found if kind_of(path) and path.stat().st_size]
-    others = [str(path.relative_to(folder)) for path in found if not kind_of(path)]
+    found, others = [], []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = path.relative_to(folder)
+        if not _hidden(inside) and kind_of(path):
+            found.append(path)
+        elif not any(part.startswith(".") for part in inside.parts) and (kind_of(path) or not _hidden(inside)):
+            others.append(str(inside))  # markers such as _SUCCESS need no word
+    # Spark writes empty text files for parts without rows; an empty Parquet file is a damaged one.
+    files = [path for path in found if path.stat().st_size or kind_of(path) in (".parquet", ".pq")]
     if not files:
         raise ValueError(
             f"cannot read {str(folder)!r}: it is a folder without files of logs; it holds {list_names(others)}"
         )
     # "train.csv", "train-00000-of-00001.parquet", "train/part-0.parquet"
     sets = {re.split(r"[-._]", path.relative_to(folder).parts[0].lower())[0] for path in files}
-    if {"train", "test"} <= sets:
+    if len(sets & _SETS) > 1:
         raise ValueError(
             f"cannot read {str(folder)!r}: it is a folder of a training and a test set, but a log is one whole; name "
             "one of them. Ready-made samples (train.csv, test.csv) are read by resemb train and read_ready_made"
@@ -68,7 +75,12 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
     first = parts.parts[0][0]
     if others:
         parts.findings.append(
-            Finding(WARNING, "other files", f"{len(others)} files are no logs: {list_names(others)}", "left out")
+            Finding(
+                WARNING,
+                "other files",
+                f"{len(others)} files are no parts by their names: {list_names(others)}",
+                "left out",
+            )
         )
     return Source(
         folder, parts.names, parts.read, text=first.text, hint=first.hint, place=parts.place, findings=parts.findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +31,18 @@ def test_a_folder_as_spark_writes_it(tmp_path):
     part(folder / "part-00000.snappy.parquet")
     for name in ("_SUCCESS", "._SUCCESS.crc", ".part-00000.snappy.parquet.crc"):
         (folder / name).write_bytes(b"")
-    (folder / "_temporary").mkdir()
-    (folder / "_temporary" / "x.csv").write_text("not,a,log\n")
-    log = read_log(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log = read_log(folder)
     assert log.users.decode(log.user).tolist() == [1, 1, 2, 2] and log.name == "log"
     assert items_of(log) == [2, 3, 2, 3]
+    (folder / "_temporary").mkdir()
+    (folder / "_temporary" / "x.csv").write_text("not,a,log\n")
+    with pytest.warns(DataWarning, match=r"1 files are no parts by their names: _temporary/x.csv -> left out"):
+        assert read_log(folder).content_hash == log.content_hash
+    (folder / "part-2.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot read '.*part-2.parquet'"):
+        read_log(folder)
 
 
 def test_keys_of_folders_are_columns(tmp_path):
@@ -83,7 +91,7 @@ def test_text_and_json_parts(tmp_path):
     (tmp_path / "b" / "0.jsonl").write_text('{"user": 1, "item": 2, "time": 3}\n')
     (tmp_path / "b" / "1.jsonl").write_text('{"user": 1, "item": 3, "time": 3.5}\n')
     (tmp_path / "b" / "README.md").write_text("words")
-    with pytest.warns(DataWarning, match="1 files are no logs: README.md -> left out"):
+    with pytest.warns(DataWarning, match="1 files are no parts by their names: README.md -> left out"):
         assert read_log(tmp_path / "b").time.tolist() == [3, 3.5]
     (tmp_path / "b" / "2.csv").write_text("user,item,time\n1,2,3\n")
     with pytest.raises(ValueError, match=r"several kinds of files \(.*2.csv.*\); name one of them"):
@@ -99,7 +107,9 @@ def test_parts_that_are_no_log(tmp_path):
         part(tmp_path / "ready" / name)
         part(tmp_path / "sets" / name.replace(".", "-00000-of-00001."))
     assert is_ready_made(tmp_path / "ready") and not is_ready_made(tmp_path / "sets")
-    for folder in ("ready", "sets"):
+    part(tmp_path / "some" / "training" / "x.parquet")
+    part(tmp_path / "some" / "val" / "x.parquet")
+    for folder in ("ready", "sets", "some"):
         with pytest.raises(ValueError, match="a training and a test set, but a log is one whole; name one of them"):
             read_log(tmp_path / folder)
 

@@ -369,7 +369,7 @@ def test_lines_that_are_not_utf8(tmp_path):
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), min_size=1), st.data())
 def test_any_bad_line_is_the_one_named(tmp_path_factory, rows, data):
     at = data.draw(st.integers(0, len(rows)))
-    kind = data.draw(st.sampled_from(["", "nan", "1.5", "short"]))
+    kind = data.draw(st.sampled_from(["", "1.5", "short"]))
     lines = [f"{u},{i},{t}" for u, i, t in rows]
     lines.insert(at, "1,2" if kind == "short" else f"1,{kind},3")
     path = tmp_path_factory.mktemp("bad") / "log.csv"
