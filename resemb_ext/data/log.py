@@ -227,3 +227,10 @@ class Log:
             "guessed": list(self.guessed),
             "hash": self.content_hash,
         }
+
+
+def expect_log(log: Any) -> None:
+    """TypeError where ``log`` is none, such as a split in the place of one of its logs."""
+    if not isinstance(log, Log):
+        way = "give split.log or split.train" if hasattr(log, "train") else "read_log gives one"
+        raise TypeError(f"log is a {type(log).__name__}, expected a Log: {way}")

@@ -171,8 +171,9 @@ def make_train_samples(
 
     Raises:
         ValueError: a bad number, or labels of one class.
+        TypeError: ``split`` is none.
     """
-    _check(max_history, negatives, split.log)
+    _check(max_history, negatives, split)
     events = split.train_index
     _two_classes(split.log, events, "training")
     return _make(split, "train", events, split.train_index, max_history, negatives, power, seed)
@@ -201,19 +202,22 @@ def make_eval_samples(
     Raises:
         ValueError: a bad number, an unknown ``which``, or labels of one class in training or in
             these targets, of which no AUC could be taken.
+        TypeError: ``split`` is none.
     """
     if which not in ("valid", "test"):
         raise ValueError(f"which must be 'valid' or 'test', got {which!r}")
-    _check(max_history, negatives, split.log)
+    _check(max_history, negatives, split)
     check_labels(split, which)
     events = split.valid if which == "valid" else split.test
     return _make(split, which, events, None, max_history, negatives, power, seed)
 
 
-def _check(max_history: int, negatives: int, log: Log) -> None:
+def _check(max_history: int, negatives: int, split: Split) -> None:
+    if not isinstance(split, Split):
+        raise TypeError(f"split is a {type(split).__name__}, expected what rx.data.split(log) gives")
     if max_history < 1:
         raise ValueError(f"max_history must be at least 1, got {max_history}")
-    if log.label is None and negatives < 1:
+    if split.log.label is None and negatives < 1:
         raise ValueError(f"negatives must be at least 1 for a log without labels, got {negatives}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .log import Log
+from .log import Log, expect_log
 
 HOWS = ("leave-last-out", "time")
 
@@ -116,7 +116,9 @@ def split(log: Log, how: str = "leave-last-out", *, fractions: Sequence[float] =
     Raises:
         ValueError: unknown ``how``, bad fractions, a part would be empty, or ("time") times that
             are positions within each user rather than one clock.
+        TypeError: ``log`` is none.
     """
+    expect_log(log)
     if how == "leave-last-out":
         return _leave_last_out(log)
     if how == "time":

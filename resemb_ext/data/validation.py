@@ -10,7 +10,7 @@ import numpy as np
 
 from .clocks import time_unit
 from .findings import ERROR, NOTE, WARNING, Finding
-from .log import Log
+from .log import Log, expect_log
 from .ready import ReadySplit
 from .sample_report import look_over
 from .samples import check_labels
@@ -62,6 +62,7 @@ def validate(log: Log | ReadySplit, *, now: float | None = None) -> LogReport:
     """
     if isinstance(log, ReadySplit):
         return _report(*look_over(log))
+    expect_log(log)
     unit = time_unit(log.time)
     figures: dict[str, Any] = {
         "rows": len(log),

@@ -166,7 +166,8 @@ class FromEvents(GraphData):
         """
         if not isinstance(sessions, (bool, np.bool_)):
             raise TypeError(f"sessions is {sessions!r}, expected True or False")
-        check_log(log, "log")
+        if not check_log(log, "log"):
+            raise TypeError(f"log is a {type(log).__name__}, expected a log: rx.data.read_log gives one")
         within = bool(sessions) and getattr(log, "session", None) is not None
         if options.get("category_edges") and options.get("category") is None:
             options["category"] = getattr(log, "category_domain", None)

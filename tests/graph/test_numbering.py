@@ -241,3 +241,13 @@ def test_a_split_is_no_log():
         InterestGraph.from_log(split)
     with pytest.raises(TypeError, match=r"new_events is a Split, expected a log"):
         counted(DAY_1).update(split)
+    with pytest.raises(TypeError, match=r"log is a str, expected a log: rx.data.read_log gives one"):
+        InterestGraph.from_log("log.csv")
+    for function in (rx.data.split, rx.data.validate):
+        with pytest.raises(TypeError, match=r"log is a Split, expected a Log: give split\.log or split\.train"):
+            function(split)
+        with pytest.raises(TypeError, match=r"log is a str, expected a Log: read_log gives one"):
+            function("log.csv")
+    for function in (rx.data.make_train_samples, rx.data.make_eval_samples):
+        with pytest.raises(TypeError, match=r"split is a Log, expected what rx\.data\.split\(log\) gives"):
+            function(split.log)
