@@ -35,6 +35,7 @@ def rows_where(
         name: of the log, for messages.
 
     Raises:
+        TypeError: a column of lists or objects.
         ValueError: no row has any of the values wanted of a column, or no row meets all conditions.
     """
     keep: np.ndarray | None = None
@@ -44,6 +45,8 @@ def rows_where(
         if not values:
             raise ValueError(f"where: names no value for {column!r}; expected a value or several")
         array = as_arrow(columns[column], column)
+        if pa.types.is_nested(array.type):
+            raise TypeError(f"where: column {column!r} has type {array.type}; expected single values in each row")
         encoded = array.dictionary_encode()
         meaning = _meaning_in(encoded.dictionary)
         present = [meaning(value) for value in _plain(encoded.dictionary)]
@@ -67,7 +70,7 @@ def rows_where(
 
 
 def _is_single(wanted: Any) -> bool:
-    return isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+    return isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable) or getattr(wanted, "ndim", 1) == 0
 
 
 def _plain(array: pa.Array) -> list[Any]:
@@ -76,8 +79,6 @@ def _plain(array: pa.Array) -> list[Any]:
         return [float(str(value)) for value in array.to_numpy(zero_copy_only=False)]
     if pa.types.is_timestamp(array.type):
         return list(array.to_numpy(zero_copy_only=False))
-    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-        return [value.decode("utf-8", "replace") for value in array.to_pylist()]
     return array.to_pylist()
 
 
@@ -98,7 +99,7 @@ def _meaning_in(distinct: pa.Array) -> _Meaning:
             return _boolean
         if all(len(word) > 7 and word[:4].isdigit() and _instant(word) is not None for word in words):
             return _instant
-    return lambda value: str(value)
+    return lambda value: value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _boolean(value: Any) -> Hashable:

@@ -86,7 +86,8 @@ def read_log(
     Warns:
         DataWarning: a value of ``where`` that no row has (an error where none of them occurs), rows that
             ``drop_null`` leaves out, quoted values that hold line ends, ids with blanks around them, and
-            times that mix units, are 0 among Unix times, or are dates written as digits (20220430).
+            times that mix units, are 0 among Unix times, are dates written as digits (20220430), or are
+            floats too large for single units.
     """
     maps = given_maps(users, items, unseen)
     if session_gap is not None:
@@ -228,7 +229,7 @@ def _make(
 
     users, user_map = mapped("user", 0)
     items, item_map = mapped("item", 1)
-    times = canonical_times(fields["time"], names["time"])
+    times = canonical_times(fields["time"], names["time"], findings)
     cats, cat_map = None, None
     if "category" in fields:
         try:

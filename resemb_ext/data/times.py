@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .arrow import as_arrow
+from .arrow import EXACT_FLOAT, as_arrow
 from .faults import BadEntry, NullEntry, raise_at
+from .findings import WARNING, Finding
 from .spelled import EXACT, is_text
 
 _LARGEST = 2.0**63
@@ -32,11 +33,16 @@ class Times(NamedTuple):
     exact: np.ndarray | None = None
 
 
-def canonical_times(values: Any, column: str) -> Times:
+def canonical_times(values: Any, column: str, findings: list[Finding] | None = None) -> Times:
     """Times in the column's unit; dates and timestamps become Unix seconds.
 
     Text is read as numbers or, failing that, as ISO 8601. Whole numbers are exact; others are
     rounded to float64.
+
+    Args:
+        values: array-like or pyarrow array [n].
+        column: name for messages.
+        findings: gets a warning of floats too large to hold single units.
 
     Raises:
         BadEntry: null, NaN, infinite or unreadable time, or one beyond int64 (the row is named).
@@ -69,7 +75,14 @@ def canonical_times(values: Any, column: str) -> Times:
                 raise_at(large, column, _BEYOND, array)
         return Times(array.cast(pa.int64()).to_numpy())
     if pa.types.is_floating(kind):
-        return Times(_finite(array.to_numpy(zero_copy_only=False).astype(np.float64), column, array))
+        times = _finite(array.to_numpy(zero_copy_only=False).astype(np.float64), column, array)
+        largest = np.abs(times).max(initial=0)
+        if findings is not None and largest > EXACT_FLOAT[kind.bit_width]:
+            step = np.spacing(np.array(largest, dtype=kind.to_pandas_dtype()))
+            fault = f"times of column {column!r} are {kind}, which rounds the largest to multiples of {step:g}"
+            done = "events of equal times keep the source's order; store times as integers"
+            findings.append(Finding(WARNING, "rounded times", fault, done))
+        return Times(times)
     raise TypeError(f"column {column!r} has type {kind}; times must be numbers, timestamps or ISO 8601 text")
 
 

@@ -109,3 +109,18 @@ def test_a_field_can_be_a_condition(tmp_path):
     for source in ways(tmp_path, {"label": [0, 1, 1, 0]}):
         log = read_log(source, where={"label": [0, 1], "item": [0, 1, 2], "time": [1, 2]})
         assert log.label.tolist() == [1, 1]
+
+
+def test_wanted_values_of_any_kind():
+    rows = {"user": [0, 0], "item": [0, 1], "time": [0, 1]}
+    for values, wanted in (
+        (pa.array([b"a", b"b"]), b"b"),
+        (pa.array([b"a", b"b"]), "b"),
+        ([1, 2], np.array(2)),
+        ([1, 2], {2}),
+        ([1, 2], (value for value in [2])),
+        (pa.array([2**63, 2**64 - 1], pa.uint64()), 2**64 - 1),
+    ):
+        assert kept({**rows, "kind": values}, {"kind": wanted}) == [1]
+    with pytest.raises(TypeError, match=r"where: column 'kind' has type list.*; expected single values"):
+        read_log({**rows, "kind": [[1], [2]]}, where={"kind": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resemb_ext.data import read_log
+from resemb_ext.data import DataWarning, read_log
 from resemb_ext.data.times import canonical_times
 from resemb_ext.data.validation import duplicates
 from resemb_ext.testing.strategies import examples
@@ -93,3 +94,16 @@ def test_one_rule_for_every_type(times, expected):
 def test_times_beyond_int64_are_refused(times):
     with pytest.raises(ValueError, match=r"column 't', row 1: time beyond 64-bit integers; subtract a start"):
         canonical_times(times, "t")
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "step"), [(np.float32, 1.6e9, "128"), (np.float64, 1.6e18, "256"), (np.float16, 4096, "4")]
+)
+def test_floats_that_round_times_are_said(kind, largest, step):
+    rows = {"user": [0, 0], "item": [0, 1], "time": np.array([1, largest], dtype=kind)}
+    with pytest.warns(DataWarning, match=f"rounds the largest to multiples of {step} -> events of equal times keep"):
+        read_log(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_log({**rows, "time": np.array([1, 2000.5], dtype=kind)})
+        read_log({**rows, "time": np.array([1, largest], dtype=np.int64)})
