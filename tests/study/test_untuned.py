@@ -30,6 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "study" / "untuned.jsonl"
 NOT_SET = {
     *(f"{name}_column" for name in ("user", "item", "time", "category", "label", "session")),
     *("data", "out", "overwrite", "threads", "graph", "allow_future_edges", "sim_seed", "save_every"),
+    *("delimiter", "drop_null", "history_separator"),
 }
 
 
