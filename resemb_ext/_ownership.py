@@ -20,7 +20,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from resemb_ext import _registration as _registration  # registers the operators
 
-ReadHook = Callable[..., None]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
@@ -35,6 +34,21 @@ def untraced(function: _Function) -> _Function:
     return cast(_Function, torch._disable_dynamo(function))
 
 
+class ReadHook(Protocol):
+    """What an optimizer that leaves work pending on rows has in an embedding."""
+
+    def asks(self) -> bool:
+        """Whether there is such an optimizer."""
+
+    def __call__(self, *rows: Callable[[], Tensor]) -> None:
+        """Before tables are read or written.
+
+        Args:
+            rows: for each table a function that gives the rows about to be read (int64, ascending, distinct);
+                nothing where all are, or where the module is being exported.
+        """
+
+
 class ReadHooks(nn.Module):
     """The part of ResEmbedding that tells optimizers which rows are about to be read."""
 
@@ -46,21 +60,21 @@ class ReadHooks(nn.Module):
     _read_hooks: list[ReadHook]
 
     def register_read_hook(self, hook: ReadHook) -> None:
-        """Calls a function before C and R are read or written: for optimizers that leave work pending.
-
-        Args:
-            hook: takes for C and for R a function that gives the rows about to be read (int64, ascending,
-                distinct); no arguments where all are.
-        """
+        """Calls a hook before C and R are read or written."""
         self._read_hooks.append(hook)
 
     def _before_read(self, ids: Tensor | None) -> None:
-        # An exported program keeps the tables as state_dict gives them.
-        if self._read_hooks and not torch.compiler.is_exporting():
+        asking = [hook for hook in self._read_hooks if hook.asks()]
+        if not asking:
+            return
+        if ids is None or torch.compiler.is_exporting():
+            for hook in asking:
+                hook()
+        else:
             self._call_read_hooks(ids)
 
     @untraced
-    def _call_read_hooks(self, ids: Tensor | None) -> None:
+    def _call_read_hooks(self, ids: Tensor) -> None:
         @functools.cache
         def rows() -> Tensor:
             flat = ids.values() if ids is not None and ids.is_nested else ids
@@ -70,7 +84,7 @@ class ReadHooks(nn.Module):
             return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)
 
         for hook in self._read_hooks:
-            hook(*(() if ids is None else (columns, rows)))
+            hook(columns, rows)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As of nn.Module, also where a table is assigned."""

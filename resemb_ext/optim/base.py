@@ -124,8 +124,9 @@ class RowSparseOptimizer(Optimizer):
         """Lets embeddings ask for the decay pending on rows before they read them; for decay="global".
 
         From then on lookups, bags, ``materialize`` and ``weight`` of every ResEmbedding, forward of every
-        nn.Embedding, and ``state_dict``, copies and pickles of both see decayed rows. Whoever reads or writes
-        a table by other ways calls ``catch_up`` first.
+        nn.Embedding, and ``state_dict``, copies, pickles and exports of both see decayed rows. Whoever reads or
+        writes a table by other ways calls ``catch_up`` first, for example before
+        ``torch.optim.swa_utils.AveragedModel.update_parameters``; the next step warns where that was forgotten.
 
         Args:
             module: an embedding, or a model that contains some.
@@ -143,6 +144,7 @@ class RowSparseOptimizer(Optimizer):
         for index, (group, parameter) in enumerate(self._places()):
             if (table is None or parameter is table) and self._settle(group, parameter, index, rows):
                 torch.autograd.graph.increment_version(parameter)
+        global_decay.note_read(self, rows)
 
     def _catch_up_read(self, table: Tensor, rows: Callable[[], Tensor] | None) -> None:
         """Applies the decay that is pending on rows that are about to be read; None for all rows."""
@@ -151,6 +153,7 @@ class RowSparseOptimizer(Optimizer):
         for index, (group, parameter) in enumerate(self._places()):
             if parameter is table:
                 self._settle(group, parameter, index, None if rows is None else rows())
+        global_decay.note_read(self, rows)
 
     def _settle(self, group: dict[str, Any], table: Tensor, index: int, rows: Tensor | None = None) -> bool:
         """Applies the decay that is pending; whether the table may have changed."""
@@ -314,6 +317,7 @@ class RowSparseOptimizer(Optimizer):
         lr, step = float(group["lr"]), int(state["step"])
         pending: dict[str, Any] = {}
         if _pending(group) and not whole:
+            global_decay.warn_of_averages(self)
             global_decay.raise_decay(state, parameter, lr, decay)
             decay = 0.0
         if "decayed" in state:

@@ -8,18 +8,21 @@ takes exp of the difference.
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from resemb_ext._ownership import untraced
 from resemb_ext._registration import ops as _ops
 
-from .tie import Tie, TiedOptimizer, tie_to
+from .tie import Tie, TiedOptimizer, tie_of, tie_to
 
 
 def raise_decay(state: dict[str, Any], table: Tensor, lr: float, weight_decay: float) -> None:
@@ -67,17 +70,67 @@ class BeforeRead:
 
     def __init__(self, tie: Tie, *tables: Tensor) -> None:
         self.tie, self.tables = tie, tables
+        self._versions = [table._version for table in tables]
+        self._trained = False
 
     def __reduce__(self) -> tuple:
         return type(self), (self.tie, *self.tables)
 
-    @untraced
+    def __deepcopy__(self, memo: dict[int, Any]) -> BeforeRead:
+        memo[id(self)] = copied = type(self)(copy.deepcopy(self.tie, memo), *copy.deepcopy(self.tables, memo))
+        self.tie.copies.add(copied)
+        return copied
+
+    def averages(self) -> bool:
+        """Whether, in a copy that is not trained, the tables have been written since this was asked last."""
+        before, self._versions = self._versions, [table._version for table in self.tables]
+        return self.tie.optimizer is None and not self._trained and self._versions != before
+
+    def asks(self) -> bool:
+        """Whether there is an optimizer that may have left decay pending."""
+        if self.tie.optimizer is None and not torch.compiler.is_compiling():
+            self._trained |= torch.is_grad_enabled() and any(table.requires_grad for table in self.tables)
+        return self.tie.optimizer is not None
+
     def __call__(self, *rows: Callable[[], Tensor]) -> None:
         """Takes for each table a function that gives the ascending rows about to be read; nothing for all rows."""
-        if self.tie.optimizer is None:
+        if not self.asks():
             return
+        if not torch.compiler.is_exporting():
+            self._catch_up(*rows)
+        elif torch.compiler.is_dynamo_compiling():
+            raise RuntimeError("decay='global': export with strict=False, or export a copy.deepcopy of the model")
+        else:  # the program keeps the memory of the tables, which the modes of export do not let through
+            with _disable_current_modes():
+                self._catch_up()
+
+    @untraced
+    def _catch_up(self, *rows: Callable[[], Tensor]) -> None:
         for table, of_table in zip(self.tables, rows or (None,) * len(self.tables), strict=True):
-            self.tie.optimizer._catch_up_read(table, of_table)
+            self.tie.optimizer._catch_up_read(table, of_table)  # type: ignore[union-attr]
+
+
+def note_read(optimizer: TiedOptimizer, rows: Any) -> None:
+    """After decay was applied to rows, or where they are None to whole tables."""
+    tie = tie_of(optimizer)
+    if tie is not None and rows is None:
+        tie.settled = True
+
+
+def warn_of_averages(optimizer: TiedOptimizer) -> None:
+    """Before a step leaves decay pending: warns of copies that were written while there was some."""
+    tie = tie_of(optimizer)
+    if tie is None or not tie.copies:
+        return
+    settled, tie.settled = tie.settled, False
+    if any([copied.averages() for copied in tie.copies]) and not settled:
+        tie.copies.clear()
+        warnings.warn(
+            "decay='global': a copy of the model was written after the last step, as AveragedModel.update_parameters "
+            "does. If it was written from the model's parameters, it lacks their pending decay: call "
+            "optimizer.catch_up() before",
+            stacklevel=2,
+        )
 
 
 def watch(optimizer: TiedOptimizer, module: nn.Module) -> list[Tensor]:
@@ -114,8 +167,6 @@ class _BeforePlainRead(BeforeRead):
     """For the hooks of an nn.Embedding."""
 
     def before_forward(self, module: nn.Embedding, args: tuple, kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_exporting():
-            return
         ids = args[0] if args else kwargs["input"]
         self(lambda: _ops.distinct_items(ids, module.num_embeddings))
 

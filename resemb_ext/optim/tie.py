@@ -46,12 +46,16 @@ class Tie:
 
     Attributes:
         lookups: of the tied tables, as long as their autograd graphs live.
+        copies: what copies of the modules have in place of a tie to this optimizer; see ``global_decay``.
+        settled: whole tables have had their pending decay applied since the last step.
     """
 
     optimizer: TiedOptimizer | None = None
+    settled = False
 
     def __init__(self) -> None:
         self.lookups: weakref.WeakSet[Lookup] = weakref.WeakSet()
+        self.copies: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __reduce__(self) -> tuple:
         return Tie, ()

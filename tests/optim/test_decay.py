@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from resemb_ext import InterestGraph, ResEmbedding, optim
 from resemb_ext.testing.problems import make_graph
@@ -227,3 +229,135 @@ def test_low_precision_tables_decay_with_random_rounding() -> None:
         (module(torch.arange(2000)) * 0).sum().backward()
         optimizer.step()
     assert math.isclose(float(module.weight.detach().float().mean()), 0.999**20, rel_tol=1e-3)
+
+
+def decaying(link: str = "given") -> tuple[nn.Embedding, Any, Tensor]:
+    """An embedding with decay pending on most rows, its optimizer, and the vectors that readers should see."""
+    module = plain() if link == "plain" else res_embedding(link=link)
+    optimizer = optim.SGD(module.parameters(recurse=False), lr=0.1, weight_decay=5.0, decay="global")
+    optimizer.attach(module)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(torch.tensor([1, 2])).square().sum().backward()
+        optimizer.step()
+    twin = copy.deepcopy(module)
+    optimizer.zero_grad()
+    module(torch.tensor([1, 2])).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        for table, other in zip(module.parameters(recurse=False), twin.parameters(recurse=False), strict=True):
+            decay = optimizer.state[table]["decayed"] - optimizer.state[table]["decay_log"]
+            other.copy_(table * torch.exp(-decay)[:, None])
+        return module, optimizer, twin(torch.arange(H))
+
+
+@pytest.mark.parametrize("link", ["given", "plain"])
+@pytest.mark.parametrize("way", ["detached", "own", "half", "loaded in part", "drawn", "exported"])
+def test_other_ways_to_read_and_write_a_table(way: str, link: str) -> None:
+    module, _, expected = decaying(link)
+    ids = torch.arange(H)
+    with torch.no_grad():
+        if way == "loaded in part":  # by a state without these tables
+            nn.ModuleList([module, nn.Linear(1, 1)]).load_state_dict({"1.bias": torch.ones(1)}, strict=False)
+            found = module(ids)
+        elif way == "drawn":
+            if link == "plain":
+                pytest.skip("nn.Embedding does not tell")
+            torch.manual_seed(5)
+            module.reset_parameters()
+            torch.manual_seed(5)
+            fresh = res_embedding()
+            torch.manual_seed(5)
+            fresh.reset_parameters()
+            found, expected = module(ids), fresh(ids)
+        elif way == "exported":
+            found = torch.export.export(module, (ids,), strict=False).module()(ids)
+        else:
+            tensors = {name: p if way == "own" else p.detach() for name, p in module.named_parameters()}
+            if way == "half":
+                tensors.popitem()
+            found = torch.func.functional_call(module, tensors, (ids,))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("link", ["given", "plain"])
+def test_strict_export_takes_a_copy(link: str) -> None:
+    module, _, expected = decaying(link)
+    ids = torch.arange(H)
+    with pytest.raises(Exception, match=r"export with strict=False, or export a copy\.deepcopy"):
+        torch.export.export(module, (ids,), strict=True)
+    found = torch.export.export(copy.deepcopy(module), (ids,), strict=True).module()(ids)
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reads", ["attention", "samples"])
+def test_a_lookup_after_another_leaves_its_backward_alone(reads: str) -> None:
+    """Both save the tables; the second one's rows have decay pending."""
+    module, optimizer, _ = decaying("attention" if reads == "attention" else "given")
+    for _ in range(2):
+        optimizer.zero_grad()
+        samples = torch.ones(3, 1, requires_grad=True)
+        one = module.bag(torch.tensor([[3], [4], [5]]), None, "sum", samples)
+        two = module.bag(torch.tensor([[6], [7], [8]]), None, "sum", samples)
+        (one * two).sum().backward()
+        optimizer.step()
+    assert samples.grad is not None
+
+
+class TestAverages:
+    def train(self, link: str, catch_up: bool, average: Callable[[nn.Module], Any], read: Any = None) -> list[str]:
+        module, optimizer, _ = decaying(link)
+        averaged = average(module)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                optimizer.zero_grad()
+                module(torch.tensor([1, 2])).square().sum().backward()
+                optimizer.step()
+                if catch_up:
+                    optimizer.catch_up()
+                averaged.update_parameters(module)
+        if catch_up:
+            with torch.no_grad():
+                assert not torch.equal(averaged(torch.arange(H)), module(torch.arange(H)))
+        return [str(warning.message) for warning in found if warning.category is UserWarning]
+
+    @pytest.mark.parametrize("link", ["given", "attention", "plain"])
+    def test_of_rows_with_pending_decay_warn_once(self, link: str) -> None:
+        (message,) = self.train(link, False, AveragedModel)
+        assert "optimizer.catch_up() before" in message
+
+    @pytest.mark.parametrize("link", ["given", "plain"])
+    def test_after_catch_up_are_right(self, link: str) -> None:
+        assert self.train(link, True, AveragedModel) == []
+
+    def test_by_a_hook_of_the_optimizer_are_right(self) -> None:
+        module, optimizer, _ = decaying()
+        optimizer.register_step_post_hook(lambda *_: optimizer.catch_up())
+        averaged = AveragedModel(module)
+        optimizer.zero_grad()
+        module(torch.tensor([1, 2])).square().sum().backward()
+        optimizer.step()
+        averaged.update_parameters(module)
+        with torch.no_grad():
+            assert torch.equal(averaged(torch.arange(H)), module(torch.arange(H)))
+
+    @pytest.mark.parametrize("case", ["trained", "loaded", "idle", "tied"])
+    def test_other_copies_do_not_warn(self, case: str) -> None:
+        module, optimizer, _ = decaying()
+        twin, own = copy.deepcopy((module, optimizer))
+        if case != "tied":
+            twin = copy.deepcopy(module)
+            own = optim.SGD(twin.parameters(), lr=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                for part, stepping in ((module, optimizer), (twin, own)):
+                    if part is module or case in ("trained", "tied"):
+                        stepping.zero_grad()
+                        part(torch.tensor([1, 2])).square().sum().backward()
+                        stepping.step()
+                if case == "loaded":
+                    twin.load_state_dict(module.state_dict())
+                if case == "idle":
+                    twin.requires_grad_(False)(torch.arange(H))
