@@ -299,7 +299,9 @@ class _LookUp(torch.autograd.Function):
         # Frozen before the forward pass or since.
         needs = [need and t.requires_grad for need, t in zip(ctx.needs_input_grad, ctx.tables, strict=False)]
         need_samples = ctx.needs_input_grad[2]
-        if ctx.steps_both and all(needs) and _alone(lookup, tie):
+        # A gradient that was there before, as none was cleared, belongs to the sum.
+        cleared = central.grad is None and residual.grad is None
+        if ctx.steps_both and all(needs) and cleared and _alone(lookup, tie):
             samples_grad = tie.optimizer._step_lookup(grad, plan, central, residual, graph, ctx.mean, need_samples)
             lookup.stepped = True
             return None, None, samples_grad, *nothing

@@ -343,6 +343,22 @@ def test_a_table_that_was_frozen_at_first_is_stepped_in_backward_once_thawed(lin
     assert inside.state[table]["step"] == 1
 
 
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_gradient_that_was_not_cleared_belongs_to_the_sum(link: str) -> None:
+    module = linked(link)
+    total(module, "lookup", 0).backward()
+    inside, after, twin = pair("adam", module)
+    for part, gradient in zip(twin.parameters(), module.parameters(), strict=True):
+        part.grad = gradient.grad.clone()
+    for step in (1, 2):
+        for m in (module, twin):
+            total(m, "lookup", step).backward()
+        for optimizer in (inside, after):
+            optimizer.step()
+            optimizer.zero_grad()
+    check_same(module, twin, inside, after)
+
+
 def test_two_modules_with_the_same_tables_are_one_step() -> None:
     one, other = linked("average"), linked("average")
     other.central, other.residual = one.central, one.residual
