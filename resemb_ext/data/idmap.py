@@ -175,10 +175,12 @@ class IdMap:
         known = self._values if count is None else self._values[:count]
         text = self.kind == "text"
         digest = hashlib.sha256(f"{'text' if text else 'integers'}:{self.first}:{len(known)}:".encode())
-        if text:
-            digest.update(pc.binary_length(known).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-            digest.update("".join(known.to_pylist()).encode())
-        else:
+        if text and len(known):
+            _, offsets, letters = known.buffers()
+            ends = np.frombuffer(offsets, np.int64, len(known) + 1, 8 * known.offset)
+            digest.update(np.diff(ends).astype("<i8").tobytes())
+            digest.update(memoryview(letters)[ends[0] : ends[-1]])
+        elif not text:
             # An extended map may be uint64 where the one before was int64.
             negative = self.kind == "int64" and len(known) > 0 and pc.min(known).as_py() < 0
             digest.update(b"-" if negative else b"+")

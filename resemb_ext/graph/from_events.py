@@ -324,7 +324,8 @@ class FromEvents(GraphData):
             num_items: H of the new graph, >= this one's; None takes a log's ``num_items``, which grew
                 by the new items, and else keeps it. The row that was the log's out-of-vocabulary one
                 is then the first new item's, and the last row is the new one.
-            category: with category edges and a larger H, the category of each item.
+            category: with category edges and a larger H, the category of each item, old ones too. (The
+                ``category_domain`` of a log knows those of its own events alone.)
             threads, progress: as of ``from_events``.
 
         Returns:

@@ -55,8 +55,8 @@ def after_log(meta: Meta, log: Any) -> Meta:
         if same is None:
             raise ValueError(
                 f"new_events is a log, but the graph does not know by which {field} its events were numbered: they"
-                f" came as arrays or in an older file; if log.{field} has those numbers, give the arrays"
-                " (log.user, log.item, log.time) of log.interactions"
+                " came as arrays, as integers of a Parquet file or in an older graph file; if this log has those"
+                " numbers, give the arrays (log.user, log.item, log.time) of log.interactions"
             )
         if not same:
             raise ValueError(

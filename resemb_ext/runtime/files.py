@@ -122,17 +122,17 @@ def check_out(out: Path, inputs: Iterable[Path]) -> None:
 
     Args:
         out: file to write.
-        inputs: files, or folders of files, to read.
+        inputs: files to read, or folders that are read as a whole.
 
     Raises:
-        ValueError: ``out`` is one of them.
+        ValueError: ``out`` is one of them, or lies in one.
     """
-    if not out.exists():
-        return
     for given in inputs:
-        for file in given.rglob("*") if given.is_dir() else (given,):
-            if file.exists() and out.samefile(file):
-                raise ValueError(f"out: {out} is the input {file}; choose another file to write")
+        if given.is_dir():
+            if out.resolve().is_relative_to(given.resolve()):
+                raise ValueError(f"out: {out} lies in the input {given}, all of which is read; choose another folder")
+        elif given.exists() and out.exists() and out.samefile(given):
+            raise ValueError(f"out: {out} is the input {given}; choose another file to write")
 
 
 def check_report(path: Path, keys: set[str]) -> None:

@@ -77,6 +77,18 @@ def test_a_foreign_file_in_the_place_of_the_report_stays(place, capsys, command,
     assert "out: new.parquet.json would be replaced, and is no report of this command; move it" in line
 
 
+@pytest.mark.parametrize("out", ["parts/new.parquet", "parts/day=2/../day=1/0.parquet", "to-part.parquet"])
+@pytest.mark.parametrize("command", [("graph", "build", "--data"), ("data", "convert")], ids=lambda c: c[0])
+def test_nothing_is_written_into_a_folder_that_is_read_as_a_whole(place, capsys, command, out):
+    for day in ("1", "2"):
+        (place / "parts" / f"day={day}").mkdir(parents=True)
+        pd.read_parquet("log.parquet").to_parquet(place / "parts" / f"day={day}" / "0.parquet")
+    (place / "to-part.parquet").symlink_to(place / "parts" / "day=1" / "0.parquet")
+    line = refused(capsys, *command, "parts", "--out", out)
+    assert f"out: {Path(out)} lies in the input parts, all of which is read; choose another folder" in line
+    assert main([*command, "parts", "--out", "parts.parquet"]) == 0
+
+
 def test_a_graph_is_built_again_in_the_same_place(place, capsys):
     build = ["graph", "build", "--data", "log.parquet", "--out", "g.npz"]
     assert main(build) == 0 and main([*build, "--window", "1"]) == 0
