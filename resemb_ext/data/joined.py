@@ -94,6 +94,17 @@ def _joined(array: pa.Array, column: str) -> pa.Array:
     return pc.binary_join(pa.LargeListArray.from_arrays(offsets, ids), pa.scalar(UNIT, pa.large_string()))
 
 
+def without_nulls(histories: Histories, words: Sequence[str]) -> tuple[Histories, int]:
+    """The histories without those that are one of ``words``, each a missing value; and in how many rows it was."""
+    null = pc.is_in(histories.texts, value_set=pa.array(words, pa.large_string())).to_numpy(zero_copy_only=False)
+    if histories.separator is not None or not null.any():
+        return histories, 0
+    number = np.append(np.where(null, -1, np.cumsum(~null) - 1), -1)
+    which = number[histories.which]
+    rows = int((which < 0).sum() - (histories.which < 0).sum())
+    return histories._replace(which=which, texts=histories.texts.filter(pa.array(~null))), rows
+
+
 def split_histories(histories: Histories, separator: str) -> Sequences:
     """The tokens of the distinct histories.
 

@@ -17,13 +17,22 @@ from .columns import list_names, resolve_columns
 from .files import kind_of, open_source
 from .findings import WARNING, Finding, left_out
 from .idmap import IdMap
-from .joined import Histories, Sequences, aligned, check_lengths, ends_with, read_histories, row_with, split_histories
-from .separators import UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
+from .joined import (
+    Histories,
+    Sequences,
+    aligned,
+    check_lengths,
+    ends_with,
+    read_histories,
+    row_with,
+    split_histories,
+    without_nulls,
+)
+from .separators import NULLS, PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
 
 PARTS = ("train", "valid", "test")
-# What histories are often filled up with, and the least share of their places that makes it suspicious.
-_PADDING = ("0", "-1", "<pad>", "<PAD>", "[PAD]", "pad", "PAD", "padding")
+# The least share of the places of histories that makes padding suspicious.
 _LEAST_PADDING = 0.05
 
 
@@ -98,6 +107,13 @@ def read_parts(
     texts = [part.item for part in parts.values()]
     targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]
     known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays(texts)))
+    nulls, missing = [word for word in NULLS if not known.holds(word)], 0
+    for name, part in parts.items():
+        histories, spelled = without_nulls(part.histories, nulls)
+        parts[name], missing = replace(part, histories=histories), missing + spelled
+    if missing:
+        fault = f"{missing:,} histories spell a missing value, as {', '.join(nulls[:4])} are"
+        findings.append(Finding(WARNING, "no history", fault, "read as none"))
     joined = _joined([part.histories for part in parts.values()], known, separator)
     for name, part in parts.items():
         with _lines_of(part.source):
@@ -113,9 +129,9 @@ def read_parts(
 
 def _padding(sequences: list[Sequences], targets: Targets) -> Iterator[Finding]:
     """Ids that fill histories up to one length, as samples of fixed shape have them."""
-    for word in _PADDING:
+    for word in PADDING:
         found = ends_with(sequences, word)
-        if found is None or pc.is_in(pa.scalar(word, pa.large_string()), value_set=targets.texts).as_py():
+        if found is None or targets.holds(word):
             continue
         count, total, side = found
         if count >= _LEAST_PADDING * total:

@@ -24,6 +24,13 @@ _BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\))\s*$"
 # How lists of NumPy's numbers and texts show them: "[np.int64(1), np.str_('a')]".
 _SCALAR = r"\bnp\.\w+\(([^()]*)\)"
 INTEGER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
+# What histories are often filled up with, and how a missing history is spelled: neither tells of a separator.
+PADDING = ("0", "-1", "<pad>", "<PAD>", "[PAD]", "pad", "PAD", "padding")
+NULLS = ("nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT")
+# Signs that people double; of others, two in a row are an empty id.
+_DOUBLED = ("::", "||")
+# An id that is never a target is hardly a larger share of the ids in histories.
+_MOST_OF_ONE = 0.2
 # Histories that are looked at to find the separator; all are checked afterwards.
 _SAMPLE = 20_000
 
@@ -47,6 +54,10 @@ class Targets:
     never: str = "are never a target"
     option: str = "history_separator= (--history-separator on the command line)"
 
+    def holds(self, word: str) -> bool:
+        """Whether a text is one of the known ids."""
+        return bool(pc.is_in(pa.scalar(word, pa.large_string()), value_set=self.texts).as_py())
+
     @cached_property
     def characters(self) -> set[str]:
         """ASCII characters of the texts that are no letters or digits."""
@@ -64,6 +75,9 @@ class BadHistory(ValueError):
     def __init__(self, fault: str, text: str | None = None) -> None:
         self.text = text
         super().__init__(fault)
+
+
+_PADDING = pa.array(PADDING, pa.large_string())
 
 
 def describe(separator: str) -> str:
@@ -98,7 +112,12 @@ def find_separator(texts: pa.Array, targets: Targets) -> str:
     sample = texts.take(pa.array(np.arange(0, len(texts), -(-len(texts) // _SAMPLE))))
     fits = {form: _fit(sample, form, targets) for form in _candidates(sample, targets)}
     best = max(fits, key=lambda form: fits[form], default="")
-    return best if best and fits[best][0] > 0.5 else ""
+    if not best or fits[best][0] <= 0.5:
+        return ""
+    twice = best * 2
+    if twice not in _DOUBLED or not holds(sample, twice):
+        return best
+    return best if holds(pc.replace_substring(sample, twice, ""), best) else twice
 
 
 def holds(texts: pa.Array, separator: str) -> bool:
@@ -163,6 +182,7 @@ def check_words(words: pa.Array, counts: np.ndarray, separator: str, targets: Ta
             return f"{fault}; all ids are read as text ({wrong:,} of {total:,} are such)"
         remedy = "write both alike" if separator == UNIT else f"name what parts the ids with {targets.option}"
         raise BadHistory(f"{fault}; {remedy}", words[place].as_py())
+    name_it = f"name what parts the ids with {targets.option}"
     never = f"{wrong:,} of {total:,} ids in histories, such as {example!r}, {targets.never}"
     if given:
         return f"{never}; {split}" if 2 * wrong >= total else None
@@ -175,14 +195,29 @@ def check_words(words: pa.Array, counts: np.ndarray, separator: str, targets: Ta
                 f"parts the ids with {targets.option}",
                 text,
             )
+    signs = pc.match_substring_regex(unknown, r"^[^\pL\pN]+$")
+    if pc.any(signs).as_py():
+        sign = unknown.filter(signs)[0].as_py()
+        raise BadHistory(f"{printable(sign, 60)!r} in a history is no id; {split}: {name_it}", sign)
     split_further = not separator and _candidates(unknown, targets)
     if 2 * wrong >= total and (targets.complete or split_further):
-        raise BadHistory(f"{never}; {split}: name what parts the ids with {targets.option}", words[place].as_py())
+        raise BadHistory(f"{never}; {split}: {name_it}", words[place].as_py())
+    most = int(np.argmax(np.where(odd, counts, 0)))
+    if targets.complete and counts[most] >= _MOST_OF_ONE * total and counts[most] > 1:
+        word = words[most].as_py()
+        raise BadHistory(
+            f"{printable(word, 60)!r} is never a target, but {counts[most]:,} of {total:,} ids in histories; {split}: "
+            f"{name_it}",
+            word,
+        )
     return None
 
 
 def _known(words: pa.Array, targets: Targets) -> np.ndarray:
-    known = pc.match_substring_regex(words, INTEGER) if targets.integers else pc.is_in(words, value_set=targets.texts)
+    if targets.integers:
+        known = pc.match_substring_regex(words, INTEGER)
+    else:
+        known = pc.or_(*(pc.is_in(words, value_set=ids.cast(words.type)) for ids in (targets.texts, _PADDING)))
     # An empty id is another fault, found later.
     return pc.or_(known, pc.equal(words, "")).to_numpy(zero_copy_only=False)
 

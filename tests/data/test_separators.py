@@ -323,3 +323,42 @@ def test_padding_is_said(tmp_path, form):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_ready_made(folder)
+
+
+def test_signs_and_words_between_ids_are_no_ids(tmp_path):
+    words = ["item1", "item2", "item3"]
+    for name, sign, fault in (
+        ("arrow", " -> ", "'->' in a history is no id; histories were read as ids joined by ' '"),
+        ("word", " and ", "'and' is never a target, but 12 of 33 ids in histories"),
+    ):
+        folder = write(tmp_path / name, rows_of(words, [words[:2], words, words[1:]]))
+        for part in ("train", "valid", "test"):
+            path = folder / f"{part}.csv"
+            path.write_text(path.read_text().replace("^", sign))
+        with pytest.raises(ValueError, match=fault):
+            read_ready_made(folder)
+        assert decoded(read_ready_made(folder, history_separator=sign))[1] == words
+
+
+@pytest.mark.parametrize("words", [INTEGERS, CODES], ids=["integers", "codes"])
+def test_doubled_signs(tmp_path, words):
+    rows = rows_of(words, [words[:2], words[1:], words[:1]])
+    folder = write(tmp_path / "set", rows)
+    for part in ("train", "valid", "test"):
+        path = folder / f"{part}.csv"
+        path.write_text(path.read_text().replace("^", "::"))
+    split = read_ready_made(folder)
+    assert decoded(split) == [history for *_, history in rows] and "joined by '::'" in split.log.columns_line
+
+
+@pytest.mark.parametrize("words", [INTEGERS, CODES], ids=["integers", "codes"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_missing_history_that_is_spelled(tmp_path, words, kind):
+    rows = rows_of(words, [words[:3], ["None"], words[1:], ["<NA>"], words[:1]])
+    folder = write(tmp_path / "set", rows, kind=kind)
+    with pytest.warns(DataWarning, match="no history: 6 histories spell a missing value, as nan, NaN, "):
+        split = read_ready_made(folder)
+    assert decoded(split) == [[] if history[0] in ("None", "<NA>") else history for *_, history in rows]
+    assert len(split.log.items) == len(words)
+    named = rows_of([*words, "None"], [["None"], words])
+    assert decoded(read_ready_made(write(tmp_path / "named", named, kind="parquet")))[0] == ["None"]
