@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resemb_ext.runtime.files import check_out
 from resemb_ext.study.bound import experiment as bound
 from resemb_ext.study.bound import page as bound_page
 from resemb_ext.study.bound import protocol as bound_protocol
@@ -135,6 +136,7 @@ def run_study(
         if setting not in study.settings:
             known = f"knows {', '.join(study.settings)}" if study.settings else "has none"
             raise ValueError(f"setting: {setting!r} of {log}; study {name} {known}")
+    check_out(Path(out), [Path(path) for path in data])
     found = [file_source(path) for path in data] or default_sources(quick)
     names = [source.name for source in found]
     if unknown := given.keys() - set(names):

@@ -14,6 +14,7 @@ from resemb_ext import data
 from resemb_ext.data.splits import times_are_positions, usual_split
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
+from resemb_ext.runtime.files import check_out
 
 from .building import make_model
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
@@ -74,6 +75,8 @@ def prepare(config: RunConfig) -> Prepared:
         domain = truth.domain
         source = "simulated truth" if not truth.null else "simulated labels that steer nothing"
     else:
+        # A log may be a folder: what is written into it would be part of it.
+        check_out(Path(config.out or "runs"), [Path(config.data)])
         log = data.read_log(
             config.data,
             user=config.user_column,

@@ -89,6 +89,19 @@ def test_nothing_is_written_into_a_folder_that_is_read_as_a_whole(place, capsys,
     assert main([*command, "parts", "--out", "parts.parquet"]) == 0
 
 
+@pytest.mark.parametrize(
+    "command", [("train",), ("tune", "--trials", "1"), ("study", "untuned")], ids=lambda command: command[0]
+)
+def test_no_folder_of_results_lies_in_the_folder_of_its_log(place, capsys, command):
+    (place / "parts").mkdir()
+    pd.read_parquet("log.parquet").to_parquet(place / "parts" / "0.parquet")
+    if command[0] == "tune":
+        pytest.importorskip("optuna")
+    line = refused(capsys, *command, "--data", "parts", "--out", "parts/run")
+    assert "out: parts/run lies in the input parts, all of which is read; choose another folder" in line
+    assert [path.name for path in (place / "parts").iterdir()] == ["0.parquet"]
+
+
 def test_a_graph_is_built_again_in_the_same_place(place, capsys):
     build = ["graph", "build", "--data", "log.parquet", "--out", "g.npz"]
     assert main(build) == 0 and main([*build, "--window", "1"]) == 0
