@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and args.command != "bench":  # which passes on what it does not know
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
+    _escape_what_stdout_cannot_encode()
     try:
         with stops_cleanly(), _plain_warnings(args.command):
             return int(args.run(args))
@@ -111,6 +112,12 @@ def _line(error: Exception) -> str:
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(line, file=sys.stderr)
+
+
+def _escape_what_stdout_cannot_encode() -> None:
+    """A ± or a name in another script must not end a command whose output is, say, ASCII."""
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

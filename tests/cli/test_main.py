@@ -1,5 +1,6 @@
 """The command line: help, one-line errors, exit statuses, doctor, train."""
 
+import io
 import json
 import os
 import signal
@@ -291,3 +292,15 @@ def test_errors_of_ours_show_where(monkeypatch):
     monkeypatch.setattr("resemb_ext.cli.train.run", fail)
     with pytest.raises(KeyError):
         main(["train"])
+
+
+def test_an_output_that_knows_ascii_alone_ends_no_command(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    rows = "".join(f"u{k % 3},i{k},{k},c\n" for k in range(20))
+    path.write_text(f"user_id,item_id,timestamp,catégorie\n{rows}", encoding="utf-8")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        assert main(["data", "validate", str(path), "--category-column", "catégorie"]) < 2
+    output.flush()
+    assert b"cat\\xe9gorie" in output.buffer.getvalue()
