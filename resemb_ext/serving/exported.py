@@ -61,7 +61,12 @@ def load_export(folder: Path | str, *, onnx: bool = False) -> ExportedModel:
     digests = {name: digest for name, digest in about["sha256"].items() if name in (*used, ITEMS)}
     check_digests(place, digests, "export again, or copy the whole folder anew")
     items = IdMap.from_dict(read_json(place / ITEMS))
-    return ExportedModel(about, items, onnx_scorer(place / ONNX) if onnx else _torch_scorer(place / PROGRAM))
+    score = onnx_scorer(place / ONNX) if onnx else _torch_scorer(place / PROGRAM)
+
+    def in_table(ids: np.ndarray) -> np.ndarray:  # as later exports do themselves
+        return np.where((ids < 0) | (ids > items.oov), items.oov, ids)
+
+    return ExportedModel(about, items, lambda target, history: score(in_table(target), in_table(history)))
 
 
 def read_about(place: Path) -> dict[str, Any]:

@@ -46,6 +46,9 @@ def test_an_export_is_loaded_with_its_ids(exported, trained, copied):
     target, history = np.array([3, 5]), np.array([[1, 2, 0, 0], [0, 0, 0, 0]])
     expected = saved.score(target, np.array([1, 2]), np.array([2, 0]))
     np.testing.assert_allclose(loaded.score(target, history), expected, rtol=1e-4, atol=1e-5)
+    outside, unseen = np.array([[-1, 2**40, 0, 0]]), np.full((1, 4), saved.items.oov)
+    unseen[0, 2:] = 0
+    np.testing.assert_array_equal(loaded.score(target[:1], outside), loaded.score(target[:1], unseen))
     about = json.loads((copied / "export.json").read_text())
     about["sha256"].pop("model.onnx", None)
     (copied / "export.json").write_text(json.dumps(about))
