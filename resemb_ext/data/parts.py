@@ -102,7 +102,11 @@ def read_parts(
     if separator is not None:
         separator = unescaped(separator)
     parts = {name: _read(path, wanted) for name, path in _files(folder).items()}
-    findings = [finding for part in parts.values() for finding in part.source.findings]
+    findings = [
+        replace(finding, found=f"{part.source.path.name}: {finding.found}")
+        for part in parts.values()
+        for finding in part.source.findings
+    ]
     # What histories should hold is known from the targets alone.
     texts = [part.item for part in parts.values()]
     targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]

@@ -131,7 +131,7 @@ def read_log(
     if not len(fields["user"]):
         raise ValueError(f"{name!r} has no rows; a log needs at least one event")
     try:
-        log = _make(fields, columns, name, maps, unseen, findings, parse=file is not None and file.text)
+        log = _make(fields, columns, name, maps, unseen, findings, session_gap, file is not None and file.text)
     except BadEntry as bad:
         if isinstance(bad, NullEntry):
             bad.fault += "; drop_null=True (--drop-null) leaves such rows out"
@@ -140,8 +140,6 @@ def read_log(
         if file is None or file.place is None:
             raise bad.at(row) from None
         raise ValueError(f"{file.place(row)}, {bad.what}") from None
-    if session_gap is not None:
-        log = replace(log, session=sessions_by_gap(log.user, log.time, session_gap))
     clock = columns.by_field["time"]
     remark, of_times = look_at(log.time, clock, [c for c in guesses_among(available, "time") if c != clock])
     findings = [*(() if file is None else file.findings), *findings, *of_times]
@@ -214,6 +212,7 @@ def _make(
     maps: Mapping[str, IdMap],
     unseen: str,
     findings: list[Finding],
+    session_gap: float | None,
     parse: bool,
 ) -> Log:
     names = columns.by_field
@@ -261,6 +260,10 @@ def _make(
     log = Log.from_arrays(
         **arrays, users=user_map, items=item_map, categories=cat_map, name=name, columns=names, guessed=columns.guessed
     )
+    if session_gap is not None:
+        # Whole ticks: seconds with a fraction are rounded, and so are their differences.
+        ticks, scale = (log.exact_time, times.per_second) if times.per_second else (log.time, 1)
+        return replace(log, session=sessions_by_gap(log.user, ticks, session_gap * scale))
     if session is None:
         return log
     assert log.session is not None

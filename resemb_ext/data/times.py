@@ -27,10 +27,12 @@ class Times(NamedTuple):
         values: int64 for whole numbers and times of whole seconds, else float64.
         exact: int64, in the same order as the times as they were written, where float64 rounds some
             of them to the same number (nanoseconds, long decimals); None where ``values`` order them.
+        per_second: ticks of ``exact`` in one unit of ``values``; 0 where it is an order alone.
     """
 
     values: np.ndarray
     exact: np.ndarray | None = None
+    per_second: int = 0
 
 
 def canonical_times(values: Any, column: str, findings: list[Finding] | None = None) -> Times:
@@ -66,7 +68,7 @@ def canonical_times(values: Any, column: str, findings: list[Finding] | None = N
         per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
         ticks = array.cast(pa.int64()).to_numpy()
         if (ticks % per_second).any():
-            return Times(ticks / per_second, ticks)
+            return Times(ticks / per_second, ticks, per_second)
         return Times(ticks // per_second)
     if pa.types.is_integer(kind):
         if pa.types.is_unsigned_integer(kind):

@@ -75,7 +75,7 @@ def test_parts_of_a_log_keep_the_exact_order():
     ],
 )
 def test_one_rule_for_every_type(times, expected):
-    values, exact = canonical_times(times, "t")
+    values, exact, _ = canonical_times(times, "t")
     assert values.tolist() == expected and exact is None
     assert values.dtype == (np.float64 if any(isinstance(v, float) for v in expected) else np.int64)
 
@@ -107,3 +107,15 @@ def test_floats_that_round_times_are_said(kind, largest, step):
         warnings.simplefilter("error")
         read_log({**rows, "time": np.array([1, 2000.5], dtype=kind)})
         read_log({**rows, "time": np.array([1, largest], dtype=np.int64)})
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_gaps_of_sessions_are_exact(unit):
+    """A pause as long as the gap ends no session, one of a tick more does."""
+    per_second = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    rng = np.random.default_rng(0)
+    starts = 1_651_334_399 * per_second + rng.integers(0, per_second, 200)
+    for more, sessions in ((0, 200), (1, 400)):
+        times = np.stack([starts, starts + 30 * per_second + more], axis=1).ravel().astype(f"datetime64[{unit}]")
+        rows = {"user": np.repeat(np.arange(200), 2), "item": np.arange(400), "time": times}
+        assert read_log(rows, session_gap=30).num_sessions == sessions

@@ -189,6 +189,9 @@ def test_text_ids_that_went_through_floats(runs, tmp_path):
         path.write_text("history,target\n{}^{},{}\n".format(*spelled, spelled[1]))
         counts = score_file(saved, path, tmp_path / f"{spelled[0]}.csv")
         assert (counts.history.unknown, counts.target.unknown) == (0, 0)
+    tens = [value for value in saved.items.values.tolist() if value and value % 10 == 0]
+    exponents = pa.array([f"{value // 10}e1" for value in tens])
+    assert saved.encode(exponents, "c", text=True)[0].tolist() == saved.items.encode(tens)[0].tolist()
     logits = [pd.read_csv(tmp_path / f"{x}.csv").logit[0] for x in (a, f"{a}.0")]
     assert logits[0] == logits[1]
     path.write_text(f"history,target\n,{a}\n{a}^{b},1.5\n")
