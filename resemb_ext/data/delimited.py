@@ -79,14 +79,14 @@ class _Delimited:
 
     def _letters(self, columns: Sequence[str]) -> pa.Table:
         try:
-            return self._parse(columns, quotes=False)
+            return self._parse(columns, quotes=False, size=CHUNK)
         except pa.ArrowInvalid as error:
             raise ValueError(bad_line(self.path, self.layout, False) or printable(str(error))) from None
 
     def _grouping(self, columns: Sequence[str]) -> pa.Table:
         look = _LookForQuotes(self.layout.delimiter)
         try:
-            table = self._parse(columns, quotes=False, look=look)
+            table = self._parse(columns, quotes=False, size=CHUNK, look=look)
         except pa.ArrowInvalid:
             return self._grouped_by_quotes(columns)
         if not look.open:
@@ -156,7 +156,7 @@ class _Delimited:
         return _Spans(count, *first)
 
     def _parse(
-        self, columns: Sequence[str], *, quotes: bool, look: Callable[[bytes], None] | None = None, size: int = CHUNK
+        self, columns: Sequence[str], *, quotes: bool, size: int, look: Callable[[bytes], None] | None = None
     ) -> pa.Table:
         gaps = [name for name in self.layout.spread if name.startswith("\0")]
         names = list(dict.fromkeys([*columns, *gaps]))

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from .lines import chunks, filled_lines, text_lines
+from .lines import CHUNK, chunks, filled_lines, text_lines
 from .source import Source, readable
 from .spelled import EXACT, integers
 
@@ -62,7 +62,7 @@ class _JsonLines:
         self.path = path
         # By column: kinds of its values, in order of appearance; the type's name for others than numbers and text.
         self.kinds: dict[str, dict[str, None]] = {}
-        for chunk in chunks(path):
+        for chunk in chunks(path, CHUNK):
             table = _by_arrow(chunk)
             if table is None:
                 self.kinds = self._kinds_of_all_objects()
@@ -106,7 +106,7 @@ class _JsonLines:
 
     def _read_by_arrow(self, columns: Sequence[str], schema: pa.Schema) -> pa.Table | None:
         tables = []
-        for chunk in chunks(self.path):
+        for chunk in chunks(self.path, CHUNK):
             table = _by_arrow(chunk, schema)
             if table is None:
                 return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def _encoding(start: bytes) -> tuple[str, int]:
     return "utf-8", 0
 
 
-def chunks(path: Path, size: int = CHUNK) -> Iterator[bytes]:
+def chunks(path: Path, size: int) -> Iterator[bytes]:
     """The file's text in UTF-8, without a byte-order mark; every chunk but the last ends with a line.
 
     Args:
@@ -61,16 +62,16 @@ def chunks(path: Path, size: int = CHUNK) -> Iterator[bytes]:
     begun: list[bytes] = []  # of a line whose end is not yet read
     pending, lines = 0, 0
     with pa.input_stream(path, compression="detect") as file:
-        first = True
-        while block := file.read(size):
-            if first:
-                first = False
-                for begin, what in _OTHERS:
-                    if block.startswith(begin):
-                        raise ValueError(what)
-                name, mark = _encoding(block)
-                decoder = None if name == "utf-8" else codecs.getincrementaldecoder(name)()
-                block = block[mark:]
+        start = file.read(size)
+        while 0 < len(start) < 8 and (more := file.read(size)):
+            start += more
+        for begin, what in _OTHERS:
+            if start.startswith(begin):
+                raise ValueError(what)
+        name, mark = _encoding(start)
+        if name != "utf-8":
+            decoder = codecs.getincrementaldecoder(name)()
+        for block in itertools.chain([start[mark:]], iter(lambda: file.read(size), b"")):
             if decoder is not None:
                 block = decoder.decode(block).encode()
             cut = block.rfind(b"\n") + 1
@@ -106,9 +107,7 @@ class LineStream:
 
     closed = False
 
-    def __init__(
-        self, path: Path, size: int = CHUNK, skip: int = 0, look: Callable[[bytes], None] | None = None
-    ) -> None:
+    def __init__(self, path: Path, size: int, skip: int = 0, look: Callable[[bytes], None] | None = None) -> None:
         self._chunks = chunks(path, size)
         self._skip, self._look = skip, look
         self._first = self._next()
@@ -144,7 +143,7 @@ class LineStream:
 
 def text_lines(path: Path) -> Iterator[str]:
     """Lines with their ends, which are line feeds, carriage returns or both; bad bytes become U+FFFD."""
-    for chunk in chunks(path):
+    for chunk in chunks(path, CHUNK):
         # Not str.splitlines, which also ends lines at form feeds and the like.
         yield from io.StringIO(chunk.decode(errors="replace"), newline="")
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from resemb_ext.data import DataWarning, read_log
+from resemb_ext.data import DataWarning, delimited, json_lines, read_log
+from resemb_ext.data import lines as lines_of_files
 from resemb_ext.testing.strategies import examples
 
 NAMES = ["user_id", "item_id", "timestamp", "category", "label"]
@@ -29,6 +30,9 @@ GROUPED = st.sampled_from(["a,b", "a;b", "a\tb", "a|b", "a,,b", '",', '"\t"', "a
 BROKEN = st.sampled_from(["a\nb", "a\r\nb", "\n", '"\n"', "a,\nb", "\r", 'x"\r\n"y', "a\n\n"])
 WORDS = st.text(LETTERS.filter(lambda c: c not in "\r\n"), min_size=1, max_size=4) | ODD | ODD_NUMBERS | GROUPED
 INTEGERS = st.integers(0, 9) | st.integers(-(2**63), 2**63 - 1) | st.sampled_from([2**53 + 1, -1, 10**15])
+
+# Bytes read at a time: files are as a rule longer than what is read at once.
+CHUNKS = st.sampled_from([1 << 20, 13, 40, 5])
 
 
 @st.composite
@@ -105,8 +109,10 @@ def by_kind(folder, log, lines):
     yield table.to_pandas() if not any(column.null_count for column in table.columns) else table
 
 
-def check(folder, log, lines=False):
-    with warnings.catch_warnings():
+def check(folder, log, chunk, lines=False):
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        for module in (lines_of_files, delimited, json_lines):
+            patch.setattr(module, "CHUNK", chunk)
         warnings.simplefilter("ignore", DataWarning)
         expected = read_log(pa.table(types_of(log)))
         for source in by_kind(folder, log, lines):
@@ -116,15 +122,15 @@ def check(folder, log, lines=False):
 
 
 @examples(60)
-@given(logs(WORDS))
-def test_rows_of_one_line(tmp_path_factory, log):
-    check(tmp_path_factory.mktemp("log"), log)
+@given(logs(WORDS), CHUNKS)
+def test_rows_of_one_line(tmp_path_factory, log, chunk):
+    check(tmp_path_factory.mktemp("log"), log, chunk)
 
 
 @examples(60)
-@given(logs(WORDS | BROKEN))
-def test_rows_of_several_lines(tmp_path_factory, log):
-    check(tmp_path_factory.mktemp("log"), log, lines=True)
+@given(logs(WORDS | BROKEN), CHUNKS)
+def test_rows_of_several_lines(tmp_path_factory, log, chunk):
+    check(tmp_path_factory.mktemp("log"), log, chunk, lines=True)
 
 
 def spellings(number):
