@@ -125,6 +125,7 @@ def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind)
         np.array([b, items.oov, items.oov, a]), np.array([a, b, a, items.oov]), np.array([2, 2, 0, 0])
     )
     np.testing.assert_allclose(logit, by_hand, rtol=1e-5)
+    assert main(arguments) == 0  # its own files may be replaced
 
 
 @pytest.mark.parametrize("kind", ["text", "integers"])
