@@ -144,7 +144,8 @@ def _check_times(graph: GraphData, old: KeptCounts, events: Events) -> None:
     if events.time.dtype != old.tail_time.dtype or events.time_unit != graph.meta["time_unit"]:
         raise TypeError(
             f"time is {events.time_unit or events.time.dtype}, expected"
-            f" {graph.meta['time_unit'] or old.tail_time.dtype}, as of the graph's events"
+            f" {graph.meta['time_unit'] or old.tail_time.dtype}, as of the graph's events; give the times of both in"
+            " one type, or build the graph of both anew"
         )
     last = np.append(old.tail_user[1:] != old.tail_user[:-1], True)
     users, newest = old.tail_user[last], old.tail_time[last]
