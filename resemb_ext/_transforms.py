@@ -85,7 +85,7 @@ def transformed(*inputs: Any) -> bool:
     """Whether a transform of torch.func is under way, or an input has a tangent of forward-mode AD."""
     if torch._C._are_functorch_transforms_active():
         return True
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return False
     return any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in inputs)
 
