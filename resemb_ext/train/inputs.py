@@ -125,7 +125,8 @@ def check_inputs(folder: Path, prepared: Prepared, config: RunConfig) -> None:
     changed = [name for name in now if name not in (PLACES, COMPUTED) and saved.get(name) != now[name]]
     if changed:
         ways = [
-            f"{getattr(config, name)} is another {what} than the run's: say with --{name} where that lies"
+            f"{getattr(config, name)} is another {what} than the run's, or this version reads it otherwise: say with "
+            f"--{name} where the run's lies"
             for name, what in (("data", "log"), ("graph", "graph"))
             if name in changed and name in {*_files(config), *(saved.get(PLACES) or {})}
         ]
