@@ -16,10 +16,12 @@ from typing import Any
 from resemb_command import COMMANDS, command_of, root_parser
 from resemb_ext.runtime.stopping import stops_cleanly
 
-# What RuntimeErrors of torch, of its dispatcher and of C++ say when an allocation fails, a thread's stack among them.
+# What torch, its dispatcher and other C++ say when an allocation fails, that of a thread's stack among them. A library
+# that is loaded then may end without saying why.
 _NO_MEMORY = (
     *("not enough memory", "out of memory", "allocate memory", "bad_alloc"),
     "Resource temporarily unavailable",
+    "without exception set",
 )
 
 
@@ -94,7 +96,7 @@ def exit_status(error: Exception) -> int | None:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's, NumPy's, Arrow's, torch's or an operator's."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+        isinstance(error, (RuntimeError, SystemError)) and any(words in str(error) for words in _NO_MEMORY)
     )
 
 

@@ -275,6 +275,7 @@ def test_signals_end_every_command_with_a_line(tmp_path, capsys, monkeypatch, si
         MemoryError("std::bad_alloc"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         torch.OutOfMemoryError("CUDA out of memory."),
+        SystemError("error return without exception set"),
     ],
 )
 def test_memory_that_ends_is_a_line(capsys, monkeypatch, error):

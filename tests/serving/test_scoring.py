@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import resemb_ext as rx
 from resemb_ext.cli import main
+from resemb_ext.runtime.digests import write_recorded_json
 from resemb_ext.serving import SavedModel, batches, score_file
 from resemb_ext.testing.strategies import examples
 from resemb_ext.train import run
@@ -329,6 +330,43 @@ def test_bad_runs_are_one_line(runs, tmp_path, capsys):
     assert "has no SHA256SUMS" in warned and "id_maps.json cannot be read" in shown
     (folder / "config.resolved.json").unlink()
     assert "holds no run" in refused()
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("file", ["id_maps.json", "config.resolved.json", "arms/res-seed0/run.json", "SHA256SUMS"])
+@given(data=st.data())
+@examples(20)
+def test_any_flipped_bit_of_what_scoring_trusts_is_refused(runs, tmp_path_factory, file, data):
+    import shutil
+
+    folder = tmp_path_factory.mktemp("flip") / "run"
+    shutil.copytree(runs["integers"].folder, folder)
+    path = folder / file
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    # Digests of files that scoring does not read may be damaged.
+    hit = file != "SHA256SUMS"
+    try:
+        saved = SavedModel.load(folder)
+    except ValueError as error:
+        assert "SHA256SUMS" in str(error) and "\n" not in str(error)
+    else:
+        assert not hit and saved.items == SavedModel.load(runs["integers"].folder).items
+    shutil.rmtree(folder.parent)
+
+
+def test_the_id_map_of_another_run_is_refused(runs, tmp_path):
+    """One of equal size, whole and with its digest: the checkpoint knows its own."""
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(runs["integers"].folder, folder)
+    maps = json.loads((folder / "id_maps.json").read_text())
+    maps["items"]["values"] = [value + 1 for value in maps["items"]["values"]]
+    write_recorded_json(folder, folder / "id_maps.json", maps)
+    with pytest.raises(ValueError, match=r"best\.safetensors was trained with other id_maps than those here"):
+        SavedModel.load(folder, "plain", 0)
 
 
 def test_names_that_train_had() -> None:

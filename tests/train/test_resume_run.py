@@ -316,6 +316,31 @@ def test_foreign_json_without_digests_is_a_line(one_run, tmp_path, capsys, file,
     assert warned.startswith("resemb train: warning: ") and warned.endswith("its files are read unchecked")
 
 
+@pytest.mark.parametrize("file", ["arms/plain-seed0/run.json", "test_scores.parquet", "result.json"])
+def test_results_that_were_changed_are_not_resumed_from(one_run, tmp_path, capsys, file):
+    out = tmp_path / "out"
+    shutil.copytree(one_run, out)
+    if file != "result.json":
+        (out / "result.json").unlink()
+    content = bytearray((out / file).read_bytes())
+    content[len(content) // 3] ^= 1
+    (out / file).write_bytes(content)
+    assert main(["train", "--resume", str(out), "--quiet"]) == 2
+    shown = capsys.readouterr().err
+    assert f"{out / file} does not match its digest" in shown and len(shown.splitlines()) == 1
+
+
+def test_checkpoints_of_another_log_are_not_resumed_from(tmp_path, monkeypatch):
+    """Its arms, sizes and options are equal, and its digests are right."""
+    frame = pd.DataFrame({"user_id": np.repeat(range(40), 5), "item_id": np.arange(200) % 17, "timestamp": range(200)})
+    for name, log in (("a", frame), ("b", frame.assign(item_id=frame.item_id[::-1].to_numpy()))):
+        log.to_csv(tmp_path / f"{name}.csv", index=False)
+        stopped_run(tmp_path / name, monkeypatch, data=str(tmp_path / f"{name}.csv"), embedding="plain")
+    shutil.copytree(tmp_path / "b" / "arms", tmp_path / "a" / "arms", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"last\.safetensors was trained with other data than those here"):
+        run(saved_config(tmp_path / "a"), resume=True, progress=False)
+
+
 def test_an_older_folder_gets_digests_when_it_is_resumed(one_run, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(one_run, out)
