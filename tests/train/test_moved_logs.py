@@ -55,12 +55,14 @@ def test_from_another_folder(project):
     assert config_of(project / "runs" / "first")["data"] == "log.csv"
 
 
+@pytest.mark.full
 def test_moved_together(project, tmp_path):
     there = tmp_path / "other machine"
     shutil.move(project, there)
     assert resumed(there / "runs" / "first") == 0
 
 
+@pytest.mark.full
 def test_the_run_alone_was_moved(project, tmp_path):
     shutil.move(project / "runs" / "first", tmp_path / "first")
     assert resumed(tmp_path / "first") == 0
@@ -100,6 +102,7 @@ def test_another_content_is_refused_by_name(project, capsys):
     assert resumed(folder, "--data", str(project / "log.csv")) == 0
 
 
+@pytest.mark.full
 def test_runs_of_older_versions_have_no_places(project, capsys):
     folder = project / "runs" / "first"
     kept = json.loads((folder / "inputs.json").read_text())
