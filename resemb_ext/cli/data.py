@@ -188,6 +188,16 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _times(log: Any) -> Any:
+    """Times as they were read: seconds would round parts of seconds."""
+    import pyarrow as pa
+
+    if not log.ticks_per_second:
+        return log.time
+    unit = {10**3: "ms", 10**6: "us", 10**9: "ns"}[log.ticks_per_second]
+    return pa.array(log.exact_time).cast(pa.timestamp(unit))
+
+
 def _run_convert(args: argparse.Namespace) -> int:
     """``resemb data convert``."""
     import pyarrow as pa
@@ -208,7 +218,7 @@ def _run_convert(args: argparse.Namespace) -> int:
     columns: dict[str, Any] = {
         "user_id": log.users.decode(log.user),
         "item_id": log.items.decode(log.item),
-        "timestamp": log.time,
+        "timestamp": _times(log),
     }
     if log.category is not None and log.categories is not None:
         names = pa.array(log.categories.values)

@@ -36,6 +36,7 @@ class Log:
         columns: which source column fed which field.
         guessed: fields whose column was guessed by its name.
         remarks: of a field what people should know of how its column was read.
+        ticks_per_second: of ``exact_time`` where the source had dates with parts of seconds, else 0.
         findings: what reading found odd; ``validate`` reports them with its own.
     """
 
@@ -54,6 +55,7 @@ class Log:
     guessed: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    ticks_per_second: int = 0
     _exact_time: np.ndarray | None = field(default=None, repr=False)
     # Category of each item over the whole source: a part of a log keeps its parent's.
     _item_category: np.ndarray | None = field(default=None, repr=False)
@@ -200,6 +202,7 @@ class Log:
             guessed=self.guessed,
             remarks=self.remarks,
             findings=self.findings,
+            ticks_per_second=self.ticks_per_second,
             _exact_time=None if self._exact_time is None else self._exact_time[index],
             _item_category=self.item_category,
         )

@@ -258,11 +258,18 @@ def _make(
     if maps and unseen == "drop":
         arrays = without_unseen(arrays, user_map, item_map, name, findings)
     log = Log.from_arrays(
-        **arrays, users=user_map, items=item_map, categories=cat_map, name=name, columns=names, guessed=columns.guessed
+        **arrays,
+        users=user_map,
+        items=item_map,
+        categories=cat_map,
+        name=name,
+        columns=names,
+        guessed=columns.guessed,
+        ticks_per_second=times.per_second,
     )
     if session_gap is not None:
         # Whole ticks: seconds with a fraction are rounded, and so are their differences.
-        ticks, scale = (log.exact_time, times.per_second) if times.per_second else (log.time, 1)
+        ticks, scale = (log.exact_time, log.ticks_per_second) if log.ticks_per_second else (log.time, 1)
         return replace(log, session=sessions_by_gap(log.user, ticks, session_gap * scale))
     if session is None:
         return log

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resemb_ext.cli import main
 from resemb_ext.data import DataWarning, read_log
 from resemb_ext.data.times import canonical_times
 from resemb_ext.data.validation import duplicates
@@ -119,3 +120,15 @@ def test_gaps_of_sessions_are_exact(unit):
         times = np.stack([starts, starts + 30 * per_second + more], axis=1).ravel().astype(f"datetime64[{unit}]")
         rows = {"user": np.repeat(np.arange(200), 2), "item": np.arange(400), "time": times}
         assert read_log(rows, session_gap=30).num_sessions == sessions
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_convert_keeps_parts_of_seconds(tmp_path, unit):
+    stamps = np.array([START // 10**9, START // 10**9], dtype="datetime64[s]").astype(f"datetime64[{unit}]")
+    rows = {"user": [0, 0], "item": [7, 7], "time": stamps + np.array([2, 1])}
+    pd.DataFrame(rows).to_parquet(tmp_path / "raw.parquet")
+    arguments = ["data", "convert", str(tmp_path / "raw.parquet"), "--out", str(tmp_path / "log.parquet")]
+    assert main([*arguments, "--drop-duplicates"]) == 0
+    log, again = read_log(rows), read_log(tmp_path / "log.parquet")
+    assert again.content_hash == log.content_hash
+    assert again.exact_time.tolist() == log.exact_time.tolist() and len(set(again.exact_time.tolist())) == 2
