@@ -270,3 +270,24 @@ def test_transforms_inside_a_compiled_function(transform: str) -> None:
         "grad": func.grad(lambda *x: f(*x).square().sum(), all_arguments(leaves)),
     }[transform]
     torch.testing.assert_close(torch.compile(run, backend="eager")(*leaves), run(*leaves))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_other_ways_to_derivatives() -> None:
+    f, leaves = linear(functional, CASES[0])
+    f_of_central, c = (lambda x: f(x, *leaves[1:])), leaves[0]
+    jacobian = torch.autograd.functional.jacobian(f_of_central, c)
+    forward = torch.autograd.functional.jacobian(f_of_central, c, vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(forward, jacobian)
+    tangent = tangents_of(leaves)[0]
+    out, linearized = func.linearize(f_of_central, c)
+    torch.testing.assert_close(linearized(tangent), func.jvp(f_of_central, (c,), (tangent,))[1])
+    torch.testing.assert_close(func.functionalize(f_of_central)(c), out)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_an_ensemble() -> None:
+    modules = [module() for _ in range(3)]
+    parameters, buffers = func.stack_module_state(modules)
+    found = func.vmap(lambda p, b: func.functional_call(modules[0], (p, b), (IDS,)))(parameters, buffers)
+    torch.testing.assert_close(found, torch.stack([m(IDS) for m in modules]))
