@@ -89,7 +89,8 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     if options["category_edges"]:
         raise ValueError("--category-edges needs the whole log; leave out --stream")
     if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
-        raise ValueError(f"--data {args.data}: --stream needs a .parquet file")
+        several = "; InterestGraph.from_parquet takes several in Python" if args.data.is_dir() else ""
+        raise ValueError(f"--data {args.data}: --stream needs a .parquet file{several}")
     if args.delimiter is not None:
         raise ValueError("--delimiter is for text files; --stream reads .parquet")
     if args.drop_null:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .faults import BadEntry, NullEntry, raise_at
+from .faults import BadEntry, NullEntry, plural, raise_at
 from .findings import Finding
 from .spelled import integers, is_text, spelled_ids, spelled_labels
 
@@ -159,7 +159,7 @@ def canonical_ids(
         try:
             array = array.cast(pa.large_string())
         except pa.ArrowInvalid:
-            raise TypeError(f"column {column!r}: binary {what}s are not UTF-8 text") from None
+            raise TypeError(f"column {column!r}: binary {plural(what)} are not UTF-8 text") from None
         kind = array.type
     if is_text(kind):
         array = array.cast(pa.large_string())
@@ -169,7 +169,7 @@ def canonical_ids(
                 raise_at(pc.fill_null(empty, False), column, f"empty {what}", array, NullEntry)
             array = pc.if_else(empty, pa.scalar(None, pa.large_string()), array)
         return array
-    raise TypeError(f"column {column!r} has type {kind}; {what}s must be integers or text")
+    raise TypeError(f"column {column!r} has type {kind}; {plural(what)} must be integers or text")
 
 
 def canonical_labels(values: Any, column: str) -> np.ndarray:

@@ -29,6 +29,11 @@ class NullEntry(BadEntry):
     """An entry that is not there: null, NaN or empty text."""
 
 
+def plural(what: str) -> str:
+    """Several of what an entry is: "item ids", "categories"."""
+    return what[:-1] + "ies" if what.endswith("y") else what + "s"
+
+
 def raise_at(
     mask: pa.Array | np.ndarray, column: str, what: str, values: pa.Array, error: type[BadEntry] = BadEntry
 ) -> NoReturn:

@@ -142,7 +142,8 @@ def read_log(
         raise ValueError(f"{file.place(row)}, {bad.what}") from None
     clock = columns.by_field["time"]
     remark, of_times = look_at(log.time, clock, [c for c in guesses_among(available, "time") if c != clock])
-    findings = [*(() if file is None else file.findings), *findings, *of_times]
+    # A file that is read twice says twice what it found.
+    findings = list(dict.fromkeys([*(() if file is None else file.findings), *findings, *of_times]))
     warn(name, findings)
     return replace(log, findings=tuple(findings), remarks={} if remark is None else {"time": remark})
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .faults import raise_at
+from .faults import plural, raise_at
 from .findings import NOTE, WARNING, Finding
 
 # Above it, neighbouring integers are the same float64.
@@ -81,7 +81,7 @@ def spelled_ids(array: pa.Array, column: str, what: str, findings: list[Finding]
             Finding(
                 WARNING if numbers else NOTE,
                 "words for nulls",
-                f"{count} {what}s of column {column!r} are words such as {word!r}"
+                f"{count} {plural(what)} of column {column!r} are words such as {word!r}"
                 + (", all others are numbers" if numbers else ""),
                 "ids like any other" + ("; the column is text. Nulls are empty values" if numbers else ""),
             )
@@ -93,7 +93,7 @@ def spelled_ids(array: pa.Array, column: str, what: str, findings: list[Finding]
             Finding(
                 WARNING,
                 "blanks",
-                f"{count} {what}s of column {column!r} begin or end with a blank, the first is {shown!r:.60}",
+                f"{count} {plural(what)} of column {column!r} begin or end with a blank, the first is {shown!r:.60}",
                 "kept: they are other ids than those without it",
             )
         )
@@ -118,7 +118,7 @@ def _through_floats(array: pa.Array, column: str, what: str, findings: list[Find
             Finding(
                 WARNING,
                 "rounded ids",
-                f"{what}s of column {column!r} such as {rounded[0].strip()!r} may have lost digits where they were written",
+                f"{plural(what)} of column {column!r} such as {rounded[0].strip()!r} may have lost digits where they were written",
                 "the column is read as text; write ids in full",
             )
         )

@@ -61,6 +61,10 @@ def test_rows_of_several_lines_are_said(tmp_path):
         log = read_log(path, item="artist")
     assert set(log.items.values) == {"two\nlines", "a, b", "x\n\ny"}
     assert any(finding.name == "quotes" for finding in validate(log).findings)
+    path.write_text(plays(['"two\nlines"'], ",").replace("artist", "category").replace("two", "1.5"))
+    with pytest.warns(DataWarning):
+        log = read_log(path)
+    assert len(log.findings) == len(set(log.findings))
 
 
 def test_quotes_that_may_or_may_not_group_lines_are_said(tmp_path):
