@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry, IdMap
 from resemb_ext.data.findings import WARNING, Finding, warn
-from resemb_ext.data.joined import expanded, is_list, is_text, read_histories, row_with, split_histories
+from resemb_ext.data.joined import expanded, is_list, is_text, read_histories, row_with, split_histories, without_nulls
 from resemb_ext.data.layout import layout_of
 from resemb_ext.data.lines import LINE_LIMIT, LineStream, filled_lines
-from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
+from resemb_ext.data.separators import NULLS, BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
@@ -105,9 +105,11 @@ class TextHistories:
 
     Attributes:
         separator: what was given or found; "" until a history has several ids.
+        missing: histories that spell a missing value, such as "nan", and were taken for none.
     """
 
     def __init__(self, items: IdMap, separator: str | None) -> None:
+        self.missing = 0
         self._given = separator is not None
         self.separator = "" if separator is None else unescaped(separator)
         integers = items.kind != "text"
@@ -119,6 +121,7 @@ class TextHistories:
             never="are not in the run's log",
             option="separator= (--separator on the command line)",
         )
+        self._nulls = [word for word in NULLS if not self._known.holds(word)]
 
     def split(self, values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]:
         """Ids of all histories one after another, large_string, and how many each has.
@@ -126,7 +129,8 @@ class TextHistories:
         Raises:
             BadEntry: ids that cannot be those of the run, an empty id, or a second separator.
         """
-        histories = read_histories(values, column)
+        histories, missing = without_nulls(read_histories(values, column), self._nulls)
+        self.missing += missing
         if not self.separator:
             self.separator = find_separator(histories.texts, self._known)
         sequences = split_histories(histories, self.separator)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry
 from resemb_ext.data.arrow import as_arrow
+from resemb_ext.data.findings import WARNING, Finding, warn
 from resemb_ext.data.joined import is_text
-from resemb_ext.data.separators import describe
+from resemb_ext.data.separators import LIST, describe
 from resemb_ext.runtime.files import check_out, write_atomic
 from resemb_ext.runtime.progress import Progress
 
@@ -101,7 +102,7 @@ def score_file(
                 for batch in rows:
                     scored = _score_batch(saved, batch, columns, histories, text, done)
                     if out.suffix == ".csv":
-                        scored = without_lists(scored, separator or "^")
+                        scored = without_lists(scored, "^" if separator in (None, LIST) else separator)
                     if writer is None:
                         make = pq.ParquetWriter if out.suffix == ".parquet" else pa.csv.CSVWriter
                         writer = make(path, scored.schema)
@@ -117,6 +118,9 @@ def score_file(
         write_atomic(out, write)
     except pa.ArrowException as error:
         raise ValueError(f"cannot read {source}: {' '.join(str(error).split())}") from error
+    if histories.missing:
+        found = f"{histories.missing:,} histories spell a missing value, as nan and None are"
+        warn(source.name, [Finding(WARNING, "no history", found, "scored as none")])
     return done
 
 

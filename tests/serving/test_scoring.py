@@ -169,6 +169,21 @@ def test_what_can_be_no_id_of_integers_is_refused(runs, tmp_path, word):
     assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
 
 
+@pytest.mark.parametrize("kind", ["text", "integers"])
+def test_missing_histories_that_are_spelled(runs, tmp_path, kind):
+    saved = SavedModel.load(runs[kind].folder, "res", 0)
+    a, b, c = saved.items.values[:3].tolist()
+    path = tmp_path / "rows.csv"
+    path.write_text(f"history,target\nnan,{a}\n,{a}\nNone,{a}\n{b} {c},{a}\n")
+    with pytest.warns(
+        rx.data.DataWarning, match="2 histories spell a missing value, as nan and None are -> scored as no"
+    ):
+        counts = score_file(saved, path, tmp_path / "out.csv")
+    logits = pd.read_csv(tmp_path / "out.csv").logit
+    assert logits[0] == logits[1] == logits[2] != logits[3]
+    assert (counts.history.ids, counts.history.unknown) == (2, 0)
+
+
 def test_unknown_words_are_no_separator(runs, tmp_path):
     saved = SavedModel.load(runs["text"].folder, "res", 0)
     a, b = saved.items.values[:2].tolist()
