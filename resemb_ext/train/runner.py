@@ -132,7 +132,14 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             check_inputs(folder, prepared, source)
             if (config.data, config.graph) != (saved.data, saved.graph):
                 write_config(folder, config)
-            return _in_folder(config, prepared, folder, progress, started, resume)
+            try:
+                return _in_folder(config, prepared, folder, progress, started, resume)
+            except KeyboardInterrupt as stop:
+                where = str(stop) or "stopped"
+                raise TrainingInterrupted(
+                    f"{where}; continue with: resemb train --resume {shell_word(folder)}",
+                    getattr(stop, "signum", signal.SIGINT),
+                ) from stop
     finally:
         torch.set_num_threads(threads)
 
@@ -147,14 +154,7 @@ def _in_folder(
         config = replace(config, threads=threads)
         write_config(folder, config)
     progress.say(f"CPU threads: {torch.get_num_threads()}")
-    try:
-        result = _run(config, prepared, folder, progress)
-    except KeyboardInterrupt as stop:
-        where = str(stop) or "stopped"
-        raise TrainingInterrupted(
-            f"{where}; continue with: resemb train --resume {shell_word(folder)}",
-            getattr(stop, "signum", signal.SIGINT),
-        ) from stop
+    result = _run(config, prepared, folder, progress)
     result["started"] = started.isoformat(timespec="seconds")
     result["resumed"] = resumed  # then wall_s is that of the last part alone
     result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()

@@ -27,6 +27,7 @@ from .opening import Kind, opened
 from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved, train_samples
 from .report import write_report
 from .runner import describe, measured_threads
+from .saving import check_space, space_needed
 
 #: Ranges of both arms: learning rates, L2 and the embeddings' start. All are searched in logarithms.
 SPACE: dict[str, tuple[float, float]] = {
@@ -169,7 +170,9 @@ class _Search:
             prepared = prepare(source)
             self.show.say(describe(self.config, prepared))
             self.config = resolved(self.config, prepared)
-            check_models(self.config, prepared)
+            sizes = check_models(self.config, prepared)
+            # Of one trial: its checkpoints go when it is done.
+            check_space(folder, max(space_needed(*[size] * len(self.config.seed)) for size in sizes.values()))
             with opened(folder, SEARCH, resume=resume, overwrite=self.config.overwrite):
                 if resume:  # another process may have worked there meanwhile
                     self._take_up(folder)

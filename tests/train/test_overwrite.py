@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -113,18 +114,17 @@ def test_what_cannot_be_removed_stays_whole(earlier, capsys, monkeypatch):
     assert content(out) == before
 
 
-def test_a_run_refused_for_space_leaves_what_was_there(finished, tmp_path, capsys, monkeypatch):
-    import shutil
-
-    out, new = tmp_path / "out", tmp_path / "a" / "b"
-    shutil.copytree(finished / "run", out)
+def test_a_disk_without_room_leaves_what_was_there(earlier, tmp_path, capsys, monkeypatch):
+    command, out = earlier
+    new = tmp_path / "a" / "b"
     before = content(out)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
-        assert "has 1 MB of disk free" in refused(capsys, "train", out, "--overwrite")
-        assert "has 1 MB of disk free" in refused(capsys, "train", new)
+        assert "has 1 MB of disk free" in refused(capsys, command, out, "--overwrite")
+        assert "has 1 MB of disk free" in refused(capsys, command, new)
     assert content(out) == before and not (tmp_path / "a").exists()
-    assert main(["train", *FLAGS, "--embedding", "plain", "--out", str(new)]) == 0
+    extra = ["--trials", "1"] if command == "tune" else []
+    assert main([command, *FLAGS, *extra, "--embedding", "plain", "--out", str(new)]) == 0
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_run(finished, tmp_path):
@@ -160,6 +160,22 @@ def test_a_run_that_was_replaced_while_its_data_was_read_is_not_resumed(finished
     with pytest.raises(ValueError, match=r"options differ from those of the run in .*: lr 0.003 \(saved: 0.1\)"):
         run(**SMALL, out=str(out), resume=True, progress=False)
     assert json.loads((out / "result.json").read_text())["config"]["lr"] == 0.1
+
+
+def test_a_signal_before_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    from resemb_ext.train import runner
+
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "measured_threads", stop)
+    options = ["--epochs", "1", "--batch-size", "256", "--dim", "4", "--hidden", "4", "--quiet"]
+    assert main(["train", *options, "--embedding", "plain", "--out", str(out)]) == 143
+    shown = capsys.readouterr().err
+    assert shown == f"resemb train: stopped by SIGTERM; continue with: resemb train --resume {out}\n"
+    monkeypatch.setattr(runner, "measured_threads", lambda *_: 1)
+    assert main(["train", "--resume", str(out), "--quiet"]) == 0
 
 
 def together(configs):
