@@ -147,10 +147,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "global decay": {"decay": "global", "weight_decay": 0.5},
     "stochastic rounding": {"stochastic_rounding": True},
+    "in backward": {},
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", ALL)
@@ -164,6 +165,8 @@ def test_a_distributed_checkpoint_resumes(kind: str, options: str, tmp_path: Pat
         optimizer = build(model.parameters(), **{"lr": 0.1, **own, **OPTIONS[options]})
         if options == "global decay":
             optimizer.attach(model)
+        if options == "in backward":
+            optimizer.step_in_backward(model)
         return model, optimizer
 
     model, optimizer = make(0)
