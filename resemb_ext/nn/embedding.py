@@ -311,7 +311,7 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
         """The whole table, [H, D], as ``materialize`` gives it; cannot be written.
 
         Computed when its numbers are first used, on every access anew; its shape, dtype, device and
-        requires_grad need no computing.
+        requires_grad need no computing. Give ``materialize()`` to a compiled function that takes a table.
         """
         if isinstance(self.central, fx.Proxy):
             return self._node(self.central.tracer, "materialize")

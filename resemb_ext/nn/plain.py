@@ -123,7 +123,9 @@ class PlainTables(nn.Module):
         del state_dict[key]
         own = dict(self.named_parameters())
         tables: tuple[Tensor, Tensor] = (own.pop("central"), own.pop("residual"))
-        if table.shape != tables[0].shape:
+        if not isinstance(table, Tensor):
+            error_msgs.append(f"{key}: expected a torch.Tensor, found {type(table).__name__}.")
+        elif table.shape != tables[0].shape:
             error_msgs.append(
                 f"size mismatch for {key}: copying a plain table with shape {tuple(table.shape)} from checkpoint, "
                 f"the shape in current model is {tuple(tables[0].shape)}."

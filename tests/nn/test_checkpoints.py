@@ -200,6 +200,8 @@ def test_a_plain_checkpoint_of_another_size() -> None:
         make().load_state_dict(nn.Embedding(H - 1, D).state_dict())
     with pytest.raises(RuntimeError, match="weight: a plain table cannot be loaded on the meta device"):
         make(device="meta").load_state_dict(nn.Embedding(H, D).state_dict())
+    with pytest.raises(RuntimeError, match=r"weight: expected a torch\.Tensor, found ndarray"):
+        make().load_state_dict({"weight": np.zeros((H, D))})
 
 
 def test_plain_and_own_tables_together_are_refused() -> None:
