@@ -169,8 +169,9 @@ class _Stepper:
 
     def steps(self, table: Tensor) -> bool:
         """Whether the tied optimizer steps this table in backward."""
-        if any(known is table for known in self._known):
-            return True
+        for known in self._known:
+            if known is table:
+                return True
         optimizer = self.tie.optimizer
         if optimizer is None or not _adopt(optimizer, table):
             return False

@@ -196,6 +196,7 @@ def test_one_graph_is_refused_with_the_way_out() -> None:
     assert before.keys() == model.state_dict().keys()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("link", ["average", "attention"])
 def test_a_tied_module_can_be_exported(link: str) -> None:
     model = Net(link)

@@ -81,6 +81,7 @@ def tables(model: Any) -> list[Tensor]:
     return list(model[0].parameters(recurse=False))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("link", LINKS)
@@ -120,6 +121,7 @@ class TestAModelAlone:
         assert all(table.grad is None and own.state[table]["step"] == 1 for table in tables(twin))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("link", LINKS)
