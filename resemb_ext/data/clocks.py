@@ -13,6 +13,7 @@ UNITS = (("s", 10**11, 1), ("ms", 10**14, 10**3), ("us", 10**17, 10**6), ("ns", 
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _FIRST_UNIX = 10**8  # 1973; smaller numbers count something else
 _DAY = 86_400
+_END_OF_DAY = 240_000  # as 235959; seconds and 2359 are smaller
 # What a date's digits may be followed by: hour, minute, second.
 _LIMITS = (24, 60, 60)
 
@@ -62,6 +63,11 @@ def look_at(time: np.ndarray, column: str, others: Sequence[str]) -> tuple[str |
         found = f"times of column {column!r} are {what} in digits, such as {example}"
         done = f"gaps count these numbers, not time; events of a day keep the source's order; {finer}"
         return f"{what} in digits", [Finding(WARNING, "dates in digits", found, done)]
+    dates = [other for other in others if "date" in str(other).lower()]
+    if dates and time.min() >= 0 and time.max() < _END_OF_DAY:
+        fault = f"times of column {column!r} lie between {time.min()} and {time.max()}, and there is {dates[0]!r}"
+        done = f"if they are times of a day, days are mixed up: join both columns, or {finer}"
+        return None, [Finding(WARNING, "time of day", fault, done)]
     findings = _mixed(time, column)
     unit = time_unit(time)
     if unit is None or findings or (time % (_DAY * unit[1])).any():

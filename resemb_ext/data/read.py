@@ -135,6 +135,8 @@ def read_log(
     except BadEntry as bad:
         if isinstance(bad, NullEntry):
             bad.fault += "; drop_null=True (--drop-null) leaves such rows out"
+        elif bad.column == columns.by_field["time"] and "time" in columns.guessed:
+            bad.fault += "; the column was guessed: time= or --time-column names another"
         bad.fault += _way_out(bad.column, columns)
         row = bad.row if rows is None else int(rows[bad.row])
         if file is None or file.place is None:

@@ -51,6 +51,17 @@ def test_whole_days_are_said(times):
     assert [f.level for f in validate(log).findings if f.name == "whole days"] == ["note"]
 
 
+def test_a_time_of_day_beside_a_date_is_said():
+    dates = ["2020-01-02", "2020-01-01", "2020-01-03"]
+    for times in ([2359, 1, 30], [86399, 0, 5], [235959, 1, 3]):
+        said = warned(frame(times, date=dates))[1]
+        assert len(said) == 1 and "days are mixed up" in said[0] and "perhaps 'date'" in said[0]
+        assert not warned(frame(times))[1]
+    assert not warned(frame([START, START + 1, START + 2], date=dates))[1]
+    with pytest.raises(ValueError, match="the column was guessed: time= or --time-column names another"):
+        read_log(frame(["12:30:00", "11:00:00", "01:00:00"], date=dates))
+
+
 def test_digits_of_dates():
     def digits(*times):
         return date_digits(np.array(times))
