@@ -113,6 +113,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -124,6 +125,7 @@ def test_transforms(case: tuple, transform: str) -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
 def test_gradcheck_in_forward_mode(case: tuple) -> None:
     f, leaves = linear(functional, case)
@@ -132,6 +134,7 @@ def test_gradcheck_in_forward_mode(case: tuple) -> None:
     assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("transform", ["grad", "jacrev"])
