@@ -46,9 +46,10 @@ def as_arrow(values: Any, column: str) -> pa.Array:
         values = values.dictionary_decode()
     elif pa.types.is_run_end_encoded(values.type):
         values = pc.run_end_decode(values)
-    if pa.types.is_string_view(values.type):
+    # By name: older Arrow has no such types.
+    if str(values.type) == "string_view":
         values = values.cast(pa.large_string())
-    elif pa.types.is_binary_view(values.type):
+    elif str(values.type) == "binary_view":
         values = values.cast(pa.large_binary())
     return values
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from .arrow import as_arrow
 from .columns import printable
 from .findings import WARNING, Finding
+from .spelled import is_text
 
 # As with ids, "007" is no number: it stays text.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
@@ -90,7 +91,7 @@ def _meaning_in(distinct: pa.Array) -> _Meaning:
         return _number
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _instant
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         # What all values of a text column spell, they are: a CSV has no other way to say it.
         words = distinct.to_pylist()
         if all(_NUMBER.fullmatch(word.strip()) for word in words):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow, canonical_ids
 from .separators import UNIT, BadHistory, split_texts
+from .spelled import is_text
 
 # Histories split at a time, so that their texts never all exist at once.
 CHUNK = 1 << 18
@@ -43,10 +44,6 @@ class Sequences(NamedTuple):
 def is_list(kind: pa.DataType) -> bool:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in tests)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def read_histories(values: Any, column: str) -> Histories:

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry, IdMap
 from resemb_ext.data.findings import WARNING, Finding, warn
-from resemb_ext.data.joined import expanded, is_list, is_text, read_histories, row_with, split_histories, without_nulls
+from resemb_ext.data.joined import expanded, is_list, read_histories, row_with, split_histories, without_nulls
 from resemb_ext.data.layout import layout_of
 from resemb_ext.data.lines import LINE_LIMIT, LineStream, filled_lines
 from resemb_ext.data.separators import NULLS, BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
+from resemb_ext.data.spelled import is_text
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")

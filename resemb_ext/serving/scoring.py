@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from resemb_ext.data import BadEntry
 from resemb_ext.data.arrow import as_arrow
 from resemb_ext.data.findings import WARNING, Finding, warn
-from resemb_ext.data.joined import is_text
 from resemb_ext.data.separators import LIST, describe
+from resemb_ext.data.spelled import is_text
 from resemb_ext.runtime.files import check_out, write_atomic
 from resemb_ext.runtime.progress import Progress
 

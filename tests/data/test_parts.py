@@ -148,8 +148,9 @@ def test_types_of_warehouses():
     assert log.users.values.tolist() == [7, 8] and log.time.tolist() == [1.5, 2.0]
     with pytest.raises(ValueError, match="'user_id', row 0: fractional user id"):
         read_log(pa.table({**ROWS, "user_id": times}))
-    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()), pa.binary()):
-        table = pa.table({**ROWS, "item_id": pa.array(["a", "b"]).cast(kind)})
-        assert items_of(read_log(table)) == ["a", "b"]
+    views = [getattr(pa, name)() for name in ("string_view", "binary_view") if hasattr(pa, name)]  # Arrow 16
+    words = pa.array(["a", "b"])
+    for items in (words.dictionary_encode(), *(words.cast(k) for k in (pa.large_string(), pa.binary(), *views))):
+        assert items_of(read_log(pa.table({**ROWS, "item_id": items}))) == ["a", "b"]
     categories = pa.chunked_array([pa.array(["a"]).dictionary_encode(), pa.array(["b"]).dictionary_encode()])
     assert read_log(pa.table({**ROWS, "category": categories})).category.tolist() == [1, 2]
