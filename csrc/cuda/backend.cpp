@@ -21,10 +21,14 @@ void Backend::inspect(Lookup& x) {
   if (x.is_bag() && x.num_bags == 0 && x.positions > 0) {
     throw std::invalid_argument("offsets: no bag for " + std::to_string(x.positions) + " ids");
   }
+  bound_edges(x, "ids");
+}
+
+void Backend::bound_edges(Lookup& x, const char* name) {
   x.max_degree = max_degree_of(context_, device_, x.graph.indptr, x.num_items, x.num_edges);
   if (x.max_edges() >= std::numeric_limits<int32_t>::max()) {
-    throw std::invalid_argument("ids: the batch may touch " + std::to_string(x.max_edges()) +
-                                " edges; at most 2^31 - 2 in one call");
+    throw std::invalid_argument(std::string(name) + ": may touch " + std::to_string(x.max_edges()) +
+                                " edges; at most 2^31 - 2 in one call, split them");
   }
 }
 

@@ -30,6 +30,10 @@ class Backend : public resemb::Backend {
   void advance(const Advance& a) override;
 
  private:
+  // Sets the largest degree of the graph; throws where the rows of the argument `name` may touch too many
+  // edges.
+  void bound_edges(Lookup& x, const char* name);
+
   int device_;
   DeviceScope scope_;
   Context context_;

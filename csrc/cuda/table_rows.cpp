@@ -71,7 +71,7 @@ void Backend::distinct_neighbors(const TableRows& rows, const GraphView& graph, 
   Lookup& x = found.x;
   x.num_edges = num_edges;
   x.graph = graph;
-  x.max_degree = max_degree_of(context_, device_, graph.indptr, x.num_items, num_edges);
+  bound_edges(x, "rows");
   // The touched edges' neighbours are ids to be deduped once more.
   const TouchedEdges edges = touched_edges(context_, x, found.groups);
   const int64_t count = read_number(context_, device_, edges.count);

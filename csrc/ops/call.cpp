@@ -33,7 +33,8 @@ class TensorMemory final : public cuda::Memory {
  public:
   explicit TensorMemory(const Tensor& like) : like_(like) {}
   void* bytes(size_t n) override {
-    kept_.push_back(torch::stable::new_empty(like_, {static_cast<int64_t>(n)}, ScalarType::Byte));
+    kept_.push_back(allocated(
+        [&] { return torch::stable::new_empty(like_, {static_cast<int64_t>(n)}, ScalarType::Byte); }));
     return kept_.back().mutable_data_ptr();
   }
 
@@ -117,7 +118,7 @@ void Call::check_device(const Tensor& t, const char* name) const {
 
 Tensor Call::dense(const Tensor& t, const char* name) const {
   check_device(t, name);
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+  return t.is_contiguous() ? t : allocated([&] { return torch::stable::contiguous(t); });
 }
 
 Tensor Call::dense_or_pinned(const Tensor& t, const char* name) const {

@@ -38,11 +38,11 @@ class Call {
   bool holds(const Tensor& t) const;
 
   Tensor empty(const std::vector<int64_t>& size, ScalarType type) const {
-    return torch::stable::new_empty(like_, size, type);
+    return allocated([&] { return torch::stable::new_empty(like_, size, type); });
   }
   // Zeros where wanted, else an empty tensor, [0].
   Tensor zeros_if(bool wanted, const std::vector<int64_t>& size, ScalarType type) const {
-    return wanted ? torch::stable::new_zeros(like_, size, type) : empty({0}, type);
+    return wanted ? allocated([&] { return torch::stable::new_zeros(like_, size, type); }) : empty({0}, type);
   }
   // Of floats. On the CPU a large one lives in a pooled block that returns when the tensor is freed.
   Tensor output(const std::vector<int64_t>& size, ScalarType type) const;

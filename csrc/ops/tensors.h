@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,24 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 [[noreturn]] inline void fail_value(const std::string& message) { throw std::invalid_argument(message); }
+
+// In Python a MemoryError with this text.
+struct OutOfMemory final : std::bad_alloc {
+  const char* what() const noexcept override {
+    return "resemb_ext: torch could not allocate a tensor, most likely for want of memory";
+  }
+};
+
+// Runs what makes a tensor. Torch's C interface keeps the reason of a failure to itself, and shapes and
+// dtypes were checked before, so that memory is what may be missing.
+template <class Make>
+Tensor allocated(const Make& make) {
+  try {
+    return make();
+  } catch (const std::runtime_error&) {
+    throw OutOfMemory();
+  }
+}
 
 inline std::string shape_of(const Tensor& t) {
   std::string text = "[";

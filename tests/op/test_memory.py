@@ -1,4 +1,4 @@
-"""Large tables on huge pages."""
+"""Large tables on huge pages; memory that ends."""
 
 from __future__ import annotations
 
@@ -53,3 +53,32 @@ def test_tables_without_memory_pass() -> None:
     assert empty_table((1 << 30, 64), device="meta").is_meta
     with FakeTensorMode():
         assert empty_table((1 << 30, 64)).shape == (1 << 30, 64)
+
+
+ENDS = """
+import resource
+import sys
+import torch
+from resemb_ext import functional
+
+# The table's gradient takes 256 MB, an expanded upstream gradient made contiguous 128 MB.
+items, positions = (1_000_000, 10) if sys.argv[1] == "table" else (1000, 500_000)
+central = torch.zeros(items, 64, requires_grad=True)
+graph = torch.zeros(items + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0)
+out = functional.res_embedding(torch.arange(positions) % items, central, torch.zeros(items, 64), *graph)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20), -1))
+try:
+    out.sum().backward() if sys.argv[1] == "gradient" else out.backward(torch.ones_like(out))
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("what", ["table", "gradient"])
+def test_memory_that_ends_inside_backward(what: str) -> None:
+    result = subprocess.run([sys.executable, "-c", ENDS, what], capture_output=True, text=True)
+    assert result.stdout == "resemb_ext: torch could not allocate a tensor, most likely for want of memory\n", (
+        result.stderr
+    )
