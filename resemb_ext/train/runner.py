@@ -121,19 +121,25 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             name = f"{started:%Y%m%d-%H%M%S}-{Path(config.data).stem}-{config.model}"
             folder = Path(config.out or f"runs/{name}")
         check_folder_space(config, folder, sizes)
+        # What takes much memory comes before an earlier run goes, too.
+        first = config.seed[0]
+        drawn = {first: train_samples(config, prepared.split, first)}
+        if config.threads is None:
+            config = replace(config, threads=measured_threads(config, prepared, drawn[first]))
+            torch.set_num_threads(config.threads or 1)
         with opened(folder, RUN, resume=resume, overwrite=config.overwrite):
             if not resume:
                 write_config(folder, config)
             else:  # another process may have worked there meanwhile
-                config = resumed_config(config)
+                resumed_config(replace(config, threads=saved.threads))
                 done = finished_run(folder)
                 if done is not None:
                     return RunResult(folder, done)
             check_inputs(folder, prepared, source)
-            if (config.data, config.graph) != (saved.data, saved.graph):
+            if (config.data, config.graph, config.threads) != (saved.data, saved.graph, saved.threads):
                 write_config(folder, config)
             try:
-                return _in_folder(config, prepared, folder, progress, started, resume)
+                return _in_folder(config, prepared, drawn, folder, progress, started, resume)
             except KeyboardInterrupt as stop:
                 where = str(stop) or "stopped"
                 raise TrainingInterrupted(
@@ -145,16 +151,17 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
 
 
 def _in_folder(
-    config: RunConfig, prepared: Prepared, folder: Path, progress: Progress, started: datetime, resumed: bool
+    config: RunConfig,
+    prepared: Prepared,
+    drawn: dict[int, Samples],
+    folder: Path,
+    progress: Progress,
+    started: datetime,
+    resumed: bool,
 ) -> RunResult:
     """The run in its folder, new or begun."""
-    if config.threads is None:
-        threads = measured_threads(config, prepared)
-        torch.set_num_threads(threads)
-        config = replace(config, threads=threads)
-        write_config(folder, config)
     progress.say(f"CPU threads: {torch.get_num_threads()}")
-    result = _run(config, prepared, folder, progress)
+    result = _run(config, prepared, drawn, folder, progress)
     result["started"] = started.isoformat(timespec="seconds")
     result["resumed"] = resumed  # then wall_s is that of the last part alone
     result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
@@ -188,7 +195,10 @@ def describe(config: RunConfig, prepared: Prepared) -> str:
     return text
 
 
-def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress) -> dict[str, Any]:
+def _run(
+    config: RunConfig, prepared: Prepared, drawn: dict[int, Samples], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """``drawn`` has the training samples of the first seed, and gives them away."""
     graph = prepared.graph
     if graph is not None:
         graph.save(folder / GRAPH)
@@ -205,7 +215,7 @@ def _run(config: RunConfig, prepared: Prepared, folder: Path, progress: Progress
     scores = _identity(prepared, prepared.test)
     sizes = {"valid": len(prepared.valid), "test": len(prepared.test)}
     for seed in config.seed:
-        train = train_samples(config, prepared.split, seed)
+        train = drawn.pop(seed) if seed in drawn else train_samples(config, prepared.split, seed)
         sizes["train"] = len(train)
         for arm in config.arms:
             place = arm_folder(folder, arm, seed)
@@ -243,10 +253,9 @@ def _about_graph(prepared: Prepared) -> dict[str, Any] | None:
     }
 
 
-def measured_threads(config: RunConfig, prepared: Prepared) -> int:
-    """Threads for training; the step it measures is that of a model thrown away."""
+def measured_threads(config: RunConfig, prepared: Prepared, train: Samples) -> int:
+    """Threads for training on such samples; the step it measures is that of a model thrown away."""
     model = build_model(config, prepared, config.arms[-1], config.seed[0])
-    train = train_samples(config, prepared.split, config.seed[0])
     step = training_step(model, train, config.fit_config())
     return faster_threads(step, torch.get_num_threads())
 

@@ -183,7 +183,8 @@ class _Search:
 
     def _search(self, folder: Path, prepared: Prepared) -> TuneResult:
         if self.config.threads is None:
-            threads = measured_threads(self.config, prepared)
+            train = train_samples(self.config, prepared.split, self.config.seed[0])
+            threads = measured_threads(self.config, prepared, train)
             torch.set_num_threads(threads)
             self.config = replace(self.config, threads=threads)
         self._write(folder)

@@ -169,12 +169,12 @@ def test_a_signal_before_training_says_how_to_go_on(tmp_path, capsys, monkeypatc
     def stop(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner, "measured_threads", stop)
-    options = ["--epochs", "1", "--batch-size", "256", "--dim", "4", "--hidden", "4", "--quiet"]
-    assert main(["train", *options, "--embedding", "plain", "--out", str(out)]) == 143
+    whole = runner.write_table
+    monkeypatch.setattr(runner, "write_table", stop)
+    assert main(["train", *FLAGS, "--embedding", "plain", "--out", str(out)]) == 143
     shown = capsys.readouterr().err
     assert shown == f"resemb train: stopped by SIGTERM; continue with: resemb train --resume {out}\n"
-    monkeypatch.setattr(runner, "measured_threads", lambda *_: 1)
+    monkeypatch.setattr(runner, "write_table", whole)
     assert main(["train", "--resume", str(out), "--quiet"]) == 0
 
 
