@@ -91,10 +91,12 @@ def train(model: nn.Module, optimizer: Any, run: Callable[..., Tensor], steps: i
         optimizer.zero_grad()
 
 
-def check_same(one: nn.Module, other: nn.Module) -> None:
+def check_same(one: nn.Module, other: nn.Module, tolerance: float = 1e-6) -> None:
     for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         if isinstance(a, Tensor):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                a, b, rtol=10 * tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def compare(net: type[Net], kind: str, link: str, backend: str, in_backward: bool = True) -> None:
@@ -118,7 +120,8 @@ def test_a_table_is_stepped_once_a_pass(link: str) -> None:
 @pytest.mark.parametrize("net", [Net, Broken])
 @pytest.mark.parametrize("link", LINKS)
 def test_links(link: str, net: type[Net], backend: str) -> None:
-    compare(net, "row", link, backend)
+    # The scores' first gradients are zero but for rounding, which Adam would lift to whole steps.
+    compare(net, "momentum" if link == "attention" else "row", link, backend)
 
 
 @pytest.mark.full
@@ -183,7 +186,7 @@ def test_every_model(name: str, backend: str) -> None:
         assert optimizer.state[item.central]["step"] == optimizer.state[category.weight]["step"] == 3
         tables.append(model)
     assert item.embedding_dim == DIM
-    check_same(*tables)
+    check_same(*tables, tolerance=2e-4)  # Adam lifts the rounding of small gradients; a second step is 50 times as far
 
 
 def test_one_graph_is_refused_with_the_way_out() -> None:
