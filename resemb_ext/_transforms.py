@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_KIND = torch._C._functorch.TransformType
-
 Saved = tuple[Tensor | None, ...]
 
 
@@ -75,7 +73,7 @@ def differentiable(
 
 def _refuse_nested_jvp() -> None:
     """torch calls the jvp of a Function with forward mode off, so an outer jvp would lose terms of it."""
-    if _transforms().count(_KIND.Jvp) > 1:
+    if _transforms().count("Jvp") > 1:
         raise RuntimeError(
             "resemb_ext: forward mode inside forward mode (jacfwd of jacfwd) is not defined; make one of them jacrev, "
             "as torch.func.hessian does"
@@ -86,15 +84,15 @@ def transformed(*inputs: Any) -> bool:
     """Whether a transform of torch.func is under way, or an input has a tangent of forward-mode AD."""
     if torch._C._are_functorch_transforms_active():
         # Functionalization takes the operator as it is. The compiler knows that there are transforms, not which.
-        return torch.compiler.is_compiling() or any(kind != _KIND.Functionalize for kind in _transforms())
+        return torch.compiler.is_compiling() or any(kind != "Functionalize" for kind in _transforms())
     if torch.compiler.is_compiling() or forward_ad._current_level < 0 or not torch._C._is_fwd_grad_enabled():
         return False
     return any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in inputs)
 
 
-def _transforms() -> list[Any]:
+def _transforms() -> list[str]:
     """The kinds of torch.func's transforms under way, from the outermost in."""
-    return [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return [level.key().name for level in torch._C._functorch.get_interpreter_stack() or ()]
 
 
 def refused(message: str) -> Callable[..., Any]:

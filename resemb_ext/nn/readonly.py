@@ -190,8 +190,10 @@ def _known() -> set[Any]:
         "register_hook",
         "retain_grad",
     ]
-    own = {getattr(torch.Tensor, name).__get__ for name in getters} | {getattr(torch.Tensor, name) for name in methods}
-    return own | {torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, torch.autograd.grad}
+    kind = torch.Tensor
+    known = {getattr(kind, name).__get__ for name in getters if hasattr(kind, name)}  # torch drops some in time
+    known |= {getattr(kind, name) for name in methods}
+    return known | {torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, torch.autograd.grad}
 
 
 _KNOWN = _known()
