@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ def open_delimited(path: Path, kind: str, header: Sequence[str] | None, delimite
         ValueError: as ``layout_of``.
     """
     layout = layout_of(path, kind, header, delimiter)
-    file = _Delimited(path, layout)
+    file = Delimited(path, layout)
     return Source(path, layout.names, file.read, text=True, hint=layout.hint, place=file.place, findings=file.findings)
 
 
@@ -38,7 +38,7 @@ class _Spans(NamedTuple):
     last: int
 
 
-class _Delimited:
+class Delimited:
     """Reads columns as text. Only an empty value is null.
 
     A quote means what the file's lines say. Where every line has as many values as there are columns, split at the
@@ -68,6 +68,31 @@ class _Delimited:
             if self.layout.step > 1:
                 self._check_gaps(table)
             return self._clean(table.select(list(columns)))
+
+    def batches(self, rows: int, size: int) -> Iterator[pa.RecordBatch]:
+        """All columns as text, at most ``rows`` rows at a time; empty values are empty text.
+
+        Args:
+            rows: of a batch.
+            size: bytes of the file that are read at a time.
+
+        Raises:
+            ValueError: as ``read``.
+        """
+        if self.layout.quotes:
+            with readable(self.path):
+                self._grouping([])
+        stream = LineStream(self.path, size, self.layout.skip)
+        if stream.at_end():
+            return
+        numbers = [str(k) for k in range(len(self.layout.names))]  # names may be double
+        read, parse, convert = self._options(numbers, numbers, self._grouped)
+        read.use_threads = False  # reads no further blocks ahead
+        with pa.csv.open_csv(stream, read, parse, convert) as reader:
+            for batch in reader:
+                table = self._clean(pa.Table.from_batches([batch]))
+                filled = [pc.fill_null(column, "") for column in table.columns]
+                yield from pa.table(filled, self.layout.names).to_batches(rows)
 
     def place(self, row: int) -> str:
         """File and line of a row (0-based) that has been read."""
@@ -160,10 +185,20 @@ class _Delimited:
     ) -> pa.Table:
         gaps = [name for name in self.layout.spread if name.startswith("\0")]
         names = list(dict.fromkeys([*columns, *gaps]))
+        stream = LineStream(self.path, size, self.layout.skip, look)
+        if stream.at_end():
+            return pa.table({name: pa.array([], pa.string()) for name in names})
+        return pa.csv.read_csv(stream, *self._options(self.layout.spread, names, quotes))
+
+    def _options(
+        self, names: Sequence[str], wanted: Sequence[str], quotes: bool
+    ) -> tuple[pa.csv.ReadOptions, pa.csv.ParseOptions, pa.csv.ConvertOptions]:
+        """Of Arrow's reader; without wanted columns it counts rows, as a column of nulls."""
         convert = pa.csv.ConvertOptions(
-            include_columns=names,
+            include_columns=list(wanted) or ["\0"],
+            include_missing_columns=not wanted,
             # Type inference would turn "007" into 7 and ids beyond int64 into floats that collide.
-            column_types={name: pa.string() for name in names},
+            column_types={name: pa.string() for name in wanted},
             strings_can_be_null=True,
             null_values=[""],
         )
@@ -171,11 +206,8 @@ class _Delimited:
             delimiter=self.layout.delimiter[0], quote_char='"' if quotes else False, newlines_in_values=quotes
         )
         # The size of a block is a limit here: the stream gives chunks of its own.
-        options = pa.csv.ReadOptions(column_names=self.layout.spread, block_size=4 * LINE_LIMIT)
-        stream = LineStream(self.path, size, self.layout.skip, look)
-        if stream.at_end():
-            return pa.table({name: pa.array([], pa.string()) for name in names})
-        return pa.csv.read_csv(stream, options, parse, convert)
+        read = pa.csv.ReadOptions(column_names=list(names), block_size=4 * LINE_LIMIT)
+        return read, parse, convert
 
     def _check_gaps(self, table: pa.Table) -> None:
         for name in self.layout.spread[1::2]:

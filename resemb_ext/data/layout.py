@@ -120,20 +120,20 @@ def check_delimiter(delimiter: str) -> str:
     return sign
 
 
-def _find_delimiter(sample: list[str], usual: str | None, columns: int | None) -> str:
+def _find_delimiter(sample: list[str], usual: str | None, columns: int | None, least: int) -> str:
     """What parts the values: the usual sign unless the sample says otherwise for certain."""
 
     def fits(sign: str) -> bool:
         for quotes in (len(sign) == 1, False):
             rows = _columns(sample, sign, quotes)
-            if rows is not None and (len(rows[0]) == columns if columns else len(rows[0]) >= _LEAST):
+            if rows is not None and (len(rows[0]) == columns if columns else len(rows[0]) >= least):
                 return True
         return False
 
     if usual is not None:
         _, _, first = next(records(sample, usual, len(usual) == 1))
         parts, gaps = first[:: len(usual)], first[1::2] if len(usual) == 2 else []
-        if not any(gaps) and (len(parts) == columns if columns else len(parts) >= _LEAST):
+        if not any(gaps) and (len(parts) == columns if columns else len(parts) >= least):
             return usual
     found = [sign for sign in _TRIED if sign != usual and fits(sign)] or [sign for sign in (" ",) if fits(sign)]
     if len(found) == 1:
@@ -145,8 +145,10 @@ def _find_delimiter(sample: list[str], usual: str | None, columns: int | None) -
     )
 
 
-def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: str | None) -> Layout:
-    """Looks at the first lines of a text file.
+def layout_of(
+    path: Path, kind: str, header: Sequence[str] | None, delimiter: str | None, least: int = _LEAST
+) -> Layout:
+    """Looks at the first lines of a text file, which has at least so many columns.
 
     Raises:
         ValueError: an empty file, a ``header`` or ``delimiter`` that cannot be, or values parted by nothing known.
@@ -171,7 +173,7 @@ def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: st
     usual = DELIMITERS[kind]
     if delimiter is None:
         fixed = kind == ".inter"
-        delimiter = usual if fixed and usual else _find_delimiter(sample, usual, columns)
+        delimiter = usual if fixed and usual else _find_delimiter(sample, usual, columns, least)
     step, quotes = len(delimiter), len(delimiter) == 1 and kind != ".inter"
     _, last, first = next(records(sample, delimiter, quotes))
     found = first[::step]
@@ -194,7 +196,7 @@ def layout_of(path: Path, kind: str, header: Sequence[str] | None, delimiter: st
         names = [name.strip(" ") for name in names]
     if header is None and looks_like_data(names):
         hint = _NAMES_HINT
-    if header is None and len(names) < _LEAST:
+    if header is None and len(names) < least:
         hint += f"; if something else parts its columns, give {_OPTION}"
     if len(found) != len(names) or any(first[1::step] if step > 1 else ()):
         raise ValueError(

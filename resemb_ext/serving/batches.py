@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry, IdMap
-from resemb_ext.data.findings import WARNING, Finding, warn
+from resemb_ext.data.delimited import Delimited
+from resemb_ext.data.findings import warn
 from resemb_ext.data.joined import expanded, is_list, read_histories, row_with, split_histories, without_nulls
 from resemb_ext.data.layout import layout_of
-from resemb_ext.data.lines import LINE_LIMIT, LineStream, filled_lines
 from resemb_ext.data.separators import NULLS, BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
 from resemb_ext.data.spelled import is_text
@@ -39,34 +38,13 @@ def read_batches(source: Path) -> Iterator[Any]:
 
 def _csv_batches(source: Path) -> Iterator[Any]:
     with readable(source):
-        layout = layout_of(source, ".csv", None, None)
-    if layout.step > 1:
-        raise ValueError(f"cannot read {source}: {layout.delimiter} parts its columns, expected one character")
-    names = layout.names
-    yield names, True, None
-    filled = rows = 0
-
-    def count(chunk: bytes) -> None:
-        nonlocal filled
-        filled += filled_lines(chunk)
-
-    stream = LineStream(source, BATCH_BYTES, layout.skip, count)
-    if stream.at_end():
-        return
+        file = Delimited(source, layout_of(source, ".csv", None, None, least=2))
+    if file.layout.step > 1:
+        raise ValueError(f"cannot read {source}: {file.layout.delimiter} parts its columns, expected one character")
+    yield file.layout.names, True, None
     # All as text: what is not an id passes through as it stands.
-    convert = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-    parse = pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
-    read = pa.csv.ReadOptions(use_threads=False, block_size=4 * LINE_LIMIT, column_names=names)
-    with pa.csv.open_csv(stream, read, parse, convert) as reader:
-        for batch in reader:
-            rows += len(batch)
-            if layout.trim:
-                batch = pa.RecordBatch.from_arrays([pc.utf8_trim(c, " ") for c in batch.columns], names=names)
-            for low in range(0, batch.num_rows, BATCH_ROWS):
-                yield batch.slice(low, BATCH_ROWS)
-    if rows < filled:
-        found = f"{rows:,} rows are in {filled:,} lines: quoted values hold line ends, or a quote is a stray one"
-        warn(source.name, [Finding(WARNING, "quotes", found, "scored as rows of several lines")])
+    yield from file.batches(BATCH_ROWS, BATCH_BYTES)
+    warn(source.name, file.findings)
 
 
 def find_columns(names: Sequence[str], history: str | None, target: str | None, source: Path) -> tuple[str, str]:
@@ -80,6 +58,8 @@ def find_columns(names: Sequence[str], history: str | None, target: str | None, 
         guess = given or next((plain[name] for name in known if name in plain), None)
         if guess is None:
             raise ValueError(f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}")
+        if names.count(guess) > 1:
+            raise ValueError(f"the {what} column {guess!r} occurs more than once; {listing}")
         found.append(guess)
     return found[0], found[1]
 

@@ -267,7 +267,8 @@ def test_any_batch_of_histories_scores_as_single_rows(runs, data):
         ("history,target\n1,2\n1,\n", "column 'target', row 1: null or empty id"),
         ("history,target\n", "has no rows"),
         ("", ""),
-        ("history,target\n1,2,3\n", "cannot read"),
+        ("history,target\n1,2,3\n", "rows.csv': line 2: expected 2 columns, found 3"),
+        ("history,target,target\n1,2,3\n", "the target column 'target' occurs more than once"),
     ],
 )
 def test_bad_files_are_one_line(runs, tmp_path, capsys, content, words):
@@ -409,5 +410,8 @@ def test_rows_of_text_files_as_people_have_them(runs, tmp_path):
     expected = logits(f"history,target,title\n{a}^{b},{c},x\n{b},{a},y\n{c},{b},z\n")
     assert logits(f"history;target;title\r\n{a}^{b};{c};x\r\n{b};{a};y\r\n{c};{b};z\r\n", "utf-16") == expected
     assert logits(f"history, target, title\n{a}^{b}, {c}, x\n{b}, {a}, y\n{c}, {b}, z\n") == expected
-    with pytest.warns(rx.data.DataWarning, match="quotes: 2 rows are in 3 lines: .* a quote is a stray one"):
+    assert logits(f'history,target,title\n{a}^{b},{c},"Heroes\n{b},{a},"Low" Band\n"{c}",{b},z\n') == expected
+    for sign in ";\t|":  # two columns, one of them with commas
+        assert logits(f"history{sign}target\n{a},{b}{sign}{c}\n{b}{sign}{a}\n{c}{sign}{b}\n") == expected
+    with pytest.warns(rx.data.DataWarning, match="quotes: 1 row takes several lines, .* in lines 2 to 3"):
         assert logits(f'history,target,title\n{a}^{b},{c},"x\n{b},{a},y"\n{c},{b},z\n') == expected[::2]
