@@ -110,6 +110,9 @@ class ReadHooks(nn.Module):
 class TableOwner(Protocol):
     """An optimizer that steps tables in backward."""
 
+    def _holds(self, table: Tensor) -> bool:
+        """Whether the table is among its parameters, and has not been taken out of its groups."""
+
     def _step_table(self, table: Tensor) -> None:
         """The step of one table on its sparse gradient."""
 
@@ -153,6 +156,12 @@ def owner_of(table: Tensor) -> TableOwner | None:
     return _owners.get(table)
 
 
+def stepped_by_other(table: Tensor, optimizer: Any) -> bool:
+    """Whether another optimizer steps the table in backward."""
+    owner = owner_of(table)
+    return owner is not None and owner is not optimizer and owner._holds(table)
+
+
 def set_replaced(table: Tensor, module: nn.Module) -> None:
     """Tables of the module have taken the table's place; an optimizer that steps it may not know of them."""
     _replaced[table] = module
@@ -192,8 +201,7 @@ def _before_step(
     kind = type(optimizer)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            owner = owner_of(parameter)
-            if owner is not None and owner is not optimizer:
+            if stepped_by_other(parameter, optimizer):
                 raise RuntimeError(
                     f"{kind.__name__}: holds a table that another optimizer steps in backward; leave it to that one"
                 )

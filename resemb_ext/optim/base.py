@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resemb_ext._ownership import owner_of, untraced
+from resemb_ext._ownership import owner_of, stepped_by_other, untraced
 
 from . import capture, global_decay, in_backward
 from .dense import step_dense
@@ -80,7 +80,7 @@ class RowSparseOptimizer(Optimizer):
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
-            if parameter.is_sparse or owner_of(parameter) not in (None, self):
+            if parameter.is_sparse or stepped_by_other(parameter, self):
                 self.param_groups.pop()
                 raise ValueError(
                     "params: a sparse tensor; expected dense tables, whose gradients may be sparse"
@@ -162,6 +162,9 @@ class RowSparseOptimizer(Optimizer):
 
     def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
         return [(group, p) for group in self.param_groups for p in group["params"]]
+
+    def _holds(self, table: Tensor) -> bool:
+        return any(parameter is table for _, parameter in self._places())
 
     def _table_seed(self, index: int) -> int:
         return self._seed + (index << 32)

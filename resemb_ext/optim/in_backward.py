@@ -27,13 +27,12 @@ def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
     """See ``RowSparseOptimizer.step_in_backward``."""
     _refuse_ranks()
     embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
-    places = {id(p) for _, p in optimizer._places()}
     for part in embeddings:
         tables = [p for p in part.parameters(recurse=False) if p.requires_grad]
         for table in tables:
-            if id(table) not in places:
+            if not optimizer._holds(table):
                 raise ValueError("module: holds an embedding table that is not among this optimizer's parameters")
-            if owner_of(table) is not None:
+            if (owner := owner_of(table)) is not None and owner._holds(table):
                 raise ValueError("module: one of its tables is stepped in backward already")
         if tables and not part.sparse:
             raise ValueError(f"module: {part} gives dense gradients; steps in backward need sparse=True")
@@ -66,7 +65,8 @@ def refuse_scaler(optimizer: Any) -> None:
 
 def _adopt(optimizer: TiedOptimizer, table: Tensor) -> bool:
     """Whether the optimizer steps a table in backward; it begins to where the table is its own and not frozen."""
-    if owner_of(table) is None and table.requires_grad and any(p is table for _, p in optimizer._places()):
+    owner = owner_of(table)
+    if (owner is None or not owner._holds(table)) and table.requires_grad and optimizer._holds(table):
         set_owner(table, optimizer)
         # Without the optimizer, which holds the table: Python frees no cycle through the hook of a tensor.
         table.register_post_accumulate_grad_hook(_step_summed)
@@ -107,10 +107,12 @@ def _step_summed(table: Tensor) -> None:
     gradient = table.grad
     if gradient is None:  # the lookup's backward has made the step
         return
-    _refuse_backward(None)
     optimizer = owner_of(table)
     if optimizer is None:
         raise RuntimeError("steps in backward: the table's embedding and optimizer are gone; keep one of them")
+    if not optimizer._holds(table):  # it was taken out of the optimizer's groups
+        return
+    _refuse_backward(None)
     if not gradient.is_sparse:
         raise RuntimeError(
             "steps in backward: the table's gradient is dense; something beside lookups used it (a "
@@ -301,8 +303,8 @@ class _LookUp(torch.autograd.Function):
         needs = [need and t.requires_grad for need, t in zip(ctx.needs_input_grad, ctx.tables, strict=False)]
         need_samples = ctx.needs_input_grad[2]
         # A gradient that was there before, as none was cleared, belongs to the sum.
-        cleared = central.grad is None and residual.grad is None
-        if ctx.steps_both and all(needs) and cleared and _alone(lookup, tie):
+        whole = all(needs) and all(t.grad is None and tie.optimizer._holds(t) for t in ctx.tables)
+        if ctx.steps_both and whole and _alone(lookup, tie):
             samples_grad = tie.optimizer._step_lookup(grad, plan, central, residual, graph, ctx.mean, need_samples)
             lookup.stepped = True
             return None, None, samples_grad, *nothing

@@ -19,9 +19,6 @@ from resemb_ext._ownership import TableOwner
 class TiedOptimizer(TableOwner, Protocol):
     """What ties need of the optimizer."""
 
-    def _places(self) -> list[tuple[dict[str, Any], Tensor]]:
-        """Every parameter with its group, in order."""
-
     def _catch_up_read(self, table: Tensor, rows: Callable[[], Tensor] | None) -> None:
         """Applies the decay that is pending on the rows about to be read, or on all."""
 

@@ -359,6 +359,32 @@ def test_a_gradient_that_was_not_cleared_belongs_to_the_sum(link: str) -> None:
     check_same(module, twin, inside, after)
 
 
+@pytest.mark.parametrize("link", ["average", "attention", "plain"])
+def test_a_table_taken_out_of_the_optimizer_gets_ordinary_gradients(link: str) -> None:
+    """And may go to another optimizer, which may step it in backward in turn."""
+    module = linked(link)
+    own = list(module.parameters(recurse=False))
+    first = optim.Adam(module.parameters(), lr=0.1)
+    first.step_in_backward(module)
+    total(module, "lookup", 0).backward()
+    first.param_groups[0]["params"] = [p for p in first.param_groups[0]["params"] if p is not own[0]]
+    before = own[0].detach().clone()
+    total(module, "lookup", 1).backward()
+    first.step()
+    assert torch.equal(own[0], before)
+    assert own[0].grad is not None
+    second = torch.optim.SGD(own[:1], lr=0.1)
+    second.step()
+    assert not torch.equal(own[0], before)
+    second.zero_grad()
+    first.param_groups.clear()
+    last = optim.SGD(module.parameters(), lr=0.1)
+    last.step_in_backward(module)
+    total(module, "lookup", 2).backward()
+    assert all(p.grad is None for p in own)
+    assert last.state[own[0]]["step"] == 1
+
+
 def test_two_modules_with_the_same_tables_are_one_step() -> None:
     one, other = linked("average"), linked("average")
     other.central, other.residual = one.central, one.residual
