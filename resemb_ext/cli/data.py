@@ -192,9 +192,11 @@ def _times(log: Any) -> Any:
     """Times as they were read: seconds would round parts of seconds."""
     import pyarrow as pa
 
+    from resemb_ext.data.times import TICKS
+
     if not log.ticks_per_second:
         return log.time
-    unit = {10**3: "ms", 10**6: "us", 10**9: "ns"}[log.ticks_per_second]
+    unit = next(name for name, ticks in TICKS.items() if ticks == log.ticks_per_second)
     return pa.array(log.exact_time).cast(pa.timestamp(unit))
 
 

@@ -14,13 +14,11 @@ import pyarrow.compute as pc
 
 from .faults import BadEntry, NullEntry, plural, raise_at
 from .findings import Finding
-from .spelled import integers, is_text, spelled_ids, spelled_labels
+from .spelled import EXACT_FLOAT, integers, is_text, spelled_ids, spelled_labels
 
 __all__ = ["BadEntry", "as_arrow", "canonical_ids", "canonical_labels", "missing"]
 
 _INT64_MAX = int(np.iinfo(np.int64).max)
-# Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
-EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
 
 
 def as_arrow(values: Any, column: str) -> pa.Array:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .arrow import EXACT_FLOAT, as_arrow
+from .arrow import as_arrow
 from .columns import list_names
 from .findings import WARNING, Finding
 from .source import Source
-from .spelled import is_text, spelled_ids
+from .spelled import EXACT_FLOAT, is_text, spelled_ids
 
 # Of such tables a log in the folder says which files count.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
@@ -151,9 +151,8 @@ class _Parts:
         """Part and line of a row (0-based) that has been read."""
         for (part, _), rows in zip(self.parts, self._rows, strict=True):
             if row < rows:
-                name = part.path.relative_to(self.folder)
-                place = f"{name}, row {row}" if part.place is None else part.place(row)
-                return place.replace(part.path.name, str(name), 1) if part.place is not None else place
+                name = str(part.path.relative_to(self.folder))
+                return f"{name}, row {row}" if part.place is None else part.place(row).replace(part.path.name, name, 1)
             row -= rows
         raise ValueError(f"{self.folder.name} has no such row")
 

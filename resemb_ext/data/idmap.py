@@ -131,7 +131,7 @@ class IdMap:
         if array.type != self._values.type:
             # Mixed widths: what does not fit the map's type cannot be in the map; it casts to null.
             array = pa.array(array.to_pylist()) if not len(array) else _cast_or_null(array, self._values.type)
-        rank = pc.index_in(array, value_set=self._values, options=None)
+        rank = pc.index_in(array, value_set=self._values)
         numbers = pc.fill_null(rank, len(self)).to_numpy(zero_copy_only=False)
         numbers = numbers.astype(np.int64) + self.first
         return numbers, int((numbers == self.oov).sum())

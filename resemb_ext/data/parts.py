@@ -28,8 +28,9 @@ from .joined import (
     split_histories,
     without_nulls,
 )
-from .separators import NULLS, PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
+from .separators import PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
+from .spelled import NULL_WORDS
 
 PARTS = ("train", "valid", "test")
 # The least share of the places of histories that makes padding suspicious.
@@ -111,7 +112,7 @@ def read_parts(
     texts = [part.item for part in parts.values()]
     targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]
     known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays(texts)))
-    nulls, missing = [word for word in NULLS if not known.holds(word)], 0
+    nulls, missing = [word for word in NULL_WORDS if not known.holds(word)], 0
     for name, part in parts.items():
         histories, spelled = without_nulls(part.histories, nulls)
         parts[name], missing = replace(part, histories=histories), missing + spelled

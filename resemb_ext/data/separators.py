@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .columns import printable
+from .spelled import NUMBER
 
 # The form of lists in brackets: "[1, 2]" as JSON and Python write them, "[1 2]" as NumPy does.
 LIST = "[]"
@@ -23,10 +24,8 @@ UNIT = "\x1f"
 _BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\))\s*$"
 # How lists of NumPy's numbers and texts show them: "[np.int64(1), np.str_('a')]".
 _SCALAR = r"\bnp\.\w+\(([^()]*)\)"
-INTEGER = r"^-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?$"
-# What histories are often filled up with, and how a missing history is spelled: neither tells of a separator.
+# What histories are often filled up with, which tells of no separator.
 PADDING = ("0", "-1", "<pad>", "<PAD>", "[PAD]", "pad", "PAD", "padding")
-NULLS = ("nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT")
 # Signs that people double; of others, two in a row are an empty id.
 _DOUBLED = ("::", "||")
 # An id that is never a target is hardly a larger share of the ids in histories.
@@ -215,7 +214,7 @@ def check_words(words: pa.Array, counts: np.ndarray, separator: str, targets: Ta
 
 def _known(words: pa.Array, targets: Targets) -> np.ndarray:
     if targets.integers:
-        known = pc.match_substring_regex(words, INTEGER)
+        known = pc.match_substring_regex(words, NUMBER)
     else:
         known = pc.or_(*(pc.is_in(words, value_set=ids.cast(words.type)) for ids in (targets.texts, _PADDING)))
     # An empty id is another fault, found later.

@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from .faults import plural, raise_at
 from .findings import NOTE, WARNING, Finding
 
-# Above it, neighbouring integers are the same float64.
-EXACT = 2**53
-_NUMBER = r"^ *-?\d+(\.\d*)?([eE][+-]?\d{1,3})? *$"
-_PADDED = r"^ *-?0\d"
+# Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
+EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
+EXACT = EXACT_FLOAT[64]
+#: A number that may have gone through floats; "007" is none.
+NUMBER = r"^ *-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d{1,3})? *$"
 _MOST_DIGITS = 40  # no id is longer; spares the digits of 1e999999999
-# How other tools write nulls; here such words are ids like any other.
-_NULLS = pa.array(["NA", "N/A", "NULL", "null", "NaN", "nan", "None", "none", "nil", "<NA>", r"\N", "#N/A"])
+#: How other tools write nulls, the most frequent first; among ids such words are ids like any other.
+NULL_WORDS = ("nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT", "none", "nil", r"\N", "#N/A")
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -65,18 +66,15 @@ def spelled_ids(array: pa.Array, column: str, what: str, findings: list[Finding]
         if pc.all(pc.equal(numbers.cast(array.type), array)).as_py() is not False:
             return numbers
         break
-    if (
-        pc.all(pc.match_substring_regex(array, _NUMBER)).as_py()
-        and not pc.any(pc.match_substring_regex(array, _PADDED)).as_py()
-    ):
+    if pc.all(pc.match_substring_regex(array, NUMBER)).as_py():
         numbers = _through_floats(array, column, what, findings)
         if numbers is not None:
             return numbers
-    nulls = pc.is_in(array, value_set=_NULLS.cast(array.type))
+    nulls = pc.is_in(array, value_set=pa.array(NULL_WORDS, array.type))
     if count := pc.sum(nulls).as_py():
         word = array[pc.index(nulls, True).as_py()].as_py()
         others = array.filter(pc.invert(nulls)).drop_null()
-        numbers = len(others) and pc.all(pc.match_substring_regex(others, _NUMBER)).as_py()
+        numbers = len(others) and pc.all(pc.match_substring_regex(others, NUMBER)).as_py()
         findings.append(
             Finding(
                 WARNING if numbers else NOTE,

@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .arrow import EXACT_FLOAT, as_arrow
+from .arrow import as_arrow
+from .clocks import UNITS
 from .faults import BadEntry, NullEntry, raise_at
 from .findings import WARNING, Finding
-from .spelled import EXACT, is_text
+from .spelled import EXACT, EXACT_FLOAT, is_text
 
+#: Ticks a second by unit.
+TICKS = {name: ticks for name, _, ticks in UNITS}
 _LARGEST = 2.0**63
 # Decimals of at most this many digits are distinct float64.
 _EXACT_DIGITS = 15
@@ -65,7 +68,7 @@ def canonical_times(values: Any, column: str, findings: list[Finding] | None = N
         array = array.cast(pa.timestamp("s"))
         kind = array.type
     if pa.types.is_timestamp(kind):
-        per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
+        per_second = TICKS[kind.unit]
         ticks = array.cast(pa.int64()).to_numpy()
         if (ticks % per_second).any():
             return Times(ticks / per_second, ticks, per_second)

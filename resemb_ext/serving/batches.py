@@ -16,9 +16,9 @@ from resemb_ext.data.delimited import Delimited
 from resemb_ext.data.findings import warn
 from resemb_ext.data.joined import expanded, is_list, read_histories, row_with, split_histories, without_nulls
 from resemb_ext.data.layout import layout_of
-from resemb_ext.data.separators import NULLS, BadHistory, Targets, check_words, find_separator, unescaped
+from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
-from resemb_ext.data.spelled import is_text
+from resemb_ext.data.spelled import NULL_WORDS, is_text
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")
@@ -102,7 +102,7 @@ class TextHistories:
             never="are not in the run's log",
             option="separator= (--separator on the command line)",
         )
-        self._nulls = [word for word in NULLS if not self._known.holds(word)]
+        self._nulls = [word for word in NULL_WORDS if not self._known.holds(word)]
 
     def split(self, values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]:
         """Ids of all histories one after another, large_string, and how many each has.
