@@ -105,7 +105,7 @@ class PlainTables(nn.Module):
                 warnings.warn(
                     f"{name}: row {self.padding_idx}, its padding, is not zero; padding of ResEmbedding is always a "
                     "zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",
-                    stacklevel=3,
+                    stacklevel=4,  # the caller of from_embedding
                 )
             central[self.padding_idx] = 0
         return central, central - self._blocks((central, torch.zeros_like(central)))
