@@ -12,9 +12,8 @@ from typing import Any
 from resemb_command import COMMANDS
 from resemb_ext.runtime.files import check_out, write_atomic
 
-from .graph_common import add_reading, columns_of
+from .graph_common import add_columns, add_reading, columns_of
 
-_FIELDS = ("user", "item", "time", "category", "label", "session")
 EXAMPLES = """examples:
   resemb data validate events.csv
   resemb data validate ml-1m/ratings.dat --json
@@ -80,9 +79,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"{', '.join(SUFFIXES)}; all but Parquet also with .gz, .bz2 or .zst; or a folder of such files",
     )
-    for name in _FIELDS:
-        optional = ', "-" for none' if name in ("category", "label", "session") else ""
-        parser.add_argument(f"--{name}-column", metavar="NAME", help=f"{name} column{optional} (default: guessed)")
+    add_columns(parser)
     parser.add_argument(
         "--session-gap",
         type=float,

@@ -49,11 +49,6 @@ def add_parser(subparsers: Any) -> None:
     near.set_defaults(run=_run_neighbors)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the chosen ``graph`` command; the exit status."""
-    return args.run(args)
-
-
 def _run_stats(args: argparse.Namespace) -> int:
     """``resemb graph stats``."""
     graph = InterestGraph.load(args.graph)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from resemb_ext.graph import InterestGraph
+from resemb_ext.data.splits import HOWS
+from resemb_ext.graph import WEIGHTINGS, InterestGraph
 from resemb_ext.runtime.files import check_out, check_report, write_json
 
 from .graph_common import add_log, columns_of, command, print_table, read
@@ -198,7 +199,7 @@ def add_build(commands: Any) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
     build.add_argument(
         "--split",
-        choices=("none", "leave-last-out", "time"),
+        choices=("none", *HOWS),
         default="none",
         help="take the training events of this split only, so that a model trained with the graph"
         " sees no future edge (default: %(default)s, all events)",
@@ -225,9 +226,7 @@ def add_build(commands: Any) -> None:
         metavar="F",
         help='what a pair at distance g counts: "inverse" (1/g) or a number r (r^(g-1)) (default: 1)',
     )
-    build.add_argument(
-        "--weighting", choices=("count", "cosine", "jaccard", "ppmi"), default="count", help="(default: %(default)s)"
-    )
+    build.add_argument("--weighting", choices=WEIGHTINGS, default="count", help="(default: %(default)s)")
     build.add_argument(
         "--damping",
         type=float,

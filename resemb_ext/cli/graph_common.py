@@ -1,4 +1,4 @@
-"""What the ``resemb graph`` commands share: the log's options, and tables of statistics."""
+"""What commands that read a log or describe a graph share: the log's options, and tables of statistics."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-_COLUMNS = ("user", "item", "time", "category", "label", "session")
-_OPTIONAL = ("category", "label", "session")
+from resemb_ext.data.columns import FIELDS, OPTIONAL
 
 
 def add_log(parser: argparse.ArgumentParser, *, required: bool, purpose: str) -> None:
+    """Adds ``--data`` and what every command that reads a log takes."""
     parser.add_argument("--data", type=Path, required=required, metavar="LOG", help=purpose)
-    for column in _COLUMNS:
-        none = ', "-" for none' if column in _OPTIONAL else ""
-        parser.add_argument(f"--{column}-column", metavar="NAME", help=f"{column} column{none} (default: guessed)")
+    add_columns(parser)
     add_reading(parser)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for the column of each field of a log."""
+    for field in FIELDS:
+        none = ', "-" for none' if field in OPTIONAL else ""
+        parser.add_argument(f"--{field}-column", metavar="NAME", help=f"{field} column{none} (default: guessed)")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +43,8 @@ def read(args: argparse.Namespace) -> Any:
 
 def columns_of(args: argparse.Namespace) -> dict[str, Any]:
     """The columns given, as ``read_log`` takes them: False for an optional one left out."""
-    given = {name: getattr(args, f"{name}_column") for name in _COLUMNS}
-    return {f: False if c == "-" and f in _OPTIONAL else c for f, c in given.items()}
+    given = {name: getattr(args, f"{name}_column") for name in FIELDS}
+    return {f: False if c == "-" and f in OPTIONAL else c for f, c in given.items()}
 
 
 def command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:

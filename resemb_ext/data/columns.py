@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-# Names that a field's column often bears, in order of preference; case and "-" do not matter.
+# Names that a field's column often bears, in order of preference.
 GUESSES: dict[str, tuple[str, ...]] = {
     "user": ("user_id", "user", "userid", "uid", "user_idx", "reviewerid", "visitorid", "session_id", "sessionid"),
     "item": ("item_id", "item", "itemid", "iid", "item_idx", "movie_id", "movieid", "product_id", "asin", "sid"),
@@ -19,6 +19,9 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "session": ("session_id", "session", "sessionid"),
 }
 _REQUIRED = ("user", "item", "time")
+FIELDS = tuple(GUESSES)
+#: Fields that a log may lack.
+OPTIONAL = tuple(field for field in FIELDS if field not in _REQUIRED)
 
 Wanted = Mapping[str, "str | Literal[False] | None"]
 
@@ -81,8 +84,13 @@ def resolve_columns(
 
 def guesses_among(available: Sequence[str], field: str) -> list[str]:
     """Columns that bear a name known of a field, the likeliest first."""
+    return named_like(available, GUESSES[field])
+
+
+def named_like(available: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Columns that bear one of the known names, in the order of these; case and "-" do not matter."""
     plain = {str(column).lower().replace("-", "_"): column for column in reversed(available)}
-    return [plain[name] for name in GUESSES[field] if name in plain]
+    return [plain[name] for name in known if name in plain]
 
 
 def printable(text: str, limit: int = 300) -> str:

@@ -12,13 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry, IdMap
+from resemb_ext.data.arrow import as_arrow, missing
+from resemb_ext.data.columns import list_names, named_like
 from resemb_ext.data.delimited import Delimited
 from resemb_ext.data.findings import warn
 from resemb_ext.data.joined import expanded, is_list, read_histories, row_with, split_histories, without_nulls
 from resemb_ext.data.layout import layout_of
 from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
-from resemb_ext.data.spelled import NULL_WORDS, is_text
+from resemb_ext.data.spelled import NULL_WORDS
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")
@@ -49,13 +51,12 @@ def _csv_batches(source: Path) -> Iterator[Any]:
 
 def find_columns(names: Sequence[str], history: str | None, target: str | None, source: Path) -> tuple[str, str]:
     """The history's and the target's column."""
-    listing = f"{source.name} has the columns: {', '.join(names) or '(none)'}"
-    plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
+    listing = f"{source.name} has the columns: {list_names(names)}"
     found = []
     for what, given, known in (("history", history, _HISTORY_NAMES), ("target", target, _TARGET_NAMES)):
         if given is not None and given not in names:
             raise ValueError(f"no column {given!r} (given as {what} column); {listing}")
-        guess = given or next((plain[name] for name in known if name in plain), None)
+        guess = given or next(iter(named_like(names, known)), None)
         if guess is None:
             raise ValueError(f"cannot guess the {what} column: name it (known names: {', '.join(known)}); {listing}")
         if names.count(guess) > 1:
@@ -65,15 +66,11 @@ def find_columns(names: Sequence[str], history: str | None, target: str | None, 
 
 
 def targets_of(values: pa.Array, column: str) -> pa.Array:
-    """``values``, none of them null or empty text."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    bad = pc.is_null(values)
-    if is_text(values.type):
-        bad = pc.or_(bad, pc.fill_null(pc.equal(values, ""), False))
-    if pc.any(bad).as_py():
-        row = pc.index(bad, True).as_py()
-        raise BadEntry(row, column, "null or empty id")
+    """``values``, none of them null, NaN or empty text."""
+    values = as_arrow(values, column)
+    bad = missing(values)
+    if bad.any():
+        raise BadEntry(int(bad.argmax()), column, "null or empty id")
     return values
 
 
@@ -137,12 +134,9 @@ def list_histories(values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]
     ids = values.flatten()
     if pa.types.is_null(ids.type) and not len(ids):
         ids = ids.cast(pa.int64())
-    bad = pc.is_null(ids)
-    if is_text(ids.type):
-        bad = pc.or_(bad, pc.fill_null(pc.equal(ids, ""), False))
-    if pc.any(bad).as_py():
-        place = pc.index(bad, True).as_py()
-        row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+    bad = missing(ids)
+    if bad.any():
+        row = int(np.searchsorted(np.cumsum(lengths), bad.argmax(), side="right"))
         raise BadEntry(row, column, "null or empty id in the history")
     return ids, lengths
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resemb_ext.data.columns import FIELDS
 from resemb_ext.data.files import SUFFIXES
 from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
@@ -235,11 +236,8 @@ class RunConfig(FitConfig):
                 "cross_fit: lookups over several graphs are not stepped in backward; leave out in_backward"
             )
         if self.simulated:
-            for name in ("user", "item", "time", "category", "label", "session"):
-                if getattr(self, f"{name}_column") is not None:
-                    raise ValueError(f"{name}_column is for log files; data is {self.data}")
-            for name in ("delimiter", "drop_null"):
-                if getattr(self, name):
+            for name in (*(f"{field}_column" for field in FIELDS), "delimiter", "drop_null"):
+                if getattr(self, name) not in (None, False):
                     raise ValueError(f"{name} is for log files; data is {self.data}")
 
     @property
