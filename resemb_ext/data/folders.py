@@ -82,8 +82,27 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
                 "left out",
             )
         )
+    known = set(files)
+    twins = [path for path in files if path.with_suffix("") in known]
+    if twins:
+        name = twins[0].relative_to(folder)
+        parts.findings.append(
+            Finding(
+                WARNING,
+                "files twice",
+                f"{len(twins)} files are there packed and unpacked, such as {name} and {name.with_suffix('')}",
+                "both are read, so their events count twice; take one of them out of the folder",
+            )
+        )
     return Source(
-        folder, parts.names, parts.read, text=first.text, hint=first.hint, place=parts.place, findings=parts.findings
+        folder,
+        parts.names,
+        parts.read,
+        text=first.text,
+        hint=first.hint,
+        place=parts.place,
+        findings=parts.findings,
+        lacking=parts.lacking,
     )
 
 
@@ -106,6 +125,7 @@ class _Parts:
         self.folder, self.parts = folder, parts
         self.names = list(dict.fromkeys(name for part, keys in parts for name in (*part.names, *keys)))
         self.findings: list[Finding] = []
+        self.lacking: dict[str, str] = {}
         self._rows: list[int] = []
 
     def read(self, columns: Sequence[str]) -> pa.Table:
@@ -128,7 +148,23 @@ class _Parts:
                     pieces[column].append(as_arrow(table[column], column))
                 else:
                     pieces[column].append(_repeated(keys.get(column), len(table)))
+        for column in columns:
+            self._look_for(column)
         return pa.table({column: self._joined(column, arrays) for column, arrays in pieces.items()})
+
+    def _look_for(self, column: str) -> None:
+        """Says which parts have rows but not the column."""
+        without = [
+            part
+            for (part, keys), rows in zip(self.parts, self._rows, strict=True)
+            if rows and column not in part.names and column not in keys
+        ]
+        if without:
+            name = without[0].path.relative_to(self.folder)
+            count = f"{len(without)} of {len(self.parts)} parts"
+            found = f"{count} have no column {column!r}, the first is {name} with {list_names(without[0].names)}"
+            self.lacking[column] = found
+            self.findings.append(Finding(WARNING, "columns", found, "their rows have nulls there"))
 
     def _joined(self, column: str, arrays: list[pa.Array]) -> pa.ChunkedArray:
         if not any(column in part.names for part, _ in self.parts) and not self.parts[0][0].text:

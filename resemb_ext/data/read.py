@@ -134,6 +134,7 @@ def read_log(
         log = _make(fields, columns, name, maps, unseen, findings, session_gap, file is not None and file.text)
     except BadEntry as bad:
         if isinstance(bad, NullEntry):
+            bad.fault += f"; {file.lacking[bad.column]}" if file is not None and bad.column in file.lacking else ""
             bad.fault += "; drop_null=True (--drop-null) leaves such rows out"
         elif bad.column == columns.by_field["time"] and "time" in columns.guessed:
             bad.fault += "; the column was guessed: time= or --time-column names another"

@@ -26,6 +26,7 @@ class Source:
         hint: what to add to a message about columns that are missing.
         place: takes a row (0-based) to its place, such as "log.csv, line 5"; None stands for the row's number.
         findings: what is odd about the file; ``read`` adds to them.
+        lacking: of a folder, what is to be said of each column that some of its parts do not have; filled by ``read``.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Source:
     hint: str = ""
     place: Callable[[int], str] | None = field(default=None, repr=False)
     findings: list[Finding] = field(default_factory=list, repr=False)
+    lacking: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import gzip
 import warnings
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_parts_may_differ_in_columns_and_widths(tmp_path):
     folder = tmp_path / "log"
     part(folder / "0.parquet", category=["a", "b"], item_id=pa.array([2, 3], pa.int32()))
     part(folder / "1.parquet", item_id=pa.array([4.0, 5.0]), user_id=pa.array([7, 2**40], pa.uint64()))
-    log = read_log(folder)
+    with pytest.warns(DataWarning, match="1 of 2 parts have no column 'category', the first is 1.parquet with user_id"):
+        log = read_log(folder)
     assert items_of(log) == [2, 3, 4, 5] and log.category.tolist() == [1, 2, 0, 0]
     part(folder / "2.parquet", item_id=[2**60, 1])
     with pytest.raises(
@@ -96,6 +98,37 @@ def test_text_and_json_parts(tmp_path):
     (tmp_path / "b" / "2.csv").write_text("user,item,time\n1,2,3\n")
     with pytest.raises(ValueError, match=r"several kinds of files \(.*2.csv.*\); name one of them"):
         read_log(tmp_path / "b")
+
+
+def test_a_part_that_lacks_a_column_that_logs_need(tmp_path):
+    """Of other names, or without a header, or of something else: it is named, rather than its rows called null."""
+    path = tmp_path / "a.csv"
+    path.write_text("user_id,item_id,timestamp\n1,2,3\n")
+    for name, text in (
+        ("b.csv", "uid,sku,ts\n1,7,1\n"),
+        ("b.csv", "1,7,1\n1,8,2\n"),
+        ("movies.csv", "item_id,x\n7,1\n"),
+    ):
+        other = tmp_path / name
+        other.write_text(text)
+        shown = text.split("\n")[0].replace(",", ", ")
+        fault = f"no column 'user_id', the first is {name} with {shown}"
+        with pytest.raises(
+            ValueError, match=rf"{name}, line 2, column 'user_id': null .*; 1 of 2 parts have {fault}; "
+        ):
+            read_log(tmp_path)
+        with pytest.warns(DataWarning) as caught:
+            assert items_of(read_log(tmp_path, drop_null=True)) == [2]
+        assert any(fault in str(warning.message) for warning in caught)
+        other.unlink()
+
+
+def test_a_part_that_is_there_packed_and_unpacked(tmp_path):
+    text = "user_id,item_id,timestamp\n1,2,3\n"
+    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.warns(DataWarning, match=r"packed and unpacked, such as a.csv.gz and a.csv -> both are read"):
+        assert items_of(read_log(tmp_path)) == [2, 2]
 
 
 def test_parts_that_are_no_log(tmp_path):
