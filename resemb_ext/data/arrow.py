@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from .faults import BadEntry, NullEntry, plural, raise_at
 from .findings import Finding
-from .spelled import EXACT_FLOAT, integers, is_text, spelled_ids, spelled_labels
+from .spelled import EXACT_FLOAT, integers, is_text, null_words, spelled_ids, spelled_labels
 
 __all__ = ["BadEntry", "as_arrow", "canonical_ids", "canonical_labels", "missing"]
 
@@ -59,11 +59,11 @@ def _big_int_array(values: Any, column: str) -> pa.Array:
         raise ValueError(f"column {column!r} holds integers outside both int64 and uint64; pass them as text") from None
 
 
-def missing(array: pa.Array) -> np.ndarray:
-    """bool [n]: which entries are null, NaN or empty text."""
+def missing(array: pa.Array, words: bool = False) -> np.ndarray:
+    """bool [n]: which entries are null, NaN or empty text; with ``words`` also those that are a word for null."""
     mask = pc.is_null(array, nan_is_null=pa.types.is_floating(array.type))
     if is_text(array.type):
-        mask = pc.or_(mask, pc.fill_null(pc.equal(array, ""), False))
+        mask = pc.or_(mask, pc.fill_null(null_words(array) if words else pc.equal(array, ""), False))
     return mask.to_numpy(zero_copy_only=False)
 
 

@@ -197,7 +197,8 @@ def _without_nulls(
     arrays: Mapping[str, pa.Array], names: Mapping[str, str]
 ) -> tuple[dict[str, pa.Array], np.ndarray, tuple[Finding, ...]]:
     """The fields' rows that lack nothing but perhaps a category, their positions, and what was left out."""
-    lacking = {field: missing(array) for field, array in arrays.items() if field != "category"}
+    # A word for null may be an id, but no time and no label.
+    lacking = {f: missing(array, f in ("time", "label")) for f, array in arrays.items() if f != "category"}
     bad = np.logical_or.reduce(list(lacking.values()))
     kept = np.flatnonzero(~bad)
     if not bad.any():

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .faults import plural, raise_at
+from .faults import NullEntry, plural, raise_at
 from .findings import NOTE, WARNING, Finding
 
 # Above these, neighbouring integers are the same float: distinct ids would collide unnoticed.
@@ -19,11 +19,30 @@ NUMBER = r"^ *-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d{1,3})? *$"
 _MOST_DIGITS = 40  # no id is longer; spares the digits of 1e999999999
 #: How other tools write nulls, the most frequent first; among ids such words are ids like any other.
 NULL_WORDS = ("nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT", "none", "nil", r"\N", "#N/A")
+# What C++, R and Excel write, which round; Java, which does not, leaves out the plus.
+_ROUNDING = r"^ *-?\d(\.\d+)?[eE]\+\d+ *$"
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
 def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def null_words(array: pa.Array) -> pa.Array:
+    """Which texts are empty or a word for null; null where there is none."""
+    return pc.is_in(pc.utf8_trim(array, " "), value_set=pa.array(["", *NULL_WORDS], array.type), skip_nulls=True)
+
+
+def lost_digits(array: pa.Array) -> str | None:
+    """A text that spells an integer with fewer digits than it has, although they would not take more room.
+
+    So C++'s 1.23457e+06, and Excel's 1.23457E+11 from 12 digits on; but not R's 1e+05, which stands for 100000 alone.
+    """
+    for word in pc.unique(array.filter(pc.match_substring_regex(array, _ROUNDING))).to_pylist():
+        digits, power = word.strip(" -").lower().split("e+")
+        if len(digits) - 2 < int(power) and (len(word.strip()) > int(power) + 1 or ("E" in word and int(power) > 10)):
+            return word.strip()
+    return None
 
 
 def _whole(text: str) -> int | None:
@@ -121,6 +140,9 @@ def _through_floats(array: pa.Array, column: str, what: str, findings: list[Find
             )
         )
         return None
+    if word := lost_digits(encoded.dictionary):
+        fault = f"{plural(what)} of column {column!r} such as {word!r} may have lost digits where they were written"
+        findings.append(Finding(WARNING, "rounded ids", fault, "ids that are alike now are one; write ids in full"))
     numbers = integers(wholes)
     if numbers is None:
         numbers = pa.array([str(n) for n in wholes], array.type)
@@ -131,8 +153,12 @@ def spelled_labels(array: pa.Array, column: str) -> pa.Array:
     """Text such as "1", "0.0" or "False" as int8.
 
     Raises:
+        NullEntry: a word for null.
         BadEntry: any other text.
     """
+    nulls = null_words(array)
+    if pc.any(nulls).as_py():
+        raise_at(pc.fill_null(nulls, False), column, "null label", array, NullEntry)
     encoded = array.dictionary_encode()
     labels = []
     for word in encoded.dictionary.to_pylist():

@@ -13,7 +13,7 @@ from .arrow import as_arrow
 from .clocks import UNITS
 from .faults import BadEntry, NullEntry, raise_at
 from .findings import WARNING, Finding
-from .spelled import EXACT, EXACT_FLOAT, is_text
+from .spelled import EXACT, EXACT_FLOAT, is_text, lost_digits, null_words
 
 #: Ticks a second by unit.
 TICKS = {name: ticks for name, _, ticks in UNITS}
@@ -59,7 +59,14 @@ def canonical_times(values: Any, column: str, findings: list[Finding] | None = N
     if pa.types.is_decimal(array.type):
         array = array.cast(pa.string())
     if is_text(array.type):
+        nulls = null_words(array)
+        if pc.any(nulls).as_py():
+            raise_at(nulls, column, "null time", array, NullEntry)
         read = _spelled(pc.utf8_trim(array, " "), column)
+        if findings is not None and (word := lost_digits(array)):
+            fault = f"times of column {column!r} such as {word!r} may have lost digits where they were written"
+            done = "events of equal times keep the source's order; write times in full"
+            findings.append(Finding(WARNING, "rounded times", fault, done))
         if isinstance(read, Times):
             return read
         array = read

@@ -289,6 +289,44 @@ def test_numbers_that_r_writes(tmp_path):
         assert read_log(path).users.values.tolist() == ["1.23456789012346e+18", "5"]
 
 
+@pytest.mark.parametrize(
+    ("word", "number", "said"),
+    [
+        ("1.23457e+06", 1234570, True),  # C++
+        ("1.23457E+11", 123457000000, True),  # Excel
+        ("1e+05", 100000, False),  # R, where 100001 is 100001
+        ("1.234568E7", 12345680, False),  # Java
+        ("1.234567e+06", 1234567, False),
+    ],
+)
+def test_numbers_that_may_have_lost_digits_are_said(tmp_path, word, number, said):
+    """Ids and times of one spelling may have been several."""
+    path = tmp_path / "log.csv"
+    path.write_text(f"user_id,item_id,timestamp\n1,{word},{word}\n1,7,8\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        log = read_log(path)
+    shown = [str(warning.message) for warning in caught]
+    assert sorted(log.items.values) == [7, number] and log.time.tolist() == [8, number]
+    assert [sum(f"rounded {what}" in line and word in line for line in shown) for what in ("ids", "times")] == [
+        said
+    ] * 2
+
+
+@pytest.mark.parametrize("word", ["NULL", r"\N", "nan", "NaT", "NA", "None", " "])
+@pytest.mark.parametrize("field", ["timestamp", "label"])
+def test_words_for_nulls_are_no_times_or_labels(tmp_path, word, field):
+    frame = pd.DataFrame({"user_id": [1, 1], "item_id": [2, 3], "timestamp": ["4", "5"], "label": ["1", "0"]})
+    frame.loc[1, field] = word
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    frame.to_parquet(tmp_path / "log.parquet")
+    for source in (frame, tmp_path / "log.csv", tmp_path / "log.parquet"):
+        with pytest.raises(ValueError, match=rf"column '{field}'.* null .*drop_null=True"):
+            read_log(source)
+        with pytest.warns(DataWarning, match="1 of 2 rows are not whole"):
+            assert len(read_log(source, drop_null=True)) == 1
+
+
 def test_blanks_around_ids_are_said(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("user,item,time\n a,x,1\na,y,2\n")
