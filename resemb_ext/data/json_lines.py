@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +20,7 @@ from .spelled import EXACT, integers
 # What Arrow infers that it reads exactly. Its doubles may have been integers.
 _EXACT_TYPES = {pa.int64(): "integers", pa.string(): "text", pa.bool_(): "true and false"}
 _REMEDY = "; jq -c '.[]' makes such lines of an array, and so does pandas' to_json(orient='records', lines=True)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {int: "integers", float: "numbers", str: "text", bool: "true and false", list: "a list"}
 
 
@@ -125,6 +127,8 @@ class _JsonLines:
                 kind = _KINDS.get(type(entry))
                 if kind is None:
                     raise ValueError(f"line {number}: {column!r} is {entry!r:.60}, expected a number or text")
+                if kind == "text" and _SURROGATE.search(entry):
+                    raise ValueError(f"line {number}: {column!r} is {entry!a:.60}, which is cut within a character")
                 begun, expected = first.setdefault(column, (number, kind))
                 if kind != expected and not {kind, expected} <= {"integers", "numbers"}:
                     raise ValueError(

@@ -88,3 +88,15 @@ def test_long_values_and_lines(tmp_path):
     path.write_text("\n\n")
     with pytest.raises(ValueError, match="it is empty"):
         read_log(path)
+
+
+def test_text_that_is_cut_within_a_character(tmp_path):
+    """Such as a title after so many UTF-16 units: no UTF-8 has it. Columns that are not read may hold it."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        '{"user": 1, "item": "a", "time": 1}\n{"user": 1, "item": "b\\ud83d", "time": 2, "title": "\\ud83d"}\n'
+    )
+    with pytest.raises(ValueError, match=r"log.jsonl': line 2: 'item' is 'b\\ud83d', which is cut within a character"):
+        read_log(path)
+    path.write_text(path.read_text().replace("b\\ud83d", "b"))
+    assert read_log(path).items.values.tolist() == ["a", "b"]
