@@ -85,12 +85,12 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
     known = set(files)
     twins = [path for path in files if path.with_suffix("") in known]
     if twins:
-        name = twins[0].relative_to(folder)
+        twin = twins[0].relative_to(folder)
         parts.findings.append(
             Finding(
                 WARNING,
                 "files twice",
-                f"{len(twins)} files are there packed and unpacked, such as {name} and {name.with_suffix('')}",
+                f"{len(twins)} files are there packed and unpacked, such as {twin} and {twin.with_suffix('')}",
                 "both are read, so their events count twice; take one of them out of the folder",
             )
         )
