@@ -34,6 +34,11 @@ def untraced(function: _Function) -> _Function:
     return cast(_Function, torch._disable_dynamo(function))
 
 
+def distinct_items(ids: Any, num_items: int) -> Tensor:
+    """The items among ids, nested ones too: int64, ascending."""
+    return torch.ops.resemb_ext.distinct_items(ids.values() if ids.is_nested else ids, num_items)
+
+
 class ReadHook(Protocol):
     """What an optimizer that leaves work pending on rows has in an embedding."""
 
@@ -74,11 +79,10 @@ class ReadHooks(nn.Module):
             self._call_read_hooks(ids)
 
     @untraced
-    def _call_read_hooks(self, ids: Tensor) -> None:
+    def _call_read_hooks(self, ids: Any) -> None:
         @functools.cache
         def rows() -> Tensor:
-            flat = ids.values() if ids is not None and ids.is_nested else ids
-            return torch.ops.resemb_ext.distinct_items(flat, self.num_embeddings)
+            return distinct_items(ids, self.num_embeddings)
 
         def columns() -> Tensor:
             return torch.ops.resemb_ext.distinct_neighbors(rows(), self._indptr, self._neighbors)

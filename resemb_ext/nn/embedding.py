@@ -186,7 +186,8 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
             training: False leaves out the dropout of edges.
             tables: in place of C and R.
         """
-        tensors = (*(tables or (self.central, self.residual)), self._indptr, self._neighbors, self._link_weights)
+        central, residual = tables or (self.central, self.residual)
+        tensors = (central, residual, *self._graph_beside(central))
         if self.attention is None:
             return functional.res_embedding, tensors, {}
         link = self.attention

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,21 +41,6 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, graph_device: str | None)
     if graph_device == "pinned":
         return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
     return empty_table(shape, dtype=dtype, device="cpu")
-
-
-def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor], fresh: Callable[[], Tensor], pinned: bool) -> Tensor:
-    """A tensor of the graph after a module's ``_apply``: it follows the device alone, or stays pinned.
-
-    Args:
-        fn: what is applied to the module's parameters.
-        fresh: makes the tensor anew on the host.
-    """
-    if pinned:
-        return tensor
-    device = fn(tensor).device
-    if tensor.is_meta and device.type != "meta":
-        tensor = fresh()
-    return tensor.to(device=device)
 
 
 def start_scale(graph: InterestGraph, attends: bool, residual_scale: float) -> float:

@@ -118,10 +118,12 @@ class PlainTables(nn.Module):
         """A plain embedding's weight in place of C and R becomes C = T, R = T - W T; a link keeps its parameters."""
         key = f"{prefix}weight"
         table = state_dict.get(key)
+        own = dict(self.named_parameters())
         if table is None or f"{prefix}central" in state_dict or f"{prefix}residual" in state_dict:
             return
+        if not {"central", "residual"} <= own.keys():  # parametrized; torch names the keys that it misses
+            return
         del state_dict[key]
-        own = dict(self.named_parameters())
         tables: tuple[Tensor, Tensor] = (own.pop("central"), own.pop("residual"))
         if not isinstance(table, Tensor):
             error_msgs.append(f"{key}: expected a torch.Tensor, found {type(table).__name__}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext._ownership import untraced
 from resemb_ext.graph import InterestGraph
 
 from . import graph_state, graph_tensors
@@ -32,12 +32,28 @@ class GraphState(nn.Module):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> GraphState:
         super()._apply(fn, recurse)
-        # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
-        for name in graph_tensors.ATTRIBUTES:
-            fresh = functools.partial(lambda n: self._graph_tensors()[n], name)
-            pinned = self.graph_device == "pinned"
-            setattr(self, name, graph_tensors.moved(getattr(self, name), fn, fresh, pinned))
+        if self.graph_device != "pinned":
+            # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
+            for name in graph_tensors.ATTRIBUTES:
+                self._move(name, fn(getattr(self, name)).device)
         return self
+
+    def _graph_beside(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The graph's tensors where a table lies: one may have been assigned, on another device."""
+        if self._indptr.device != table.device and self.graph_device != "pinned":
+            self._move_to(table.device)
+        return self._indptr, self._neighbors, self._link_weights
+
+    @untraced
+    def _move_to(self, device: torch.device) -> None:
+        for name in graph_tensors.ATTRIBUTES:
+            self._move(name, device)
+
+    def _move(self, name: str, device: torch.device) -> None:
+        tensor: Tensor = getattr(self, name)
+        if tensor.is_meta and device.type != "meta":
+            tensor = self._graph_tensors()[name]
+        setattr(self, name, tensor.to(device=device))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -210,8 +210,8 @@ class Adam(RowSparseOptimizer):
             needs ``attach(module)``, and 8 bytes a row.
         bias_correction: t is the table's steps ("global") or the row's own ("row"; 4 bytes a row).
         maximize: climb instead of descend.
-        stochastic_rounding: of float16 and bfloat16 tables, so that steps below their precision are not
-            lost: bits from Philox keyed by (seed, step, row, column).
+        stochastic_rounding: of float16 and bfloat16 parameters, with sparse or dense gradients, so that steps
+            below their precision are not lost: bits from Philox keyed by (seed, step, row, column).
         seed: of stochastic rounding.
         capturable: a CUDA graph may capture steps made in backward and steps on dense gradients, as with
             torch.optim.Adam: the count lies on the table's device, and lr may be a tensor there, which

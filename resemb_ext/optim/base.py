@@ -16,8 +16,8 @@ from resemb_ext._ownership import owner_of, stepped_by_other, untraced
 from . import capture, global_decay, in_backward
 from .dense import step_dense
 from .loading import checked
-from .row_sparse import RowGradient, RowStep, gradient_rows, require_table, update_rows, whole_table
-from .state import Form, complete_state, count_of_torch, place_count
+from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, require_table, update_rows, whole_table
+from .state import Form, complete_state, count_of_torch, place_count, state_dtype
 from .tie import tie_of, tie_to
 
 _DECAYS = ("touched", "global")
@@ -28,7 +28,8 @@ class RowSparseOptimizer(Optimizer):
 
     A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
     the gradient holds. One with a dense gradient is updated by the torch.optim optimizer of the same
-    name with the group's options, or, where its state has one number a row, by the kernel on all rows.
+    name with the group's options, or, where its state has one number a row or it is rounded at random, by
+    the kernel on all rows.
     The state depends on the parameter and the group's options alone, not on the kind of gradient.
     """
 
@@ -262,7 +263,7 @@ class RowSparseOptimizer(Optimizer):
                 continue
             if gradient.is_sparse:
                 rows.append((group, parameter, index, self._take(parameter, index, group)))
-            elif self._by_row(group, parameter):
+            elif self._by_row(group, parameter) or _rounds_at_random(group, parameter):
                 capture.refuse_rows(index)
                 capture.check_table(group, parameter, f"parameter {index}")
                 rows.append((group, parameter, index, whole_table(gradient)))
@@ -291,7 +292,7 @@ class RowSparseOptimizer(Optimizer):
         if parameter not in self._watched:
             raise ValueError(
                 f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
-                "rows are decayed before they are read"
+                "rows are decayed before they are read; it takes nn.Embedding and ResEmbedding"
             )
 
     def _next_step(
@@ -375,6 +376,7 @@ class RowSparseOptimizer(Optimizer):
 
         def check(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
             kept, state = checked(self, given)
+            self.catch_up()  # what is pending belongs to the tables, and its state goes
             loaded.update(state)
             return kept
 
@@ -416,3 +418,8 @@ class RowSparseOptimizer(Optimizer):
 def _pending(group: dict[str, Any]) -> bool:
     """Whether steps leave decay pending on rows outside the batch."""
     return group["decay"] == "global" and group["weight_decay"] != 0
+
+
+def _rounds_at_random(group: dict[str, Any], parameter: Tensor) -> bool:
+    """Whether steps are rounded as torch.optim cannot."""
+    return group["stochastic_rounding"] and state_dtype(parameter) != parameter.dtype and is_table(parameter)

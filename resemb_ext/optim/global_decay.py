@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from resemb_ext._ownership import untraced
+from resemb_ext._ownership import distinct_items, untraced
 from resemb_ext._registration import ops as _ops
+from resemb_ext._transforms import transformed
 
 from .tie import Tie, TiedOptimizer, tie_of, tie_to
 
@@ -97,7 +98,7 @@ class BeforeRead:
         if not self.asks():
             return
         if not torch.compiler.is_exporting():
-            self._catch_up(*rows)
+            self._catch_up(*(() if transformed() else rows))  # vmap would list rows for each entry of a batch
         elif torch.compiler.is_dynamo_compiling():
             raise RuntimeError("decay='global': export with strict=False, or export a copy.deepcopy of the model")
         else:  # the program keeps the memory of the tables, which the modes of export do not let through
@@ -168,7 +169,7 @@ class _BeforePlainRead(BeforeRead):
 
     def before_forward(self, module: nn.Embedding, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs["input"]
-        self(lambda: _ops.distinct_items(ids, module.num_embeddings))
+        self(lambda: distinct_items(ids, module.num_embeddings))
 
     def before_all(self, *_: Any) -> None:
         self()

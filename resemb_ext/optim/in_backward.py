@@ -251,7 +251,8 @@ class _Lookups(_LookupOperator):
         graph = (indptr, neighbors, weights, offsets)
         if torch.is_grad_enabled() and any(steps) and not weights.requires_grad:
             lookup = Lookup(_this_pass(), central, residual)
-            return _LookUp.apply(central, residual, samples, self.tie, lookup, all(steps), ids, graph, options), None
+            both = all(steps) and central is not residual  # one table in both places is stepped on the sum
+            return _LookUp.apply(central, residual, samples, self.tie, lookup, both, ids, graph, options), None
         out, _ = _ops.res_embedding(ids, central, residual, *graph, samples, *options)
         if any(steps):
             _guard_output(out, self.tie, central, residual)

@@ -204,6 +204,13 @@ def test_a_plain_checkpoint_of_another_size() -> None:
         make().load_state_dict({"weight": np.zeros((H, D))})
 
 
+def test_a_plain_checkpoint_does_not_fit_parametrized_tables() -> None:
+    emb = make()
+    nn.utils.parametrize.register_parametrization(emb, "central", nn.Tanh())
+    with pytest.raises(RuntimeError, match=r"Missing key.*parametrizations\.central\.original.*\n.*Unexpected.*weight"):
+        emb.load_state_dict({"weight": torch.ones(H, D)})
+
+
 def test_plain_and_own_tables_together_are_refused() -> None:
     state = {**make().state_dict(), "weight": torch.zeros(H, D)}
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "weight"'):

@@ -155,6 +155,23 @@ def test_meta_device_then_to_empty() -> None:
     assert table(emb).isfinite().all()
 
 
+@pytest.mark.parametrize("link", ["average", "attention"])
+@pytest.mark.parametrize("how", ["loaded", "set"])
+def test_tables_that_are_assigned_take_the_graph_along(how: str, link: str) -> None:
+    emb, source = make(device="meta", link=link), make(link=link)
+    if how == "loaded":
+        emb.load_state_dict(source.state_dict(), assign=True)
+    else:
+        for part, other in zip(emb.modules(), source.modules(), strict=True):
+            for name in part._parameters:
+                setattr(part, name, other._parameters[name])
+    ids = torch.tensor([0, 3, 8])
+    assert torch.equal(emb(ids), source(ids))
+    assert torch.equal(emb.bag(ids[None]), source.bag(ids[None]))
+    assert torch.equal(table(emb), table(source))
+    assert emb.to("meta")(ids.to("meta")).is_meta
+
+
 def test_share_memory() -> None:
     emb = make()
     emb.share_memory()

@@ -187,6 +187,23 @@ def test_saving_and_loading_leave_nothing_pending_twice() -> None:
     assert torch.equal(module(torch.arange(H)), saved["weight"])
 
 
+@pytest.mark.parametrize("link", ["given", "plain"])
+def test_loading_the_optimizer_alone_loses_nothing_pending(link: str) -> None:
+    module, optimizer, expected = decaying(link)
+    _, other, _ = decaying(link)
+    optimizer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(module(torch.arange(H)).detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attach_does_not_take_other_modules() -> None:
+    module = nn.EmbeddingBag(H, D, mode="sum", sparse=True)
+    optimizer = optim.Adam(module.parameters(), weight_decay=0.1, decay="global")
+    optimizer.attach(module)
+    module(torch.tensor([[1]])).sum().backward()
+    with pytest.raises(ValueError, match=r"it takes nn\.Embedding and ResEmbedding"):
+        optimizer.step()
+
+
 def test_dense_gradients_decay_the_whole_table_too() -> None:
     table = torch.randn(5, 3)
     results = []
@@ -252,7 +269,7 @@ def decaying(link: str = "given") -> tuple[nn.Embedding, Any, Tensor]:
         return module, optimizer, twin(torch.arange(H))
 
 
-WAYS = ["detached", "own", "half", "loaded in part", "exported"]
+WAYS = ["detached", "own", "half", "loaded in part", "exported", "vmap", "nested"]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +293,10 @@ def test_other_ways_to_read_and_write_a_table(way: str, link: str) -> None:
             found, expected = module(ids), fresh(ids)
         elif way == "exported":
             found = torch.export.export(module, (ids,), strict=False).module()(ids)
+        elif way == "vmap":
+            found = torch.func.vmap(module)(ids)
+        elif way == "nested":
+            found = module(torch.nested.nested_tensor([ids[:3], ids[3:]], layout=torch.jagged)).values()
         else:
             tensors = {name: p if way == "own" else p.detach() for name, p in module.named_parameters()}
             if way == "half":

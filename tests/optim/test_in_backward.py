@@ -397,6 +397,20 @@ def test_two_modules_with_the_same_tables_are_one_step() -> None:
 
 
 @pytest.mark.parametrize("link", ["average", "attention"])
+def test_one_table_for_both_is_one_step(link: str) -> None:
+    module = linked(link)
+    module.residual = module.central
+    inside, after, twin = pair("momentum", module)
+    for step in range(2):
+        for m in (module, twin):
+            m(ids_of(step)).square().sum().backward()
+        for optimizer in (inside, after):
+            optimizer.step()
+            optimizer.zero_grad()
+    check_same(module, twin, inside, after)
+
+
+@pytest.mark.parametrize("link", ["average", "attention"])
 def test_checkpointed_lookups_are_one_step(link: str) -> None:
     module = linked(link)
     inside, after, twin = pair("adam", module)
