@@ -84,10 +84,11 @@ def read_log(
             of a given map, or a map that is none.
 
     Warns:
-        DataWarning: a value of ``where`` that no row has (an error where none of them occurs), rows that
-            ``drop_null`` leaves out, quoted values that hold line ends, ids with blanks around them, and
-            times that mix units, are 0 among Unix times, are dates written as digits (20220430), or are
-            floats too large for single units.
+        DataWarning: a value of ``where`` that no row has (an error where none of them occurs). Rows that
+            ``drop_null`` leaves out. Quoted values that hold line ends. Ids with blanks around them, or
+            words for nulls among numbers. Times that mix units, are 0 among Unix times, are dates
+            written as digits (20220430), seem to be of a day, or are floats too large for single units.
+            Files of a folder that are no parts.
     """
     maps = given_maps(users, items, unseen)
     if session_gap is not None:

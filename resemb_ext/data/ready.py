@@ -31,8 +31,8 @@ class ReadySplit(Split):
     """Samples that came ready made, in the shape of a split.
 
     ``log`` and ``train`` hold what graphs may be built from: of each user of the training rows the
-    longest history, followed by the target of a row that has it and label 1, if there is one (the
-    last in the file); times are positions. ``valid`` and ``test`` are empty: the held-out events are in
+    longest history. The target of a row that has it and label 1 follows, if there is one (the last in
+    the file). Times are positions. ``valid`` and ``test`` are empty: the held-out events are in
     ``samples`` alone.
 
     Attributes:
@@ -100,7 +100,9 @@ def read_ready_made(
             history.
 
     Warns:
-        DataWarning: a guessed category is left out; a separator that was given leaves most ids odd.
+        DataWarning: a guessed category is left out; a separator that was given leaves most ids odd;
+            histories that spell a missing value, such as "nan", are read as none; an id that is never
+            a target fills histories up.
     """
     place = Path(folder)
     if max_history < 1:

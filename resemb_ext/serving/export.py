@@ -49,8 +49,8 @@ class ScoringModule(nn.Module):
             Every id outside [0, oov] is read as this one, since runtimes differ in what they do with it.
 
     Raises:
-        ValueError: the model needs fields that an export has no inputs for, has weights that are
-            not finite, or an item embedding whose padding is not 0, or ``oov`` is none of its rows.
+        ValueError: the model needs fields that an export has no inputs for, or has weights that are
+            not finite. Its item embedding has another padding than 0, or no row ``oov``.
     """
 
     item_category: Tensor | None
@@ -145,9 +145,9 @@ def export_run(
 
     Raises:
         FileNotFoundError: a file of the run is missing.
-        ValueError: no such training, a model that cannot be exported, or ``out`` is taken, by an
-            earlier export without ``overwrite``, by other files alone, or where one of them has the
-            name of a file to write.
+        ValueError: no such training, or a model that cannot be exported. ``out`` is taken: by an
+            earlier export without ``overwrite``, by other files alone, or by one that has the name of
+            a file to write.
         ImportError: ``onnx`` without its packages.
     """
     place = Path(out) if out is not None else Path(folder) / "export"

@@ -63,7 +63,7 @@ def load_export(folder: Path | str, *, onnx: bool = False) -> ExportedModel:
     items = IdMap.from_dict(read_json(place / ITEMS))
     score = onnx_scorer(place / ONNX) if onnx else _torch_scorer(place / PROGRAM)
 
-    def in_table(ids: np.ndarray) -> np.ndarray:  # as later exports do themselves
+    def in_table(ids: np.ndarray) -> np.ndarray:  # programs of older exports lack it
         return np.where((ids < 0) | (ids > items.oov), items.oov, ids)
 
     return ExportedModel(about, items, lambda target, history: score(in_table(target), in_table(history)))

@@ -71,9 +71,9 @@ def score_file(
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: ``out`` is ``source``, another suffix, a missing column, a damaged file, a null, empty or fractional id, an
-            id that is no integer where all ids of the run are (the row is named), or histories whose
-            separator cannot be told.
+        ValueError: ``out`` is ``source``, another suffix, a missing column, or a damaged file. A null,
+            empty or fractional id, or one that is no integer where all ids of the run are (the row is
+            named). Histories whose separator cannot be told.
         TypeError: a column whose type cannot be ids, or text where the map holds integers.
     """
     source, out = Path(source), Path(out)

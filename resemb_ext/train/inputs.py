@@ -70,8 +70,8 @@ def computed_by() -> dict[str, str | None]:
 def located(config: RunConfig, saved: Mapping[str, Any], folder: Path, own_graph: Path | None = None) -> RunConfig:
     """``config`` with log and graph where they lie now, to read them from; what they hold is compared later.
 
-    A path that was given anew is taken as it is. One that the run had is looked for from the current folder,
-    where it lay at the start, then in the run's folder and in those above it, by its path and by its name.
+    A path that was given anew is taken as it is. One that the run had is looked for from the current folder, and
+    where it lay at the start. Then the run's folder and those above it are searched, by its path and by its name.
 
     Args:
         config: options to continue with.

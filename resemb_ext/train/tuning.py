@@ -77,8 +77,8 @@ def tune(
 ) -> TuneResult:
     """Searches options of each arm on validation; test events are never scored.
 
-    Every arm gets the same number of trials. The first one has the options as given, the next ones
-    are drawn at random, the same draws for both arms, and the rest come from optuna's tree-structured
+    Every arm gets the same number of trials. The first one has the options as given. The next ones
+    are drawn at random, the same draws for both arms. The rest come from optuna's tree-structured
     Parzen estimator (Bergstra et al. 2011). A trial's value is its best validation ``config.metric``,
     averaged over ``config.seed``. A trial whose loss or scores diverge counts as one. The trials depend on the
     version of optuna; ``tune.json`` has it.
