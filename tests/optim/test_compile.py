@@ -176,7 +176,8 @@ def test_every_model(name: str, backend: str) -> None:
         item.sparse = category.sparse = True
         model = models.MODELS[name](item, category_embedding=category)
         model.eval()  # without negatives drawn, which the compiler would draw otherwise
-        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        # Adam would lift gradients that are zero but for rounding to whole steps.
+        optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         optimizer.step_in_backward(model)
         run = torch.compile(model, backend=backend) if compiled else model
         for seed in range(3):
@@ -186,7 +187,7 @@ def test_every_model(name: str, backend: str) -> None:
         assert optimizer.state[item.central]["step"] == optimizer.state[category.weight]["step"] == 3
         tables.append(model)
     assert item.embedding_dim == DIM
-    check_same(*tables, tolerance=2e-4)  # Adam lifts the rounding of small gradients; a second step is 50 times as far
+    check_same(*tables, tolerance=1e-5)
 
 
 def test_one_graph_is_refused_with_the_way_out() -> None:
