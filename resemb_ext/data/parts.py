@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from .source import Source
 from .spelled import NULL_WORDS
 
 PARTS = ("train", "valid", "test")
+_OTHER_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
 # The least share of the places of histories that makes padding suspicious.
 _LEAST_PADDING = 0.05
 
@@ -102,12 +104,16 @@ def read_parts(
     """
     if separator is not None:
         separator = unescaped(separator)
-    parts = {name: _read(path, wanted) for name, path in _files(folder).items()}
+    files, others = _files(folder)
+    parts = {name: _read(path, wanted) for name, path in files.items()}
     findings = [
         replace(finding, found=f"{part.source.path.name}: {finding.found}")
         for part in parts.values()
         for finding in part.source.findings
     ]
+    if others:
+        fault = f"{list_names(others)}: a part is one file, called train, valid or test"
+        findings.append(Finding(WARNING, "other files", fault, "left out"))
     # What histories should hold is known from the targets alone.
     texts = [part.item for part in parts.values()]
     targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]
@@ -219,18 +225,18 @@ def _categories(parts: Mapping[str, Part], joined: Joined) -> dict[str, Categori
 
 
 def part_of(path: Path) -> str:
-    """The part that a file of this name holds, if it is one of ``PARTS``."""
+    """What a file is called without its suffixes; files called as ``PARTS`` make a folder one of samples."""
     return path.name.split(".")[0].lower()
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The file of each part."""
+def _files(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The file of each part, and the names of others that may have been meant as one."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}")
     inside = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path))
     chosen = {}
     for part in PARTS:
-        found = [path for path in inside if part_of(path) == part]
+        found = [path for path in inside if _OTHER_NAMES.get(part_of(path), part_of(path)) == part]
         if len(found) > 1:
             raise ValueError(f"{folder} has several {part} files: {list_names([p.name for p in found])}")
         if found:
@@ -240,7 +246,9 @@ def _files(folder: Path) -> dict[str, Path]:
                 f"no {part} file in {str(folder)!r}: ready-made samples are train.csv, test.csv and "
                 f"perhaps valid.csv; it has {list_names([p.name for p in folder.iterdir()])}"
             )
-    return chosen
+    begun = (*PARTS, *_OTHER_NAMES)
+    others = [path.name for path in inside if re.split("[-._ ]", path.name.lower())[0] in begun]
+    return chosen, [name for name in others if folder / name not in chosen.values()]
 
 
 def _history_column(names: list[str], column: str, field: str) -> str:

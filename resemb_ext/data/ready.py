@@ -8,7 +8,7 @@ cate_history; TaobaoAd_x1 has clk, userid, cate_id, brand and the histories cate
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .files import kind_of
-from .findings import Finding, left_out, warn
+from .findings import WARNING, Finding, left_out, warn
 from .idmap import IdMap
 from .joined import row_lengths
 from .log import Log
@@ -81,7 +81,7 @@ def read_ready_made(
     ``item_id`` or ``item``; likewise the category's. Ids of all parts are mapped together.
 
     Args:
-        folder: holds train, test and perhaps valid.
+        folder: holds train, test and perhaps valid (or validation, val, dev).
         user, item, label: column names; guessed where None.
         category: likewise; may be missing; False leaves it out. A guessed one that cannot be read, or
             has no history, is left out with a warning.
@@ -122,6 +122,7 @@ def read_ready_made(
     for k, (name, part) in enumerate(parts.items()):
         flat[name] = item_numbers[2 * k + 1][part.sequences.codes]
         rows[name] = (user_numbers[k], item_numbers[2 * k], part.label, *_ends(part))
+    findings += tuple(_odd_parts(parts, rows, flat["train"], items))
     histories = {"train": flat["train"], "valid": flat.get("valid", flat["train"]), "test": flat["test"]}
     held_out = 0.0
     if "valid" not in rows:
@@ -180,6 +181,22 @@ def _ends(part: Part) -> tuple[np.ndarray, np.ndarray]:
     start = np.append(part.sequences.start[:-1], 0)
     begin = start[part.history]
     return begin, begin + row_lengths(part.history, part.sequences)
+
+
+def _odd_parts(
+    parts: Mapping[str, Part], rows: Mapping[str, tuple[np.ndarray, ...]], history: np.ndarray, items: IdMap
+) -> Iterator[Finding]:
+    """Parts that have no histories, or no item of the training part: their columns may be written otherwise."""
+    trained = np.zeros(items.size, dtype=bool)
+    trained[rows["train"][1]] = trained[history] = True
+    for name, (_, target, _, begin, end) in rows.items():
+        file = parts[name].source.path.name
+        if (begin == end).all():
+            yield Finding(WARNING, "no history", f"no row of {file} has a history", "read as empty histories")
+        if not trained[target].any():
+            shown = items.decode(target[:1])[0]
+            fault = f"no target of {file} occurs in {parts['train'].source.path.name}, the first is {shown!r:.60}"
+            yield Finding(WARNING, "other items", fault, "their vectors are not trained; write ids alike in all parts")
 
 
 def _categories_of(

@@ -10,7 +10,7 @@ import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main
-from resemb_ext.data import ReadySplit, joined, read_ready_made
+from resemb_ext.data import DataWarning, ReadySplit, joined, read_ready_made
 
 NAMES = ["label", "user_id", "item_id", "cate_id", "item_history", "cate_history"]
 FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--threads", "1", "--quiet"]
@@ -119,6 +119,33 @@ def test_without_a_valid_file_users_are_held_out(tmp_path):
     assert same.hash == split.hash and same.samples["valid"].split_hash == split.samples["test"].split_hash
     other = read_ready_made(tmp_path / "set", valid_share=0.25, seed=4)
     assert other.samples["test"].split_hash != split.samples["test"].split_hash
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "dev"])
+def test_other_names_of_the_valid_file(tmp_path, name):
+    """Users validate on their own rows, rather than on some of the training rows."""
+    frames = write(tmp_path, valid=True)
+    (tmp_path / "valid.csv").rename(tmp_path / f"{name}.csv")
+    split = read_ready_made(tmp_path)
+    assert len(split.samples["valid"]) == len(frames["valid"]) and not split.held_out
+    (tmp_path / "train_2.csv").write_text((tmp_path / "train.csv").read_text())
+    with pytest.warns(DataWarning, match=r"other files: train_2.csv: a part is one file"):
+        read_ready_made(tmp_path)
+    (tmp_path / "valid.csv").write_text((tmp_path / f"{name}.csv").read_text())
+    with pytest.raises(ValueError, match=r"several valid files: \w+.csv, \w+.csv"):
+        read_ready_made(tmp_path)
+
+
+def test_parts_that_do_not_belong_together(tmp_path):
+    """Items written otherwise are no training items; a history column may be empty."""
+    frames = write(tmp_path)
+    test = frames["test"].assign(item_id=[f"x{item}" for item in frames["test"].item_id], item_history="")
+    test.assign(cate_history="").to_csv(tmp_path / "test.csv", index=False)
+    with pytest.warns(DataWarning) as caught:
+        read_ready_made(tmp_path)
+    shown = " ".join(str(warning.message) for warning in caught)
+    assert "no row of test.csv has a history" in shown
+    assert "no target of test.csv occurs in train.csv, the first is 'x" in shown and "write ids alike" in shown
 
 
 def test_the_hash_covers_every_file(tmp_path):
