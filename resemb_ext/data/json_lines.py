@@ -163,8 +163,13 @@ def _array(column: str, entries: list[Any]) -> pa.Array:
     return pa.array([entry if entry is None else str(entry) for entry in entries]) if numbers is None else numbers
 
 
+_NO_OBJECT = re.compile(rb"^[ \t\r]*[^{\s]", re.MULTILINE)  # a line that begins otherwise than an object
+
+
 def _by_arrow(chunk: bytes, schema: pa.Schema | None = None) -> pa.Table | None:
     """Arrow's table of a chunk of lines; None where it finds faults or not one object a line."""
+    if _NO_OBJECT.search(chunk):  # on some of them Arrow 26 ends the process
+        return None
     options = pa.json.ParseOptions(
         explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.json
 import pytest
 
 from resemb_ext.data import read_log
@@ -100,3 +102,20 @@ def test_text_that_is_cut_within_a_character(tmp_path):
         read_log(path)
     path.write_text(path.read_text().replace("b\\ud83d", "b"))
     assert read_log(path).items.values.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", ["3", "[1, 2]", '"text"', "  7", "\r5", "user 1"])
+@pytest.mark.parametrize("first", [True, False])
+def test_arrow_gets_no_line_that_begins_otherwise_than_an_object(tmp_path, monkeypatch, line, first):
+    """Its JSON reader can end the process on top-level values that are no objects."""
+    given = []
+    read_json = pyarrow.json.read_json
+    monkeypatch.setattr(
+        pa.json, "read_json", lambda source, *o: given.append(source.getvalue()) or read_json(source, *o)
+    )
+    rows = ['{"user": 1, "item": 2, "time": 3}', line]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(rows[::-1] if first else rows) + "\n", newline="")
+    with pytest.raises(ValueError, match=r"log\.jsonl.*line [123]"):
+        read_log(path)
+    assert not given
