@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow, canonical_ids
+from .findings import WARNING, Finding
 from .separators import UNIT, BadHistory, split_texts
 from .spelled import is_text
 
@@ -100,6 +101,12 @@ def without_nulls(histories: Histories, words: Sequence[str]) -> tuple[Histories
     which = number[histories.which]
     rows = int((which < 0).sum() - (histories.which < 0).sum())
     return histories._replace(which=which, texts=histories.texts.filter(pa.array(~null))), rows
+
+
+def no_history(count: int, done: str) -> Finding:
+    """The warning of histories that ``without_nulls`` left out: how many, and what was done with them."""
+    some = f"{count:,} histories spell" if count > 1 else "one history spells"
+    return Finding(WARNING, "no history", f"{some} a missing value, as nan and None are", done)
 
 
 def split_histories(histories: Histories, separator: str) -> Sequences:

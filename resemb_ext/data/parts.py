@@ -24,6 +24,7 @@ from .joined import (
     aligned,
     check_lengths,
     ends_with,
+    no_history,
     read_histories,
     row_with,
     split_histories,
@@ -31,7 +32,6 @@ from .joined import (
 )
 from .separators import PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
-from .spelled import NULL_WORDS
 
 PARTS = ("train", "valid", "test")
 _OTHER_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
@@ -118,13 +118,12 @@ def read_parts(
     texts = [part.item for part in parts.values()]
     targets = number_texts(texts, "item", parts, first=1, findings=findings)[0]
     known = Targets(targets.kind != "text", pc.unique(pa.concat_arrays(texts)))
-    nulls, missing = [word for word in NULL_WORDS if not known.holds(word)], 0
+    missing = 0
     for name, part in parts.items():
-        histories, spelled = without_nulls(part.histories, nulls)
+        histories, spelled = without_nulls(part.histories, known.nulls)
         parts[name], missing = replace(part, histories=histories), missing + spelled
     if missing:
-        fault = f"{missing:,} histories spell a missing value, as {', '.join(nulls[:4])} are"
-        findings.append(Finding(WARNING, "no history", fault, "read as none"))
+        findings.append(no_history(missing, "read as none"))
     joined = _joined([part.histories for part in parts.values()], known, separator)
     for name, part in parts.items():
         with _lines_of(part.source):

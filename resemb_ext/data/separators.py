@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .columns import printable
-from .spelled import NUMBER
+from .spelled import NULL_WORDS, NUMBER
 
 # The form of lists in brackets: "[1, 2]" as JSON and Python write them, "[1 2]" as NumPy does.
 LIST = "[]"
@@ -56,6 +56,11 @@ class Targets:
     def holds(self, word: str) -> bool:
         """Whether a text is one of the known ids."""
         return bool(pc.is_in(pa.scalar(word, pa.large_string()), value_set=self.texts).as_py())
+
+    @cached_property
+    def nulls(self) -> list[str]:
+        """Words for null that are none of the known ids: a history that is one of them is none."""
+        return [word for word in NULL_WORDS if not self.holds(word)]
 
     @cached_property
     def characters(self) -> set[str]:

@@ -20,7 +20,6 @@ from resemb_ext.data.joined import expanded, is_list, read_histories, row_with, 
 from resemb_ext.data.layout import layout_of
 from resemb_ext.data.separators import BadHistory, Targets, check_words, find_separator, unescaped
 from resemb_ext.data.source import readable
-from resemb_ext.data.spelled import NULL_WORDS
 
 _HISTORY_NAMES = ("history", "item_history", "history_items", "hist", "item_seq")
 _TARGET_NAMES = ("target", "target_item", "item_id", "item")
@@ -99,7 +98,6 @@ class TextHistories:
             never="are not in the run's log",
             option="separator= (--separator on the command line)",
         )
-        self._nulls = [word for word in NULL_WORDS if not self._known.holds(word)]
 
     def split(self, values: pa.Array, column: str) -> tuple[pa.Array, np.ndarray]:
         """Ids of all histories one after another, large_string, and how many each has.
@@ -107,7 +105,7 @@ class TextHistories:
         Raises:
             BadEntry: ids that cannot be those of the run, an empty id, or a second separator.
         """
-        histories, missing = without_nulls(read_histories(values, column), self._nulls)
+        histories, missing = without_nulls(read_histories(values, column), self._known.nulls)
         self.missing += missing
         if not self.separator:
             self.separator = find_separator(histories.texts, self._known)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from resemb_ext.data import BadEntry
 from resemb_ext.data.arrow import as_arrow
-from resemb_ext.data.findings import WARNING, Finding, warn
+from resemb_ext.data.findings import warn
+from resemb_ext.data.joined import no_history
 from resemb_ext.data.separators import LIST, describe
 from resemb_ext.data.spelled import is_text
 from resemb_ext.runtime.files import check_out, write_atomic
@@ -119,8 +120,7 @@ def score_file(
     except pa.ArrowException as error:
         raise ValueError(f"cannot read {source}: {' '.join(str(error).split())}") from error
     if histories.missing:
-        found = f"{histories.missing:,} histories spell a missing value, as nan and None are"
-        warn(source.name, [Finding(WARNING, "no history", found, "scored as none")])
+        warn(source.name, [no_history(histories.missing, "scored as none")])
     return done
 
 
