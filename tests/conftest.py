@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -34,7 +35,11 @@ hypothesis.settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without -m: the quick group, or all but the slow where a file or folder is named."""
+    """Signals as in a terminal. Without -m: the quick group, or all but the slow where a file or folder is named."""
+    # A shell's background jobs and nohup start with some ignored; tests that send them would wait for ever.
+    for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, usual)
     if not config.option.markexpr:
         named = config.args_source is pytest.Config.ArgsSource.ARGS
         config.option.markexpr = "not slow" if named else "not full and not slow"
