@@ -50,8 +50,10 @@ class _Source:
 
     def table(self) -> Tensor:
         if self.made is None:
-            # Under torch function, dispatch or inference modes of the first use it would be fit for that use alone.
-            with torch.inference_mode(False), torch.set_grad_enabled(bool(self.parameters)):
+            # Made under the inference mode of the first use it would be fit for that use alone. Nor do hooks on what
+            # is saved belong to it: torch.utils.checkpoint would miss it in the recomputation, which finds it made.
+            keep = torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved)
+            with torch.inference_mode(False), torch.set_grad_enabled(bool(self.parameters)), keep:
                 self.made = self.compute()
         return self.made
 
@@ -210,6 +212,8 @@ def _keep(cls: type[torch.Tensor], result: Any, args: tuple) -> Any:
 def _refuse_writes(func: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
     name = getattr(func, "__name__", "")
     if name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__")):
+        if name == "__set__":
+            name = f".{func.__self__.__name__} ="  # type: ignore[attr-defined]
         # torch.nn.init passes the tensor by name.
         _refuse_any(args[0] if args else list(kwargs.values()), name)
     _refuse_any(kwargs.get("out"), f"{name}(out=...)")

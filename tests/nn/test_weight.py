@@ -76,6 +76,11 @@ def test_weight_refuses_writes(emb: ResEmbedding, write: str) -> None:
     assert torch.equal(table(emb), before)
 
 
+def test_a_refused_assignment_names_its_property(emb: ResEmbedding) -> None:
+    with pytest.raises(TypeError, match=r"cannot be written \(\.requires_grad =\)"):
+        emb.weight.requires_grad = False
+
+
 def test_weight_cannot_be_assigned(emb: ResEmbedding) -> None:
     with pytest.raises(AttributeError, match="assign to those, or start from a given table by ResEmbedding"):
         emb.weight = nn.Parameter(torch.zeros(H, D))
@@ -153,6 +158,7 @@ def test_gradients_through_the_weight(link: str, sparse: bool) -> None:
         lambda e: F.linear(hidden, e.weight),
         lambda e: Scores.apply(hidden, e.weight),
         lambda e: torch.utils.checkpoint.checkpoint(lambda: hidden @ e.weight.t(), use_reentrant=False),
+        lambda e: torch.utils.checkpoint.checkpoint(lambda w: hidden @ w.t(), e.weight, use_reentrant=False),
     ):
         torch.testing.assert_close(gradients(scores), expected)
 
