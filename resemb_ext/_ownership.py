@@ -207,7 +207,8 @@ def _before_step(
         for parameter in group["params"]:
             if stepped_by_other(parameter, optimizer):
                 raise RuntimeError(
-                    f"{kind.__name__}: holds a table that another optimizer steps in backward; leave it to that one"
+                    f"{kind.__name__}: holds a table that another optimizer steps in backward; take it out of the "
+                    "param_groups of one of them"
                 )
             module = _replaced.get(parameter)
             if module is not None:

@@ -86,7 +86,7 @@ class RowSparseOptimizer(Optimizer):
                 raise ValueError(
                     "params: a sparse tensor; expected dense tables, whose gradients may be sparse"
                     if parameter.is_sparse
-                    else "params: a table that another optimizer steps in backward"
+                    else "params: a table that another optimizer steps in backward; take it out of that one's param_groups"
                 )
 
     def _check(self, group: dict[str, Any]) -> None:

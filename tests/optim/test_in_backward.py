@@ -453,7 +453,7 @@ class TestRefused:
         early = torch.optim.SGD(module.parameters(), lr=0.1)
         own = optim.SGD(module.parameters(), lr=0.1)
         own.step_in_backward(module)
-        with pytest.raises(ValueError, match="another optimizer steps in backward"):
+        with pytest.raises(ValueError, match="another optimizer steps in backward; take it out"):
             optim.Adam(module.parameters())
         with pytest.raises(ValueError, match="stepped in backward already"):
             own.step_in_backward(module)
