@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from resemb_ext import optim
-from resemb_ext.data.files import COMPRESSED, SUFFIXES
+from resemb_ext.data.kinds import COMPRESSED, SUFFIXES
 from resemb_ext.models import MODELS
 
 TESTS = Path(__file__).parent

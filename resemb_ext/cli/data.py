@@ -71,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    from resemb_ext.data.files import SUFFIXES
+    from resemb_ext.data.kinds import SUFFIXES
 
     parser.add_argument(
         "log",
@@ -202,9 +202,10 @@ def _run_convert(args: argparse.Namespace) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from resemb_ext.data.kinds import PARQUET
     from resemb_ext.data.validation import duplicates
 
-    if args.out.suffix not in (".parquet", ".pq"):
+    if args.out.suffix not in PARQUET:
         raise ValueError(f"--out: {args.out} must end in .parquet")
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")

@@ -84,12 +84,13 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
 
     from resemb_ext.data import IdMap
     from resemb_ext.data.columns import resolve_columns
+    from resemb_ext.data.kinds import PARQUET
 
     if args.split != "none":
         raise ValueError("--split needs the whole log; with --stream give the cut as --before TIME")
     if options["category_edges"]:
         raise ValueError("--category-edges needs the whole log; leave out --stream")
-    if not args.data.is_file() or args.data.suffix.lower() not in (".parquet", ".pq"):
+    if not args.data.is_file() or args.data.suffix.lower() not in PARQUET:
         several = "; InterestGraph.from_parquet takes several in Python" if args.data.is_dir() else ""
         raise ValueError(f"--data {args.data}: --stream needs a .parquet file{several}")
     if args.delimiter is not None:

@@ -11,27 +11,9 @@ import pyarrow.parquet
 from .delimited import open_delimited
 from .folders import open_parts
 from .json_lines import open_json_lines
+from .kinds import JSON, PARQUET, SUFFIXES, kind_of
 from .layout import DELIMITERS
 from .source import Source, readable
-
-PARQUET = (".parquet", ".pq")
-JSON = (".json", ".jsonl")
-COMPRESSED = (".gz", ".bz2", ".zst")
-SUFFIXES = (".parquet", *DELIMITERS, *JSON)
-
-
-def kind_of(path: Path) -> str:
-    """The suffix that says how to read the file, less that of a compression; "" for unknown."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
-    return kind if kind in (*PARQUET, *JSON, *DELIMITERS) else ""
-
-
-def name_of(path: Path) -> str:
-    """The file's name without its suffix, and that of a compression."""
-    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 def open_source(path: Path, header: Sequence[str] | None = None, delimiter: str | None = None) -> Source:
@@ -50,7 +32,7 @@ def open_source(path: Path, header: Sequence[str] | None = None, delimiter: str 
     if not path.exists():
         raise FileNotFoundError(f"no log at {str(path)!r}")
     if path.is_dir():
-        return open_parts(path, kind_of, lambda part: open_source(part, header, delimiter))
+        return open_parts(path, lambda part: open_source(part, header, delimiter))
     kind = kind_of(path)
     if not kind:
         raise ValueError(f"cannot read {str(path)!r}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")

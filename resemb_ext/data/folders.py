@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from .arrow import as_arrow
 from .columns import list_names
 from .findings import WARNING, Finding
+from .kinds import PARQUET, kind_of
 from .source import Source
 from .spelled import EXACT_FLOAT, is_text, spelled_ids
 
@@ -25,7 +26,7 @@ _SETS = {"train", "training", "valid", "validation", "val", "dev", "test"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
-def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable[[Path], Source]) -> Source:
+def open_parts(folder: Path, open_part: Callable[[Path], Source]) -> Source:
     """The files under a folder, in the order of their names; those that begin with "." or "_" are no part of the log.
 
     Columns are those of any part, and the keys of folders called ``key=value``; where a part has no such column, its
@@ -33,7 +34,6 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
 
     Args:
         folder: searched with its subfolders.
-        kind_of: the suffix by which a file is read, "" where it is not.
         open_part: opens a file.
 
     Raises:
@@ -53,7 +53,7 @@ def open_parts(folder: Path, kind_of: Callable[[Path], str], open_part: Callable
         elif not any(part.startswith(".") for part in inside.parts) and (kind_of(path) or not _hidden(inside)):
             others.append(str(inside))  # markers such as _SUCCESS need no word
     # Spark writes empty text files for parts without rows; an empty Parquet file is a damaged one.
-    files = [path for path in found if path.stat().st_size or kind_of(path) in (".parquet", ".pq")]
+    files = [path for path in found if path.stat().st_size or kind_of(path) in PARQUET]
     if not files:
         raise ValueError(
             f"cannot read {str(folder)!r}: it is a folder without files of logs; it holds {list_names(others)}"

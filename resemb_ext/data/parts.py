@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels
 from .columns import list_names, resolve_columns
-from .files import kind_of, open_source
+from .files import open_source
 from .findings import WARNING, Finding, left_out
 from .idmap import IdMap
 from .joined import (
@@ -30,6 +30,7 @@ from .joined import (
     split_histories,
     without_nulls,
 )
+from .kinds import kind_of
 from .separators import PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
 

@@ -15,10 +15,11 @@ from .clocks import look_at
 from .columns import Columns, guesses_among, list_names, resolve_columns
 from .conditions import rows_where
 from .faults import NullEntry
-from .files import name_of, open_source
+from .files import open_source
 from .findings import WARNING, Finding, left_out, warn
 from .idmap import IdMap
 from .in_memory import collected, columns_of
+from .kinds import name_of
 from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
 from .sessions import number_sessions, sessions_by_gap

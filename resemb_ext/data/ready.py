@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .files import kind_of
 from .findings import WARNING, Finding, left_out, warn
 from .idmap import IdMap
 from .joined import row_lengths
+from .kinds import kind_of
 from .log import Log
 from .parts import PARTS, Joined, Part, number_texts, part_of, read_categories, read_parts
 from .samples import Samples

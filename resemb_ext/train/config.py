@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resemb_ext.data.columns import FIELDS
-from resemb_ext.data.files import SUFFIXES
+from resemb_ext.data.kinds import SUFFIXES
 from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS

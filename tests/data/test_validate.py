@@ -14,7 +14,7 @@ import resemb_ext as rx
 from resemb_ext.cli import main
 from resemb_ext.data import read_log
 from resemb_ext.data.clocks import time_unit
-from resemb_ext.data.files import SUFFIXES
+from resemb_ext.data.kinds import SUFFIXES
 from resemb_ext.data.validation import duplicates
 
 NOW = 2_000_000_000
