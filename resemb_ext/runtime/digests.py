@@ -1,14 +1,15 @@
-"""Digests of a folder's files: ``SHA256SUMS`` beside them, as ``sha256sum -c`` reads it."""
+"""Digests of files: kept by the caller, or in ``SHA256SUMS`` beside them, as ``sha256sum -c`` reads it."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import json_text, read_json, sha256_of, write_atomic, write_text
+from .files import json_text, read_json, write_atomic, write_text
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -16,6 +17,34 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 class UncheckedWarning(UserWarning):
     """Files are read that have no digests."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_digests(folder: Path, digests: Mapping[str, str], remedy: str) -> None:
+    """Compares files with the digests that were kept of them.
+
+    Args:
+        folder: where the files are.
+        digests: hex sha256 by name.
+        remedy: end of the message.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one of them has other bytes.
+    """
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no file {folder / name}; {remedy}")
+        if sha256_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is not the file that was written: its sha256 differs; {remedy}")
 
 
 def record_digests(folder: Path, paths: Iterable[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,34 +171,6 @@ def _lock(handle: int, wait: bool = True) -> None:
     except OSError as error:
         if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
             raise
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def check_digests(folder: Path, digests: Mapping[str, str], remedy: str) -> None:
-    """Compares files with the digests that were kept of them.
-
-    Args:
-        folder: where the files are.
-        digests: hex sha256 by name.
-        remedy: end of the message.
-
-    Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of them has other bytes.
-    """
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"no file {folder / name}; {remedy}")
-        if sha256_of(folder / name) != digest:
-            raise ValueError(f"{folder / name} is not the file that was written: its sha256 differs; {remedy}")
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
 from resemb_ext.nn import ResEmbedding
-from resemb_ext.runtime.files import naming, remove_temporaries, sha256_of, staging, write_json
+from resemb_ext.runtime.digests import sha256_of
+from resemb_ext.runtime.files import naming, remove_temporaries, staging, write_json
 
 from .exported import ABOUT, FORMAT, ITEMS, ONNX, ONNX_DATA, PROGRAM, VERSION, onnx_scorer, read_about
 from .saved import SavedModel

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from resemb_ext.data import IdMap
-from resemb_ext.runtime.files import check_digests, read_json
+from resemb_ext.runtime.digests import check_digests
+from resemb_ext.runtime.files import read_json
 
 FORMAT = "resemb-export"
 VERSION = 1

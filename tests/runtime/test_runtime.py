@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from resemb_ext.runtime import files
+from resemb_ext.runtime.digests import check_digests, sha256_of
 from resemb_ext.runtime.environment import commit, environment
 from resemb_ext.runtime.files import (
-    check_digests,
     locked,
     plain,
     read_json,
     remove_temporaries,
-    sha256_of,
     staging,
     write_atomic,
     write_json,
