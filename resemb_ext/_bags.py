@@ -25,15 +25,16 @@ def normalize_padding_idx(padding_idx: int | None, num_items: int) -> int:
     return padding_idx % num_items
 
 
-def check_ids(ids: Tensor) -> None:
+def check_ids(ids: Any) -> None:
     """Refuses what holds no ids, or too many of them, before anything is copied.
 
     Raises:
-        TypeError: another dtype than int64 and int32.
+        TypeError: no tensor, or another dtype than int64 and int32.
         ValueError: more ids than an operator takes; a nested tensor of another layout than torch.jagged.
     """
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"ids: found {ids.dtype}; expected int64 or int32")
+    found = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+    if found not in (torch.int64, torch.int32):
+        raise TypeError(f"ids: found {found}; expected a tensor of int64 or int32")
     if ids.is_nested:
         if ids.layout != torch.jagged:
             raise ValueError(

@@ -9,21 +9,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from resemb_ext._ownership import owner_of, stepped_by_other, untraced
 
 from . import capture, global_decay, in_backward
 from .dense import step_dense
-from .loading import checked
+from .loading import Saved
 from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, require_table, update_rows, whole_table
-from .state import Form, complete_state, count_of_torch, place_count, state_dtype
-from .tie import tie_of, tie_to
+from .state import complete_state, count_of_torch, place_count, state_dtype
 
 _DECAYS = ("touched", "global")
 
 
-class RowSparseOptimizer(Optimizer):
+class RowSparseOptimizer(Saved):
     """Base of the optimizers; see ``Adam`` for what the options mean.
 
     A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
@@ -33,8 +31,6 @@ class RowSparseOptimizer(Optimizer):
     The state depends on the parameter and the group's options alone, not on the kind of gradient.
     """
 
-    # Steps parameters with dense gradients.
-    _torch: ClassVar[type[Any]]
     # Options of a group that its torch.optim optimizer does not have, as they are unless told otherwise.
     _own: ClassVar[dict[str, Any]] = {
         "decay": "touched",
@@ -102,11 +98,7 @@ class RowSparseOptimizer(Optimizer):
             raise ValueError("differentiable: found True; expected False, as steps here have no gradient")
         capture.check_options(group)
 
-    # What an algorithm defines.
-
-    @abstractmethod
-    def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
-        """Names, shapes and dtypes of a parameter's state, beside its count; it starts at ``_initial``."""
+    # What an algorithm defines, beside ``_form``.
 
     def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
         """Whether the state has one number a row, so that torch.optim cannot step it."""
@@ -353,66 +345,6 @@ class RowSparseOptimizer(Optimizer):
             self._state(group, parameter, count_of_torch(group, parameter))
             self._settle(group, parameter, index)
         step_dense(self._dense, [(group, parameter) for group, parameter, _ in places], self.state)
-
-    # Saving and copies.
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's; first applies the decay that is pending, so that tables and state fit."""
-        self.catch_up()
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what ``state_dict`` gave, of this optimizer or of the torch.optim one with the same state.
-
-        Options that a saved group lacks stay as they are here. State is cast to float64 for float64
-        parameters, to float32 for others; counts become tensors. Pre-hooks and post-hooks are called as by
-        torch.optim.
-
-        Raises:
-            ValueError: groups of other sizes, an option out of range or not supported here (amsgrad,
-                dampening), state of another shape; nothing has been written then.
-        """
-        loaded: dict[Tensor, dict[str, Any]] = {}
-
-        def check(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            kept, state = checked(self, given)
-            self.catch_up()  # what is pending belongs to the tables, and its state goes
-            loaded.update(state)
-            return kept
-
-        # The last of the pre-hooks and the first of the post-hooks: torch itself would cast all state to the
-        # parameter's dtype, though parameters of low precision keep float32.
-        handles = [
-            self.register_load_state_dict_pre_hook(check),
-            self.register_load_state_dict_post_hook(lambda _: self.state.update(loaded), prepend=True),
-        ]
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-        """A saved group with the options that it lacks, as they are here."""
-        return {**{name: current[name] for name in self.defaults if name in current}, **saved}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_seed": self._seed, "_watched": self._watched, "_tie": tie_of(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        tie = self.__dict__.pop("_tie", None)
-        if tie is not None:  # modules copied with the optimizer keep it
-            tie_to(self, tie)
-        if "_dense" in self.__dict__:
-            return  # load_state_dict
-        self.__dict__.setdefault("_seed", 0)
-        self.__dict__.setdefault("_watched", set())
-        self._dense = self._torch([torch.zeros(1, requires_grad=True)])
-        self.defaults = {**self._dense.defaults, **self._own, **self.defaults}
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
 
 
 def _pending(group: dict[str, Any]) -> bool:

@@ -1,13 +1,16 @@
-"""Saved state of this package or of torch.optim, made fit for the optimizer that loads it."""
+"""What is saved of an optimizer, and state of this package or of torch.optim made fit for the one that loads it."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .state import Form, count_at, count_of_torch, fit
+from .tie import tie_of, tie_to
 
 # What decay="global" keeps beside the rule's state, in float64.
 _DECAY = ("decayed", "decay_log")
@@ -17,22 +20,89 @@ _OPTIONAL = ("momentum_buffer", "row_steps")
 _OF_ONE_RULE = ("exp_avg", "exp_avg_sq", "square_avg", "sum", "momentum_buffer")
 
 
-class Loader(Protocol):
-    """What loading needs of the optimizer."""
+class Saved(Optimizer):
+    """The part of the optimizers that is saved, loaded and copied."""
 
-    param_groups: list[dict[str, Any]]
+    # Steps parameters with dense gradients.
+    _torch: ClassVar[type[Any]]
+    _own: ClassVar[dict[str, Any]]
+    _dense: Optimizer
+    _seed: int
+    _watched: set[Tensor]
 
-    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-        """A saved group with the options that it lacks."""
+    @abstractmethod
+    def catch_up(self) -> None:
+        """Applies the decay that is pending."""
 
+    @abstractmethod
     def _check(self, group: dict[str, Any]) -> None:
         """Refuses options out of range."""
 
+    @abstractmethod
     def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
-        """A parameter's state under a group's options."""
+        """Names, shapes and dtypes of a parameter's state, beside its count; it starts at ``_initial``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; first applies the decay that is pending, so that tables and state fit."""
+        self.catch_up()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what ``state_dict`` gave, of this optimizer or of the torch.optim one with the same state.
+
+        Options that a saved group lacks stay as they are here. State is cast to float64 for float64
+        parameters, to float32 for others; counts become tensors. Pre-hooks and post-hooks are called as by
+        torch.optim.
+
+        Raises:
+            ValueError: groups of other sizes, an option out of range or not supported here (amsgrad,
+                dampening), state of another shape; nothing has been written then.
+        """
+        loaded: dict[Tensor, dict[str, Any]] = {}
+
+        def check(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            kept, state = checked(self, given)
+            self.catch_up()  # what is pending belongs to the tables, and its state goes
+            loaded.update(state)
+            return kept
+
+        # The last of the pre-hooks and the first of the post-hooks: torch itself would cast all state to the
+        # parameter's dtype, though parameters of low precision keep float32.
+        handles = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(lambda _: self.state.update(loaded), prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+        """A saved group with the options that it lacks, as they are here."""
+        group = {**{name: current[name] for name in self.defaults if name in current}, **saved}
+        return {**group, "decoupled_weight_decay": True} if group["decay"] == "global" else group
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_seed": self._seed, "_watched": self._watched, "_tie": tie_of(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        tie = self.__dict__.pop("_tie", None)
+        if tie is not None:  # modules copied with the optimizer keep it
+            tie_to(self, tie)
+        if "_dense" in self.__dict__:
+            return  # load_state_dict
+        self.__dict__.setdefault("_seed", 0)
+        self.__dict__.setdefault("_watched", set())
+        self._dense = self._torch([torch.zeros(1, requires_grad=True)])
+        self.defaults = {**self._dense.defaults, **self._own, **self.defaults}
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
 
 
-def checked(optimizer: Loader, given: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
+def checked(optimizer: Saved, given: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
     """A state dict without the parameters' state, and copies of that in this optimizer's form.
 
     Args:

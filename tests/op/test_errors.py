@@ -69,7 +69,8 @@ def test_malformed_graph(graph, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: look_up(torch.tensor([1.0])), TypeError, "ids: found torch.float32; expected int64"),
+        (lambda: look_up(torch.tensor([1.0])), TypeError, "ids: found torch.float32; expected a tensor of int64"),
+        (lambda: look_up([1]), TypeError, "ids: found list; expected a tensor of int64 or int32"),
         (lambda: look_up(torch.tensor([1]), padding_idx=5), ValueError, "padding_idx: found 5"),
         (lambda: look_up(torch.tensor([1]), padding_idx=-6), ValueError, "padding_idx: found -6"),
         (lambda: look_up(torch.tensor([1]), out_dtype=torch.float64), ValueError, "out_dtype"),

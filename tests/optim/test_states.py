@@ -271,6 +271,17 @@ def test_own_options_stay_where_the_saved_group_has_none() -> None:
     assert decoupled.param_groups[0]["decoupled_weight_decay"]
 
 
+def test_decay_of_whole_tables_stays_decoupled() -> None:
+    """torch.optim.Adam saves that its decay is coupled."""
+    results = []
+    for build, options in ((optim.Adam, {"decay": "global"}), (torch.optim.AdamW, {})):
+        table = start()
+        optimizer = build([table], weight_decay=0.3, **options)
+        optimizer.load_state_dict(torch.optim.Adam([start()], lr=0.1, weight_decay=0.3).state_dict())
+        results.append(steps(table, optimizer, mixed("d")).clone())
+    torch.testing.assert_close(*results)
+
+
 def test_sums_of_elements_become_sums_of_rows() -> None:
     """A row's mean of element-wise Adagrad's sums is what RowwiseAdagrad would have."""
     table, twin = start(), start()
