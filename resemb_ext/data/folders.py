@@ -15,14 +15,12 @@ import pyarrow.compute as pc
 from .arrow import as_arrow
 from .columns import list_names
 from .findings import WARNING, Finding
-from .kinds import PARQUET, kind_of
+from .kinds import PARQUET, SETS, kind_of
 from .source import Source
 from .spelled import EXACT_FLOAT, is_text, spelled_ids
 
 # Of such tables a log in the folder says which files count.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
-# Files or folders so called hold the sets of a split; a log is one whole.
-_SETS = {"train", "training", "valid", "validation", "val", "dev", "test"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -60,7 +58,7 @@ def open_parts(folder: Path, open_part: Callable[[Path], Source]) -> Source:
         )
     # "train.csv", "train-00000-of-00001.parquet", "train/part-0.parquet"
     sets = {re.split(r"[-._]", path.relative_to(folder).parts[0].lower())[0] for path in files}
-    if len(sets & _SETS) > 1:
+    if len(sets & SETS.keys()) > 1:
         raise ValueError(
             f"cannot read {str(folder)!r}: it is a folder of a training and a test set, but a log is one whole; name "
             "one of them. Ready-made samples (train.csv, test.csv) are read by resemb train and read_ready_made"

@@ -1,4 +1,4 @@
-"""Kinds of files by their suffixes."""
+"""What the names of files say: their kinds by their suffixes, and which set of a split they hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl")
 COMPRESSED = (".gz", ".bz2", ".zst")
 SUFFIXES = (".parquet", *DELIMITERS, *JSON)
+
+#: The part of ready-made samples, or the set of a split, that a file or folder so called holds.
+SETS = {
+    **{"train": "train", "training": "train"},
+    **{"valid": "valid", "validation": "valid", "val": "valid", "dev": "valid"},
+    "test": "test",
+}
 
 
 def kind_of(path: Path) -> str:

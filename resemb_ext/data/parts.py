@@ -30,12 +30,11 @@ from .joined import (
     split_histories,
     without_nulls,
 )
-from .kinds import kind_of
+from .kinds import SETS, kind_of
 from .separators import PADDING, UNIT, BadHistory, Targets, check_words, find_separator, holds, unescaped
 from .source import Source
 
 PARTS = ("train", "valid", "test")
-_OTHER_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
 # The least share of the places of histories that makes padding suspicious.
 _LEAST_PADDING = 0.05
 
@@ -236,7 +235,7 @@ def _files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     inside = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path))
     chosen = {}
     for part in PARTS:
-        found = [path for path in inside if _OTHER_NAMES.get(part_of(path), part_of(path)) == part]
+        found = [path for path in inside if SETS.get(part_of(path)) == part]
         if len(found) > 1:
             raise ValueError(f"{folder} has several {part} files: {list_names([p.name for p in found])}")
         if found:
@@ -246,8 +245,7 @@ def _files(folder: Path) -> tuple[dict[str, Path], list[str]]:
                 f"no {part} file in {str(folder)!r}: ready-made samples are train.csv, test.csv and "
                 f"perhaps valid.csv; it has {list_names([p.name for p in folder.iterdir()])}"
             )
-    begun = (*PARTS, *_OTHER_NAMES)
-    others = [path.name for path in inside if re.split("[-._ ]", path.name.lower())[0] in begun]
+    others = [path.name for path in inside if re.split("[-._ ]", path.name.lower())[0] in SETS]
     return chosen, [name for name in others if folder / name not in chosen.values()]
 
 
