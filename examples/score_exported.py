@@ -84,13 +84,26 @@ def onnx_scorer(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return score
 
 
+def read_row(line: str, number: int) -> dict[str, Any]:
+    """The object of a line; text as a history would be taken for a list of letters."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise ValueError(f"rows: line {number} is not JSON") from None
+    if not isinstance(row, dict) or "target" not in row or not isinstance(row.get("history") or [], list):
+        raise ValueError(
+            f"rows: line {number}: expected an object with a target and a list of ids as history, found {line.strip():.60}"
+        )
+    return row
+
+
 def batches(rows: Path) -> Iterator[list[dict[str, Any]]]:
     """Rows of a file, some at a time."""
     held: list[dict[str, Any]] = []
     with open(rows, encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.strip():
-                held.append(json.loads(line))
+                held.append(read_row(line, number))
             if len(held) == BATCH:
                 yield held
                 held = []
@@ -112,7 +125,7 @@ def main() -> None:
         target = np.array([items(row["target"]) for row in rows], dtype=np.int64)
         history = np.full((len(rows), longest), items.padding, dtype=np.int64)
         for place, row in enumerate(rows):
-            newest = [items(raw) for raw in row.get("history", [])][-longest:]
+            newest = [items(raw) for raw in row.get("history") or []][-longest:]
             history[place, : len(newest)] = newest
         logits = score(target, history).astype(np.float64)
         for row, logit in zip(rows, logits.tolist(), strict=True):

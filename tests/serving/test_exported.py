@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -287,3 +288,15 @@ def test_the_number_of_unseen_ids_must_be_a_row(tmp_path):
         ScoringModule(DIN(table, category_embedding=torch.nn.Embedding(3, 4)), np.zeros(18, np.int64))
     with pytest.raises(ValueError, match=r"unseen ids have the number 18, the module's have 19; make it with .*oov="):
         write_export(ScoringModule(DNN(table)), ITEMS, LONGEST, tmp_path)
+
+
+def test_the_example_takes_lists_as_histories() -> None:
+    """A text is no list of its letters, each an unseen id."""
+    rows = runpy.run_path(str(ROOT / "examples" / "score_exported.py"))["read_row"]
+    assert rows('{"target": "a", "history": ["b"]}', 1)["history"] == ["b"] and rows('{"target": "a"}', 1)
+    assert rows('{"target": "a", "history": null}', 1)
+    for line in ('{"target": "a", "history": "b^c"}', '{"history": ["b"]}', '["b"]'):
+        with pytest.raises(ValueError, match="line 7: expected an object with a target and a list of ids"):
+            rows(line, 7)
+    with pytest.raises(ValueError, match="line 7 is not JSON"):
+        rows("{", 7)
