@@ -187,7 +187,7 @@ def describe(config: RunConfig, prepared: Prepared) -> str:
             "\nsplit by time, since the log has labels and gAUC needs several rows of a user; "
             "for the last event of each user: --split leave-last-out --metric auc"
         )
-    if config.table_optimizer == AUTO_TABLES and log.num_items > LARGE_TABLE:
+    if config.table_optimizer == AUTO_TABLES and resolved(config, prepared).lazy:
         text += (
             f"\ntable optimizer lazy: each step moves the rows of its batch alone, since more than {LARGE_TABLE:,} items "
             "make dense Adam slow; for every row at each step: --table-optimizer dense"
