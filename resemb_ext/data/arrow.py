@@ -6,6 +6,7 @@ raises an error that names the column and the first bad row. Rows count from 0, 
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def as_arrow(values: Any, column: str) -> pa.Array:
         if isinstance(values, pa.ChunkedArray):
             values = values.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
-        values = values.storage
+        uuids = getattr(values.type, "extension_name", "") == "arrow.uuid"
+        values = _uuid_text(values.storage) if uuids else values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     elif pa.types.is_run_end_encoded(values.type):
@@ -50,6 +52,13 @@ def as_arrow(values: Any, column: str) -> pa.Array:
     elif str(values.type) == "binary_view":
         values = values.cast(pa.large_binary())
     return values
+
+
+def _uuid_text(array: pa.Array) -> pa.Array:
+    """UUIDs of 16 bytes as text files spell them."""
+    encoded = array.dictionary_encode()
+    words = [str(uuid.UUID(bytes=value)) for value in encoded.dictionary.to_pylist()]
+    return pa.array(words, pa.large_string()).take(encoded.indices)
 
 
 def _big_int_array(values: Any, column: str) -> pa.Array:

@@ -289,6 +289,9 @@ def _categories(values: Any, column: str, parse: bool, findings: list[Finding]) 
     ids = canonical_ids(values, column, "category", nulls=True, parse=parse, findings=findings)
     valid = ids.is_valid().to_numpy(zero_copy_only=False)
     known = ids.drop_null()
+    if not len(known):
+        fault = f"column {column!r} is empty"
+        findings.append(Finding(WARNING, "category", fault, "every item has none; name another with --category-column"))
     cat_map = IdMap.fit(known)
     numbers = np.zeros(len(ids), dtype=np.int64)
     numbers[valid] = cat_map.encode(known)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import gzip
+import uuid
 import warnings
 
 import numpy as np
@@ -187,3 +188,24 @@ def test_types_of_warehouses():
         assert items_of(read_log(pa.table({**ROWS, "item_id": items}))) == ["a", "b"]
     categories = pa.chunked_array([pa.array(["a"]).dictionary_encode(), pa.array(["b"]).dictionary_encode()])
     assert read_log(pa.table({**ROWS, "category": categories})).category.tolist() == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(pa, "uuid"), reason="Arrow before 18 has no UUIDs")
+def test_uuids_are_text_as_in_csv(tmp_path):
+    """As DuckDB writes them into Parquet."""
+    words = [f"00000000-0000-0000-0000-00000000000{k}" for k in (7, 5)]
+    ids = pa.array([uuid.UUID(word).bytes for word in words] * 2, pa.uuid())
+    table = pa.table({"user_id": ids, "item_id": ids.take(pa.array([1, 0, 0, 1])), "timestamp": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    for source in (table, tmp_path / "log.parquet"):
+        log = read_log(source)
+        assert log.users.values.tolist() == sorted(words) and items_of(log) == [words[0], words[1], words[1], words[0]]
+    gap = table.set_column(0, "user_id", pa.array([None, *ids[1:].to_pylist()], pa.uuid()))
+    with pytest.raises(ValueError, match="row 0: null user id"):
+        read_log(gap)
+
+
+def test_a_category_column_that_is_empty_is_said(tmp_path):
+    for category in (pa.nulls(2), pa.array(["", None]), pa.array([float("nan")] * 2)):
+        with pytest.warns(DataWarning, match="category: column 'category' is empty -> every item has none"):
+            assert read_log(pa.table({**ROWS, "category": category})).category.tolist() == [0, 0]
