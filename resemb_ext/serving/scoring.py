@@ -101,7 +101,10 @@ def score_file(
         try:
             with Progress(progress).bar(total, "scoring", unit="row") as bar:
                 for batch in rows:
-                    scored = _score_batch(saved, batch, columns, histories, text, done)
+                    try:
+                        scored = _score_batch(saved, batch, columns, histories, text, done)
+                    except BadEntry as bad:
+                        raise bad.at(done.rows + bad.row) from None
                     if out.suffix == ".csv":
                         scored = without_lists(scored, "^" if separator in (None, LIST) else separator)
                     if writer is None:
@@ -132,20 +135,18 @@ def _score_batch(
     text: bool,
     done: Scored,
 ) -> pa.RecordBatch:
-    # Rows in messages count within the batch; say where it starts.
-    since = f" from row {done.rows} on" if done.rows else ""
     history, target = columns
     values = as_arrow(batch.column(history), history)
     spelled = is_text(values.type)
-    ids, lengths = (histories.split if spelled else list_histories)(values, history + since)
+    ids, lengths = (histories.split if spelled else list_histories)(values, history)
     if spelled:
         done.histories = describe(histories.separator)
     try:
-        items, unseen = saved.encode(ids, history + since, text=text or spelled)
+        items, unseen = saved.encode(ids, history, text=text or spelled)
     except BadEntry as bad:  # its row is that of the id among those of all histories
         raise bad.at(int(np.searchsorted(np.cumsum(lengths), bad.row, side="right"))) from None
-    wanted = targets_of(batch.column(target), target + since)
-    targets, unseen_targets = saved.encode(wanted, target + since, text=text)
+    wanted = targets_of(batch.column(target), target)
+    targets, unseen_targets = saved.encode(wanted, target, text=text)
     done.target.add(len(targets), unseen_targets)
     done.history.add(len(items), unseen)
     done.rows += len(batch)

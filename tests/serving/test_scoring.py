@@ -91,6 +91,21 @@ def test_scores_are_those_of_the_run(runs, tmp_path, monkeypatch, kind, arm):
             assert counts.rows == len(expected) and counts.target.unknown == 0
 
 
+@pytest.mark.parametrize("column", ["history", "target"])
+@pytest.mark.parametrize("lists", [True, False], ids=["lists", "text"])
+def test_a_bad_row_of_a_later_batch_has_its_number_in_the_file(runs, tmp_path, monkeypatch, column, lists):
+    monkeypatch.setattr(batches, "BATCH_ROWS", 4)
+    done = runs["text"]
+    items = rx.data.IdMap.from_dict(json.loads((done.folder / "id_maps.json").read_text())["items"])
+    one, other = items.values[:2].tolist()
+    bad = {"history": [one, None, other] if lists else f"{one}^^{other}", "target": None}
+    rows = {"history": [[one, other] if lists else f"{one}^{other}"] * 10, "target": [one] * 10}
+    rows[column][6] = bad[column]
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=f"column '{column}', row 6: "):
+        score_file(SavedModel.load(done.folder, "res", 0), tmp_path / "rows.parquet", tmp_path / "out.csv")
+
+
 @pytest.mark.parametrize("kind", ["text", "integers"])
 def test_unknown_ids_get_the_out_of_vocabulary_row(runs, tmp_path, capsys, kind):
     done = runs[kind]
