@@ -40,7 +40,9 @@ def lost_digits(array: pa.Array) -> str | None:
     """
     for word in pc.unique(array.filter(pc.match_substring_regex(array, _ROUNDING))).to_pylist():
         digits, power = word.strip(" -").lower().split("e+")
-        if len(digits) - 2 < int(power) and (len(word.strip()) > int(power) + 1 or ("E" in word and int(power) > 10)):
+        if max(len(digits) - 2, 0) < int(power) and (
+            len(word.strip()) > int(power) + 1 or ("E" in word and int(power) > 10)
+        ):
             return word.strip()
     return None
 
