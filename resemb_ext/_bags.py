@@ -86,6 +86,9 @@ def pooled_bags(
 ) -> Bags:
     """Bags from the arguments of ``functional.res_embedding_bag``; raises its TypeError and ValueError."""
     check_ids(ids)
+    for name, given in (("offsets", offsets), ("per_sample_weights", per_sample_weights)):
+        if not (given is None or isinstance(given, Tensor)):
+            raise TypeError(f"{name}: found {type(given).__name__}; expected a tensor")
     if mode not in ("sum", "mean"):
         raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
     if mean_divisor not in ("weights", "count"):

@@ -277,9 +277,13 @@ class Adam(RowSparseOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        for beta in group["betas"]:
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas: found {group['betas']}; expected two numbers in [0, 1)")
+        try:
+            beta1, beta2 = group["betas"]
+            fits = 0 <= beta1 < 1 and 0 <= beta2 < 1
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"betas: found {group['betas']}; expected two numbers in [0, 1)")
         if group["bias_correction"] not in ("global", "row"):
             raise ValueError(f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'")
         if group.get("amsgrad"):

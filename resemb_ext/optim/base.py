@@ -90,8 +90,12 @@ class RowSparseOptimizer(Saved):
             value = group[name]
             if isinstance(value, Tensor) and value.numel() != 1:
                 raise ValueError(f"{name}: found a tensor of shape {list(value.shape)}; expected one number")
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: found {value}; expected a finite number >= 0")
+            try:
+                fits = math.isfinite(value) and value >= 0
+            except TypeError:
+                fits = False
+            if not fits:
+                raise ValueError(f"{name}: found {value!r}; expected a finite number >= 0")
         if group["decay"] not in _DECAYS:
             raise ValueError(f"decay: found {group['decay']!r}; expected 'touched' or 'global'")
         if group.get("differentiable"):

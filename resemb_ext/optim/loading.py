@@ -112,6 +112,8 @@ def checked(optimizer: Saved, given: dict[str, Any]) -> tuple[dict[str, Any], di
     Raises:
         ValueError: an option out of range, state of another rule, or a tensor of another shape.
     """
+    if not {"state", "param_groups"} <= given.keys():
+        raise ValueError(f"state_dict: holds {', '.join(map(str, given))[:80] or 'nothing'}; expected an optimizer's")
     pairs = list(zip(given["param_groups"], optimizer.param_groups, strict=False))
     sizes = [[len(group["params"]) for group in side] for side in (given["param_groups"], optimizer.param_groups)]
     if sizes[0] != sizes[1]:
@@ -149,6 +151,8 @@ def _fitting(
             own[key] = count_at(value.clone() if isinstance(value, Tensor) else value, count_place)
         elif not isinstance(value, Tensor):
             if value is not None:  # as torch.optim.SGD keeps a buffer that is not there yet
+                if key in form:
+                    raise ValueError(f"{name}: its state {key} is {type(value).__name__}; expected a tensor")
                 own[key] = value
         elif key in form:
             own[key] = fit(value, *form[key], parameter, f"{name}: its state {key}")

@@ -117,6 +117,12 @@ def test_malformed_graph(graph, message: str) -> None:
             TypeError,
             "per_sample_weights: found torch.int32",
         ),
+        (lambda: pool(torch.tensor([1]), [0]), TypeError, "offsets: found list; expected a tensor"),
+        (
+            lambda: pool(torch.tensor([1]), torch.tensor([0]), per_sample_weights=[1.0]),
+            TypeError,
+            "per_sample_weights: found list; expected a tensor",
+        ),
         (lambda: pool(torch.tensor([1]), None), ValueError, "ids: 1 dimensions without offsets"),
     ],
 )

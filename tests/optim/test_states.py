@@ -332,6 +332,12 @@ def test_state_is_cast_to_the_parameters_dtype(kind: str) -> None:
             lambda s: s["state"][0].update(exp_avg=torch.ones(H, D + 1)),
             rf"parameter 0: its state exp_avg has shape \[{H}, {D + 1}\]; expected \[{H}, {D}\]",
         ),
+        (
+            optim.Adam,
+            lambda s: s["state"][0].update(exp_avg=s["state"][0]["exp_avg"].tolist()),
+            "parameter 0: its state exp_avg is list; expected a tensor",
+        ),
+        (optim.Adam, lambda s: s.pop("param_groups"), "state_dict: holds state; expected an optimizer's"),
         (optim.Adam, lambda s: s["param_groups"][0].update(params=[0, 1]), "doesn't match the size"),
         (optim.Adam, lambda s: s["param_groups"].append({"params": [1]}), "different number of parameter groups"),
     ],
