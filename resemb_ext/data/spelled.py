@@ -132,19 +132,12 @@ def _through_floats(array: pa.Array, column: str, what: str, findings: list[Find
     rounded = [
         w for w, n in zip(distinct, wholes, strict=True) if n is not None and "e" in w.lower() and abs(n) > EXACT
     ]
-    if rounded:
-        findings.append(
-            Finding(
-                WARNING,
-                "rounded ids",
-                f"{plural(what)} of column {column!r} such as {rounded[0].strip()!r} may have lost digits where they were written",
-                "the column is read as text; write ids in full",
-            )
-        )
-        return None
-    if word := lost_digits(encoded.dictionary):
+    if word := rounded[0].strip() if rounded else lost_digits(encoded.dictionary):
         fault = f"{plural(what)} of column {column!r} such as {word!r} may have lost digits where they were written"
-        findings.append(Finding(WARNING, "rounded ids", fault, "ids that are alike now are one; write ids in full"))
+        done = "the column is read as text" if rounded else "ids that are alike now are one"
+        findings.append(Finding(WARNING, "rounded ids", fault, f"{done}; write ids in full"))
+    if rounded:
+        return None
     numbers = integers(wholes)
     if numbers is None:
         numbers = pa.array([str(n) for n in wholes], array.type)
