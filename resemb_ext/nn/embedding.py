@@ -252,6 +252,8 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
 
         Differentiable where gradients are on, with dense gradients; else computed in blocks of rows.
         """
+        if isinstance(self.central, fx.Proxy):
+            return self._node(self.central.tracer, "materialize")
         self._before_read(None)
         if torch.is_grad_enabled() and any(t.requires_grad for t in self.parameters()):
             # In one piece: the backward of each block would fill two whole tables of gradients.
@@ -314,10 +316,9 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
         Computed when its numbers are first used, on every access anew; its shape, dtype, device and
         requires_grad need no computing. Give ``materialize()`` to a compiled function that takes a table.
         """
-        if isinstance(self.central, fx.Proxy):
-            return self._node(self.central.tracer, "materialize")
         parameters = [*self.parameters()]
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed(*parameters):
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(self.central, fx.Proxy)
+        if tracing or transformed(*parameters):
             # A traced or transformed program has no use for the guard, and torch cannot carry it there.
             return self.materialize()
         learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
