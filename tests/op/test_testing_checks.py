@@ -99,3 +99,10 @@ def test_equal_terms_cost_the_twin_and_not_the_operators(monkeypatch: pytest.Mon
     monkeypatch.setattr(checks, "_TWIN_ROUNDING", 0.0)
     with pytest.raises(AssertionError, match=r"^residual: element"):
         check_problem(problem)
+
+
+def test_alike_terms_may_cost_a_rounding_each() -> None:
+    """Adding one number again and again rounds in the same direction each time."""
+    problem = make_problem(num_items=1, dim=31, positions=171, neighbors=1, bags=2)
+    for seed in range(10):
+        check_problem(problem, seed=seed)
