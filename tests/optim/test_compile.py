@@ -165,9 +165,18 @@ def test_a_compiled_step(link: str, kind: str, in_backward: bool) -> None:
     check_same(model, ordinary)
 
 
+def model_cases() -> list[object]:
+    """Every model with every backend; those that take the compiler longest are in the slow group."""
+    return [
+        pytest.param(name, backend, marks=[pytest.mark.slow] if long else [])
+        for name in models.MODELS
+        for backend in ("eager", "aot_eager", "inductor")
+        for long in [backend != "eager" if name == "dien" else backend == "inductor" and name != "din"]
+    ]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize(("name", "backend"), model_cases())
 def test_every_model(name: str, backend: str) -> None:
     tables = []
     for compiled in (False, True):
