@@ -21,7 +21,7 @@ from .attention import AttentionLink
 from .plain import PlainTables
 from .readonly import DeferredTable
 from .state import GraphState
-from .tracing import Traceable
+from .tracing import Traceable, traced
 
 _MATERIALIZE_ROWS = 1 << 16
 
@@ -317,8 +317,7 @@ class ResEmbedding(GraphState, ReadHooks, PlainTables, Traceable, nn.Embedding):
         requires_grad need no computing. Give ``materialize()`` to a compiled function that takes a table.
         """
         parameters = [*self.parameters()]
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(self.central, fx.Proxy)
-        if tracing or transformed(*parameters):
+        if traced(self.central) or transformed(*parameters):
             # A traced or transformed program has no use for the guard, and torch cannot carry it there.
             return self.materialize()
         learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []

@@ -38,8 +38,14 @@ class GraphState(nn.Module):
                 self._move(name, fn(getattr(self, name)).device)
         return self
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of nn.Module, also where a table is assigned, whose device the graph then follows."""
+        super().register_parameter(name, param)
+        if param is not None and not param.is_meta:
+            self._graph_beside(param)
+
     def _graph_beside(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The graph's tensors where a table lies: one may have been assigned, on another device."""
+        """The graph's tensors where a table lies: one may have been put into the module by other ways."""
         if self._indptr.device != table.device and self.graph_device != "pinned":
             self._move_to(table.device)
         return self._indptr, self._neighbors, self._link_weights

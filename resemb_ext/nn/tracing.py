@@ -1,10 +1,20 @@
-"""What torch.fx and TorchScript see of ResEmbedding."""
+"""What torch.fx, TorchScript and the compiler see of ResEmbedding."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx, nn
+
+_PROXY = torch._C._TorchDispatchModeKey.PROXY  # of make_fx
+
+
+def traced(table: Any) -> bool:
+    """Whether a program is being made of what is called, with this parameter of a module in it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return isinstance(table, fx.Proxy) or torch._C._get_dispatch_mode(_PROXY) is not None
 
 
 class Traceable(nn.Module):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from resemb_ext import InterestGraph, ResEmbedding
 
@@ -67,3 +68,10 @@ def test_jit_trace() -> None:
     model = nn.Sequential(Model("average").fields["item"])
     traced = torch.jit.trace(model, (IDS,))
     torch.testing.assert_close(traced(IDS[:2].repeat(3)), model(IDS[:2].repeat(3)))
+
+
+def test_make_fx_of_the_weight() -> None:
+    emb = Model("average").fields["item"]
+    traced = make_fx(lambda hidden: hidden @ emb.weight.t())(torch.ones(2, D))
+    hidden = torch.randn(2, D)
+    torch.testing.assert_close(traced(hidden), hidden @ emb.materialize().t())
