@@ -15,7 +15,7 @@ import pyarrow.csv
 from .columns import printable
 from .findings import WARNING, Finding
 from .layout import Layout, bad_line, layout_of
-from .lines import CHUNK, LINE_LIMIT, LineStream, filled_lines
+from .lines import CHUNK, LINE_LIMIT, LineStream, filled_lines, lent
 from .source import Source, readable
 
 
@@ -88,11 +88,15 @@ class Delimited:
         numbers = [str(k) for k in range(len(self.layout.names))]  # names may be double
         read, parse, convert = self._options(numbers, numbers, self._grouped)
         read.use_threads = False  # reads no further blocks ahead
-        with pa.csv.open_csv(stream, read, parse, convert) as reader:
-            for batch in reader:
-                table = self._clean(pa.Table.from_batches([batch]))
-                filled = [pc.fill_null(column, "") for column in table.columns]
-                yield from pa.table(filled, self.layout.names).to_batches(rows)
+        lending = lent(stream)
+        del stream
+        with lending as held:
+            with pa.csv.open_csv(held.pop(), read, parse, convert) as reader:
+                for batch in reader:
+                    table = self._clean(pa.Table.from_batches([batch]))
+                    filled = [pc.fill_null(column, "") for column in table.columns]
+                    yield from pa.table(filled, self.layout.names).to_batches(rows)
+            del reader
 
     def place(self, row: int) -> str:
         """File and line of a row (0-based) that has been read."""
@@ -188,7 +192,10 @@ class Delimited:
         stream = LineStream(self.path, size, self.layout.skip, look)
         if stream.at_end():
             return pa.table({name: pa.array([], pa.string()) for name in names})
-        return pa.csv.read_csv(stream, *self._options(self.layout.spread, names, quotes))
+        lending = lent(stream)
+        del stream
+        with lending as held:
+            return pa.csv.read_csv(held.pop(), *self._options(self.layout.spread, names, quotes))
 
     def _options(
         self, names: Sequence[str], wanted: Sequence[str], quotes: bool

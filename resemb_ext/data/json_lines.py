@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from .lines import CHUNK, chunks, filled_lines, text_lines
+from .lines import CHUNK, chunks, filled_lines, lent, text_lines
 from .source import Source, readable
 from .spelled import EXACT, integers
 
@@ -175,7 +175,8 @@ def _by_arrow(chunk: bytes, schema: pa.Schema | None = None) -> pa.Table | None:
     )
     read = pa.json.ReadOptions(use_threads=False, block_size=max(len(chunk), 1))
     try:
-        table = pa.json.read_json(io.BytesIO(chunk), read, options)
+        with lent(io.BytesIO(chunk)) as held:
+            table = pa.json.read_json(held.pop(), read, options)
     except pa.ArrowException:
         return None
     return table if len(table) == filled_lines(chunk) else None

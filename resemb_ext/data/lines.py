@@ -6,8 +6,12 @@ import codecs
 import io
 import itertools
 import re
+import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +143,24 @@ class LineStream:
     def close(self) -> None:
         self._chunks.close()  # type: ignore[attr-defined]
         self.closed = True
+
+
+@contextmanager
+def lent(stream: Any) -> Iterator[list[Any]]:
+    """Lends a Python file to Arrow, and waits at the end until Arrow's threads have let go of it.
+
+    The one that lets go last takes the interpreter's lock. Where the interpreter ends meanwhile, that aborts the
+    process. The block pops the file from the list, and keeps no reference to it; so may the caller.
+    """
+    held, gone = [stream], weakref.ref(stream)
+    del stream
+    try:
+        yield held
+    finally:
+        held.clear()
+        until = time.monotonic() + 1
+        while gone() is not None and time.monotonic() < until:
+            time.sleep(0.0002)
 
 
 def text_lines(path: Path) -> Iterator[str]:

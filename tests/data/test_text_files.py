@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import resource
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from resemb_ext.cli import main
-from resemb_ext.data import DataWarning, read_log, validate
-from resemb_ext.data.lines import CHUNK, LINE_LIMIT
+from resemb_ext.data import DataWarning, delimited, read_log, validate
+from resemb_ext.data.lines import CHUNK, LINE_LIMIT, LineStream
 
 ARTISTS = ['"Heroes', "Air", "Beck", '"Low" Band', "Can"]
 
@@ -437,3 +439,22 @@ def test_files_that_are_no_text(tmp_path, begin, words, suffix):
     path.write_bytes(begin)
     with pytest.raises(ValueError, match=words):
         read_log(path)
+
+
+def test_arrow_lets_go_of_what_it_reads_before_reading_ends(tmp_path, monkeypatch):
+    """A thread of Arrow's that holds a Python file when the interpreter ends would abort the process."""
+    gone = []
+
+    class Watched(LineStream):
+        def __init__(self, *args):
+            super().__init__(*args)
+            weakref.finalize(self, gone.append, True)
+
+    monkeypatch.setattr(delimited, "LineStream", Watched)
+    path = tmp_path / "log.csv"
+    for k, text in enumerate(["1,2,3\n" * 999, '1,"2\n3",3\n', "1,2\n"]):
+        path.write_text("user_id,item_id,timestamp\n" + text)
+        with warnings.catch_warnings(), contextlib.suppress(ValueError):
+            warnings.simplefilter("ignore")
+            read_log(path)
+        assert len(gone) > k
