@@ -61,7 +61,7 @@ def read_log(
             more than this later, in the times' unit (seconds for dates and timestamps).
         header: column names of a text file without a header line.
         delimiter: what parts a text file's values: one character, or twice the same. Without it that of the
-            suffix, or another of ``, ; | :: `` tab and blank where the first lines leave no doubt.
+            suffix, or another of ``,``, ``;``, ``|``, ``::``, tab and blank where the first lines leave no doubt.
         drop_null: leave out rows without a user, item, time, label or session: null, NaN or empty text.
         where: column to value or values: keep only the rows that have them, e.g.
             ``{"behavior": "pv"}``. Numbers compare as numbers (4 is 4.0), times as times (without a
