@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +178,23 @@ def check_space(folder: Path, needed: int) -> None:
     """
     place = folder.absolute()
     free = shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
-    needed -= sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    needed -= _size_of_checkpoints(folder)
     if free < needed + _SPARE:
         raise ValueError(
             f"out: {folder} has {free / 2**20:,.0f} MB of disk free, training needs about "
             f"{(needed + _SPARE) / 2**20:,.0f} MB for checkpoints and results"
         )
+
+
+def _size_of_checkpoints(folder: Path) -> int:
+    """Bytes of those at any depth. Another process may remove some meanwhile; they count as gone."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".safetensors"):
+                with suppress(FileNotFoundError):
+                    size += os.stat(os.path.join(place, name)).st_size
+    return size
 
 
 def space_needed(*tables: int) -> int:

@@ -3,9 +3,11 @@
 import errno
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -232,6 +234,27 @@ def test_too_little_disk_is_said(tmp_path, monkeypatch):
     (tmp_path / "last.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has 20 MB of disk free, training needs about 216 MB"):
         check_space(tmp_path, 200 * 2**20)
+
+
+def test_a_folder_that_changes_meanwhile_is_measured(tmp_path):
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            place = tmp_path / "arms" / "plain"
+            place.mkdir(parents=True)
+            for number in range(20):
+                (place / f"{number}.safetensors").write_bytes(b"x")
+            shutil.rmtree(tmp_path / "arms")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(300):
+            check_space(tmp_path, 1)
+    finally:
+        stop.set()
+        other.join()
 
 
 def test_errors_of_the_system_pass(tmp_path, monkeypatch):
