@@ -428,7 +428,7 @@ def test_a_first_line_that_names_the_delimiter(tmp_path):
 @pytest.mark.parametrize(
     ("begin", "words"),
     [
-        (gzip.compress(b"user,item,time\n1,2,3\n"), r"it is compressed; its name must end in \.gz"),
+        (gzip.compress(b"user,item,time\n1,2,3\n", mtime=0), r"it is compressed; its name must end in \.gz"),
         (b"PK\x03\x04x", "it is a zip file or a workbook; unpack it"),
         (b"PAR1xxxxPAR1", r"it is a Parquet file; its name must end in \.parquet"),
     ],
