@@ -6,11 +6,14 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+#: Pages whose code needs a framework; tests/integrations runs it, each in the framework's environment.
+FRAMEWORK_PAGES = sorted(DOCS.glob("integrations/*.md"))
 #: Pages of the task index; those of the studies have tests of their own.
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *FRAMEWORK_PAGES]
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -47,3 +50,20 @@ def prose(page: Path) -> str:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     text = re.sub(r"<!-- (.+?): begin -->.*?<!-- \1: end -->", "", text, flags=re.DOTALL)
     return re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+
+
+def run_page(page: Path, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Runs a page's blocks of Python one after the other, in the current folder.
+
+    Args:
+        page: of ``PAGES``.
+        names: what the page takes for given.
+
+    Returns:
+        The names that the blocks leave.
+    """
+    names = names if names is not None else {}
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+    return names

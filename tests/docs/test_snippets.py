@@ -22,7 +22,7 @@ import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main, parser
-from tests.docs.pages import PAGES, ROOT, blocks
+from tests.docs.pages import FRAMEWORK_PAGES, PAGES, ROOT, blocks
 
 # A program whose module another test has imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -92,7 +92,7 @@ def _marked(page: Path) -> Any:
     return pytest.param(page, id=page.stem, marks=[pytest.mark.full] if page.stem in TRAINS else [])
 
 
-@pytest.mark.parametrize("page", [_marked(page) for page in PAGES])
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if page not in FRAMEWORK_PAGES])
 def test_page_runs(page: Path, place: Path) -> None:
     if page.stem == "serve":  # its commands start from a run
         assert main(["train", "--data", "events.parquet", "--epochs", "1", "--out", "runs/first", "--quiet"]) == 0

@@ -1,0 +1,1 @@
+"""Tables of a model replaced by Res-embeddings over a graph, and put back."""
