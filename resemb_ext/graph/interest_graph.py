@@ -3,18 +3,21 @@
 import os
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import csr, file, links, meta, numbering, stats
+from . import csr, edges, file, links, meta, numbering, shifted, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
+
+if TYPE_CHECKING:
+    import torch
 
 
 class InterestGraph(FromEvents):
     """Items that users meet close together in time: row i holds the neighbours of item i.
 
-    Make one with ``from_events``, ``from_log``, ``from_csr``, ``from_scipy`` or ``load``. The arrays are
-    read-only. H is the number of items, E the number of stored entries.
+    Make one with ``from_events``, ``from_log``, ``from_csr``, ``from_scipy``, ``from_edge_index`` or ``load``.
+    The arrays are read-only. H is the number of items, E the number of stored entries.
 
     Attributes:
         indptr: int64 [H + 1], row offsets; row i is ``[indptr[i], indptr[i + 1])``.
@@ -26,7 +29,8 @@ class InterestGraph(FromEvents):
             event seen, or None), time_unit (numpy dtype of dates, whose ticks times are), event_digest
             (``rx.graph.digest_events`` of them), event_hash (the log's, or the digest again), of logs
             sessions (whether pairs stay within the log's) and ids (digests of the id maps, of events
-            that came with some), and link after ``with_link``.
+            that came with some), link after ``with_link``, and shift after ``shift``: the row of the first
+            item (offset), and the graph's own number of items.
         counts: with ``keep_counts=True``, what ``update`` needs.
     """
 
@@ -38,15 +42,20 @@ class InterestGraph(FromEvents):
         """Hex sha256 over the four arrays and the link's name; meta does not enter."""
         return file.content_hash(self.arrays(), self.link)
 
-    def same_items(self, items: Any) -> bool | None:
-        """Whether row numbers are those that an id map (``log.items``) gives its items.
+    def same_items(self, items: Any, *, offset: int = 0) -> bool | None:
+        """Whether row numbers are those that an id map (``log.items``) gives its items, plus ``offset``.
+
+        Args:
+            items: the map.
+            offset: what a table adds to the map's numbers; of a graph after ``shift``, its offset.
 
         Returns:
             True where the map has the graph's items under their numbers, perhaps with more behind;
             None where the graph does not know: it was not built of a log, or by a release that kept
             no digest.
         """
-        return numbering.agrees(self.meta, "items", items)
+        same = numbering.agrees(self.meta, "items", items)
+        return same and offset == shifted.offset_of(self.meta)
 
     @classmethod
     def from_csr(
@@ -94,6 +103,66 @@ class InterestGraph(FromEvents):
             raise ValueError(f"matrix has shape {matrix.shape}, expected a square one")
         csr = matrix.tocsr()
         return cls.from_csr(csr.indptr, csr.indices, csr.data, directed=directed)
+
+    @classmethod
+    def from_edge_index(
+        cls, edge_index: Any, weights: Any = None, num_items: int | None = None, *, directed: bool | None = None
+    ) -> "InterestGraph":
+        """A graph from edges in the form of PyTorch Geometric, which need not be installed.
+
+        Column e joins two items: ``edge_index[0, e]``, the source, is a neighbour of ``edge_index[1, e]``,
+        the target, in whose row it is stored. So a row holds those items of which a message-passing layer
+        collects messages (PyG's default flow, "source_to_target").
+
+        Args:
+            edge_index: integers [2, E], a torch tensor or array, edges in any order; no duplicates.
+            weights: real numbers [E], finite and >= 0, raw; None means 1 each. A loop (an edge from an
+                item to itself) is its self weight.
+            num_items: H; None means the largest id + 1.
+            directed: as of ``from_csr``.
+
+        Raises:
+            IndexError: an id outside [0, num_items).
+            ValueError: wrong shapes or lengths; an edge that is there twice; weights negative or not
+                finite; no edges and no ``num_items``.
+            TypeError: ids that are not integers, weights that are not numbers.
+        """
+        indptr, neighbors, values = edges.csr_of(edge_index, weights, num_items)
+        return cls.from_csr(indptr, neighbors, values, directed=directed)
+
+    def to_edge_index(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The stored entries as edges in the form of PyTorch Geometric; degree and meta do not go along.
+
+        Returns:
+            edge_index: int64 [2, E]: sources, which are neighbours, over targets, in whose rows they are
+                stored; sorted by target, then by source (PyG's ``sort_by_row=False``).
+            weights: float32 [E].
+
+        Both are copies on the CPU.
+        """
+        return edges.edges_of(self)
+
+    def shift(self, offset: int, rows: int) -> "InterestGraph":
+        """The graph at rows [offset, offset + H) of a table of ``rows`` rows; its other rows are empty.
+
+        For tables that hold the ids of several fields one behind the other. Shift the graph of raw
+        weights: a link then gives each of the other rows its own entry, so that their vectors are C + R.
+        The other rows of a graph that has a link already stay empty: their vectors are R.
+
+        Args:
+            offset: row of the graph's item 0, >= 0.
+            rows: rows of the table, >= offset + H.
+
+        Returns:
+            A graph of ``rows`` items with the same link. Of its meta data, ``shift`` is new; options,
+            event digests and ids tell of the graph's own numbers, as before. It keeps no counts: update
+            the graph before it is shifted.
+
+        Raises:
+            ValueError: a negative offset, fewer rows than offset + H.
+            TypeError: numbers that are not integers.
+        """
+        return replace(self, **shifted.shifted(self, offset, rows))
 
     def with_link(
         self,

@@ -19,6 +19,8 @@ def verify(meta: dict[str, Any], num_items: int, counts: KeptCounts | None) -> N
     _each("options.", options, _OPTIONS)
     _each("", meta, _FIELDS)
     _each("link.", meta.get("link", {}), _LINK)
+    if "shift" in meta:
+        _each("shift.", {**dict.fromkeys(_SHIFT), **meta["shift"]}, _SHIFT)
     for field, kept in meta.get("ids", {}).items():
         if kept is not None:
             _each(f"ids.{field}.", {**dict.fromkeys(_RECORD), **_checked(f"ids.{field}", kept, dict)}, _RECORD)
@@ -82,6 +84,7 @@ _FIELDS = {
     "sessions": _is(bool),
     "ids": _is(dict),
     "link": _is(dict),
+    "shift": _is(dict),
 }
 _OPTIONS = {
     "directed": _is(bool, none=True),
@@ -89,4 +92,5 @@ _OPTIONS = {
     "self_weight": lambda name, value: checks.self_weight_option(value),
 }
 _LINK = {"hops": _count(), "hop_top_k": _count(none=True), "kept_mass": _numbers}
+_SHIFT = {"offset": _count(), "num_items": _count()}
 _RECORD = {"count": _count(), "first": _count(), "sha256": _is(str)}

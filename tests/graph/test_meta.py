@@ -26,6 +26,7 @@ def files(tmp_path_factory):
         ("plain", InterestGraph.from_log(log, directed=True)),
         ("counted", counted),
         ("linked", counted.with_link("gcn", padding_idx=0, hops=2)),
+        ("shifted", InterestGraph.from_log(log, directed=True).shift(3, 11)),
     ):
         graph.save(folder / name)
         found[name] = (folder / name).read_bytes()
@@ -73,6 +74,9 @@ def put(path, value):
         ("linked", ["link"], "gcn", "link is 'gcn', expected an object"),
         ("linked", ["link", "hops"], "two", "link.hops is 'two', expected an integer"),
         ("linked", ["link", "kept_mass"], [None], "link.kept_mass is None, expected an integer or a number"),
+        ("shifted", ["shift"], 3, "shift is 3, expected an object"),
+        ("shifted", ["shift", "offset"], None, "shift.offset is None, expected an integer"),
+        ("shifted", ["shift", "offset"], -1, "shift.offset is -1, expected an integer >= 0"),
         ("counted", ["event_digest"], "12", "event_digest is '12', expected 32 hex digits"),
         ("counted", ["event_digest"], None, "event_digest is missing, which kept counts need"),
         ("counted", ["options", "window"], 0, "window is 0, expected an integer >= 1"),
@@ -82,7 +86,7 @@ def put(path, value):
 )
 def test_foreign_meta_data_are_refused(files, tmp_path, kind, path, value, message):
     (tmp_path / "g").write_bytes(rewritten(files[kind], lambda meta: None))
-    assert InterestGraph.load(tmp_path / "g").num_items == 5
+    assert InterestGraph.load(tmp_path / "g").num_items == (11 if kind == "shifted" else 5)
     (tmp_path / "g").write_bytes(rewritten(files[kind], put(path, value)))
     with pytest.raises(ValueError, match=message) as caught:
         InterestGraph.load(tmp_path / "g")
@@ -128,6 +132,7 @@ def test_what_loads_can_be_used(files, tmp_path_factory, data):
     graph.same_items(log.items)
     for use in (
         lambda: graph.with_link("gcn", padding_idx=0, hops=2),
+        lambda: graph.shift(1, 99).save(path),
         lambda: graph.update(log),
         lambda: graph.update(([1], [1], [9])),
     ):
