@@ -11,7 +11,7 @@ from resemb_ext import _registration as _registration
 from resemb_ext import functional, optim, reference
 from resemb_ext._loader import release_memory
 from resemb_ext.graph import InterestGraph
-from resemb_ext.nn import ResEmbedding
+from resemb_ext.nn import ResEmbedding, ResEmbeddingBag
 
 if TYPE_CHECKING:
     from resemb_ext import data, export, metrics, models, serving, testing, train
@@ -24,6 +24,7 @@ except PackageNotFoundError:  # a source tree on the path, built in place but no
 __all__ = [
     "InterestGraph",
     "ResEmbedding",
+    "ResEmbeddingBag",
     "data",
     "export",
     "functional",

@@ -74,6 +74,16 @@ class Bags(NamedTuple):
     rest: bool  # the last one holds ids that are in no bag
 
 
+def check_pooling(mode: str, mean_divisor: str) -> None:
+    """Refuses ways of pooling that are not defined, by ValueError."""
+    if mode not in ("sum", "mean"):
+        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
+    if mean_divisor not in ("weights", "count"):
+        raise ValueError(f"mean_divisor: found {mean_divisor!r}; expected 'weights' (their sum) or 'count'")
+    if mean_divisor == "count" and mode == "sum":
+        raise ValueError("mean_divisor: found 'count' with mode='sum'; it is of mode='mean'")
+
+
 def pooled_bags(
     ids: Tensor,
     offsets: Tensor | None,
@@ -89,12 +99,7 @@ def pooled_bags(
     for name, given in (("offsets", offsets), ("per_sample_weights", per_sample_weights)):
         if not (given is None or isinstance(given, Tensor)):
             raise TypeError(f"{name}: found {type(given).__name__}; expected a tensor")
-    if mode not in ("sum", "mean"):
-        raise ValueError(f"mode: found {mode!r}; expected 'sum' or 'mean'")
-    if mean_divisor not in ("weights", "count"):
-        raise ValueError(f"mean_divisor: found {mean_divisor!r}; expected 'weights' (their sum) or 'count'")
-    if mean_divisor == "count" and mode == "sum":
-        raise ValueError("mean_divisor: found 'count' with mode='sum'; it is of mode='mean'")
+    check_pooling(mode, mean_divisor)
     if ids.is_nested:
         ids, offsets, per_sample_weights = _unnest(ids, offsets, per_sample_weights)
         include_last_offset = True

@@ -22,6 +22,9 @@ from resemb_ext import _registration as _registration  # registers the operators
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# What an optimizer looks for in a model.
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
 _TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
 
 
@@ -55,7 +58,7 @@ class ReadHook(Protocol):
 
 
 class ReadHooks(nn.Module):
-    """The part of ResEmbedding that tells optimizers which rows are about to be read."""
+    """The part of an embedding over a graph that tells optimizers which rows are about to be read."""
 
     central: nn.Parameter
     residual: nn.Parameter
@@ -236,7 +239,7 @@ def _refuse_sparse(optimizer: torch.optim.Optimizer) -> None:
         if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in group["params"]):
             raise RuntimeError(
                 f"torch.optim.{type(optimizer).__name__} does not take the sparse gradients of "
-                "ResEmbedding(sparse=True): use resemb_ext.optim (Adam, AdamW, Adagrad, "
+                "embeddings with sparse=True: use resemb_ext.optim (Adam, AdamW, Adagrad, "
                 "RowwiseAdagrad, SGD), which steps the rows of the batch alone, or sparse=False"
             )
 

@@ -1,5 +1,7 @@
 """Modules."""
 
+from .base import ResEmbeddingBase
 from .embedding import ResEmbedding
+from .embedding_bag import ResEmbeddingBag
 
-__all__ = ["ResEmbedding"]
+__all__ = ["ResEmbedding", "ResEmbeddingBag", "ResEmbeddingBase"]

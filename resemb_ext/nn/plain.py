@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class PlainTables(nn.Module):
-    """The part of ResEmbedding that starts from plain tables, and becomes one."""
+    """The part of an embedding over a graph that starts from plain tables, and becomes one."""
 
     central: nn.Parameter
     residual: nn.Parameter
     padding_idx: int | None
     sparse: bool
+    # The class of torch.nn whose place it takes, and the method that starts from such a module.
+    _plain_class: ClassVar[type[nn.Embedding | nn.EmbeddingBag]]
+    _from_plain_name: ClassVar[str]
+    # Whether a plain module gives out its padding row.
+    _shows_padding: ClassVar[bool]
 
     def materialize(self) -> Tensor:
         """The whole table."""
@@ -32,34 +37,18 @@ class PlainTables(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def from_embedding(
-        cls, embedding: nn.Embedding, graph: InterestGraph, *, exact: bool = True, **options: Any
+    def _from_plain(
+        cls, plain: nn.Embedding | nn.EmbeddingBag, graph: InterestGraph, exact: bool, options: dict[str, Any]
     ) -> Self:
-        """A ResEmbedding that starts from a plain embedding's table T.
-
-        Args:
-            embedding: nn.Embedding of H rows; its padding_idx, sparse, dtype, device, requires_grad (for all
-                parameters) and training are taken over.
-            graph: interest graph over the same H items.
-            exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
-                smoothed over the graph.
-            **options: of the constructor. ``padding_idx=None`` keeps the vector of a padding row that is not
-                zero, which is then an item like others; padding itself is always a zero vector.
-
-        Raises:
-            ValueError: the graph has another number of items, or the embedding uses max_norm or
-                scale_grad_by_freq.
-        Warns:
-            UserWarning: the padding row of T is not zero, and its vector is lost.
-        """
-        table = embedding.weight.detach()
+        """A module that starts from the table of a plain one; see ``ResEmbedding.from_embedding``."""
+        table = plain.weight.detach()
         if graph.num_items != table.shape[0]:
             raise ValueError(f"graph: {graph.num_items} items; expected {table.shape[0]}, the embedding's rows")
         settings: dict[str, Any] = {
-            "padding_idx": embedding.padding_idx,
-            "sparse": embedding.sparse,
-            "max_norm": embedding.max_norm,
-            "scale_grad_by_freq": embedding.scale_grad_by_freq,
+            "padding_idx": plain.padding_idx,
+            "sparse": plain.sparse,
+            "max_norm": plain.max_norm,
+            "scale_grad_by_freq": plain.scale_grad_by_freq,
             "dtype": table.dtype,
             "device": table.device,
         }
@@ -68,29 +57,35 @@ class PlainTables(nn.Module):
         with torch.no_grad():
             module.central.copy_(central)
             module.residual.copy_(residual if exact else torch.zeros_like(residual))
-        module.requires_grad_(embedding.weight.requires_grad)
-        for replaced in embedding.parameters(recurse=False):
+        module.requires_grad_(plain.weight.requires_grad)
+        for replaced in plain.parameters(recurse=False):
             set_replaced(replaced, module)
-        return module.train(embedding.training)
+        return module.train(plain.training)
 
     @classmethod
     def from_pretrained(cls, *_: Any, **__: Any) -> Self:
-        """Not defined: a table alone has no graph. Use ``from_embedding``."""
+        """Not defined: a table alone has no graph.
+
+        Raises:
+            TypeError: always; it names the way that takes a graph.
+        """
+        plain = cls._plain_class.__name__
         raise TypeError(
-            "ResEmbedding.from_pretrained: a table alone does not define one; use "
-            "ResEmbedding.from_embedding(nn.Embedding.from_pretrained(table), graph)"
+            f"{cls.__name__}.from_pretrained: a table alone does not define one; use "
+            f"{cls.__name__}.{cls._from_plain_name}(nn.{plain}.from_pretrained(table), graph)"
         )
 
-    def to_embedding(self, freeze: bool = True) -> nn.Embedding:
-        """A plain nn.Embedding with the same vectors, to serve.
+    def to_plain(self, freeze: bool = True) -> nn.Embedding | nn.EmbeddingBag:
+        """The plain module with the same vectors: nn.Embedding or nn.EmbeddingBag.
 
         Args:
             freeze: its weight takes no gradient.
         """
-        with torch.no_grad():
-            table = self.materialize()
-        plain = nn.Embedding.from_pretrained(table, freeze=freeze, padding_idx=self.padding_idx, sparse=self.sparse)
-        return plain.train(self.training)
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _plain_table(self) -> Tensor:
+        return self.materialize()
 
     @torch.no_grad()
     def _tables_of(self, table: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -101,11 +96,11 @@ class PlainTables(nn.Module):
         """
         central = table.detach().to(self.central, copy=True)
         if self.padding_idx is not None:
-            if central[self.padding_idx].any():
+            if self._shows_padding and central[self.padding_idx].any():
                 warnings.warn(
                     f"{name}: row {self.padding_idx}, its padding, is not zero; padding of ResEmbedding is always a "
                     "zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",
-                    stacklevel=4,  # the caller of from_embedding
+                    stacklevel=5,  # the caller of from_embedding
                 )
             central[self.padding_idx] = 0
         return central, central - self._blocks((central, torch.zeros_like(central)))

@@ -16,7 +16,7 @@ from . import graph_state, graph_tensors
 
 
 class GraphState(nn.Module):
-    """The part of ResEmbedding that keeps its graph: beside the tables, or pinned on the host."""
+    """The part of an embedding over a graph that keeps its graph: beside the tables, or pinned on the host."""
 
     graph: InterestGraph
     link: str

@@ -1,4 +1,4 @@
-"""What torch.fx, TorchScript and the compiler see of ResEmbedding."""
+"""What torch.fx, TorchScript and the compiler see of an embedding over a graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def traced(table: Any) -> bool:
 
 
 class Traceable(nn.Module):
-    """The part of ResEmbedding that stays whole where torch.fx traces a model, as the layers of torch.nn do."""
+    """The part of an embedding over a graph that stays whole where torch.fx traces a model, as the layers of torch.nn do."""
 
     def _node(self, tracer: Any, method: str, *args: Any) -> fx.Proxy:
         """A call of this module, or of a method of it, in the graph of a tracer."""
@@ -27,13 +27,15 @@ class Traceable(nn.Module):
         except NameError:
             path = ""
         if not path:
-            raise TypeError("torch.fx: traces models that hold a ResEmbedding, not one alone; wrap it in nn.Sequential")
+            raise TypeError(
+                f"torch.fx: traces models that hold a {type(self).__name__}, not one alone; wrap it in nn.Sequential"
+            )
         if method == "forward":
             return tracer.create_proxy("call_module", path, args, {})
         return tracer.create_proxy("call_method", method, (tracer.create_proxy("get_attr", path, (), {}), *args), {})
 
     def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(
-            "torch.jit.script: does not take a ResEmbedding; script the model with its plain table, "
-            "model.item = model.item.to_embedding(), or use torch.export"
+            f"torch.jit.script: does not take a {type(self).__name__}; script the model with its plain table, "
+            "model.item = model.item.to_plain(), or use torch.export"
         )

@@ -120,8 +120,8 @@ class RowSparseOptimizer(Saved):
     def attach(self, module: nn.Module) -> None:
         """Lets embeddings ask for the decay pending on rows before they read them; for decay="global".
 
-        From then on lookups, bags, ``materialize`` and ``weight`` of every ResEmbedding, forward of every
-        nn.Embedding, and ``state_dict``, copies, pickles and exports of both see decayed rows. Whoever reads or
+        From then on lookups, bags, ``materialize`` and ``weight`` of every ResEmbedding and ResEmbeddingBag, forward
+        of every nn.Embedding and nn.EmbeddingBag, and ``state_dict``, copies, pickles and exports of both see decayed rows. Whoever reads or
         writes a table by other ways calls ``catch_up`` first, for example before
         ``torch.optim.swa_utils.AveragedModel.update_parameters``; the next step warns where that was forgotten.
 
@@ -179,7 +179,7 @@ class RowSparseOptimizer(Saved):
         pass steps), loss scaling (the step would see scaled gradients), clipping by norm.
 
         Args:
-            module: its nn.Embedding and ResEmbedding modules must have sparse=True, and their tables be
+            module: its embeddings and bags, of torch.nn and ours, must have sparse=True, and their tables be
                 among this optimizer's parameters and in no other's.
 
         Raises:
@@ -288,7 +288,7 @@ class RowSparseOptimizer(Saved):
         if parameter not in self._watched:
             raise ValueError(
                 f"{name}: decay='global' needs optimizer.attach(module), so that the embedding's "
-                "rows are decayed before they are read; it takes nn.Embedding and ResEmbedding"
+                "rows are decayed before they are read; it takes embeddings and bags of torch.nn and of resemb_ext"
             )
 
     def _next_step(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from resemb_ext._ownership import distinct_items, untraced
+from resemb_ext._ownership import EMBEDDINGS, distinct_items, untraced
 from resemb_ext._registration import ops as _ops
 from resemb_ext._transforms import transformed
 
@@ -143,7 +143,7 @@ def watch(optimizer: TiedOptimizer, module: nn.Module) -> list[Tensor]:
     tie = tie_to(optimizer)
     tables: list[Tensor] = []
     for part in module.modules():
-        if not isinstance(part, nn.Embedding):
+        if not isinstance(part, EMBEDDINGS):
             continue
         register = getattr(part, "register_read_hook", None)
         own = [part.weight] if register is None else [part.central, part.residual]
@@ -155,7 +155,7 @@ def watch(optimizer: TiedOptimizer, module: nn.Module) -> list[Tensor]:
     return tables
 
 
-def _watch_plain(module: nn.Embedding, tie: Tie) -> None:
+def _watch_plain(module: nn.Embedding | nn.EmbeddingBag, tie: Tie) -> None:
     hook = _BeforePlainRead(tie, module.weight)
     module.register_forward_pre_hook(hook.before_forward, with_kwargs=True)
     module.register_state_dict_pre_hook(hook.before_all)
@@ -165,9 +165,9 @@ def _watch_plain(module: nn.Embedding, tie: Tie) -> None:
 
 
 class _BeforePlainRead(BeforeRead):
-    """For the hooks of an nn.Embedding."""
+    """For the hooks of an nn.Embedding or nn.EmbeddingBag."""
 
-    def before_forward(self, module: nn.Embedding, args: tuple, kwargs: dict[str, Any]) -> None:
+    def before_forward(self, module: nn.Embedding | nn.EmbeddingBag, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs["input"]
         self(lambda: distinct_items(ids, module.num_embeddings))
 
@@ -176,7 +176,7 @@ class _BeforePlainRead(BeforeRead):
 
 
 class _State:
-    """``__getstate__`` of an nn.Embedding, before which pending decay is applied."""
+    """``__getstate__`` of a plain embedding, before which pending decay is applied."""
 
     def __init__(self, hook: BeforeRead, module: nn.Module) -> None:
         self.hook, self.module = hook, weakref.ref(module)  # the module keeps this

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resemb_ext._ownership import owner_of, set_owner, untraced
+from resemb_ext._ownership import EMBEDDINGS, owner_of, set_owner, untraced
 from resemb_ext._registration import look_up, sparse_rows
 from resemb_ext._registration import ops as _ops
 from resemb_ext._registration_attention import attend
@@ -26,7 +26,7 @@ from .tie import Lookup, Tie, TiedOptimizer, tie_of, tie_to
 def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
     """See ``RowSparseOptimizer.step_in_backward``."""
     _refuse_ranks()
-    embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    embeddings = [part for part in module.modules() if isinstance(part, EMBEDDINGS)]
     for part in embeddings:
         tables = [p for p in part.parameters(recurse=False) if p.requires_grad]
         for table in tables:
@@ -186,9 +186,9 @@ class _Stepper:
 
 
 class _PlainLookups(_Stepper):
-    """Forward hook of an nn.Embedding."""
+    """Forward hook of an nn.Embedding or nn.EmbeddingBag."""
 
-    def __call__(self, module: nn.Embedding, args: tuple, output: Tensor) -> None:
+    def __call__(self, module: nn.Embedding | nn.EmbeddingBag, args: tuple, output: Tensor) -> None:
         if not self.idle():
             self.work_untraced(self, module.weight, output)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
-from resemb_ext.nn import ResEmbedding
+from resemb_ext.nn import ResEmbeddingBase
 from resemb_ext.runtime.digests import sha256_of
 from resemb_ext.runtime.files import naming, remove_temporaries, staging, write_json
 
@@ -116,8 +116,8 @@ def _oov(model: CTRModel, item_category: np.ndarray | None, oov: int | None) -> 
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in which every ``ResEmbedding`` is the plain table that it amounts to."""
-    memo = {id(m): m.to_embedding() for m in model.modules() if isinstance(m, ResEmbedding)}
+    """A copy of ``model`` in which every ``ResEmbedding`` or bag is the plain table that it amounts to."""
+    memo = {id(m): m.to_plain() for m in model.modules() if isinstance(m, ResEmbeddingBase)}
     return copy.deepcopy(model, memo)  # type: ignore[arg-type]
 
 
@@ -216,7 +216,7 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
     if foreign:
         raise ValueError(
             f"model: cannot be exported, since {', '.join(foreign)} would be needed to load it; "
-            "only ResEmbedding has a plain table to put in its place"
+            "only ResEmbedding and ResEmbeddingBag have a plain table to put in its place"
         )
     # By way of memory: torch's own writer of files ends the process where the disk is full.
     content = io.BytesIO()

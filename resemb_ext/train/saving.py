@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resemb_ext.nn import ResEmbedding
+from resemb_ext.nn import ResEmbeddingBase
 
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .config import FitConfig
@@ -234,7 +234,7 @@ def _extra(model: nn.Module) -> dict[str, Any]:
     return {
         name: {"graph_hash": module.graph.hash, "link": module.link}
         for name, module in model.named_modules()
-        if isinstance(module, ResEmbedding)
+        if isinstance(module, ResEmbeddingBase)
     }
 
 

@@ -231,10 +231,10 @@ def test_materialize_is_the_lookup_of_every_id(emb: ResEmbedding) -> None:
 
 
 def test_materialize_in_blocks(emb: ResEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resemb_ext.nn import embedding
+    from resemb_ext.nn import base
 
     whole = table(emb)
-    monkeypatch.setattr(embedding, "_MATERIALIZE_ROWS", 4)
+    monkeypatch.setattr(base, "_MATERIALIZE_ROWS", 4)
     assert torch.equal(table(emb), whole)
     for parameter in emb.parameters():
         parameter.requires_grad_(False)

@@ -196,11 +196,16 @@ def test_loading_the_optimizer_alone_loses_nothing_pending(link: str) -> None:
 
 
 def test_attach_does_not_take_other_modules() -> None:
-    module = nn.EmbeddingBag(H, D, mode="sum", sparse=True)
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(H, D))
+
+    module = Own()
     optimizer = optim.Adam(module.parameters(), weight_decay=0.1, decay="global")
     optimizer.attach(module)
-    module(torch.tensor([[1]])).sum().backward()
-    with pytest.raises(ValueError, match=r"it takes nn\.Embedding and ResEmbedding"):
+    nn.functional.embedding(torch.tensor([[1]]), module.table, sparse=True).sum().backward()
+    with pytest.raises(ValueError, match=r"it takes embeddings and bags of torch\.nn and of resemb_ext"):
         optimizer.step()
 
 
