@@ -12,6 +12,7 @@ from resemb_ext import functional, optim, reference
 from resemb_ext._loader import release_memory
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag
+from resemb_ext.replace import replace_embeddings, restore_embeddings
 
 if TYPE_CHECKING:
     from resemb_ext import data, export, metrics, models, serving, testing, train
@@ -33,6 +34,8 @@ __all__ = [
     "optim",
     "reference",
     "release_memory",
+    "replace_embeddings",
+    "restore_embeddings",
     "serving",
     "testing",
     "train",

@@ -25,7 +25,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # What an optimizer looks for in a model.
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
-_TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
+TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
 
 
 def untraced(function: _Function) -> _Function:
@@ -216,7 +216,7 @@ def _before_step(
             module = _replaced.get(parameter)
             if module is not None:
                 _warn_of_replaced(optimizer, module)
-    if not kind.__module__.startswith("torch.optim") or isinstance(optimizer, _TAKE_SPARSE):
+    if not kind.__module__.startswith("torch.optim") or isinstance(optimizer, TAKE_SPARSE):
         return None
     place, closure = (1, args[1]) if len(args) > 1 else (None, kwargs.get("closure"))
     if closure is None:

@@ -96,7 +96,7 @@ class PlainTables(nn.Module):
         """
         central = table.detach().to(self.central, copy=True)
         if self.padding_idx is not None:
-            if self._shows_padding and central[self.padding_idx].any():
+            if self._shows_padding and not central.is_meta and central[self.padding_idx].any():
                 warnings.warn(
                     f"{name}: row {self.padding_idx}, its padding, is not zero; padding of ResEmbedding is always a "
                     "zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",

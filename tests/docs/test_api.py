@@ -16,6 +16,7 @@ REFERENCE = "".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / 
 PUBLIC = [name for name in rx.__all__ if inspect.ismodule(getattr(rx, name)) and name not in ("testing", "export")] + [
     "nn",
     "graph",
+    "replace",
 ]
 
 

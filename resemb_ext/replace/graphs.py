@@ -1,0 +1,76 @@
+"""The graph of a table: as given, or built of the events given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resemb_ext.graph import InterestGraph
+from resemb_ext.graph.events import check_log
+
+_COLUMNS = (("user", "item", "time"), ("user_id", "item_id", "timestamp"))
+
+
+def graph_of(value: Any, rows: int, padding_idx: int | None, name: str) -> InterestGraph:
+    """The graph over a table's rows.
+
+    Args:
+        value: an InterestGraph; or events in row numbers: a mapping or data frame with columns user, item and
+            perhaps time (or user_id, item_id, timestamp), a tuple (users, items[, times]), or a log.
+        rows: of the table.
+        padding_idx: its padding row, which no event may have.
+        name: of the table, for messages.
+
+    Raises:
+        TypeError, ValueError, IndexError: a value of another kind, a graph over another number of rows, events that
+            ``InterestGraph.from_events`` refuses; the message starts with the table's name.
+    """
+    if isinstance(value, InterestGraph):
+        graph = value
+    else:
+        try:
+            graph = _built(value, rows, padding_idx)
+        except (TypeError, ValueError, IndexError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    if graph.num_items != rows:
+        raise ValueError(
+            f"{name}: the graph has {graph.num_items} items; expected {rows}, the table's rows (padding and "
+            "out-of-vocabulary rows count). For items that start at a row of their own, graph.shift(offset, rows)"
+        )
+    return graph
+
+
+def _built(value: Any, rows: int, padding_idx: int | None) -> InterestGraph:
+    if isinstance(value, tuple):
+        if len(value) not in (2, 3):
+            raise ValueError(f"events: found a tuple of {len(value)}; expected (users, items) or (users, items, times)")
+        return InterestGraph.from_events(*value, num_items=rows, padding_idx=padding_idx)
+    if check_log(value, "events"):
+        return InterestGraph.from_log(value, padding_idx=padding_idx)
+    names = _column_names(value)
+    if names is None:
+        raise TypeError(
+            f"graph: found {type(value).__name__}; expected an InterestGraph, or events as a mapping or data frame with "
+            "columns user, item and perhaps time, or a tuple (users, items[, times])"
+        )
+    for user, item, time in _COLUMNS:
+        if user in names and item in names:
+            return InterestGraph.from_dataframe(
+                value,
+                user=user,
+                item=item,
+                time=time if time in names else None,
+                num_items=rows,
+                padding_idx=padding_idx,
+            )
+    raise ValueError(f"events: found the columns {', '.join(map(str, names))}; expected user, item and perhaps time")
+
+
+def _column_names(value: Any) -> list[Any] | None:
+    if isinstance(value, Mapping):
+        return list(value)
+    for attribute in ("column_names", "columns"):
+        names = getattr(value, attribute, None)
+        if names is not None and not callable(names):
+            return list(names)
+    return None

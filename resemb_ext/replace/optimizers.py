@@ -1,0 +1,191 @@
+"""New parameters in the place of old ones inside living optimizers."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resemb_ext._ownership import TAKE_SPARSE, owner_of
+from resemb_ext.optim import RowSparseOptimizer
+
+from .report import OptimizerChange
+from .swap import Swap
+
+_Optimizer = torch.optim.Optimizer
+
+
+def unwrapped(optimizer: Any) -> list[_Optimizer]:
+    """The optimizers given: none, one or several, without what wraps them (accelerate, Lightning).
+
+    Raises:
+        TypeError: something else; an optimizer whose parameters are spread over processes.
+    """
+    if optimizer is None:
+        return []
+    if isinstance(optimizer, Iterable) and not isinstance(optimizer, (_Optimizer, str, Tensor)):
+        return list({id(found): found for each in optimizer for found in unwrapped(each)}.values())
+    inner = optimizer
+    while getattr(inner, "optimizer", None) is not None:
+        inner = inner.optimizer
+    if not isinstance(inner, _Optimizer):
+        raise TypeError(f"optimizer: found {type(optimizer).__name__}; expected a torch.optim.Optimizer, or several")
+    if type(inner).__name__ == "ZeroRedundancyOptimizer":
+        raise TypeError("optimizer: a ZeroRedundancyOptimizer has shared its parameters out; make it after the change")
+    return [inner]
+
+
+def check(optimizers: list[_Optimizer], swaps: list[Swap]) -> None:
+    """Refuses what the optimizers could not step, or what cannot be taken out of them.
+
+    Raises:
+        ValueError: sparse gradients for one that does not take them, or dense ones for SparseAdam.
+        TypeError: LBFGS after its first step.
+    """
+    for swap in swaps:
+        for optimizer in optimizers:
+            for group, _ in _held(optimizer, swap):
+                if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+                    raise TypeError("optimizer: LBFGS has one state for all parameters; make it after the change")
+                _check_gradients(optimizer, group, swap)
+
+
+def _check_gradients(optimizer: _Optimizer, group: dict[str, Any], swap: Swap) -> None:
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        dense = [name for name in swap.new if not swap.sparse or name.startswith("attention.")]
+        if dense:
+            raise ValueError(
+                f"{swap.name}: SparseAdam takes sparse gradients alone, and those of {', '.join(dense)} are dense; "
+                "take sparse=True and another link than attention, or resemb_ext.optim.Adam"
+            )
+    if not swap.sparse or isinstance(optimizer, RowSparseOptimizer):
+        return
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return  # nobody knows
+    remedy = "give resemb_ext.optim.like(optimizer), made before this call, or sparse=False"
+    if not isinstance(optimizer, TAKE_SPARSE):
+        raise ValueError(f"{swap.name}: sparse=True, and torch.optim.{kind} does not take sparse gradients; {remedy}")
+    if group.get("weight_decay") and not isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            f"{swap.name}: sparse=True, and torch.optim.{kind} does not take sparse gradients with weight_decay; {remedy}"
+        )
+    if group.get("fused"):
+        raise ValueError(
+            f"{swap.name}: sparse=True, and torch.optim.{kind} does not take sparse gradients with fused=True; {remedy}"
+        )
+
+
+def _held(optimizer: _Optimizer, swap: Swap) -> list[tuple[dict[str, Any], int]]:
+    """Groups that hold old parameters, with their numbers."""
+    groups = enumerate(optimizer.param_groups)
+    return [(group, number) for number, group in groups if any(_is_among(p, swap.old) for p in group["params"])]
+
+
+def _is_among(parameter: Tensor, some: dict[str, Any]) -> bool:
+    return any(parameter is one for one in some.values())
+
+
+def holds(optimizer: _Optimizer, swap: Swap) -> bool:
+    """Whether an optimizer holds one of the old parameters."""
+    return bool(_held(optimizer, swap))
+
+
+def apply(optimizers: list[_Optimizer], swap: Swap) -> tuple[OptimizerChange, ...]:
+    """Makes the change: the new parameters stand where the leading old one stood, and the others are taken out.
+
+    An optimizer that steps the module's tables in backward, or decays them whole, goes on with that.
+    """
+    holding = [optimizer for optimizer in optimizers if _held(optimizer, swap)]
+    leading = next(iter(swap.old.values()))
+    ours = [optimizer for optimizer in holding if isinstance(optimizer, RowSparseOptimizer)]
+    steppers = [optimizer for optimizer in ours if owner_of(leading) is optimizer]
+    watchers = [optimizer for optimizer in ours if leading in optimizer._watched]
+    changes = tuple(_apply(optimizer, swap) for optimizer in holding)
+    swap.apply()
+    for optimizer in watchers:
+        optimizer._watched.difference_update(swap.old.values())
+        optimizer.attach(swap.module)
+    for optimizer in steppers:
+        optimizer.step_in_backward(swap.module)
+    return changes
+
+
+def _apply(optimizer: _Optimizer, swap: Swap) -> OptimizerChange:
+    places = [(group, p) for group, _ in _held(optimizer, swap) for p in group["params"] if _is_among(p, swap.old)]
+    leading = next(iter(swap.old.values()))
+    target, anchor = next(((group, p) for group, p in places if p is leading), places[0])
+    numbers = tuple(number for _, number in _held(optimizer, swap))
+    for group in {id(group): group for group, _ in places}.values():
+        _put(group, swap, anchor if group is target else None)
+    dropped = [bool(optimizer.state.pop(old, None)) for old in swap.old.values()]
+    if isinstance(optimizer, torch.optim.Adagrad):
+        # Some releases of torch make its state with it.
+        options = {name: target[name] for name in optimizer.defaults}
+        optimizer.state.update(torch.optim.Adagrad(list(swap.new.values()), **options).state)
+    return OptimizerChange(optimizer, numbers, any(dropped))
+
+
+def _put(group: dict[str, Any], swap: Swap, anchor: Tensor | None) -> None:
+    """The list of a group stays the same object: LBFGS and wrappers hold it."""
+    params, names = group["params"], group.get("param_names")
+    kept: list[tuple[Tensor, str | None]] = []
+    for parameter, name in zip(list(params), names or [None] * len(params), strict=True):
+        if parameter is anchor:
+            kept += [(new, _renamed(name, swap, own)) for own, new in swap.new.items()]
+        elif not _is_among(parameter, swap.old):
+            kept.append((parameter, name))
+    params[:] = [parameter for parameter, _ in kept]
+    if names is not None:
+        names[:] = [name for _, name in kept]
+
+
+def _renamed(name: str | None, swap: Swap, own: str) -> str | None:
+    if name is None:
+        return None
+    ends = sorted((old for old in swap.old if name == old or name.endswith("." + old)), key=len)
+    return name[: len(name) - len(ends[-1])] + own if ends else f"{name}.{own}"
+
+
+def living(given: list[_Optimizer]) -> list[_Optimizer]:
+    """Optimizers in this process that were not given."""
+    found: dict[int, _Optimizer] = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), _Optimizer) and "param_groups" in vars(thing):
+            found[id(thing.param_groups)] = thing
+    for optimizer in given:
+        found.pop(id(optimizer.param_groups), None)
+    return list(found.values())
+
+
+def forgotten(given: list[_Optimizer], swaps: list[Swap]) -> list[tuple[_Optimizer, Swap]]:
+    """Living optimizers that were not given and hold old parameters, which they go on stepping."""
+
+    def find() -> list[tuple[_Optimizer, Swap]]:
+        return [(optimizer, swap) for optimizer in living(given) for swap in swaps if holds(optimizer, swap)]
+
+    if not find():
+        return []
+    gc.collect()  # those that nobody uses any more
+    return find()
+
+
+def warn_of_forgotten(given: list[_Optimizer], swaps: list[Swap], call: str) -> None:
+    """
+    Warns:
+        UserWarning: an optimizer that was not given holds an old parameter.
+    """
+    by_optimizer: dict[int, tuple[_Optimizer, list[str]]] = {}
+    for optimizer, swap in forgotten(given, swaps):
+        by_optimizer.setdefault(id(optimizer), (optimizer, []))[1].append(swap.name)
+    for optimizer, names in by_optimizer.values():
+        warnings.warn(
+            f"{call}: {type(optimizer).__name__} holds the weight of {', '.join(names)} and was not given; it would go on "
+            f"with the old weight, and the new tables would not learn. Give it, {call}(..., optimizer=optimizer), or make "
+            "it anew",
+            stacklevel=3,
+        )

@@ -1,0 +1,130 @@
+"""What cannot be replaced, told by name before anything has changed."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resemb_ext._ownership import owner_of
+from resemb_ext.nn import ResEmbeddingBase
+from resemb_ext.optim import RowSparseOptimizer
+
+from .names import Table
+from .walk import Place
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_WRAPPERS = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def check_model(model: Any) -> None:
+    """
+    Raises:
+        TypeError: no module.
+        ValueError: a model that is wrapped for several processes.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: found {type(model).__name__}; expected an nn.Module")
+    for path, part in model.named_modules():
+        _refuse_wrapper(part, path or "model")
+
+
+def _refuse_wrapper(part: nn.Module, name: str) -> None:
+    if isinstance(part, DistributedDataParallel) or any(kind.__name__ in _WRAPPERS for kind in type(part).__mro__):
+        raise ValueError(
+            f"{name}: found {type(part).__name__}, which has taken the old parameters in; replace before wrapping"
+        )
+
+
+def check_wrapped(tables: list[Table]) -> None:
+    """
+    Raises:
+        ValueError: a living DistributedDataParallel has one of the tables in it.
+    """
+    ours = {id(table.module): table for table in tables}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel) and "_modules" in vars(thing):
+            for part in thing.modules():
+                if id(part) in ours:
+                    _refuse_wrapper(thing, ours[id(part)].name)
+
+
+def check_table(table: Table) -> None:
+    """Whether a ResEmbedding can stand in for a plain embedding.
+
+    Raises:
+        ValueError, TypeError: by name, what is not supported.
+    """
+    module, name = table.module, table.name
+    kind = type(module).__name__
+    if isinstance(module, ResEmbeddingBase):
+        raise ValueError(
+            f"{name}: is a {kind} already; for another graph call restore_embeddings first, which keeps its vectors"
+        )
+    if hasattr(module, "parametrizations"):
+        raise ValueError(f"{name}: its weight is parametrized; remove the parametrization before")
+    weight = module._parameters.get("weight")
+    if weight is None:
+        raise ValueError(f"{name}: its weight is no parameter of {kind} (pruned or normed?); expected a plain one")
+    if type(weight) is not nn.Parameter:
+        what = type(weight).__name__
+        raise TypeError(f"{name}: its weight is a {what} (sharded, quantised or lazy?); expected a plain nn.Parameter")
+    if weight.layout != torch.strided or weight.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name}: its weight is {weight.layout} of {weight.dtype}; expected a dense table of float32, bfloat16, "
+            "float16 or float64"
+        )
+    if type(module) not in (nn.Embedding, nn.EmbeddingBag):
+        raise TypeError(f"{name}: found {kind}; expected nn.Embedding or nn.EmbeddingBag itself")
+    for option in ("max_norm", "scale_grad_by_freq"):
+        if getattr(module, option):
+            raise ValueError(f"{name}: {option}={getattr(module, option)}; not supported, as a row comes of two tables")
+    if getattr(module, "mode", None) == "max":
+        raise ValueError(f"{name}: mode='max'; expected 'sum' or 'mean'")
+    _check_steps(weight, name)
+
+
+def _check_steps(weight: Tensor, name: str) -> None:
+    owner = owner_of(weight)
+    if owner is not None and owner._holds(weight):
+        raise ValueError(f"{name}: an optimizer steps it in backward; call step_in_backward after the replacement")
+    for thing in gc.get_objects():
+        if issubclass(type(thing), RowSparseOptimizer) and weight in vars(thing).get("_watched", ()):
+            raise ValueError(f"{name}: an optimizer was attached to it; call attach after the replacement")
+
+
+def check_ties(tables: list[Table], found: list[Place]) -> None:
+    """
+    Raises:
+        ValueError: another module, or another table of the call, has the same weight or its memory.
+    """
+    chosen = {id(table.module): table for table in tables}
+    weights = {id(weight_of(table)): table for table in tables}
+    memory = {_memory(weight_of(table)): table for table in tables if _memory(weight_of(table))}
+    for path, module in found:
+        for own, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            table = weights.get(id(parameter)) or memory.get(_memory(parameter))
+            if table is None or (module is table.module and own == "weight"):
+                continue
+            where = f"{path}.{own}" if path else own
+            more = " (both in this call)" if id(module) in chosen else ""
+            raise ValueError(
+                f"{table.name}: its weight is tied to {where}{more}; a Res-embedding has none to share. Let that module "
+                "read the embedding's weight when it is called, or be the same module"
+            )
+
+
+def weight_of(table: Table) -> nn.Parameter:
+    """The table itself, which ``check_table`` has seen to be there."""
+    weight = table.module._parameters["weight"]
+    assert weight is not None
+    return weight
+
+
+def _memory(tensor: Tensor) -> int:
+    return 0 if tensor.is_meta or tensor.layout != torch.strided else tensor.untyped_storage().data_ptr()

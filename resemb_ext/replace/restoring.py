@@ -1,0 +1,68 @@
+"""Res-embeddings of a model become plain tables again, in place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import ResEmbeddingBase
+
+from . import optimizers, refuse
+from .names import Table, tables_of
+from .plan import Plan
+from .report import Replacement
+from .swap import Swap
+from .walk import places
+
+
+def restore_embeddings(
+    model: nn.Module, *, optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | Any | None = None
+) -> Replacement:
+    """Turns every ResEmbedding and ResEmbeddingBag of a model into a plain module with the same vectors.
+
+    The modules change in place, as in ``replace_embeddings``, and are ordinary modules of torch then, for tools that
+    export, quantise or serve. A table learns as before where C or R did.
+
+    Args:
+        model: any nn.Module.
+        optimizer: one, or several. The weight takes the place of C in its group; R and the attention's parameters are
+            taken out, and the state of all of them is dropped.
+
+    Returns:
+        What was restored; no table where the model has no ResEmbedding.
+
+    Raises:
+        TypeError: no module, or another optimizer.
+        ValueError: a model in DistributedDataParallel or FSDP.
+    """
+    refuse.check_model(model)
+    given = optimizers.unwrapped(optimizer)
+    found = places(model)
+    chosen = [table for table in tables_of(found) if isinstance(table.module, ResEmbeddingBase)]
+    refuse.check_wrapped(chosen)
+    return Plan([_swap(table) for table in chosen], found, given).carry_out()
+
+
+def _swap(table: Table) -> Swap:
+    module: Any = table.module
+    learns = module.central.requires_grad or module.residual.requires_grad
+    made = module.to_plain(freeze=not learns)
+    old = {"central": module.central, "residual": module.residual}
+    if module.attention is not None:
+        old |= {f"attention.{name}": parameter for name, parameter in module.attention.named_parameters()}
+    stale = _attributes(type(module)) - frozenset(vars(made))
+    swap = Swap(table, made, type(made), old, {"weight": made.weight}, stale, made.sparse, module.graph.num_edges)
+    swap.check()
+    return swap
+
+
+@functools.cache
+def _attributes(kind: type) -> frozenset[str]:
+    """Names of the attributes that a Res-embedding has of its own."""
+    with torch.random.fork_rng([]):
+        return frozenset(vars(kind(InterestGraph.from_csr([0, 1], [0], [1.0]), 1)))

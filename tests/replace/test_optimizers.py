@@ -1,0 +1,296 @@
+"""Living optimizers across replace_embeddings and restore_embeddings."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import resemb_ext as rx
+from tests.replace.test_replace import ROWS, Model, identities, inputs, refused, ring
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DENSE = [
+    (torch.optim.Adam, {}),
+    (torch.optim.Adam, {"fused": True}),
+    (torch.optim.AdamW, {"foreach": True}),
+    (torch.optim.Adagrad, {"initial_accumulator_value": 0.5}),
+    (torch.optim.SGD, {"momentum": 0.9}),
+    (torch.optim.RMSprop, {}),
+    (torch.optim.NAdam, {}),
+    (torch.optim.LBFGS, {"max_iter": 1}),
+    (rx.optim.Adam, {}),
+    (rx.optim.RowwiseAdagrad, {}),
+]
+
+
+def step(model: nn.Module, optimizer: Any, seed: int) -> None:
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = model(*inputs(seed)) ** 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+@pytest.mark.parametrize("kind, options", DENSE, ids=lambda value: getattr(value, "__module__", "")[:6] or str(value))
+def test_the_same_numbers_as_of_an_optimizer_made_after(kind: Any, options: dict[str, Any]) -> None:
+    """A swap before the first step equals a swap before the optimizer is made."""
+    model = Model()
+    other = copy.deepcopy(model)
+    optimizer = kind(model.parameters(), lr=0.05, **options)
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+    rx.replace_embeddings(other, {"item": ring()})
+    later = kind(other.parameters(), lr=0.05, **options)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [5]
+    for seed in range(3):
+        step(model, optimizer, seed)
+        step(other, later, seed)
+    for (name, a), (_, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    assert model.tables["item"].residual.abs().sum() != other.tables["user"].weight.sum()
+
+
+def test_groups_names_and_the_state_of_others_stay() -> None:
+    model = Model()
+    named = list(model.named_parameters())
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [pair for pair in named if "out" in pair[0]], "lr": 0.1},
+            {"params": [pair for pair in named if "tables" in pair[0]], "lr": 0.2},
+        ]
+    )
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    step(model, optimizer, 0)
+    weight = model.tables["item"].weight
+    others = {p: {k: id(v) for k, v in optimizer.state[p].items()} for _, p in named if p is not weight}
+    lists = [id(group["params"]) for group in optimizer.param_groups]
+    report = rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer, link="attention")
+    assert weight not in optimizer.state
+    assert {p: {k: id(v) for k, v in optimizer.state[p].items()} for p in others} == others
+    assert [id(group["params"]) for group in optimizer.param_groups] == lists
+    head = "tables.item"
+    assert optimizer.param_groups[1]["param_names"] == [
+        *(f"{head}.central", f"{head}.residual"),
+        *(f"{head}.attention.a_src", f"{head}.attention.a_dst", f"{head}.attention.b"),
+        "tables.user.weight",
+    ]
+    by_name = dict(model.named_parameters())
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            assert by_name[name] is parameter
+    assert "  Adam: group 1; the state of the old table is dropped" in str(report)
+    step(model, optimizer, 1)
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    rx.restore_embeddings(model, optimizer=optimizer)
+    assert optimizer.param_groups[1]["param_names"] == ["tables.item.weight", "tables.user.weight"]
+    assert optimizer.param_groups[1]["params"][0] is model.tables["item"].weight
+    assert {p: {k: id(v) for k, v in optimizer.state[p].items()} for p in others} != others  # loaded since
+    assert len(optimizer.state) == 3
+    before = model.tables["item"].weight.detach().clone()
+    step(model, optimizer, 2)
+    assert not torch.equal(model.tables["item"].weight, before)
+
+
+def test_several_optimizers() -> None:
+    model = Model(sparse=True)
+    sparse = rx.optim.Adam(model.tables.parameters())
+    dense = torch.optim.AdamW(model.out.parameters())
+    report = rx.replace_embeddings(model, {"item": ring()}, optimizer=[dense, sparse])
+    assert [change.optimizer for change in report.tables[0].optimizers] == [sparse]
+    before = [p.detach().clone() for p in model.parameters()]
+    model(*inputs()).backward()
+    sparse.step()
+    dense.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_table_spread_over_two_groups_comes_back_into_the_first() -> None:
+    model = Model()
+    rx.replace_embeddings(model, {"item": ring()})
+    item = model.tables["item"]
+    optimizer = rx.optim.Adam([{"params": [item.residual]}, {"params": [item.central], "lr": 0.5}])
+    report = rx.restore_embeddings(model, optimizer=optimizer)
+    assert [group["params"] for group in optimizer.param_groups] == [[], [item.weight]]
+    assert report.tables[0].optimizers[0].groups == (0, 1)
+
+
+class Wrapper:
+    """As accelerate's and Lightning's: the optimizer is its attribute."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+
+def test_wrapped_optimizers() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=Wrapper(Wrapper(optimizer)))
+    assert model.tables["item"].central in set(optimizer.param_groups[0]["params"])
+
+
+def test_what_is_no_optimizer() -> None:
+    refused(TypeError, "optimizer: found float", Model(), {"item": ring()}, optimizer=0.1)
+    refused(TypeError, "optimizer: found str", Model(), {"item": ring()}, optimizer=["Adam"])
+
+
+@pytest.mark.parametrize(
+    "kind, options, sparse, message",
+    [
+        (torch.optim.Adam, {}, True, "torch.optim.Adam does not take sparse gradients; .*optim.like"),
+        (torch.optim.RMSprop, {}, True, "torch.optim.RMSprop does not take sparse gradients"),
+        (torch.optim.Adagrad, {"weight_decay": 0.1}, True, "with weight_decay"),
+        (torch.optim.SGD, {"weight_decay": 0.1}, True, "with weight_decay"),
+        (torch.optim.Adagrad, {"fused": True}, True, "with fused=True"),
+        (torch.optim.SGD, {"fused": True}, True, "with fused=True"),
+        (torch.optim.SparseAdam, {}, None, "SparseAdam takes sparse gradients alone, and those of central, residual"),
+    ],
+)
+def test_gradients_that_an_optimizer_does_not_take(
+    kind: Any, options: dict[str, Any], sparse: bool | None, message: str
+) -> None:
+    model = Model()
+    optimizer = kind(model.parameters(), lr=0.1, **options)
+    refused(ValueError, f"tables.item: .*{message}", model, {"item": ring()}, optimizer=optimizer, sparse=sparse)
+    # What is refused would have failed, or torch has learned it.
+    if sparse:
+        model.tables["item"].sparse = True
+        with pytest.raises(RuntimeError):
+            model(*inputs()).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad, rx.optim.Adagrad, rx.optim.AdamW])
+def test_sparse_gradients_that_an_optimizer_takes(kind: Any) -> None:
+    model = Model()
+    optimizer = kind(model.parameters(), lr=0.1)
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer, sparse=True)
+    before = model.tables["item"].materialize().detach()
+    model(*inputs()).backward()
+    assert model.tables["item"].central.grad.is_sparse
+    optimizer.step()
+    assert not torch.equal(model.tables["item"].materialize(), before)
+
+
+def test_attention_under_sparse_adam() -> None:
+    model = nn.ModuleDict({"item": nn.Embedding(ROWS, 4, padding_idx=0, sparse=True)})
+    optimizer = torch.optim.SparseAdam(model.parameters())
+    refused(ValueError, "those of attention.a_src", model, {"item": ring()}, optimizer=optimizer, link="attention")
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+
+
+def test_lbfgs_that_has_stepped() -> None:
+    model = Model()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    step(model, optimizer, 0)
+    refused(TypeError, "LBFGS has one state for all parameters", model, {"item": ring()}, optimizer=optimizer)
+
+
+def test_one_that_was_not_given_is_warned_of() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    other = torch.optim.SGD(model.out.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="Adam holds the weight of tables.item, tables.user and was not given") as seen:
+        rx.replace_embeddings(model, {"item": ring(), "user": ring(ROWS + 3, padding=False)}, optimizer=other)
+    assert len(seen) == 1 and seen[0].filename == __file__
+    del optimizer
+
+
+def test_one_that_is_gone_is_not_warned_of() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    optimizer.cycle = optimizer  # type: ignore[attr-defined]
+    gc.disable()
+    del optimizer
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rx.replace_embeddings(model, {"item": ring()})
+    finally:
+        gc.enable()
+
+
+def test_a_given_one_without_the_table_is_noted() -> None:
+    model = Model()
+    report = rx.replace_embeddings(model, {"item": ring()}, optimizer=torch.optim.SGD(model.out.parameters(), lr=0.1))
+    assert "no optimizer that was given holds it" in str(report)
+    frozen = Model()
+    frozen.tables.requires_grad_(False)
+    report = rx.replace_embeddings(frozen, {"item": ring()}, optimizer=torch.optim.SGD(frozen.out.parameters(), lr=0.1))
+    assert report.tables[0].notes == ()
+
+
+def test_gradients_and_hooks_of_the_weight_are_told() -> None:
+    model = Model()
+    model(*inputs()).backward()
+    model.tables["item"].weight.register_hook(lambda grad: grad)
+    text = str(rx.replace_embeddings(model, {"item": ring()}))
+    assert "the gradient that its weight had is dropped" in text and "hooks on its weight are gone" in text
+
+
+@pytest.mark.parametrize("call", ["step_in_backward", "attach"])
+def test_what_an_optimizer_does_in_the_plain_module_is_refused(call: str) -> None:
+    model = Model(sparse=True)
+    optimizer = rx.optim.Adam(model.parameters(), weight_decay=0.1, decay="global" if call == "attach" else "touched")
+    getattr(optimizer, call)(model)
+    refused(ValueError, f"tables.item: .*call {call} after", model, {"item": ring()}, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("call", ["step_in_backward", "attach"])
+def test_what_an_optimizer_does_in_the_module_goes_on_after_a_restore(call: str) -> None:
+    model = Model(sparse=True)
+    rx.replace_embeddings(model, {"item": ring()})
+    decay = "global" if call == "attach" else "touched"
+    optimizer = rx.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1, decay=decay)
+    getattr(optimizer, call)(model)
+    for seed in range(2):
+        model(*inputs(seed)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    rx.restore_embeddings(model, optimizer=optimizer)
+    other = copy.deepcopy(model)
+    later = rx.optim.Adam(other.parameters(), lr=0.1, weight_decay=0.1, decay=decay)
+    getattr(later, call)(other)
+    weight = model.tables["item"].weight
+    model(*inputs(3)).backward()
+    other(*inputs(3)).backward()
+    assert (weight.grad is None) == (call == "step_in_backward")
+    optimizer.step()
+    later.step()
+    optimizer.catch_up()
+    later.catch_up()
+    torch.testing.assert_close(weight, other.tables["item"].weight)
+
+
+def test_the_old_tables_are_let_go() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer, 0)
+    gone = torch.utils.weak.WeakTensorKeyDictionary()
+    gone[model.tables["item"].weight] = True
+    optimizer.zero_grad()
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+    gc.collect()
+    assert len(gone) == 0
+
+
+def test_identities_hold_what_they_should() -> None:
+    """The helper of the tests of refusals sees each change."""
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    before = identities(model, optimizer)
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+    after = identities(model, optimizer)
+    assert before != after
+    rx.restore_embeddings(model, optimizer=optimizer)
+    assert identities(model, optimizer) != before != after

@@ -1,0 +1,464 @@
+"""replace_embeddings: numbers, names, aliases, optimizers; and that a refused call changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import types
+import warnings
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.utils.prune
+from torch import Tensor, nn
+
+import resemb_ext as rx
+
+ROWS, DIM = 12, 4
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def ring(rows: int = ROWS, padding: bool = True) -> rx.InterestGraph:
+    """Each item's neighbour is the next one; row 0 is empty where it is padding."""
+    first = 1 if padding else 0
+    items = np.arange(first, rows)
+    indptr = np.r_[np.zeros(first, np.int64), np.arange(len(items) + 1)]
+    return rx.InterestGraph.from_csr(indptr, np.roll(items, -1), np.ones(len(items)))
+
+
+class Model(nn.Module):
+    """A target and a history of items, and the table of a user."""
+
+    def __init__(self, sparse: bool = False) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict(
+            {
+                "item": nn.Embedding(ROWS, DIM, padding_idx=0, sparse=sparse),
+                "user": nn.Embedding(ROWS + 3, DIM, sparse=sparse),
+            }
+        )
+        self.out = nn.Linear(3 * DIM, 1)
+
+    def forward(self, user: Tensor, history: Tensor, target: Tensor) -> Tensor:
+        item = self.tables["item"]
+        parts = [self.tables["user"](user), item(history).sum(1), item(target)]
+        return self.out(torch.cat(parts, 1)).sum()
+
+
+def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    ids = [torch.randint(0, ROWS, shape, generator=draw) for shape in ((6,), (6, 3), (6,))]
+    return ids[0], ids[1], ids[2]
+
+
+def identities(model: nn.Module, *optimizers: Any) -> list[Any]:
+    """What a refused call must leave: every module with its class, every parameter, every place in an optimizer."""
+    found: list[Any] = [(id(m), type(m), sorted(vars(m))) for m in model.modules()]
+    found += [(name, id(p), p._version) for name, p in model.named_parameters(remove_duplicate=False)]
+    for optimizer in optimizers:
+        found += [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+        found += [sorted(id(p) for p in optimizer.state)]
+    return found
+
+
+def refused(error: type[Exception], match: str, model: nn.Module, tables: Any, **options: Any) -> None:
+    given = options.get("optimizer")
+    before = identities(model, *([given] if isinstance(given, torch.optim.Optimizer) else []))
+    random = torch.get_rng_state()
+    with pytest.raises(error, match=match):
+        rx.replace_embeddings(model, tables, **options)
+    assert identities(model, *([given] if isinstance(given, torch.optim.Optimizer) else [])) == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_vectors_stay_and_move_together() -> None:
+    model = Model()
+    plain = copy.deepcopy(model)
+    item = model.tables["item"]
+    report = rx.replace_embeddings(model, {"item": ring()})
+    assert model.tables["item"] is item and type(item) is rx.ResEmbedding
+    torch.testing.assert_close(model(*inputs()), plain(*inputs()))
+    assert str(report) == ("1 table changed\ntables.item: Embedding -> ResEmbedding, 12 rows x 4, float32, 22 edges")
+    with torch.no_grad():
+        item.central[5] += 1
+    moved = (model.tables["item"].weight - plain.tables["item"].weight).abs().sum(1) > 1e-6
+    assert set(moved.nonzero().flatten().tolist()) == {4, 5}
+
+
+def test_starts() -> None:
+    table = torch.randn(ROWS, DIM)
+    table[0] = 0
+    weights = torch.zeros(ROWS, ROWS)
+    for item in range(1, ROWS):
+        weights[item, item] = weights[item, item % (ROWS - 1) + 1] = 0.5
+
+    def started(start: str) -> nn.Module:
+        plain = nn.Embedding.from_pretrained(table * 3, freeze=False, padding_idx=0)
+        model = nn.ModuleDict({"item": plain})
+        rx.replace_embeddings(model, {"item": ring()}, start=start)
+        return model["item"]
+
+    torch.testing.assert_close(started("exact").weight, table * 3)
+    smoothed = started("smoothed")
+    torch.testing.assert_close(smoothed.weight, weights @ (table * 3))
+    assert not smoothed.residual.any()
+    std = float((table[1:] * 3).std(correction=0))
+    assert started("fresh").init_std == pytest.approx(std)
+
+    wide = nn.ModuleDict({"item": nn.Embedding.from_pretrained(torch.randn(ROWS, 4000) * 0.02, False)})
+    rx.replace_embeddings(wide, {"item": ring(padding=False)}, start="fresh")
+    assert float(wide["item"].weight.std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_no_random_numbers_are_drawn() -> None:
+    model = Model()
+    before = torch.get_rng_state()
+    for start in ("exact", "smoothed"):
+        rx.replace_embeddings(model, {"item": ring()}, start=start)
+        rx.restore_embeddings(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("key", ["item", "tables.item", "module", "predicate"])
+def test_keys(key: str) -> None:
+    model = Model()
+    keys = {"module": model.tables["item"], "predicate": lambda name, module: name.endswith("item")}
+    report = rx.replace_embeddings(model, {keys.get(key, key): ring()})
+    assert [table.path for table in report] == ["tables.item"]
+    assert type(model.tables["user"]) is nn.Embedding
+
+
+def test_one_graph_for_several_tables() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(ROWS, 2), "b": nn.Embedding(ROWS, 3), "c": nn.Linear(1, 1)})
+    report = rx.replace_embeddings(model, {lambda name, module: True: ring(padding=False)})
+    assert [table.path for table in report] == ["a", "b"]
+    assert len(report) == 2 and report["b"].dim == 3
+    with pytest.raises(KeyError, match="expected one of a, b"):
+        report["c"]
+
+
+def test_a_model_that_is_an_embedding() -> None:
+    model = nn.Embedding(ROWS, DIM)
+    report = rx.replace_embeddings(model, {model: ring(padding=False)})
+    assert type(model) is rx.ResEmbedding and report[""].module is model
+
+
+class Shared(nn.Module):
+    """One table under many names, some of which torch does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item = nn.Embedding(ROWS, DIM)
+        self.again = self.item
+        self.layers = nn.ModuleList([nn.ModuleDict({"item": self.item})])
+        self.fields = [{"item": self.item}, (self.item,), deque([self.item])]
+        self.look_up = types.SimpleNamespace(table=self.item)
+        self.hidden = [nn.Embedding(ROWS, 2), nn.Sequential(nn.Embedding(ROWS, 3))]
+        self.loop = [self]
+
+
+def test_aliases() -> None:
+    model = Shared()
+    report = rx.replace_embeddings(model, {"again": ring(padding=False)})
+    assert (report.tables[0].path, *report.tables[0].aliases) == (
+        "item",
+        "again",
+        "layers.0.item",
+        "fields[0]['item']",
+        "fields[1][0]",
+        "fields[2][0]",
+        "look_up.table",
+    )
+    assert "also known as again, layers.0.item" in str(report)
+    assert type(model.fields[1][0]) is rx.ResEmbedding  # a tuple, which nobody can write
+
+
+@pytest.mark.parametrize("key, path", [("hidden[0]", "hidden[0]"), ("hidden.1.0", "hidden[1].0")])
+def test_tables_that_are_not_registered(key: str, path: str) -> None:
+    model = Shared()
+    assert rx.replace_embeddings(model, {key: ring(padding=False)}).tables[0].path == path
+
+
+def test_keys_that_mean_nothing() -> None:
+    model = Model()
+    model.more = nn.ModuleDict({"item": nn.Embedding(5, 1)})
+    known = r"its tables are tables.item \[12, 4\], tables.user \[15, 4\], more.item \[5, 1\]"
+    refused(ValueError, "'item' is ambiguous, it is the end of tables.item, more.item", model, {"item": ring()})
+    refused(ValueError, r"no module 'itme' \(did you mean 'item'\?\); " + known, model, {"itme": ring()})
+    refused(ValueError, "'out' is a Linear; expected an nn.Embedding", model, {"out": ring()})
+    refused(ValueError, "is not in the model", model, {nn.Embedding(2, 2): ring()})
+    refused(ValueError, "takes none", model, {lambda name, module: False: ring()})
+    refused(ValueError, "meant by two keys", model, {"tables.item": ring(), model.tables["item"]: ring()})
+    refused(TypeError, "found the key 3", model, {3: ring()})
+    refused(TypeError, "found list; expected a mapping", model, [ring()])
+    refused(ValueError, "empty mapping", model, {})
+    refused(ValueError, "start: found 'warm'", model, {"tables.item": ring()}, start="warm")
+    with pytest.raises(TypeError, match="model: found dict"):
+        rx.replace_embeddings({}, {"item": ring()})  # type: ignore[arg-type]
+
+
+def test_graphs_that_do_not_fit() -> None:
+    model = Model()
+    refused(ValueError, "tables.item: the graph has 11 items; expected 12.*shift", model, {"item": ring(11)})
+    refused(ValueError, "tables.item: .*padding", model, {"item": ring(padding=False)})
+    refused(TypeError, "tables.item: graph: found int", model, {"item": 3})
+    refused(ValueError, "tables.item: .*tuple of 1", model, {"item": (np.arange(3),)})
+    refused(ValueError, "tables.item: .*found the columns a", model, {"item": {"a": [1]}})
+    refused(IndexError, "tables.item: .*12", model, {"item": ([1, 1], [3, 12])})
+    refused(ValueError, "tables.item: .*unknown|tables.item: link", model, {"item": ring()}, link="nearest")
+    refused(TypeError, "tables.item: .*depth", model, {"item": ring()}, depth=2)
+
+
+EVENTS = {"user": np.array([0, 0, 0, 1, 1]), "item": np.array([1, 2, 3, 2, 5]), "time": np.arange(5)}
+
+
+@pytest.mark.parametrize("kind", ["mapping", "frame", "tuple", "tensors", "no times", "long names", "arrow", "polars"])
+def test_events_become_a_graph(kind: str) -> None:
+    events: Any = dict(EVENTS)
+    if kind == "frame":
+        events = pd.DataFrame(EVENTS)
+    elif kind == "tuple":
+        events = tuple(EVENTS.values())
+    elif kind == "tensors":
+        events = tuple(torch.from_numpy(array) for array in EVENTS.values())
+    elif kind == "no times":
+        del events["time"]
+    elif kind == "long names":
+        events = dict(zip(("user_id", "item_id", "timestamp"), EVENTS.values(), strict=True))
+    elif kind == "arrow":
+        events = pytest.importorskip("pyarrow").table(EVENTS)
+    elif kind == "polars":
+        events = pytest.importorskip("polars").DataFrame(EVENTS)
+    model = Model()
+    rx.replace_embeddings(model, {"item": events})
+    want = rx.InterestGraph.from_events(*EVENTS.values(), num_items=ROWS, padding_idx=0).with_link(
+        "average", padding_idx=0
+    )
+    assert model.tables["item"].graph.hash == want.hash
+
+
+def test_a_log_becomes_a_graph() -> None:
+    log, _ = rx.data.simulate(users=20, items=20, domains=2, events_per_user=(4, 6), seed=0)
+    model = nn.ModuleDict({"item": nn.Embedding(log.num_items, DIM, padding_idx=0)})
+    rx.replace_embeddings(model, {"item": log})
+    assert model["item"].graph.meta["event_hash"] == log.content_hash
+    split = rx.data.split(log, how="leave-last-out")
+    rx.restore_embeddings(model)
+    refused(TypeError, "item: .*split.train", model, {"item": split})
+
+
+def tied(where: str) -> nn.Module:
+    model = Model()
+    if where == "module":
+        model.scores = nn.Linear(DIM, ROWS, bias=False)
+        model.scores.weight = model.tables["item"].weight
+    elif where == "memory":
+        model.scores = nn.Linear(DIM, ROWS, bias=False)
+        model.scores.weight = nn.Parameter(model.tables["item"].weight.data)
+    else:
+        model.more = nn.Embedding(ROWS, DIM)
+        model.more.weight = model.tables["item"].weight
+    return model
+
+
+@pytest.mark.parametrize("where, name", [("module", "scores"), ("memory", "scores"), ("table", "more")])
+def test_tied_weights_are_refused(where: str, name: str) -> None:
+    refused(ValueError, f"tables.item: its weight is tied to {name}.weight", tied(where), {"tables.item": ring()})
+
+
+def test_output_weights_read_at_the_call_follow() -> None:
+    model = Model()
+    plain = copy.deepcopy(model)
+    rx.replace_embeddings(model, {"item": ring()})
+    hidden = torch.randn(3, DIM)
+    want = nn.functional.linear(hidden, plain.tables["item"].weight)
+    torch.testing.assert_close(nn.functional.linear(hidden, model.tables["item"].weight), want)
+
+
+def odd(kind: str) -> nn.Module:
+    model = Model()
+    item = model.tables["item"]
+    if kind == "max_norm":
+        item.max_norm = 1.0
+    elif kind == "frequency":
+        item.scale_grad_by_freq = True
+    elif kind == "parametrized":
+        nn.utils.parametrize.register_parametrization(item, "weight", nn.Identity())
+    elif kind == "pruned":
+        nn.utils.prune.random_unstructured(item, "weight", 0.5)
+    elif kind == "lazy":
+        item.weight = nn.UninitializedParameter()
+    elif kind == "integers":
+        item.weight = nn.Parameter(torch.ones(ROWS, DIM, dtype=torch.int8), requires_grad=False)
+    elif kind == "complex":
+        item.to(torch.complex64)
+    elif kind == "own weight":
+        item.__class__ = type("Subclass", (nn.Embedding,), {"weight": None})
+    elif kind == "replaced":
+        rx.replace_embeddings(model, {"item": ring()})
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("max_norm", "max_norm=1.0; not supported"),
+        ("frequency", "scale_grad_by_freq=True; not supported"),
+        ("parametrized", "its weight is parametrized"),
+        ("pruned", "no parameter of Embedding"),
+        ("lazy", "is a UninitializedParameter"),
+        ("integers", "torch.int8; expected"),
+        ("complex", "torch.complex64; expected"),
+        ("own weight", "Subclass"),
+        ("replaced", "is a ResEmbedding already; .*restore_embeddings"),
+    ],
+)
+def test_what_cannot_be_replaced_is_named(kind: str, message: str) -> None:
+    refused((ValueError, TypeError), f"tables.item: .*{message}", odd(kind), {"item": ring()})  # type: ignore[arg-type]
+
+
+def test_a_wrapped_model_is_refused() -> None:
+    class FSDPModule(nn.Module):
+        """Named as the class that torch mixes into sharded modules."""
+
+    model = Model()
+    model.out.__class__ = type("FSDPLinear", (FSDPModule, nn.Linear), {})
+    refused(ValueError, "out: found FSDPLinear.*before wrapping", model, {"item": ring()})
+
+
+def test_the_second_table_at_fault_leaves_the_first() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    refused(ValueError, "tables.user", model, {"item": ring(), "user": ring()}, optimizer=optimizer)
+
+
+def test_hooks_and_attributes_stay() -> None:
+    model = Model()
+    item = model.tables["item"]
+    calls: list[str] = []
+    handle = item.register_forward_hook(lambda *_: calls.append("after"))
+    item.register_forward_pre_hook(lambda *_: calls.append("before"))
+    item.field = "item_id"
+    item.weight.no_decay = True
+    item.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    item.register_buffer("seen", torch.zeros(ROWS))
+    model.eval()
+    rx.replace_embeddings(model, {"item": ring()})
+    model.tables["item"](torch.tensor([1]))
+    handle.remove()
+    model.tables["item"](torch.tensor([1]))
+    assert calls == ["before", "after", "before"]
+    assert item.field == "item_id" and item.central.no_decay and item.residual.no_decay
+    assert not item.training
+    assert [name for name, _ in item.named_parameters()] == ["central", "residual", "scale"]
+    assert "seen" in item.state_dict()
+    item.train()
+    rx.restore_embeddings(model)
+    assert item.field == "item_id" and item.weight.no_decay and item.training
+    assert [name for name, _ in item.named_parameters()] == ["weight", "scale"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_dtypes_and_frozen_tables(dtype: torch.dtype, frozen: bool) -> None:
+    model = Model().to(dtype)
+    model.tables["item"].requires_grad_(not frozen)
+    plain = copy.deepcopy(model)
+    report = rx.replace_embeddings(model, {"item": ring()})
+    item = model.tables["item"]
+    assert report.tables[0].dtype == item.central.dtype == item.residual.dtype == dtype
+    assert item.central.requires_grad == item.residual.requires_grad == (not frozen)
+    rough = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-6)
+    torch.testing.assert_close(item.materialize(), plain.tables["item"].weight.detach(), atol=rough, rtol=rough)
+    rx.restore_embeddings(model)
+    assert item.weight.requires_grad == (not frozen) and item.weight.dtype == dtype
+
+
+def test_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = Model()
+    rx.replace_embeddings(model, {"item": ring()})
+    assert model.tables["item"].central.is_meta
+    model.to_empty(device="cpu")
+    model.tables["item"].reset_parameters()
+    assert model.tables["item"](torch.tensor([1])).isfinite().all()
+
+
+def test_a_padding_row_that_is_not_zero_is_told() -> None:
+    model = Model()
+    nn.init.ones_(model.tables["item"].weight)
+    with pytest.warns(UserWarning, match="tables.item: .*padding"):
+        rx.replace_embeddings(model, {"item": ring()})
+
+
+def test_a_warning_as_error_leaves_the_model() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = identities(model, optimizer)
+        with pytest.raises(UserWarning, match=r"Adam holds the weight of tables\.item"):
+            rx.replace_embeddings(model, {"item": ring()})
+        assert identities(model, optimizer) == before
+
+
+def test_compiled_models() -> None:
+    model = Model()
+    compiled = torch.compile(model, backend="eager")
+    compiled(*inputs())
+    for _ in range(2):
+        report = rx.replace_embeddings(compiled, {"tables.item": ring()})
+        assert report.tables[0].path == "_orig_mod.tables.item"
+        with torch.no_grad():
+            model.tables["item"].central[3] += 1
+        torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
+        model.zero_grad()
+        compiled(*inputs()).backward()
+        assert model.tables["item"].central.grad.any()
+        rx.restore_embeddings(compiled)
+        with torch.no_grad():
+            model.tables["item"].weight[3] += 1
+        torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
+    gc.collect()
+
+
+def test_files_and_copies() -> None:
+    model = Model()
+    state = copy.deepcopy(model.state_dict())
+    other = Model()
+    rx.replace_embeddings(other, {"item": ring()})
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(*inputs()), model(*inputs()))
+    for change in (lambda: None, lambda: rx.restore_embeddings(other)):
+        change()
+        file = io.BytesIO()
+        torch.save(other, file)
+        file.seek(0)
+        for again in (torch.load(file, weights_only=False), copy.deepcopy(other)):
+            torch.testing.assert_close(again(*inputs()), model(*inputs()))
+            assert type(again.tables["item"]) is type(other.tables["item"])
+    assert list(other.state_dict()) == list(state)
+    torch.testing.assert_close(other.state_dict()["tables.item.weight"], state["tables.item.weight"])
+
+
+def test_restore_is_exact_and_leaves_a_plain_module() -> None:
+    model = Model(sparse=True)
+    plain = copy.deepcopy(model)
+    rx.replace_embeddings(model, {"item": ring()}, link="attention", heads=2)
+    table = model.tables["item"].materialize().detach().clone()
+    report = rx.restore_embeddings(model)
+    item = model.tables["item"]
+    assert torch.equal(item.weight, table)
+    assert type(item) is nn.Embedding and repr(item) == repr(plain.tables["item"])
+    assert vars(item).keys() == vars(plain.tables["item"]).keys()
+    assert item._modules == {} and item.sparse
+    assert "ResEmbedding -> Embedding" in str(report)
+    assert len(rx.restore_embeddings(model)) == 0
+    script = torch.jit.script(nn.Sequential(item))
+    torch.testing.assert_close(script(torch.tensor([1])), item(torch.tensor([1])))
