@@ -31,13 +31,19 @@ def graph_of(value: Any, rows: int, padding_idx: int | None, name: str) -> Inter
         try:
             graph = _built(value, rows, padding_idx)
         except (TypeError, ValueError, IndexError) as error:
-            raise type(error)(f"{name}: {error}") from error
+            raise named(error, name) from error
     if graph.num_items != rows:
         raise ValueError(
             f"{name}: the graph has {graph.num_items} items; expected {rows}, the table's rows (padding and "
             "out-of-vocabulary rows count). For items that start at a row of their own, graph.shift(offset, rows)"
         )
     return graph
+
+
+def named(error: TypeError | ValueError | IndexError, name: str) -> Exception:
+    """An error of the same kind that names the table."""
+    kind = next(kind for kind in (TypeError, IndexError, ValueError) if isinstance(error, kind))
+    return kind(f"{name}: {error}")
 
 
 def _built(value: Any, rows: int, padding_idx: int | None) -> InterestGraph:

@@ -14,7 +14,7 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
 
 from . import optimizers, refuse
-from .graphs import graph_of
+from .graphs import graph_of, named
 from .names import Key, Table, choose
 from .plan import Plan
 from .report import Replacement
@@ -109,7 +109,7 @@ def _swap(
             warnings.simplefilter("always")
             made = _made(module, graph, start, settings)
     except (TypeError, ValueError, IndexError) as error:
-        raise type(error)(f"{table.name}: {error}") from error
+        raise named(error, table.name) from error
     old = {"weight": refuse.weight_of(table)}
     swap = Swap(
         table, made, type(made), old, dict(made.named_parameters()), frozenset(), made.sparse, made.graph.num_edges

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,8 +60,7 @@ def _swap(table: Table) -> Swap:
     return swap
 
 
-@functools.cache
-def _attributes(kind: type) -> frozenset[str]:
+def _attributes(kind: Any) -> frozenset[str]:
     """Names of the attributes that a Res-embedding has of its own."""
     with torch.random.fork_rng([]):
         return frozenset(vars(kind(InterestGraph.from_csr([0, 1], [0], [1.0]), 1)))
