@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resemb_ext.runtime.frames import to_arrow
+
 from .faults import BadEntry, NullEntry, plural, raise_at
 from .findings import Finding
 from .spelled import EXACT_FLOAT, integers, is_text, null_words, spelled_ids, spelled_labels
@@ -24,21 +26,9 @@ _INT64_MAX = int(np.iinfo(np.int64).max)
 
 def as_arrow(values: Any, column: str) -> pa.Array:
     """One contiguous pyarrow array from an array, list, Series, or (chunked) pyarrow array."""
+    values = to_arrow(values, column)
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    if not isinstance(values, pa.Array):
-        if isinstance(values, np.ndarray) and values.ndim != 1:
-            raise ValueError(f"column {column!r} must be one-dimensional, got shape {values.shape}")
-        try:
-            values = pa.array(values, from_pandas=True)
-        except OverflowError:
-            values = _big_int_array(values, column)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise TypeError(
-                f"column {column!r} cannot be read as one type (ids are all integers or all text): {error}"
-            ) from None
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
         uuids = getattr(values.type, "extension_name", "") == "arrow.uuid"
         values = _uuid_text(values.storage) if uuids else values.storage
@@ -59,13 +49,6 @@ def _uuid_text(array: pa.Array) -> pa.Array:
     encoded = array.dictionary_encode()
     words = [str(uuid.UUID(bytes=value)) for value in encoded.dictionary.to_pylist()]
     return pa.array(words, pa.large_string()).take(encoded.indices)
-
-
-def _big_int_array(values: Any, column: str) -> pa.Array:
-    try:
-        return pa.array(values, type=pa.uint64(), from_pandas=True)
-    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
-        raise ValueError(f"column {column!r} holds integers outside both int64 and uint64; pass them as text") from None
 
 
 def missing(array: pa.Array, words: bool = False) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from resemb_ext.runtime.frames import Frame, open_frame
+
 from .arrow import BadEntry, as_arrow, canonical_ids, canonical_labels, missing
 from .clocks import look_at
 from .columns import Columns, guesses_among, list_names, resolve_columns
@@ -18,7 +20,6 @@ from .faults import NullEntry
 from .files import open_source
 from .findings import WARNING, Finding, left_out, warn
 from .idmap import IdMap
-from .in_memory import collected, columns_of
 from .kinds import name_of
 from .known_ids import given_maps, numbered_by, without_unseen
 from .log import Log
@@ -52,8 +53,10 @@ def read_log(
         source: path of a ``.parquet``, ``.csv``, ``.tsv``, ``.txt``, RecBole ``.inter``, MovieLens ``.dat``
             (``user::item::rating::time``) or ``.json``/``.jsonl`` file (an object a line), all but
             Parquet also compressed (``.gz``, ``.bz2``, ``.zst``); of a folder of such files, the parts of
-            one log; a pandas or polars DataFrame (a LazyFrame is collected), a pyarrow Table, or a
-            mapping of column names to arrays.
+            one log. Or data in memory or of a query: a mapping of column names to arrays; a DataFrame of
+            pandas, polars (also lazy) or Spark; a DuckDB relation; a pyarrow Table, Dataset or
+            RecordBatchReader; another object with ``__arrow_c_stream__``. Only the columns that are needed
+            are computed, once.
         user, item, time: column names; guessed from common names (``GUESSES``) where None.
         category, label, session: likewise, but the column may be missing; False leaves it out. A guessed
             category that cannot be read is left out with a warning.
@@ -100,6 +103,7 @@ def read_log(
         session = False
     wanted = {"user": user, "item": item, "time": time, "category": category, "label": label, "session": session}
     file: Source | None = None
+    frame: Frame | None = None
     extra = list(where or ())
     if isinstance(source, str | Path):
         file = open_source(Path(source), header, delimiter)
@@ -112,10 +116,13 @@ def read_log(
             raise ValueError("header is for text files; rename the columns of the data instead")
         if delimiter is not None:
             raise ValueError("delimiter is for text files, found data in memory")
-        name, table, findings = name or "log", collected(source), []
-        available = columns_of(table)
+        frame = open_frame(source, "source", "a path, ")
+        name, available, findings = name or "log", frame.names, []
         columns = resolve_columns(available, wanted, "the data")
         _need(extra, available, "the data")
+        used = list(dict.fromkeys((*columns.by_field.values(), *extra)))
+        frame.check(used)
+        table = frame.columns(used)
     columns, fields = _arrays(table, columns, findings)
     filters = {c: table[c] for c in extra}
     lengths = {field: len(values) for field, values in fields.items()}
@@ -131,7 +138,8 @@ def read_log(
         rows = kept if rows is None else rows[kept]
         findings += found
     if not len(fields["user"]):
-        raise ValueError(f"{name!r} has no rows; a log needs at least one event")
+        spent = "" if frame is None or not frame.once else "; a RecordBatchReader gives its rows once"
+        raise ValueError(f"{name!r} has no rows; a log needs at least one event{spent}")
     try:
         log = _make(fields, columns, name, maps, unseen, findings, session_gap, file is not None and file.text)
     except BadEntry as bad:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks
+from resemb_ext.runtime.frames import Frame, to_arrow
+
+from . import arrow, checks
 from .counts import KeptCounts
 from .data import GraphData
 from .extension import builder
@@ -17,6 +19,7 @@ from .options import Options, categories
 Call = Callable[[int, int], object]
 Progress = Call | bool | None
 
+RAW_IDS = "rx.data.read_log(frame) numbers other ids"
 # Inferring more rows than this from few events would allocate gigabytes for raw, unmapped ids.
 _SPARSE_IDS = 10**8
 
@@ -55,20 +58,34 @@ def log_events(log: Any, sessions: bool) -> tuple[Any, Any, Any]:
     return who[use], log.item[use], None if log.time is None else log.time[use]
 
 
-def frame_events(frame: Any, user: str, item: str, time: str | None, required: bool = False) -> tuple[Any, Any, Any]:
-    """user, item and time out of a DataFrame, Arrow table or mapping of columns."""
-    names = getattr(frame, "column_names", None)  # Arrow
-    if names is None:
-        names = frame.columns if hasattr(frame, "columns") else frame.keys()
-    available = list(names)
-    wanted = [("user", user), ("item", item)]
-    if time is not None and (required or time in available):
-        wanted.append(("time", time))
-    for field, name in wanted:
-        if name not in available:
-            raise ValueError(f"no column {name!r} (the {field}), found {', '.join(map(str, available))}")
-    columns = [np.asarray(frame[name]) for _, name in wanted]
-    return columns[0], columns[1], columns[2] if len(columns) == 3 else None
+def frame_columns(frame: Frame, user: str, item: str, time: str | None, required: bool = False) -> dict[str, str]:
+    """Names of the columns of "user", "item" and, where it is there or ``required``, "time"."""
+    wanted = {"user": user, "item": item}
+    if time is not None and (required or time in frame.names):
+        wanted["time"] = time
+    for field, name in wanted.items():
+        if name not in frame.names:
+            raise ValueError(f"no column {name!r} (the {field}), found {', '.join(map(str, frame.names))}")
+    frame.check(list(wanted.values()))
+    return wanted
+
+
+def frame_events(frame: Frame, columns: dict[str, str]) -> tuple[Any, Any, Any]:
+    """user, item and time of a table, all of it in memory."""
+    names = list(dict.fromkeys(columns.values()))
+    values = frame.columns(names)
+    arrays = {field: _array(field, name, values[name]) for field, name in columns.items()}
+    return arrays["user"], arrays["item"], arrays.get("time")
+
+
+def _array(field: str, column: str, values: Any) -> np.ndarray:
+    """A column as NumPy has it; what it has no type for comes through Arrow."""
+    if not hasattr(values, "combine_chunks") and not hasattr(values, "dictionary_decode"):
+        array = np.asarray(values)
+        if array.dtype.kind in ("iufM" if field == "time" else "iu"):
+            return array
+    found = arrow.filled(field, column, to_arrow(values, column))
+    return arrow.numbers(found) if field == "time" else arrow.whole_ids(column, found, RAW_IDS)
 
 
 def build(

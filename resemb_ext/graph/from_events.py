@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import checks, numbering
+from resemb_ext.runtime.frames import open_frame
+
+from . import arrow, checks, numbering, parquet
 from .data import GraphData
-from .events import Progress, check_log, frame_events, log_events
+from .events import RAW_IDS, Progress, check_log, frame_columns, frame_events, log_events
 from .events import build as build_from_arrays
-from .parquet import Ids, Source, paths_of
-from .parquet import build as build_from_parquet
+from .streamed import Ids, Source
+from .streamed import build as build_from_batches
 from .update import updated
 
 if TYPE_CHECKING:
@@ -206,31 +208,49 @@ class FromEvents(GraphData):
         num_items: int | None = None,
         padding_idx: int | None = None,
         keep_counts: bool = False,
+        memory: int | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        batch_rows: int = 1 << 18,
         threads: int | None = None,
         progress: Progress = None,
         **options: "Unpack[BuildOptions]",
     ) -> "Self":
-        """``from_events`` on columns of a DataFrame, Arrow table or mapping of arrays.
+        """``from_events`` on columns of a table of any library.
+
+        A query or dataset is read in batches as ``from_parquet`` reads files, so that it may be larger than
+        memory; of polars before 1.34 and Spark before 4.3 its three columns are in memory at once.
 
         Args:
-            frame: the events, item ids mapped to [0, num_items).
+            frame: the events, item ids mapped to [0, num_items): a mapping of arrays, a DataFrame of
+                pandas, polars (also lazy) or Spark, a DuckDB relation, a pyarrow Table, Dataset or
+                RecordBatchReader, or another object with ``__arrow_c_stream__``.
             user, item, time: names of columns; time None means that rows are in time order.
+            memory, spill_dir, batch_rows: as of ``from_parquet``. Events that are in memory already are
+                used as they are, unless ``memory`` or ``spill_dir`` is given.
             num_items, padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
 
         Raises:
-            ValueError: a column is missing (those found are listed), and as ``from_events``.
+            ValueError: a column is missing (those found are listed) or there twice, a null (its row is
+                named), and as ``from_events``.
+            TypeError: no table, and as ``from_events``.
         """
-        return cls._of(
-            build_from_arrays(
-                *frame_events(frame, user, item, time, required=True),
-                num_items=num_items,
-                padding_idx=padding_idx,
-                keep_counts=keep_counts,
-                threads=threads,
-                progress=progress,
-                options=dict(options),
-            )
-        )
+        batch_rows = checks.whole_number("batch_rows", batch_rows, 1)
+        opened = open_frame(frame, "frame")
+        columns = frame_columns(opened, user, item, time, required=True)
+        common: dict[str, Any] = {
+            "num_items": num_items,
+            "padding_idx": padding_idx,
+            "keep_counts": keep_counts,
+            "threads": threads,
+            "progress": progress,
+            "options": dict(options),
+        }
+        if not opened.lazy and memory is None and spill_dir is None:
+            return cls._of(build_from_arrays(*frame_events(opened, columns), **common))
+        with opened.reader(list(dict.fromkeys(columns.values())), batch_rows) as reader:
+            unit = arrow.time_unit(reader.schema.field(columns["time"]).type) if "time" in columns else None
+            source = Source(columns, lambda: (batch for batch in reader), None, unit, RAW_IDS)
+            return cls._of(build_from_batches(source, memory=memory, spill_dir=spill_dir, **common))
 
     @classmethod
     def from_parquet(
@@ -287,10 +307,22 @@ class FromEvents(GraphData):
         if before is not None and time is None:
             raise ValueError(f"before is {before!r} but time is None; name the column of times")
         batch_rows = checks.whole_number("batch_rows", batch_rows, 1)
-        paths = paths_of(path)
-        source = Source(paths, user, item, time, label, before, users, items, batch_rows)
+        paths = parquet.paths_of(path)
+        named = {"user": user, "item": item, "time": time, "label": label}
+        columns = {field: name for field, name in named.items() if name is not None}
+        rows, unit = parquet.survey(paths, columns)
+        source = Source(
+            columns,
+            lambda: parquet.read(paths, list(columns.values()), batch_rows),
+            rows,
+            unit,
+            "map other ids with {field}s=rx.data.IdMap.fit(...)",
+            before,
+            users,
+            items,
+        )
         return cls._of(
-            build_from_parquet(
+            build_from_batches(
                 source,
                 num_items=num_items,
                 padding_idx=padding_idx,

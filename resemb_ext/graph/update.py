@@ -1,10 +1,11 @@
 """A graph with more events: what ``InterestGraph.update`` computes."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from resemb_ext.runtime.frames import is_frame, open_frame
 
 from . import checks, numbering
 from .counts import KeptCounts
@@ -17,6 +18,7 @@ from .events import (
     count_pairs,
     event_store,
     events_of,
+    frame_columns,
     frame_events,
     from_counts,
     log_events,
@@ -122,8 +124,9 @@ def _events_in(new_events: Any, is_log: bool, sessions: bool) -> Events:
                 " the old log's sessions"
             )
         return events_of(*log_events(new_events, False))
-    if hasattr(new_events, "columns") or isinstance(new_events, Mapping):
-        return events_of(*frame_events(new_events, "user", "item", "time"))
+    if is_frame(new_events):
+        frame = open_frame(new_events, "new_events")
+        return events_of(*frame_events(frame, frame_columns(frame, "user", "item", "time")))
     if isinstance(new_events, (tuple, list)) and len(new_events) in (2, 3):
         return events_of(*new_events, *([None] if len(new_events) == 2 else []))
     raise TypeError(

@@ -308,7 +308,7 @@ def test_rows_are_filtered(tmp_path):
 
 
 def test_unreadable_sources(tmp_path):
-    with pytest.raises(TypeError, match=r"source must be a path, a DataFrame, .* got int"):
+    with pytest.raises(TypeError, match="source is a int, expected a path, a mapping of arrays"):
         read_log(3)
     with pytest.raises(FileNotFoundError, match="no log at"):
         read_log(tmp_path / "none.csv")
