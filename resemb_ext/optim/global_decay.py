@@ -164,6 +164,18 @@ def _watch_plain(module: nn.Embedding | nn.EmbeddingBag, tie: Tie) -> None:
     module.__dict__["__getstate__"] = _State(hook, module)
 
 
+def unwatch(module: nn.Module) -> None:
+    """Takes the hooks off a plain embedding whose table nobody is to decay any more."""
+    for hooks in (module._forward_pre_hooks, module._state_dict_pre_hooks, module._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            method = getattr(hook, "hook", hook)  # torch wraps those of load_state_dict
+            if isinstance(getattr(method, "__self__", None), _BeforePlainRead):
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+    if isinstance(module.__dict__.get("__getstate__"), _State):
+        del module.__dict__["__getstate__"]
+
+
 class _BeforePlainRead(BeforeRead):
     """For the hooks of an nn.Embedding or nn.EmbeddingBag."""
 

@@ -49,6 +49,13 @@ def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
             stepper.steps(table)
 
 
+def uninstall(module: nn.Module) -> None:
+    """Takes the hooks off a plain embedding whose table nobody is to step in backward any more."""
+    for key, hook in list(module._forward_hooks.items()):
+        if isinstance(hook, _PlainLookups):
+            del module._forward_hooks[key]
+
+
 def refuse_scaler(optimizer: Any) -> None:
     """
     Raises:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from resemb_ext._ownership import TAKE_SPARSE, owner_of
-from resemb_ext.optim import RowSparseOptimizer
+from resemb_ext.optim import RowSparseOptimizer, global_decay, in_backward
 
+from .living import living
 from .report import OptimizerChange
 from .swap import Swap
 
@@ -106,6 +107,9 @@ def apply(optimizers: list[_Optimizer], swap: Swap) -> tuple[OptimizerChange, ..
     steppers = [optimizer for optimizer in ours if owner_of(leading) is optimizer]
     watchers = [optimizer for optimizer in ours if leading in optimizer._watched]
     changes = tuple(_apply(optimizer, swap) for optimizer in holding)
+    if steppers or watchers:
+        in_backward.uninstall(swap.module)
+        global_decay.unwatch(swap.module)
     swap.apply()
     for optimizer in watchers:
         optimizer._watched.difference_update(swap.old.values())
@@ -124,9 +128,12 @@ def _apply(optimizer: _Optimizer, swap: Swap) -> OptimizerChange:
         _put(group, swap, anchor if group is target else None)
     dropped = [bool(optimizer.state.pop(old, None)) for old in swap.old.values()]
     if isinstance(optimizer, torch.optim.Adagrad):
-        # Some releases of torch make its state with it.
-        options = {name: target[name] for name in optimizer.defaults}
-        optimizer.state.update(torch.optim.Adagrad(list(swap.new.values()), **options).state)
+        # Some releases of torch make its state with the optimizer alone.
+        start = optimizer.defaults.get("initial_accumulator_value", 0)
+        fresh = torch.optim.Adagrad(
+            list(swap.new.values()), initial_accumulator_value=start, fused=target.get("fused") or None
+        )
+        optimizer.state.update(fresh.state)
     return OptimizerChange(optimizer, numbers, any(dropped))
 
 
@@ -151,36 +158,48 @@ def _renamed(name: str | None, swap: Swap, own: str) -> str | None:
     return name[: len(name) - len(ends[-1])] + own if ends else f"{name}.{own}"
 
 
-def living(given: list[_Optimizer]) -> list[_Optimizer]:
-    """Optimizers in this process that were not given."""
-    found: dict[int, _Optimizer] = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), _Optimizer) and "param_groups" in vars(thing):
-            found[id(thing.param_groups)] = thing
-    for optimizer in given:
-        found.pop(id(optimizer.param_groups), None)
-    return list(found.values())
+def check_ties(given: list[_Optimizer], weight: Tensor, name: str, others: list[_Optimizer]) -> None:
+    """Lets pending decay of a plain table come in, where the optimizer that left it is among those given.
 
-
-def forgotten(given: list[_Optimizer], swaps: list[Swap]) -> list[tuple[_Optimizer, Swap]]:
-    """Living optimizers that were not given and hold old parameters, which they go on stepping."""
-
-    def find() -> list[tuple[_Optimizer, Swap]]:
-        return [(optimizer, swap) for optimizer in living(given) for swap in swaps if holds(optimizer, swap)]
-
-    if not find():
-        return []
-    gc.collect()  # those that nobody uses any more
-    return find()
-
-
-def warn_of_forgotten(given: list[_Optimizer], swaps: list[Swap], call: str) -> None:
+    Raises:
+        ValueError: one that was not given steps the table in backward, or is attached to it.
     """
+    owner = owner_of(weight)
+    if owner is not None and owner._holds(weight) and not any(owner is optimizer for optimizer in given):
+        raise ValueError(f"{name}: an optimizer steps it in backward; give that one as optimizer")
+    for optimizer in others:
+        if isinstance(optimizer, RowSparseOptimizer) and weight in optimizer._watched:
+            if not any(optimizer is one for one in given):
+                raise ValueError(f"{name}: an optimizer is attached to it; give that one as optimizer")
+            optimizer.catch_up(weight)
+
+
+def forgotten(given: list[_Optimizer], others: list[_Optimizer], swaps: list[Swap]) -> list[tuple[_Optimizer, Swap]]:
+    """Living optimizers that were not given and hold old parameters, which they go on stepping."""
+    lists = {id(optimizer.param_groups) for optimizer in given}
+
+    def find(among: list[_Optimizer]) -> list[tuple[_Optimizer, Swap]]:
+        unknown = [optimizer for optimizer in among if id(optimizer.param_groups) not in lists]
+        return [(optimizer, swap) for optimizer in unknown for swap in swaps if holds(optimizer, swap)]
+
+    if not find(others):
+        return []
+    others.clear()
+    gc.collect()  # those that nobody uses any more
+    return find(living().optimizers)
+
+
+def warn_of_forgotten(found: list[tuple[_Optimizer, Swap]], call: str) -> None:
+    """
+    Args:
+        found: by ``forgotten``.
+        call: the name of the caller's function.
+
     Warns:
         UserWarning: an optimizer that was not given holds an old parameter.
     """
     by_optimizer: dict[int, tuple[_Optimizer, list[str]]] = {}
-    for optimizer, swap in forgotten(given, swaps):
+    for optimizer, swap in found:
         by_optimizer.setdefault(id(optimizer), (optimizer, []))[1].append(swap.name)
     for optimizer, names in by_optimizer.values():
         warnings.warn(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resemb_ext._ownership import owner_of
 from resemb_ext.nn import ResEmbeddingBase
-from resemb_ext.optim import RowSparseOptimizer
 
 from .names import Table
 from .walk import Place
@@ -39,17 +36,16 @@ def _refuse_wrapper(part: nn.Module, name: str) -> None:
         )
 
 
-def check_wrapped(tables: list[Table]) -> None:
+def check_wrapped(tables: list[Table], wrappers: list[nn.Module]) -> None:
     """
     Raises:
         ValueError: a living DistributedDataParallel has one of the tables in it.
     """
     ours = {id(table.module): table for table in tables}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), DistributedDataParallel) and "_modules" in vars(thing):
-            for part in thing.modules():
-                if id(part) in ours:
-                    _refuse_wrapper(thing, ours[id(part)].name)
+    for wrapper in wrappers:
+        for part in wrapper.modules():
+            if id(part) in ours:
+                _refuse_wrapper(wrapper, ours[id(part)].name)
 
 
 def check_table(table: Table) -> None:
@@ -84,16 +80,6 @@ def check_table(table: Table) -> None:
             raise ValueError(f"{name}: {option}={getattr(module, option)}; not supported, as a row comes of two tables")
     if getattr(module, "mode", None) == "max":
         raise ValueError(f"{name}: mode='max'; expected 'sum' or 'mean'")
-    _check_steps(weight, name)
-
-
-def _check_steps(weight: Tensor, name: str) -> None:
-    owner = owner_of(weight)
-    if owner is not None and owner._holds(weight):
-        raise ValueError(f"{name}: an optimizer steps it in backward; call step_in_backward after the replacement")
-    for thing in gc.get_objects():
-        if issubclass(type(thing), RowSparseOptimizer) and weight in vars(thing).get("_watched", ()):
-            raise ValueError(f"{name}: an optimizer was attached to it; call attach after the replacement")
 
 
 def check_ties(tables: list[Table], found: list[Place]) -> None:

@@ -15,6 +15,7 @@ from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
 
 from . import optimizers, refuse
 from .graphs import graph_of, named
+from .living import living
 from .names import Key, Table, choose
 from .plan import Plan
 from .report import Replacement
@@ -83,12 +84,15 @@ def replace_embeddings(
     for table in named:
         refuse.check_table(table)
     refuse.check_ties(named, found)
-    refuse.check_wrapped(named)
+    alive = living()
+    refuse.check_wrapped(named, alive.wrappers)
+    for table in named:
+        optimizers.check_ties(given, refuse.weight_of(table), table.name, alive.optimizers)
     prepared = [_swap(table, value, start, sparse, options, given) for table, value in chosen]
     plan = Plan([swap for swap, _ in prepared], found, given)
     for text in [text for _, texts in prepared for text in texts]:
         warnings.warn(text, stacklevel=2)
-    optimizers.warn_of_forgotten(given, plan.swaps, "replace_embeddings")
+    optimizers.warn_of_forgotten(optimizers.forgotten(given, alive.optimizers, plan.swaps), "replace_embeddings")
     return plan.carry_out()
 
 

@@ -12,6 +12,7 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbeddingBase
 
 from . import optimizers, refuse
+from .living import living
 from .names import Table, tables_of
 from .plan import Plan
 from .report import Replacement
@@ -43,7 +44,7 @@ def restore_embeddings(
     given = optimizers.unwrapped(optimizer)
     found = places(model)
     chosen = [table for table in tables_of(found) if isinstance(table.module, ResEmbeddingBase)]
-    refuse.check_wrapped(chosen)
+    refuse.check_wrapped(chosen, living().wrappers)
     return Plan([_swap(table) for table in chosen], found, given).carry_out()
 
 

@@ -239,37 +239,48 @@ def test_gradients_and_hooks_of_the_weight_are_told() -> None:
 
 
 @pytest.mark.parametrize("call", ["step_in_backward", "attach"])
-def test_what_an_optimizer_does_in_the_plain_module_is_refused(call: str) -> None:
+@pytest.mark.parametrize("back", [False, True])
+def test_what_an_optimizer_does_in_the_module_goes_on(call: str, back: bool) -> None:
+    """Steps in backward and decay of whole tables, across a replacement (or the way back): as of a new optimizer."""
     model = Model(sparse=True)
-    optimizer = rx.optim.Adam(model.parameters(), weight_decay=0.1, decay="global" if call == "attach" else "touched")
+    if back:
+        rx.replace_embeddings(model, {"item": ring()})
+    options: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1, "decay": "global" if call == "attach" else "touched"}
+    optimizer = rx.optim.SGD(model.parameters(), **options)
     getattr(optimizer, call)(model)
-    refused(ValueError, f"tables.item: .*call {call} after", model, {"item": ring()}, optimizer=optimizer)
 
-
-@pytest.mark.parametrize("call", ["step_in_backward", "attach"])
-def test_what_an_optimizer_does_in_the_module_goes_on_after_a_restore(call: str) -> None:
-    model = Model(sparse=True)
-    rx.replace_embeddings(model, {"item": ring()})
-    decay = "global" if call == "attach" else "touched"
-    optimizer = rx.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1, decay=decay)
-    getattr(optimizer, call)(model)
-    for seed in range(2):
+    def train(model: nn.Module, optimizer: Any, seed: int) -> None:
         model(*inputs(seed)).backward()
+        assert (model.tables["user"].weight.grad is None) == (call == "step_in_backward")
+        assert all(p.grad is None for p in model.tables["item"].parameters()) == (call == "step_in_backward")
         optimizer.step()
         optimizer.zero_grad()
-    rx.restore_embeddings(model, optimizer=optimizer)
+
+    def change(model: nn.Module, **given: Any) -> None:
+        if back:
+            rx.restore_embeddings(model, **given)
+        else:
+            rx.replace_embeddings(model, {"item": ring()}, **given)
+
+    for seed in range(2):
+        train(model, optimizer, seed)
     other = copy.deepcopy(model)
-    later = rx.optim.Adam(other.parameters(), lr=0.1, weight_decay=0.1, decay=decay)
+    change(other)
+    if not back:
+        message = "steps it in backward" if call == "step_in_backward" else "is attached to it"
+        refused(ValueError, f"tables.item: an optimizer {message}; give that one", model, {"item": ring()})
+    change(model, optimizer=optimizer)
+    later = rx.optim.SGD(other.parameters(), **options)
     getattr(later, call)(other)
-    weight = model.tables["item"].weight
-    model(*inputs(3)).backward()
-    other(*inputs(3)).backward()
-    assert (weight.grad is None) == (call == "step_in_backward")
-    optimizer.step()
-    later.step()
+    for seed in (3, 4):
+        train(model, optimizer, seed)
+        train(other, later, seed)
     optimizer.catch_up()
     later.catch_up()
-    torch.testing.assert_close(weight, other.tables["item"].weight)
+    for (name, a), (_, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    torch.testing.assert_close(copy.deepcopy(model)(*inputs()), other(*inputs()))
+    assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
 
 
 def test_the_old_tables_are_let_go() -> None:

@@ -1,0 +1,35 @@
+"""Optimizers and wrappers that live in this process, whoever holds them."""
+
+from __future__ import annotations
+
+import gc
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Living(NamedTuple):
+    """What may hold tables of a model without being a part of it.
+
+    Attributes:
+        optimizers: each once, also where another object of the kind wraps it.
+        wrappers: models made ready for several processes.
+    """
+
+    optimizers: list[torch.optim.Optimizer]
+    wrappers: list[nn.Module]
+
+
+def living() -> Living:
+    """Looks through all objects that Python's garbage collector knows."""
+    optimizers: dict[int, torch.optim.Optimizer] = {}
+    wrappers: list[nn.Module] = []
+    for thing in gc.get_objects():
+        kind = type(thing)  # isinstance would ask the object, and proxies answer for others
+        if issubclass(kind, torch.optim.Optimizer) and "param_groups" in vars(thing):
+            optimizers[id(thing.param_groups)] = thing
+        elif issubclass(kind, DistributedDataParallel) and "_modules" in vars(thing):
+            wrappers.append(thing)
+    return Living(list(optimizers.values()), wrappers)
