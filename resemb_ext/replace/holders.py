@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, MutableMapping
+from collections import OrderedDict, deque
 from typing import Any
 
 from torch import Tensor, nn
 
 from .swap import Swap
-from .walk import Place, attributes, contents, is_plain_object
+from .walk import ATOMS, SEQUENCES, Place, attributes, contents, step
 
 _PENALTIES = ("weight", "central", "residual")  # of attention nobody has asked to shrink a_src, a_dst and b
 
@@ -61,42 +60,44 @@ class Holders:
         if isinstance(value, Tensor):
             self._leave(value, path)
             return value
-        if isinstance(value, (str, bytes, int, float, type(None))) or contents(value) is None:
+        if type(value) in ATOMS or contents(value) is None:
             return value
         if isinstance(value, tuple):
-            if self._alone(value) is not None:
-                self._leave(value[self._alone(value)], path)  # type: ignore[index]
-                return value
-            return self._sequence(value, path)
+            place = self._alone(value)
+            if place is None:
+                return self._sequence(value, path)
+            self._leave(value[place], path)
+            return value
         if id(value) in self._seen:
             return value
         self._seen.add(id(value))
-        if isinstance(value, frozenset):
-            return self._sequence(value, path)
-        if isinstance(value, (list, deque, set)):
-            parts = self._sequence(value, path)
-            if self._apply and parts is not value:
-                value.clear()
-                getattr(value, "update" if isinstance(value, set) else "extend")(parts)
-        elif isinstance(value, Mapping):
+        if isinstance(value, dict):
             self._mapping(value, path)
-        elif is_plain_object(value):
+        elif isinstance(value, SEQUENCES):
+            parts = self._sequence(value, path)
+            if isinstance(value, frozenset):
+                return parts
+            if self._apply and parts is not value:
+                _refill(value, parts)
+        else:
             for name, part in list(vars(value).items()):
-                self._set(vars(value), name, self._visit(part, f"{path}.{name}"), part)
+                self._set(vars(value), name, self._visit(part, path + step(value, name)), part)
         return value
 
     def _sequence(self, value: Any, path: str) -> Any:
         """The value itself, or one of its kind with other parts."""
-        steps = contents(value) or []
         parts: list[Any] = []
-        for step, part in steps:
-            parts += self._parts(part, path + step)
-        if len(parts) == len(steps) and all(new is old for new, (_, old) in zip(parts, steps, strict=True)):
+        same = True
+        for key, part in enumerate(value):
+            news = (part,) if type(part) in ATOMS else self._parts(part, path + step(value, key))
+            same = same and len(news) == 1 and news[0] is part
+            parts.extend(news)
+        if same:
             return value
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            if len(parts) == len(steps):
+            if len(parts) == len(value):
                 return type(value)(*parts)
-            for _, part in steps:
+            for part in value:
                 self._leave(part, path, mended=True)
             return value
         return parts if isinstance(value, deque) else type(value)(parts)
@@ -120,26 +121,31 @@ class Holders:
         """The place of an old parameter that is the one tensor of a tuple of several parts."""
         tensors = [index for index, part in enumerate(value) if isinstance(part, Tensor)]
         if len(value) > 1 and len(tensors) == 1 and id(value[tensors[0]]) in self._old:
-            return None if any(contents(part) is not None for part in value) else tensors[0]
+            return tensors[0] if all(type(part) in ATOMS or contents(part) is None for part in value) else None
         return None
 
-    def _mapping(self, value: Mapping, path: str) -> None:
+    def _mapping(self, value: dict[Any, Any], path: str) -> None:
         changed: dict[Any, Any] = {}
         for key, part in value.items():
-            where = f"{path}[{key!r}]"
+            if type(part) in ATOMS:
+                changed[key] = part
+                continue
+            where = path + step(value, key)
             if not (isinstance(part, Tensor) and id(part) in self._old):
                 changed[key] = self._visit(part, where)
                 continue
             old = self._old[id(part)][1]
-            if isinstance(key, str) and isinstance(value, MutableMapping):
+            if isinstance(key, str):
                 changed.update({_renamed(key, old, name, always=True): new for name, new in self._news(part, where)})
             else:
                 self._leave(part, where)
                 changed[key] = part
         same = len(changed) == len(value) and all(k in changed and changed[k] is v for k, v in value.items())
-        if self._apply and not same and isinstance(value, MutableMapping):
-            value.clear()
-            value.update(changed)
+        if self._apply and not same:
+            kind = OrderedDict if isinstance(value, OrderedDict) else dict
+            kind.clear(value)
+            for key, part in changed.items():
+                kind.__setitem__(value, key, part)
 
     def _news(self, old: Tensor, path: str) -> list[tuple[str, nn.Parameter]]:
         """The new parameters that stand for an old one; all of them for the leading one, none for the others."""
@@ -161,6 +167,13 @@ class Holders:
         self.left[number].append(path)
         if mended:
             self.mended[number] = [place for place in self.mended[number] if not place.startswith(path)]
+
+
+def _refill(value: Any, parts: Any) -> None:
+    """Changes a container by the methods of Python's own class, which cannot fail."""
+    kind: Any = next(kind for kind in (list, deque, set) if isinstance(value, kind))
+    kind.clear(value)
+    (set.update if kind is set else kind.extend)(value, parts)
 
 
 def _memory(tensor: Tensor) -> int:

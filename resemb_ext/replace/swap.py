@@ -15,6 +15,9 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 # Hooks and the like stay as they are: what has registered them keeps a reference to the dictionary.
 _KEPT = frozenset(vars(nn.Module())) - {*_REGISTRIES, "training"}
 
+# What the plain classes themselves have.
+_PLAIN = frozenset(vars(nn.Embedding(1, 1, device="meta"))) | frozenset(vars(nn.EmbeddingBag(1, 1, device="meta")))
+
 
 @dataclass
 class Swap:
@@ -51,11 +54,18 @@ class Swap:
         return self.table.module
 
     def check(self) -> None:
-        """Tries the change of class on an empty object.
+        """Tries the change of class on an empty object, and looks for attributes that are in the way.
 
         Raises:
             TypeError: Python does not allow it, as for classes with slots of their own.
+            ValueError: somebody has set an attribute whose name the new class needs.
         """
+        taken = (_names(self.made) & _names(self.module)) - _PLAIN - self.old.keys()
+        if taken:
+            raise ValueError(
+                f"{self.name}: has attributes of its own that {self.kind.__name__} needs, {', '.join(sorted(taken))}; "
+                "rename them"
+            )
         kind = type(self.module)
         try:
             empty: Any = kind.__new__(kind)
@@ -77,6 +87,11 @@ class Swap:
         self.module.__class__ = self.kind
         for old in self.old.values():
             set_replaced(old, self.module)
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Names of a module's attributes, parameters, buffers and parts."""
+    return set(vars(module)).union(*(vars(module)[registry] for registry in _REGISTRIES))
 
 
 def _merge(present: dict[str, Any], coming: dict[str, Any], going: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 _OF_TORCH = frozenset(vars(nn.Module()))
+ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
+SEQUENCES = (list, tuple, deque, set, frozenset)
 # Of objects in a module's attributes those of other packages are looked into, as deep as this.
 _DEPTH = 6
 _OPAQUE = re.compile(
@@ -80,8 +82,6 @@ def plain_values(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _values(value: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (str, bytes, int, float, type(None))):
-        return
     inside = contents(value) if depth else None
     if inside is None:
         yield path, value
@@ -89,23 +89,30 @@ def _values(value: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple
     if id(value) in seen:
         return
     seen.add(id(value))
-    for step, part in inside:
-        yield from _values(part, path + step, seen, depth - 1)
+    for key, part in inside:
+        if type(part) not in ATOMS:
+            yield from _values(part, path + step(value, key), seen, depth - 1)
 
 
-def contents(value: Any) -> list[tuple[str, Any]] | None:
-    """The parts of a container or of a plain object, with their steps in a path; None of anything else."""
-    if isinstance(value, (Tensor, nn.Module, torch.optim.Optimizer, type)):
-        return None
-    if isinstance(value, Mapping):
-        return [(f"[{key!r}]", part) for key, part in value.items()]
-    if isinstance(value, (list, tuple, deque)):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
+def contents(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """Keys and parts of a container of Python, or of a plain object; None of anything else.
+
+    Mappings of other kinds may compute or fetch what they are asked for.
+    """
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, SEQUENCES):
+        return enumerate(value)
+    return vars(value).items() if is_plain_object(value) else None
+
+
+def step(value: Any, key: Any) -> str:
+    """From a container's path to that of the part under a key of ``contents``."""
+    if isinstance(value, dict):
+        return f"[{key!r}]"
     if isinstance(value, (set, frozenset)):
-        return [("{...}", part) for part in value]
-    if is_plain_object(value):
-        return [(f".{name}", part) for name, part in vars(value).items()]
-    return None
+        return "{...}"
+    return f"[{key}]" if isinstance(value, SEQUENCES) else f".{key}"
 
 
 def is_plain_object(value: Any) -> bool:

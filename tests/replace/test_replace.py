@@ -323,6 +323,15 @@ def test_what_cannot_be_replaced_is_named(kind: str, message: str) -> None:
     refused((ValueError, TypeError), f"tables.item: .*{message}", odd(kind), {"item": ring()})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["graph", "central", "attention"])
+def test_attributes_that_are_in_the_way_are_named(name: str) -> None:
+    model = Model()
+    model.tables["item"].register_buffer(name, torch.ones(1))
+    refused(
+        ValueError, f"tables.item: has attributes of its own that ResEmbedding needs, {name}", model, {"item": ring()}
+    )
+
+
 def test_a_wrapped_model_is_refused() -> None:
     class FSDPModule(nn.Module):
         """Named as the class that torch mixes into sharded modules."""
@@ -426,6 +435,28 @@ def test_compiled_models() -> None:
             model.tables["item"].weight[3] += 1
         torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
     gc.collect()
+
+
+@pytest.mark.parametrize("how", ["function", "in place", "part"])
+def test_other_ways_to_compile(how: str) -> None:
+    model = Model()
+    call: Any = model
+    if how == "function":
+        call = torch.compile(lambda *ids: model(*ids) * 2, backend="eager")
+    elif how == "in place":
+        model.compile(backend="eager")
+    else:
+        model.tables["item"] = torch.compile(model.tables["item"], backend="eager")
+    before = call(*inputs())
+    report = rx.replace_embeddings(model, {"item": ring()})
+    assert report.tables[0].path == "tables.item" + ("._orig_mod" if how == "part" else "")
+    torch.testing.assert_close(call(*inputs()), before)
+    with torch.no_grad():
+        report.tables[0].module.central[1:] += 1
+    moved = call(*inputs())
+    assert not torch.allclose(moved, before)
+    rx.restore_embeddings(model)
+    torch.testing.assert_close(call(*inputs()), moved)
 
 
 def test_files_and_copies() -> None:
