@@ -12,21 +12,15 @@ from torch import Tensor, fx, nn
 from resemb_ext import functional
 from resemb_ext._bags import normalize_padding_idx
 from resemb_ext._huge_pages import empty_table
-from resemb_ext._ownership import ReadHooks
-from resemb_ext._transforms import transformed
 from resemb_ext.graph import InterestGraph
 
 from . import graph_tensors
 from .attention import AttentionLink
 from .plain import PlainTables
-from .readonly import DeferredTable
 from .state import GraphState
-from .tracing import Traceable, traced
-
-_MATERIALIZE_ROWS = 1 << 16
 
 
-class ResEmbeddingBase(GraphState, ReadHooks, PlainTables, Traceable):
+class ResEmbeddingBase(GraphState, PlainTables):
     """What ``ResEmbedding`` and ``ResEmbeddingBag`` share: tables, graph, link, and all but ``forward``.
 
     Its arguments and attributes are those of ``ResEmbedding``.
@@ -198,32 +192,6 @@ class ResEmbeddingBase(GraphState, ReadHooks, PlainTables, Traceable):
             torch.cuda.synchronize(self.central.device)
             torch.ops.resemb_ext.raise_faults(self.central)
 
-    def materialize(self) -> Tensor:
-        """The whole table E = W C + R, [H, D] in the tables' dtype; without dropout of edges.
-
-        Differentiable where gradients are on, with dense gradients; else computed in blocks of rows.
-        """
-        if isinstance(self.central, fx.Proxy):
-            return self._node(self.central.tracer, "materialize")
-        self._before_read(None)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in self.parameters()):
-            # In one piece: the backward of each block would fill two whole tables of gradients.
-            return self._rows(0, self.num_embeddings)
-        return self._blocks((self.central, self.residual))
-
-    def _blocks(self, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """W C + R, without gradients."""
-        out = torch.empty_like(tables[0], requires_grad=False)
-        for start in range(0, self.num_embeddings, _MATERIALIZE_ROWS):
-            stop = min(start + _MATERIALIZE_ROWS, self.num_embeddings)
-            out[start:stop] = self._rows(start, stop, tables)
-        return out
-
-    def _rows(self, start: int, stop: int, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        look_up, tensors, options = self._link_call(training=False, tables=tables)
-        ids = torch.arange(start, stop, device=tensors[0].device)
-        return look_up(ids, *tensors, **options, padding_idx=self.padding_idx)
-
     def parameter_groups(
         self,
         central: dict[str, Any] | None = None,
@@ -259,34 +227,6 @@ class ResEmbeddingBase(GraphState, ReadHooks, PlainTables, Traceable):
         elif attention is not None:
             raise ValueError(f"attention: options of a group that link={self.link!r} does not have")
         return groups
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The whole table, [H, D], as ``materialize`` gives it; cannot be written.
-
-        Computed when its numbers are first used, on every access anew; its shape, dtype, device and
-        requires_grad need no computing. Give ``materialize()`` to a compiled function that takes a table.
-        """
-        parameters = [*self.parameters()]
-        if traced(self.central) or transformed(*parameters):
-            # A traced or transformed program has no use for the guard, and torch cannot carry it there.
-            return self.materialize()
-        learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
-        return DeferredTable.of(self.materialize, self.central, learns)
-
-    @weight.setter
-    def weight(self, value: Any) -> None:
-        name = f"{type(self).__name__}"
-        raise AttributeError(
-            f"{name}.weight is computed from .central and .residual; assign to those, or start from a given table by "
-            f"{name}.{self._from_plain_name}"
-        )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":  # nn.Module would register a parameter
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         text = f"{self.num_embeddings}, {self.embedding_dim}, link={self.link!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,30 +10,19 @@ from torch import Tensor, nn
 from resemb_ext._ownership import set_replaced
 from resemb_ext.graph import InterestGraph
 
+from .whole_table import WholeTable
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class PlainTables(nn.Module):
+class PlainTables(WholeTable):
     """The part of an embedding over a graph that starts from plain tables, and becomes one."""
 
-    central: nn.Parameter
-    residual: nn.Parameter
-    padding_idx: int | None
     sparse: bool
     # The class of torch.nn whose place it takes, and the method that starts from such a module.
     _plain_class: ClassVar[type[nn.Embedding | nn.EmbeddingBag]]
     _from_plain_name: ClassVar[str]
-    # Whether a plain module gives out its padding row.
-    _shows_padding: ClassVar[bool]
-
-    def materialize(self) -> Tensor:
-        """The whole table."""
-        raise NotImplementedError
-
-    def _blocks(self, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """W C + R, without gradients."""
-        raise NotImplementedError
 
     @classmethod
     def _from_plain(
@@ -86,24 +74,6 @@ class PlainTables(nn.Module):
     @torch.no_grad()
     def _plain_table(self) -> Tensor:
         return self.materialize()
-
-    @torch.no_grad()
-    def _tables_of(self, table: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """C = T and R = T - W T of a plain table T [H, D], in this module's dtype, where it lies.
-
-        Args:
-            name: of the table, for the warning that its padding row is not zero.
-        """
-        central = table.detach().to(self.central, copy=True)
-        if self.padding_idx is not None:
-            if self._shows_padding and not central.is_meta and central[self.padding_idx].any():
-                warnings.warn(
-                    f"{name}: row {self.padding_idx}, its padding, is not zero; padding of ResEmbedding is always a "
-                    "zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",
-                    stacklevel=5,  # the caller of from_embedding
-                )
-            central[self.padding_idx] = 0
-        return central, central - self._blocks((central, torch.zeros_like(central)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self._split_plain_table(state_dict, prefix, error_msgs=args[-1])

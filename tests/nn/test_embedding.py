@@ -231,10 +231,10 @@ def test_materialize_is_the_lookup_of_every_id(emb: ResEmbedding) -> None:
 
 
 def test_materialize_in_blocks(emb: ResEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resemb_ext.nn import base
+    from resemb_ext.nn import whole_table
 
     whole = table(emb)
-    monkeypatch.setattr(base, "_MATERIALIZE_ROWS", 4)
+    monkeypatch.setattr(whole_table, "_BLOCK_ROWS", 4)
     assert torch.equal(table(emb), whole)
     for parameter in emb.parameters():
         parameter.requires_grad_(False)
