@@ -7,6 +7,8 @@ dense gradients beside them are handed to the torch.optim optimizer of that name
 from .algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
 from .base import RowSparseOptimizer
 from .clip import clip_grad_norm_, clip_grad_value_
+from .like import like
+from .patched_clip import patch_clipping
 
 __all__ = [
     "SGD",
@@ -17,4 +19,6 @@ __all__ = [
     "RowwiseAdagrad",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "like",
+    "patch_clipping",
 ]
