@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from resemb_ext.graph import InterestGraph
 from resemb_ext.graph.events import check_log
+from resemb_ext.runtime.frames import EXPECTED, is_frame, open_frame
 
 _COLUMNS = (("user", "item", "time"), ("user_id", "item_id", "timestamp"))
 
@@ -15,8 +15,9 @@ def graph_of(value: Any, rows: int, padding_idx: int | None, name: str) -> Inter
     """The graph over a table's rows.
 
     Args:
-        value: an InterestGraph; or events in row numbers: a mapping or data frame with columns user, item and
-            perhaps time (or user_id, item_id, timestamp), a tuple (users, items[, times]), or a log.
+        value: an InterestGraph; or events in row numbers: a table of any library that
+            ``InterestGraph.from_dataframe`` takes, with columns user, item and perhaps time (or user_id, item_id,
+            timestamp); a tuple (users, items[, times]); or a log.
         rows: of the table.
         padding_idx: its padding row, which no event may have.
         name: of the table, for messages.
@@ -53,12 +54,12 @@ def _built(value: Any, rows: int, padding_idx: int | None) -> InterestGraph:
         return InterestGraph.from_events(*value, num_items=rows, padding_idx=padding_idx)
     if check_log(value, "events"):
         return InterestGraph.from_log(value, padding_idx=padding_idx)
-    names = _column_names(value)
-    if names is None:
+    if not is_frame(value):
         raise TypeError(
-            f"graph: found {type(value).__name__}; expected an InterestGraph, or events as a mapping or data frame with "
-            "columns user, item and perhaps time, or a tuple (users, items[, times])"
+            f"graph: found {type(value).__name__}; expected an InterestGraph; a log; a tuple (users, items[, times]); or "
+            f"events with columns user, item and perhaps time: {EXPECTED}"
         )
+    names = open_frame(value, "events").names
     for user, item, time in _COLUMNS:
         if user in names and item in names:
             return InterestGraph.from_dataframe(
@@ -70,13 +71,3 @@ def _built(value: Any, rows: int, padding_idx: int | None) -> InterestGraph:
                 padding_idx=padding_idx,
             )
     raise ValueError(f"events: found the columns {', '.join(map(str, names))}; expected user, item and perhaps time")
-
-
-def _column_names(value: Any) -> list[Any] | None:
-    if isinstance(value, Mapping):
-        return list(value)
-    for attribute in ("column_names", "columns"):
-        names = getattr(value, attribute, None)
-        if names is not None and not callable(names):
-            return list(names)
-    return None

@@ -16,6 +16,7 @@ from resemb_ext.optim import RowSparseOptimizer, global_decay, in_backward
 from .living import living
 from .report import OptimizerChange
 from .swap import Swap
+from .walk import Place, plain_values
 
 _Optimizer = torch.optim.Optimizer
 
@@ -189,22 +190,33 @@ def forgotten(given: list[_Optimizer], others: list[_Optimizer], swaps: list[Swa
     return find(living().optimizers)
 
 
-def warn_of_forgotten(found: list[tuple[_Optimizer, Swap]], call: str) -> None:
+def warn_of_forgotten(forgotten: list[tuple[_Optimizer, Swap]], found: list[Place], call: str) -> None:
     """
     Args:
-        found: by ``forgotten``.
+        forgotten: by the function of that name.
+        found: all modules of the model, in whose attributes an optimizer may be.
         call: the name of the caller's function.
 
     Warns:
         UserWarning: an optimizer that was not given holds an old parameter.
     """
     by_optimizer: dict[int, tuple[_Optimizer, list[str]]] = {}
-    for optimizer, swap in found:
-        by_optimizer.setdefault(id(optimizer), (optimizer, []))[1].append(swap.name)
-    for optimizer, names in by_optimizer.values():
+    for optimizer, swap in forgotten:
+        by_optimizer.setdefault(id(optimizer.param_groups), (optimizer, []))[1].append(swap.name)
+    for key, (optimizer, names) in by_optimizer.items():
+        where = _attribute(key, found)
         warnings.warn(
-            f"{call}: {type(optimizer).__name__} holds the weight of {', '.join(names)} and was not given; it would go on "
-            f"with the old weight, and the new tables would not learn. Give it, {call}(..., optimizer=optimizer), or make "
-            "it anew",
+            f"{call}: {type(optimizer).__name__}{f', the attribute {where},' if where else ''} holds the weight of "
+            f"{', '.join(names)} and was not given; it would go on with the old weight, and the new tables would not "
+            f"learn. Give it, {call}(..., optimizer=optimizer), or make it anew",
             stacklevel=3,
         )
+
+
+def _attribute(groups: int, found: list[Place]) -> str:
+    """The path of the optimizer with these groups among the model's attributes; "" where it is not there."""
+    for path, module in found:
+        for where, value in plain_values(module, path):
+            if isinstance(value, _Optimizer) and id(value.param_groups) == groups:
+                return where
+    return ""

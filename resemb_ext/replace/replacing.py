@@ -92,7 +92,8 @@ def replace_embeddings(
     plan = Plan([swap for swap, _ in prepared], found, given)
     for text in [text for _, texts in prepared for text in texts]:
         warnings.warn(text, stacklevel=2)
-    optimizers.warn_of_forgotten(optimizers.forgotten(given, alive.optimizers, plan.swaps), "replace_embeddings")
+    forgotten = optimizers.forgotten(given, alive.optimizers, plan.swaps)
+    optimizers.warn_of_forgotten(forgotten, found, "replace_embeddings")
     return plan.carry_out()
 
 

@@ -218,7 +218,9 @@ def test_graphs_that_do_not_fit() -> None:
 EVENTS = {"user": np.array([0, 0, 0, 1, 1]), "item": np.array([1, 2, 3, 2, 5]), "time": np.arange(5)}
 
 
-@pytest.mark.parametrize("kind", ["mapping", "frame", "tuple", "tensors", "no times", "long names", "arrow", "polars"])
+@pytest.mark.parametrize(
+    "kind", ["mapping", "frame", "tuple", "tensors", "no times", "long names", "arrow", "polars", "lazy"]
+)
 def test_events_become_a_graph(kind: str) -> None:
     events: Any = dict(EVENTS)
     if kind == "frame":
@@ -235,6 +237,8 @@ def test_events_become_a_graph(kind: str) -> None:
         events = pytest.importorskip("pyarrow").table(EVENTS)
     elif kind == "polars":
         events = pytest.importorskip("polars").DataFrame(EVENTS)
+    elif kind == "lazy":
+        events = pytest.importorskip("polars").DataFrame(EVENTS).lazy()
     model = Model()
     rx.replace_embeddings(model, {"item": events})
     want = rx.InterestGraph.from_events(*EVENTS.values(), num_items=ROWS, padding_idx=0).with_link(
