@@ -5,22 +5,36 @@ Ids are RecBole's internal ones: the items of its map ``dataset.field2token_id``
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from resemb_ext.graph import InterestGraph
+from resemb_ext.nn import ResEmbedding
+from resemb_ext.replace import Replacement, restore_embeddings
+from resemb_ext.replace import replace_embeddings as replace_tables
 
 try:
     from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
     from recbole.utils import FeatureType
+    from thop.profile import register_hooks
 except ImportError as error:
     raise ImportError(f'RecBole cannot be imported ({error}); pip install "resemb_ext[recbole]"') from error
+
+from .recbole_tables import item_tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from resemb_ext.graph.options import BuildOptions
+
+__all__ = ["item_graph", "plain_checkpoint", "replace_embeddings"]
 
 _PADDING = 0
 _GAPS = ("max_gap", "session_gap")
@@ -67,6 +81,119 @@ def item_graph(train_data: Any, *, threads: int | None = None, **options: Unpack
     return InterestGraph.from_events(
         *events, num_items=dataset.item_num, padding_idx=_PADDING, threads=threads, **options
     )
+
+
+def replace_embeddings(
+    model: nn.Module,
+    train_data: Any,
+    graph: InterestGraph | None = None,
+    *,
+    tables: Sequence[str] | None = None,
+    optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None = None,
+    start: str = "exact",
+    sparse: bool | None = None,
+    **options: Any,
+) -> Replacement:
+    """Turns the item tables of a RecBole model into Res-embeddings, in place.
+
+    Call it between the model and its trainer, or later with ``optimizer=trainer.optimizer``. Tables of several
+    fields, as in DIN and DeepFM, get the graph at the rows of the items; their other rows are plain ones.
+
+    RecBole initialises padding rows as any other, and trains them where the table gives the output weights. Where
+    the padding row is not zero the new table keeps it, as a row like others (``padding_idx=None``).
+
+    A module that RecBole would pickle beside the state of the model (``other_parameter_name``), and that holds a
+    replaced table, is taken from that list: on resuming, RecBole puts the pickled copy into the model, whose
+    parameters its optimizer does not step. The state has the same numbers.
+
+    Args:
+        model: of ``get_model``, not yet wrapped in DistributedDataParallel.
+        train_data: the first data loader of ``recbole.data.data_preparation``.
+        graph: over RecBole's item ids, of ``item_num`` items; None: ``item_graph(train_data)``.
+        tables: dotted paths of tables, or their last names; None: every table of item vectors. First-order
+            weights of items, as in FM and DeepFM, are replaced only by name.
+        optimizer, start, sparse, **options: as of ``resemb_ext.replace_embeddings``.
+
+    Returns:
+        What was replaced; printed, a short text.
+
+    Raises:
+        TypeError, ValueError: no training data (see ``item_graph``), a graph over another number of items, tables
+            that are not found, and as ``resemb_ext.replace_embeddings``. The model is then as before.
+    """
+    dataset = _training_set(train_data)
+    found = item_tables(model, dataset.iid_field, dataset.item_num, tables)
+    if graph is None:
+        graph = item_graph(train_data)
+    elif not isinstance(graph, InterestGraph):
+        raise TypeError(f"graph: found {type(graph).__name__}; expected an InterestGraph over RecBole's item ids")
+    elif graph.num_items != dataset.item_num:
+        raise ValueError(
+            f"graph: found {graph.num_items} items; expected {dataset.item_num}: RecBole's, with padding as item 0"
+        )
+    if any(_padding_is_read(table.module) for table in found):
+        options = {"padding_idx": None, **options}
+    graphs: dict[Any, InterestGraph] = {
+        table.module: graph.shift(table.offset, table.module.num_embeddings) for table in found
+    }
+    report = replace_tables(model, graphs, optimizer=optimizer, start=start, sparse=sparse, **options)
+    register_hooks[ResEmbedding] = _count_operations
+    return _without_pickled_tables(model, report)
+
+
+def plain_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str], model: nn.Module) -> None:
+    """Writes a checkpoint of a replaced model as that of the plain one, with the same vectors.
+
+    RecBole's ``load_data_and_model`` opens it, without this package. It has no state of the optimizer.
+
+    Args:
+        source: a file that RecBole's trainer has saved, as ``trainer.saved_model_file``. It is unpickled: open
+            only files that you trust.
+        target: the file to write; may be ``source``.
+        model: the replaced model, which gives the graph; it is left as it is.
+
+    Raises:
+        RuntimeError: the state does not fit the model.
+    """
+    checkpoint = torch.load(source, map_location="cpu", weights_only=False)
+    plain = copy.deepcopy(model).cpu()
+    plain.load_state_dict(checkpoint["state_dict"])
+    restore_embeddings(plain)
+    checkpoint["state_dict"] = plain.state_dict()
+    del checkpoint["optimizer"]
+    torch.save(checkpoint, target, pickle_protocol=4)
+
+
+def _padding_is_read(module: nn.Embedding) -> bool:
+    """Whether an embedding gives out a padding row that is not zero."""
+    return module.padding_idx is not None and bool(module.weight.detach()[module.padding_idx].any())
+
+
+def _without_pickled_tables(model: Any, report: Replacement) -> Replacement:
+    names = list(getattr(model, "other_parameter_name", []))
+    replaced = {id(table.module) for table in report}
+    pickled = {
+        name: {id(part) for part in getattr(model, name).modules()} & replaced
+        for name in names
+        if isinstance(getattr(model, name), nn.Module)
+    }
+    gone = [name for name, parts in pickled.items() if parts]
+    if not gone:
+        return report
+    model.other_parameter_name = [name for name in names if name not in gone]
+    note = f"checkpoints hold {', '.join(gone)} once, in the state, and no longer pickled beside it"
+    return Replacement(
+        tuple(
+            replace(table, notes=(*table.notes, note)) if any(id(table.module) in pickled[n] for n in gone) else table
+            for table in report
+        )
+    )
+
+
+def _count_operations(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """For RecBole's get_flops, which counts D for a looked-up row: here D for each row of the central table."""
+    sizes = torch.from_numpy(np.diff(module.graph.indptr))
+    module.total_ops += sizes[inputs[0].cpu()].sum().item() * output.shape[-1]
 
 
 def _training_set(train_data: Any) -> Any:
