@@ -94,13 +94,15 @@ class Holders:
             parts.extend(news)
         if same:
             return value
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            if len(parts) == len(value):
-                return type(value)(*parts)
-            for part in value:
-                self._leave(part, path, mended=True)
-            return value
-        return parts if isinstance(value, deque) else type(value)(parts)
+        if type(value) in (tuple, frozenset):
+            return type(value)(parts)
+        if not isinstance(value, (tuple, frozenset)):
+            return parts
+        if isinstance(value, tuple) and hasattr(value, "_fields") and len(parts) == len(value):
+            return tuple.__new__(type(value), parts)
+        for part in value:
+            self._leave(part, path, mended=True)
+        return value
 
     def _parts(self, part: Any, path: str) -> list[Any]:
         """What takes the place of one part of a sequence."""
@@ -114,7 +116,7 @@ class Holders:
         for name, new in self._news(part[place], path):
             items = [_renamed(item, old, name) for item in part]
             items[place] = new
-            copies.append(type(part)(*items) if hasattr(part, "_fields") else tuple(items))
+            copies.append(tuple.__new__(type(part), items))
         return copies
 
     def _alone(self, value: tuple) -> int | None:

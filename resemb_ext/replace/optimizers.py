@@ -149,7 +149,7 @@ def _put(group: dict[str, Any], swap: Swap, anchor: Tensor | None) -> None:
             kept.append((parameter, name))
     params[:] = [parameter for parameter, _ in kept]
     if names is not None:
-        names[:] = [name for _, name in kept]
+        group["param_names"] = [name for _, name in kept]  # another optimizer may have taken the list over
 
 
 def _renamed(name: str | None, swap: Swap, own: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ SEQUENCES = (list, tuple, deque, set, frozenset)
 # Of objects in a module's attributes those of other packages are looked into, as deep as this.
 _DEPTH = 6
 _OPAQUE = re.compile(
-    r"(builtins|torch|numpy|scipy|pandas|polars|pyarrow|logging|threading|_thread|weakref|resemb_ext)\b"
+    r"(builtins|torch|numpy|scipy|pandas|polars|pyarrow|duckdb|pyspark|logging|threading|_thread|weakref|resemb_ext|"
+    r"lightning|lightning_fabric|pytorch_lightning|accelerate|transformers|torchmetrics)\b"
 )
 
 
@@ -52,7 +54,9 @@ def places(model: nn.Module) -> list[Place]:
             if id(module) not in seen:
                 seen.add(id(module))
                 waiting.extend(
-                    Place(where, value) for where, value in plain_values(module, path) if isinstance(value, nn.Module)
+                    Place(where, value)
+                    for where, value in plain_values(module, path)
+                    if issubclass(type(value), nn.Module)
                 )
     return found
 
@@ -99,6 +103,8 @@ def contents(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
     Mappings of other kinds may compute or fetch what they are asked for.
     """
+    if type(value) in weakref.ProxyTypes:
+        return None
     if isinstance(value, dict):
         return value.items()
     if isinstance(value, SEQUENCES):

@@ -182,6 +182,26 @@ def test_sparse_gradients_that_an_optimizer_takes(kind: Any) -> None:
     assert not torch.equal(model.tables["item"].materialize(), before)
 
 
+def test_an_optimizer_made_like_one_of_torch() -> None:
+    model = Model()
+    torchs = torch.optim.Adam(model.named_parameters(), lr=0.1)
+    step(model, torchs, 0)
+    ours = rx.optim.like(torchs)
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=[ours, torchs], start="exact", sparse=False)
+    for optimizer in (ours, torchs):
+        assert [name for name, _ in model.named_parameters()] == optimizer.param_groups[0]["param_names"]
+        assert all(a is b for a, b in zip(model.parameters(), optimizer.param_groups[0]["params"], strict=True))
+    user = model.tables["user"].weight
+    assert ours.state[user]["step"] == 1 and len(ours.state) == 3
+    rx.restore_embeddings(model, optimizer=[ours, torchs])
+    refused(ValueError, "Adam does not take", model, {"item": ring()}, optimizer=[ours, torchs], sparse=True)
+    torchs.param_groups.clear()
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=ours, sparse=True)
+    model.zero_grad()
+    step(model, ours, 1)
+    assert ours.state[model.tables["item"].central]["step"] == 1
+
+
 def test_attention_under_sparse_adam() -> None:
     model = nn.ModuleDict({"item": nn.Embedding(ROWS, 4, padding_idx=0, sparse=True)})
     optimizer = torch.optim.SparseAdam(model.parameters())
