@@ -6,7 +6,7 @@ rows stay in the table.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ except ImportError as error:
     raise ImportError(f'FuxiCTR cannot be imported ({error}); pip install "resemb_ext[fuxictr]"') from error
 
 from .fuxictr_dataset import write_dataset
+from .fuxictr_fields import Field, item_field
+from .fuxictr_model import replace_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,23 +32,7 @@ if TYPE_CHECKING:
     from resemb_ext.graph.options import BuildOptions
 
 
-__all__ = ["item_graph", "write_dataset"]
-
-
-class _Field(NamedTuple):
-    """A table of the feature map.
-
-    Attributes:
-        name: the field that owns it.
-        sequences: sequence fields that look up in it.
-        rows: its number of rows.
-        oov: its out-of-vocabulary row.
-    """
-
-    name: str
-    sequences: tuple[str, ...]
-    rows: int
-    oov: int
+__all__ = ["item_graph", "replace_embeddings", "write_dataset"]
 
 
 def item_graph(
@@ -93,7 +79,7 @@ def item_graph(
             and as ``from_events``.
         IndexError: an item outside the vocabulary's rows.
     """
-    field = _item_field(feature_map, item)
+    field = item_field(feature_map, item)
     columns = Columns(data, feature_map.labels)
     names = field.sequences if history is None else (history,) if isinstance(history, str) else tuple(history)
     users = None if user is None else columns.ids(user)
@@ -145,45 +131,7 @@ def _apart(parts: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray,
     ]
 
 
-def _check_range(items: np.ndarray, field: _Field) -> None:
+def _check_range(items: np.ndarray, field: Field) -> None:
     bad = items[(items < 0) | (items >= field.rows)]
     if len(bad):
         raise IndexError(f"{field.name}: found the id {bad[0]}; expected 0 to {field.rows - 1}, the field's vocab_size")
-
-
-def _item_field(feature_map: FeatureMap, item: str | None) -> _Field:
-    """The table of the items.
-
-    Args:
-        item: its field, or one that shares it; None: the only one that a sequence shares.
-    """
-    if not isinstance(feature_map, FeatureMap):
-        raise TypeError(f"feature_map: found {type(feature_map).__name__}; expected FuxiCTR's FeatureMap")
-    owners = _owners(feature_map)
-    if item is None:
-        shared = {owner for name, owner in owners.items() if name != owner and _kind(feature_map, name) == "sequence"}
-        if len(shared) != 1:
-            found = f"sequences share the tables of {', '.join(sorted(shared))}" if shared else "no sequence shares one"
-            raise ValueError(f"item: found None, and {found}; name the item field, one of {', '.join(owners)}")
-        item = shared.pop()
-    if item not in owners:
-        raise ValueError(f"item: found {item!r}; expected a field with ids, one of {', '.join(owners)}")
-    owner = owners[item]
-    spec = feature_map.features[owner]
-    sequences = tuple(name for name, of in owners.items() if of == owner and _kind(feature_map, name) == "sequence")
-    rows = int(spec["vocab_size"])
-    return _Field(owner, sequences, rows, int(spec.get("oov_idx", rows - 1)))
-
-
-def _owners(feature_map: FeatureMap) -> dict[str, str]:
-    """Of each field with ids, the field whose table it looks up in."""
-    owners: dict[str, str] = {}
-    for name, spec in feature_map.features.items():
-        if spec["type"] in ("categorical", "sequence"):
-            # As FuxiCTR: a field that stands before the one it would share with has a table of its own.
-            owners[name] = owners.get(spec.get("share_embedding"), name)
-    return owners
-
-
-def _kind(feature_map: FeatureMap, name: str) -> str:
-    return feature_map.features[name]["type"]

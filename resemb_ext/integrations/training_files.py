@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resemb_ext.data.in_memory import collected, columns_of
+from resemb_ext.runtime.frames import open_frame
 
 from .histories import PADDING
 
@@ -23,13 +23,14 @@ class Columns:
 
     def __init__(self, data: Any, labels: list[str]) -> None:
         self._labels = labels
-        self._table = _opened(data) if isinstance(data, (str, os.PathLike)) else collected(data)
-        self.names = columns_of(self._table)
+        frame = open_frame(_opened(data) if isinstance(data, (str, os.PathLike)) else data, "data", "a path, ")
+        self.names = frame.names
+        self._values_of = frame.columns(frame.names)
 
     def _values(self, name: str) -> Any:
         if name not in self.names:
             raise ValueError(f"data: no column {name!r}; found {', '.join(map(str, self.names))}")
-        return self._table[name]
+        return self._values_of[name]
 
     def flat(self, name: str) -> np.ndarray:
         """A column of one number a row."""

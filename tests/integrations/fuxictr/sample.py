@@ -16,15 +16,18 @@ def split() -> rx.data.Split:
     return rx.data.split(log)
 
 
-def write(folder: Path, **options: Any) -> Any:
-    """The feature map; train, valid and test lie in the folder."""
+def parts() -> dict[str, rx.data.Samples]:
     of = split()
-    samples = {
+    return {
         "train": rx.data.make_train_samples(of, max_history=MAX_LEN, negatives=2, seed=0),
         "valid": rx.data.make_eval_samples(of, "valid", max_history=MAX_LEN, negatives=4, seed=0),
         "test": rx.data.make_eval_samples(of, "test", max_history=MAX_LEN, negatives=4, seed=0),
     }
-    return fuxictr.write_dataset(samples, folder, **options)
+
+
+def write(folder: Path, **options: Any) -> Any:
+    """The feature map; train, valid and test lie in the folder."""
+    return fuxictr.write_dataset(parts(), folder, **options)
 
 
 def params(folder: Path, **changes: Any) -> dict[str, Any]:
