@@ -143,6 +143,25 @@ def test_one_graph_for_several_tables() -> None:
         report["c"]
 
 
+def test_one_call_after_another() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    plain = copy.deepcopy(model)
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+    rx.replace_embeddings(model, {"user": ring(ROWS + 3, padding=False)}, optimizer=optimizer, link="gcn", hops=2)
+    torch.testing.assert_close(model(*inputs()), plain(*inputs()))
+    names = [name for name, _ in model.named_parameters()]
+    assert names[:4] == [f"tables.{table}.{part}" for table in ("item", "user") for part in ("central", "residual")]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+    for _ in range(2):
+        assert len(rx.restore_embeddings(model, optimizer=optimizer)) == 2
+        rx.replace_embeddings(
+            model, {"item": ring(), "user": ring(ROWS + 3, padding=False)}, optimizer=optimizer, start="exact"
+        )
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+    torch.testing.assert_close(model(*inputs()), plain(*inputs()))
+
+
 def test_a_model_that_is_an_embedding() -> None:
     model = nn.Embedding(ROWS, DIM)
     report = rx.replace_embeddings(model, {model: ring(padding=False)})
