@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from resemb_command import COMMANDS
@@ -88,7 +89,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "in_backward",
         "save_every",
     ),
-    "run": ("seed", "threads", "out", "overwrite"),
+    "run": ("seed", "threads", "out", "overwrite", "log_to"),
 }
 
 
@@ -117,14 +118,14 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=_run_train)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config``, ``--quiet`` and a flag for every option of ``RunConfig``."""
+def add_options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """Adds ``--config``, ``--quiet`` and a flag for every option of ``RunConfig`` but those in ``without``."""
     parser.add_argument("--config", metavar="FILE", help="TOML or JSON file of options; flags override it")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
-        for name in names:
+        for name in (name for name in names if name not in without):
             _add_option(group, fields[name])
 
 

@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FOLDER",
         help="continue the search in this folder (default: --out), with its own options",
     )
-    add_options(parser)
+    add_options(parser, without=("log_to",))
     parser.set_defaults(run=_run_tune)
 
 

@@ -9,6 +9,7 @@ from .config import FitConfig, RunConfig, read_config
 from .evaluate import evaluate, measure, predict
 from .folder import saved_config
 from .interrupt import TrainingInterrupted
+from .loggers import LoggedRun, RunLogger
 from .loop import FitResult, TrainingDiverged, fit
 from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
@@ -18,7 +19,9 @@ from .tuning import TuneResult, tune
 __all__ = [
     "FitConfig",
     "FitResult",
+    "LoggedRun",
     "RunConfig",
+    "RunLogger",
     "RunResult",
     "TrainingDiverged",
     "TrainingInterrupted",

@@ -16,6 +16,7 @@ from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
 
+from .log_writers import check_name
 from .model_options import lacking_options, parse_own_options
 from .options import check, from_mapping, option
 
@@ -207,6 +208,12 @@ class RunConfig(FitConfig):
     out: str | None = option(
         None, "run folder (default: runs/DATE-TIME-data-model under the current folder)", free=True
     )
+    log_to: tuple[str, ...] = option(
+        (),
+        "also log losses and metrics to tensorboard[=FOLDER], wandb[=PROJECT], mlflow[=FOLDER or URI]; without a place: "
+        "into the run folder, wandb offline",
+        free=True,
+    )
     overwrite: bool = option(False, "replace the results of an earlier run in the folder", free=True)
 
     def __post_init__(self) -> None:
@@ -215,6 +222,10 @@ class RunConfig(FitConfig):
             raise ValueError("seed must name at least one seed, found none")
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seed must not repeat, found {list(self.seed)}")
+        for name in self.log_to:
+            check_name(name)
+        if len({name.partition("=")[0] for name in self.log_to}) < len(self.log_to):
+            raise ValueError(f"log_to must name a logger once, found {list(self.log_to)}")
         if not self.attention_hidden:
             raise ValueError("attention_hidden must name at least one layer, found none")
         _ = self.own_model_options  # refuses unknown ones

@@ -16,6 +16,7 @@ from resemb_ext.runtime.digests import check_digest, read_checked_json, write_re
 from . import report
 from .config import AUTO_SPLIT, AUTO_TABLES, RunConfig
 from .inputs import INPUTS
+from .logs import LOGGED, STATE
 from .opening import Kind
 from .options import from_mapping
 from .saving import changed_options, check_space, space_needed
@@ -26,9 +27,9 @@ GRAPH, IDS = "graph.npz", "id_maps.json"
 CANDIDATES, ARMS, ENTRY = "valid_candidates.parquet", "arms", "run.json"
 RUN = Kind(
     "run",
-    (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS),
+    (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS, LOGGED),
     ARMS,
-    recorded=(CONFIG, RESULT, SCORES, IDS, CANDIDATES, INPUTS, f"{ARMS}/*/{ENTRY}"),
+    recorded=(CONFIG, RESULT, SCORES, IDS, CANDIDATES, INPUTS, f"{ARMS}/*/{ENTRY}", f"{LOGGED}/{STATE}"),
     other=("tune.json", "a search"),
 )
 
@@ -79,8 +80,8 @@ def resumed_config(config: RunConfig) -> RunConfig:
 
 
 def with_resolved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    """``config`` with what was found at a run's start where it leaves that open: threads, split, table optimizer."""
-    left = {"threads": None, "split": AUTO_SPLIT, "table_optimizer": AUTO_TABLES}
+    """``config`` with what its run had where it leaves that open: threads, split, table optimizer, loggers."""
+    left: dict[str, Any] = {"log_to": (), "threads": None, "split": AUTO_SPLIT, "table_optimizer": AUTO_TABLES}
     found = {name: saved[name] for name, value in left.items() if getattr(config, name) == value}
     if "table_optimizer" in found:
         found["in_backward"] = saved["in_backward"]

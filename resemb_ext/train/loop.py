@@ -79,6 +79,7 @@ def fit(
     folds: FoldTables | None = None,
     made_for: Mapping[str, str] | None = None,
     give_up: Callable[[Sequence[dict[str, Any]]], bool] | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
     progress: bool | Progress | None = None,
     name: str = "model",
     **options: Any,
@@ -107,6 +108,8 @@ def fit(
         made_for: what the samples and ids are, by name, say hashes. Checkpoints keep it; continuing
             from one that was made for others is refused.
         give_up: asked after every epoch with the result's history; True ends training there.
+        on_epoch: called after every epoch, once it is saved, with its entry of the result's history; of a
+            training that is continued first with the entries of the epochs before.
         progress: False is silent; None shows a bar on a terminal and a line an epoch elsewhere.
         name: how the model is called in what is shown.
         **options: override single options of ``config``.
@@ -131,7 +134,7 @@ def fit(
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)
-    training = _Training(model, optimizer, train, valid, config, seed, folds, give_up, saver, show, name)
+    training = _Training(model, optimizer, train, valid, config, seed, folds, give_up, on_epoch, saver, show, name)
     if resume and saver is not None and saver.can_resume:
         training.take_up(saver.load_last())
     else:
@@ -165,6 +168,7 @@ class _Training:
         seed: int,
         folds: FoldTables | None,
         give_up: Callable[[Sequence[dict[str, Any]]], bool] | None,
+        on_epoch: Callable[[dict[str, Any]], object] | None,
         saver: Saver | None,
         show: Progress,
         name: str,
@@ -172,7 +176,7 @@ class _Training:
         self.model, self.optimizer = model, optimizer
         self.train, self.valid = train, valid
         self.config, self.seed, self.folds = config, seed, folds
-        self.give_up, self.saver, self.show, self.name = give_up, saver, show, name
+        self.give_up, self.on_epoch, self.saver, self.show, self.name = give_up, on_epoch, saver, show, name
         self.result = FitResult()
         # Of the epoch under way: batches done, sum of their losses, time spent.
         self.batch, self.loss_sum, self.clock = 0, 0.0, Laps()
@@ -217,6 +221,9 @@ class _Training:
         self.clock = Laps(saved["seconds"])
         self.finished = saved["finished"]
         self._wall_before = saved["wall_s"]
+        if self.on_epoch is not None:
+            for entry in result.history:
+                self.on_epoch(entry)
         if not self.finished:
             self.show.say(f"{self.name}  continues in epoch {result.epochs + 1} after step {result.steps}")
 
@@ -335,6 +342,8 @@ class _Training:
             f"{shown(metrics['gauc'])}  AUC {shown(metrics['auc'])}  "
             f"{len(self.train) / seconds:,.0f} samples/s" + ("  *" if better else "")
         )
+        if self.on_epoch is not None:
+            self.on_epoch(result.history[-1])
 
     def _keep_best(self) -> None:
         if self.saver is None:

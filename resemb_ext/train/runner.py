@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +43,8 @@ from .folder import (
 )
 from .inputs import check_inputs, hashes, located, made_for
 from .interrupt import TrainingInterrupted
+from .loggers import RunLogger
+from .logs import Logs
 from .loop import fit
 from .opening import opened
 from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, resolved, train_samples
@@ -62,7 +65,13 @@ class RunResult:
         return report.text_table(self.result)
 
 
-def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any) -> RunResult:
+def run(
+    config: RunConfig | None = None,
+    *,
+    resume: bool = False,
+    log_to: Sequence[str | RunLogger] | None = None,
+    **options: Any,
+) -> RunResult:
     """Trains every arm with every seed and writes the run folder.
 
     The folder holds ``config.resolved.json`` from the start; ``inputs.json``, ``graph.npz``,
@@ -76,16 +85,22 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
         resume: continue the run in ``config.out`` from its last checkpoints, with the options it
             was begun with: arms that are done stay, and on the CPU the end is the same, bit for bit,
             as without the stop. A run that is done is returned as it is.
+        log_to: names as ``RunConfig.log_to`` has them, and loggers of your own; None takes the option's.
+            A resumed run goes on in the same logs; your own loggers have to be given again.
         **options: override single options; ``progress`` False, True or None as in ``fit``.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: bad options or input; with ``resume``, no run in
+        ImportError: the package of a logger is missing.
+        FileNotFoundError, ValueError, TypeError: bad options or input, a logger that cannot start; with ``resume``, no run in
             the folder, damaged checkpoints, or options or inputs that differ from the saved ones.
         OSError: the disk is full, or the folder can no longer be written.
         TrainingDiverged: a loss is no longer finite.
         TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP; the message says how to continue.
     """
     progress = Progress(options.pop("progress", None))
+    own = [log for log in log_to or () if not isinstance(log, str)]
+    if log_to is not None:
+        options["log_to"] = tuple(log for log in log_to if isinstance(log, str))
     if options:
         base = {} if config is None else config.to_dict()
         config = RunConfig(**{**base, **options})
@@ -101,7 +116,9 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
             return RunResult(folder, done)
     elif config.out is not None:
         RUN.check(Path(config.out), config.overwrite)
+    logs = Logs.of(config.log_to, own)
     threads = torch.get_num_threads()
+    finished = False
     try:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -136,10 +153,13 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
                 if done is not None:
                     return RunResult(folder, done)
             check_inputs(folder, prepared, source)
-            if (config.data, config.graph, config.threads) != (saved.data, saved.graph, saved.threads):
+            if _changeable(config) != _changeable(saved):
                 write_config(folder, config)
             try:
-                return _in_folder(config, prepared, drawn, folder, progress, started, resume)
+                logs.begin(folder, config.to_dict(), resume)
+                done_now = _in_folder(config, prepared, drawn, folder, progress, started, resume, logs)
+                finished = True
+                return done_now
             except KeyboardInterrupt as stop:
                 where = str(stop) or "stopped"
                 raise TrainingInterrupted(
@@ -147,7 +167,13 @@ def run(config: RunConfig | None = None, *, resume: bool = False, **options: Any
                     getattr(stop, "signum", signal.SIGINT),
                 ) from stop
     finally:
+        logs.close(finished)
         torch.set_num_threads(threads)
+
+
+def _changeable(config: RunConfig) -> tuple[Any, ...]:
+    """What a resumed run may have otherwise than its saved options."""
+    return config.data, config.graph, config.threads, config.log_to
 
 
 def _in_folder(
@@ -158,15 +184,17 @@ def _in_folder(
     progress: Progress,
     started: datetime,
     resumed: bool,
+    logs: Logs,
 ) -> RunResult:
     """The run in its folder, new or begun."""
     progress.say(f"CPU threads: {torch.get_num_threads()}")
-    result = _run(config, prepared, drawn, folder, progress)
+    result = _run(config, prepared, drawn, folder, progress, logs)
     result["started"] = started.isoformat(timespec="seconds")
     result["resumed"] = resumed  # then wall_s is that of the last part alone
     result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
     result = plain(result)
     write_recorded_json(folder, folder / RESULT, result)  # first: what comes then is made from it
+    logs.end(result)
     report.write_reports(result, folder)
     return RunResult(folder, result)
 
@@ -196,7 +224,7 @@ def describe(config: RunConfig, prepared: Prepared) -> str:
 
 
 def _run(
-    config: RunConfig, prepared: Prepared, drawn: dict[int, Samples], folder: Path, progress: Progress
+    config: RunConfig, prepared: Prepared, drawn: dict[int, Samples], folder: Path, progress: Progress, logs: Logs
 ) -> dict[str, Any]:
     """``drawn`` has the training samples of the first seed, and gives them away."""
     graph = prepared.graph
@@ -220,13 +248,17 @@ def _run(
         for arm in config.arms:
             place = arm_folder(folder, arm, seed)
             done = finished_arm(folder, arm, seed)
-            entry, logits = done or train_arm(config, prepared, train, arm, seed, place=place, progress=progress)
+            on_epoch = logs.epochs_of(arm, seed, len(train))
+            entry, logits = done or train_arm(
+                config, prepared, train, arm, seed, place=place, on_epoch=on_epoch, progress=progress
+            )
             runs.append(entry)
             scores[f"{arm}_seed{seed}"] = logits
             if done is None:
                 # The entry says that the arm is done, so it comes after the scores.
                 write_table(folder, folder / SCORES, scores)
                 write_recorded_json(folder, place / ENTRY, entry)
+            logs.arm_done(arm, seed, len(train), entry)
     return {
         "format": 1,
         "data": {**log.summary(), "source": config.data, "split": split, "samples": sizes, "simulation": parameters},
@@ -234,6 +266,7 @@ def _run(
         "runs": runs,
         "bayes": bayes,
         "summary": summarise(runs),
+        "loggers": logs.summary,
         "graph": about_graph,
         "hashes": of_inputs,
         **environment(),
@@ -268,6 +301,7 @@ def train_arm(
     seed: int,
     *,
     place: Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Trains one arm with one seed.
@@ -279,6 +313,7 @@ def train_arm(
         arm: "plain" or "res".
         seed: of the model and of training.
         place: the arm's folder, where it goes on from the last checkpoint; None writes nothing.
+        on_epoch: as of ``fit``.
         progress: where it is shown; None is silent.
 
     Returns:
@@ -302,6 +337,7 @@ def train_arm(
             resume=place is not None,
             folds=build_folds(config, prepared, model, arm, seed),
             made_for={**made_for(prepared), "embedding": arm},
+            on_epoch=on_epoch,
             progress=show,
             name=name,
         )

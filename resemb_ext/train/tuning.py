@@ -101,6 +101,8 @@ def tune(
         TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP; the message says how to continue.
     """
     config = config or RunConfig()
+    if config.log_to:
+        raise ValueError("log_to: a search keeps its trials in its folder and has no loggers; leave it out")
     search = _Search(config, trials, tune_seed, _space(config, ranges or {}), Progress(progress))
     return search.run(resume)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -49,6 +50,8 @@ TRAINS = ("optimizers", "serve", "training", "tune")
 GPU = "torch.cuda.CUDAGraph"
 #: Sizes made smaller: what is written, what is run.
 SMALLER = {"--trials 30": "--trials 1", "--seed 0 1 2": "--seed 0"}
+if not all(map(importlib.util.find_spec, ("tensorboard", "mlflow"))):
+    SMALLER[" --log-to tensorboard mlflow=runs/mlruns"] = ""  # tests/integrations/loggers runs them
 
 
 @pytest.fixture(scope="module")
