@@ -5,6 +5,7 @@ dense gradients beside them are handed to the torch.optim optimizer of that name
 """
 
 from .algorithms import SGD, Adagrad, Adam, AdamW, RowwiseAdagrad
+from .average import average_gradients
 from .base import RowSparseOptimizer
 from .clip import clip_grad_norm_, clip_grad_value_
 from .like import like
@@ -17,6 +18,7 @@ __all__ = [
     "AdamW",
     "RowSparseOptimizer",
     "RowwiseAdagrad",
+    "average_gradients",
     "clip_grad_norm_",
     "clip_grad_value_",
     "like",

@@ -24,6 +24,9 @@ def clip_grad_norm_(
     first. Sparse gradients are replaced by clipped ones with ascending rows, since autograd may hand one
     buffer of values to several of them; dense ones are scaled in place.
 
+    Sharded gradients (DTensor) may stand beside others, which are then taken to be equal on all ranks, as
+    ``average_gradients`` makes them.
+
     Args:
         parameters: those without a gradient are passed over.
         max_norm: the norm allowed.
@@ -42,12 +45,29 @@ def clip_grad_norm_(
     if not given:
         return torch.tensor(0.0)
     values = _summed(given)
-    total = torch.nn.utils.get_total_norm(values, norm_type, error_if_nonfinite, foreach)
+    total = _total_norm(values, norm_type, error_if_nonfinite, foreach)
     # As in torch: an attempt to keep it 1 where nothing is to be clipped, without reading the device.
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     for value in values:
-        value.mul_(factor.to(value.device))
+        part = value.to_local() if _sharded(value) and not _sharded(factor) else value  # type: ignore[attr-defined]
+        part.mul_(factor.to(part.device))
     return total
+
+
+def _sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, whose class costs seconds to import."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _total_norm(values: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> Tensor:
+    """torch's, which does not take DTensors beside others: that of both norms then."""
+    norm = torch.nn.utils.get_total_norm
+    sharded = [value for value in values if _sharded(value)]
+    if not sharded or len(sharded) == len(values):
+        return norm(values, norm_type, error_if_nonfinite, foreach)
+    others = norm([value for value in values if not _sharded(value)], norm_type, False, foreach)
+    whole = norm(sharded, norm_type, False, foreach).full_tensor()  # type: ignore[attr-defined]
+    return norm([whole, others.to(whole.device)], norm_type, error_if_nonfinite)
 
 
 @torch.no_grad()
