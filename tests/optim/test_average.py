@@ -51,10 +51,12 @@ def gradient_of(name: str, rank: int, dtype: torch.dtype) -> torch.Tensor | None
         "sparse, one rank without": None if rank == 1 else sparse,
         "dense, one rank without": None if rank == 0 else dense,
         "sparse and dense": sparse if rank == 0 else dense,
-        "sparse, empty": torch.sparse_coo_tensor(torch.zeros(1, 0), torch.zeros(0, D, dtype=dtype), (H, D)),
+        "sparse, empty": torch.sparse_coo_tensor(
+            torch.zeros(1, 0), torch.zeros(0, D, dtype=dtype), (H, D), check_invariants=True
+        ),
         "sparse, empty on one": sparse
         if rank
-        else torch.sparse_coo_tensor(torch.zeros(1, 0), torch.zeros(0, D, dtype=dtype), (H, D)),
+        else torch.sparse_coo_tensor(torch.zeros(1, 0), torch.zeros(0, D, dtype=dtype), (H, D), check_invariants=True),
         "nowhere": None,
     }[name]
 
