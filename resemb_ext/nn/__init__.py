@@ -1,7 +1,9 @@
 """Modules."""
 
 from .base import ResEmbeddingBase
+from .combining import graph_attributes
 from .embedding import ResEmbedding
 from .embedding_bag import ResEmbeddingBag
+from .kinds import combined, plain_class
 
-__all__ = ["ResEmbedding", "ResEmbeddingBag", "ResEmbeddingBase"]
+__all__ = ["ResEmbedding", "ResEmbeddingBag", "ResEmbeddingBase", "combined", "graph_attributes", "plain_class"]

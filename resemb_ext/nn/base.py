@@ -140,13 +140,18 @@ class ResEmbeddingBase(GraphState, PlainTables):
         options = {"seed": seed, "dropout": 0.0 if seed is None else link.dropout}
         return functional.attention_embedding, (*tensors, link.a_src, link.a_dst, link.b), options
 
-    def _call_options(self) -> dict[str, Any]:
+    def _call_options(self, sparse: bool | None) -> dict[str, Any]:
         return {
             "padding_idx": self.padding_idx,
-            "sparse": self.sparse,
+            "sparse": self.sparse if sparse is None else sparse,
             "out_dtype": self.out_dtype,
             "operator": self.lookup_operator,
         }
+
+    def _look_up(self, ids: Tensor, sparse: bool | None = None) -> Tensor:
+        self._before_read(ids)
+        look_up, tensors, options = self._link_call()
+        return look_up(ids, *tensors, **options, **self._call_options(sparse))
 
     def bag(
         self,
@@ -158,9 +163,14 @@ class ResEmbeddingBase(GraphState, PlainTables):
         mean_divisor: str = "weights",
     ) -> Tensor:
         """Pools jagged bags of ids: [B, D]. See ``functional.res_embedding_bag``."""
+        options = (mode, per_sample_weights, include_last_offset, mean_divisor)
         if isinstance(ids, fx.Proxy):
-            options = (mode, per_sample_weights, include_last_offset, mean_divisor)
             return self._node(ids.tracer, "bag", ids, offsets, *options)
+        return self._pool(ids, offsets, *options)
+
+    def _pool(self, ids: Tensor, *options: Any) -> Tensor:
+        offsets, mode, per_sample_weights, include_last_offset, mean_divisor = options[:5]
+        sparse = options[5] if len(options) > 5 else None
         self._before_read(ids)
         _, tensors, link_options = self._link_call()
         pool: Callable = functional.res_embedding_bag
@@ -175,7 +185,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
             include_last_offset=include_last_offset,
             mean_divisor=mean_divisor,
             **link_options,
-            **self._call_options(),
+            **self._call_options(sparse),
         )
 
     def check(self) -> None:

@@ -68,14 +68,13 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
     _plain_class = nn.Embedding
     _from_plain_name = "from_embedding"
     _shows_padding = True
+    _own_forward = "_look_up"
 
     def forward(self, input: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): ``[*input.shape, D]``. See ``functional.res_embedding``."""
         if isinstance(input, fx.Proxy):
-            return self._node(input.tracer, "forward", input)
-        self._before_read(input)
-        look_up, tensors, options = self._link_call()
-        return look_up(input, *tensors, **options, **self._call_options())
+            return self._forward_node(input.tracer, input)
+        return self._look_up(input)
 
     @classmethod
     def from_embedding(
@@ -83,9 +82,12 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
     ) -> Self:
         """A ResEmbedding that starts from a plain embedding's table T.
 
+        A subclass K of nn.Embedding gives a module of ``combined(K)``, which keeps K's forward and shares what else
+        the embedding holds: other parameters, modules and attributes.
+
         Args:
             embedding: nn.Embedding of H rows; its padding_idx, sparse, dtype, device, requires_grad (for all
-                parameters) and training are taken over.
+                parameters of the ResEmbedding) and training are taken over.
             graph: interest graph over the same H items.
             exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
                 smoothed over the graph.
@@ -93,7 +95,7 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
                 zero, which is then an item like others; padding itself is always a zero vector.
 
         Raises:
-            TypeError: no nn.Embedding.
+            TypeError: no nn.Embedding, or of a class that cannot be combined.
             ValueError: the graph has another number of items, or the embedding uses max_norm or
                 scale_grad_by_freq.
         Warns:

@@ -47,6 +47,7 @@ class ResEmbeddingBag(ResEmbeddingBase, nn.EmbeddingBag):
     _plain_class = nn.EmbeddingBag
     _from_plain_name = "from_embedding_bag"
     _shows_padding = False
+    _own_forward = "_pool_bags"
 
     mean_divisor: str
 
@@ -78,15 +79,18 @@ class ResEmbeddingBag(ResEmbeddingBase, nn.EmbeddingBag):
             IndexError, TypeError, ValueError: as of ``functional.res_embedding_bag``.
         """
         if isinstance(input, fx.Proxy):
-            return self._node(input.tracer, "forward", input, offsets, per_sample_weights)
-        ends = self.include_last_offset and input.dim() != 2
-        return self.bag(input, offsets, self.mode, per_sample_weights, ends, self.mean_divisor)
+            return self._forward_node(input.tracer, input, offsets, per_sample_weights)
+        return self._pool_bags(input, offsets, per_sample_weights)
+
+    def _pool_bags(self, ids: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None) -> Tensor:
+        ends = self.include_last_offset and ids.dim() != 2
+        return self._pool(ids, offsets, self.mode, per_sample_weights, ends, self.mean_divisor)
 
     @classmethod
     def from_embedding_bag(
         cls, embedding_bag: nn.EmbeddingBag, graph: InterestGraph, *, exact: bool = True, **options: Any
     ) -> Self:
-        """A ResEmbeddingBag that starts from a plain bag's table T.
+        """A ResEmbeddingBag that starts from a plain bag's table T; of subclasses as ``ResEmbedding.from_embedding``.
 
         Args:
             embedding_bag: nn.EmbeddingBag of H rows; its mode, include_last_offset, padding_idx, sparse, dtype,
@@ -95,7 +99,7 @@ class ResEmbeddingBag(ResEmbeddingBase, nn.EmbeddingBag):
             **options: of the constructor.
 
         Raises:
-            TypeError: no nn.EmbeddingBag.
+            TypeError: no nn.EmbeddingBag, or of a class that cannot be combined.
             ValueError: the graph has another number of items, or the bag uses max_norm, scale_grad_by_freq or
                 mode="max".
         """

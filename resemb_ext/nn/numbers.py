@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _BLOCK_ROWS = 1 << 16
 
@@ -21,8 +21,17 @@ class TableModule(Protocol):
     def materialize(self) -> Tensor:
         """The whole table E."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What learns."""
+
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """For all of its parameters."""
+
+    def _look_up(self, ids: Tensor, sparse: bool | None = None) -> Tensor:
+        """Rows of E, with gradients."""
+
+    def _pool(self, ids: Tensor, *options: Any) -> Tensor:
+        """Pooled rows of E, with gradients."""
 
     def _read_rows(self, start: int, stop: int) -> Tensor:
         """Some rows of E, without gradients."""

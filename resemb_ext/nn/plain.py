@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from resemb_ext._ownership import set_replaced
 from resemb_ext.graph import InterestGraph
 
+from .combining import take_over
 from .whole_table import WholeTable
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class PlainTables(WholeTable):
         module.requires_grad_(plain.weight.requires_grad)
         for replaced in plain.parameters(recurse=False):
             set_replaced(replaced, module)
+        if type(plain) is not cls._plain_class:
+            take_over(module, plain)
         return module.train(plain.training)
 
     @classmethod

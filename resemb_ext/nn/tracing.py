@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx, nn
@@ -20,8 +20,21 @@ def traced(table: Any) -> bool:
 class Traceable(nn.Module):
     """The part of an embedding over a graph that stays whole where torch.fx traces a model, as the layers of torch.nn do."""
 
+    # The method that does what ``forward`` of the package's own class does.
+    _own_forward: ClassVar[str]
+
+    def _forward_node(self, tracer: Any, *args: Any) -> fx.Proxy:
+        """``forward`` in the graph of a tracer; of a subclass with a forward of its own, what that calls by super."""
+        if type(self).forward.__module__.startswith("resemb_ext.nn."):
+            return tracer.create_proxy("call_module", self._path(tracer), args, {})
+        return self._node(tracer, self._own_forward, *args)
+
     def _node(self, tracer: Any, method: str, *args: Any) -> fx.Proxy:
-        """A call of this module, or of a method of it, in the graph of a tracer."""
+        """A call of a method of this module in the graph of a tracer."""
+        module = tracer.create_proxy("get_attr", self._path(tracer), (), {})
+        return tracer.create_proxy("call_method", method, (module, *args), {})
+
+    def _path(self, tracer: Any) -> str:
         try:
             path = tracer.path_of_module(self)
         except NameError:
@@ -30,9 +43,7 @@ class Traceable(nn.Module):
             raise TypeError(
                 f"torch.fx: traces models that hold a {type(self).__name__}, not one alone; wrap it in nn.Sequential"
             )
-        if method == "forward":
-            return tracer.create_proxy("call_module", path, args, {})
-        return tracer.create_proxy("call_method", method, (tracer.create_proxy("get_attr", path, (), {}), *args), {})
+        return path
 
     def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from resemb_ext._transforms import transformed
@@ -63,12 +64,18 @@ class TableView(torch.Tensor):
 
 
 class _Source:
-    """Makes the table once, with or without gradients as when it was asked for."""
+    """Makes the table once, with or without gradients as when it was asked for.
+
+    Attributes:
+        made: the table, once it has been made.
+        watched: somebody waits for the table's gradient.
+    """
 
     def __init__(self, module: TableModule, parameters: Sequence[nn.Parameter]) -> None:
         self.module = module
         self.parameters = parameters
         self.made: Tensor | None = None
+        self.watched = False
 
     def table(self) -> Tensor:
         if self.made is None:
@@ -84,6 +91,14 @@ class _Source:
         memory = self.table().detach()
         return TableView.of(memory if numbers is None else numbers, Numbers(self.module, memory))
 
+    def looks_up(self, padding_idx: int | None) -> bool:
+        """Whether the module can look rows up in place of the table, where that padding has no gradient."""
+        if self.made is not None or self.watched or transformed():
+            return False
+        if torch.is_grad_enabled() and not self.parameters and any(p.requires_grad for p in self.module.parameters()):
+            return False  # detached from what the module's lookup would train
+        return padding_idx is None or padding_idx % self.module.num_embeddings == self.module.padding_idx
+
     def blank(self, like: Tensor) -> TableView:
         """The same where every number is about to be written: not computed before."""
         if self.made is not None:
@@ -95,7 +110,7 @@ class _Source:
         return TableView.of(memory, Numbers(self.module, memory))
 
 
-class WeightTable(torch.Tensor):
+class WeightTable(TableView):
     """A table that is not computed before its numbers are needed.
 
     Shape, dtype, device, requires_grad and the like are answered without.
@@ -104,7 +119,7 @@ class WeightTable(torch.Tensor):
     _source: _Source
 
     @staticmethod
-    def of(module: TableModule, like: Tensor, parameters: Sequence[nn.Parameter]) -> WeightTable:
+    def deferred(module: TableModule, like: Tensor, parameters: Sequence[nn.Parameter]) -> WeightTable:
         """The table of a module.
 
         Args:
@@ -129,10 +144,14 @@ class WeightTable(torch.Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _KNOWN:
+            if func in _WATCHES:
+                args[0]._source.watched = True
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in _METHODS and isinstance(args[0], WeightTable):
             return _METHODS[func](*args, **kwargs)
+        if func in _LOOKUPS and (found := _LOOKUPS[func](*args, **kwargs)) is not None:
+            return found
         targets = _targets(func, args, kwargs)
         # Only the place of an index is set, which may be less than the table.
         blank = bool(targets) and name_of(func) != "__setitem__" and sets_all(func, args, kwargs) is not None
@@ -280,6 +299,55 @@ _METHODS: dict[Any, Callable[..., Any]] = {
     torch.Tensor.requires_grad_: WeightTable._set_requires_grad,
     torch.Tensor.grad.__set__: WeightTable._set_grad,  # type: ignore[union-attr]
 }
+
+
+_WATCHES = {torch.Tensor.register_hook, torch.Tensor.retain_grad}
+
+
+def _embedding(
+    input: Tensor,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor | None:
+    """F.embedding as a lookup of the module; None where it is more than that."""
+    source: _Source | None = getattr(weight, "_source", None)
+    if source is None or max_norm is not None or scale_grad_by_freq or not source.looks_up(padding_idx):
+        return None
+    return source.module._look_up(input, sparse).to(weight.dtype)
+
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Any,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor | None:
+    """F.embedding_bag as bags of the module; None where it is more than that, or torch refuses it."""
+    source: _Source | None = getattr(weight, "_source", None)
+    if source is None or not source.looks_up(padding_idx):
+        return None
+    known = mode == "sum" or (mode == "mean" and per_sample_weights is None)
+    # A bag counts rows of padding where the call does not name it.
+    same = padding_idx is not None or source.module.padding_idx is None
+    if not (same and known) or max_norm is not None or scale_grad_by_freq:
+        return None
+    ends = include_last_offset and input.dim() != 2
+    options = (offsets, mode, per_sample_weights, ends, "weights", sparse)
+    return source.module._pool(input, *options).to(weight.dtype)
+
+
+_LOOKUPS: dict[Any, Callable[..., Tensor | None]] = {F.embedding: _embedding, F.embedding_bag: _embedding_bag}
 
 
 def _targets(func: Callable, args: tuple, kwargs: dict[str, Any]) -> list[Any]:

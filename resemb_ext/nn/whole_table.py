@@ -40,6 +40,14 @@ class WholeTable(ReadHooks, Traceable):
         """The functional lookup, its tensors behind ids, and its options."""
         raise NotImplementedError
 
+    def _look_up(self, ids: Tensor, sparse: bool | None = None) -> Tensor:
+        """The lookup that ``forward`` of a ResEmbedding makes; ``sparse`` in place of the module's."""
+        raise NotImplementedError
+
+    def _pool(self, ids: Tensor, *options: Any) -> Tensor:
+        """``bag``; a last option ``sparse`` stands in place of the module's."""
+        raise NotImplementedError
+
     def materialize(self) -> Tensor:
         """The whole table E = W C + R, [H, D] in the tables' dtype; without dropout of edges.
 
@@ -99,7 +107,7 @@ class WholeTable(ReadHooks, Traceable):
             # A traced or transformed program has no use for the guard, and torch cannot carry it there.
             return self.materialize()
         learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
-        return WeightTable.of(self, self.central, learns)
+        return WeightTable.deferred(self, self.central, learns)
 
     @weight.setter
     def weight(self, value: Any) -> None:

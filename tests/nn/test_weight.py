@@ -161,3 +161,10 @@ def test_the_weight_is_that_of_its_first_use(emb: ResEmbedding) -> None:
 def test_copies_of_the_weight(emb: ResEmbedding) -> None:
     copied = copy.deepcopy({"a": emb.weight})["a"]
     assert type(copied) is torch.Tensor and torch.equal(copied, table(emb)) and not copied.requires_grad
+
+
+def test_torch_compares_it(emb: ResEmbedding) -> None:
+    whole, first = emb.weight, emb.weight.data[:]
+    for one, other in ((whole, table(emb)), (whole.data, first), (first, whole.detach()), (whole, emb.weight)):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(whole.detach(), nn.Parameter(table(emb)).detach())
