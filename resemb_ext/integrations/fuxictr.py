@@ -91,7 +91,7 @@ def item_graph(
             raise ValueError(f"{gaps[0]}: the events of a history have no times; give history=() and user")
         target = columns.ids(field.name) * positive if field.name in columns.names else None
         parts = [_told(columns.matrix(name), target, users, times) for name in names]
-        sequence, items = (np.concatenate(arrays) for arrays in zip(*_apart(parts), strict=True))
+        sequence, items = (np.concatenate(arrays) for arrays in zip(*histories.apart(parts), strict=True))
         event_times = None
     else:
         if users is None:
@@ -121,14 +121,6 @@ def _told(
         full = (history != histories.PADDING).all(axis=1)
         target = np.where(full, histories.PADDING, target)
     return histories.events(history, target, users, times)
-
-
-def _apart(parts: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sequences of several columns numbered apart: an event of one does not follow one of another."""
-    return [
-        (np.unique(sequence, return_inverse=True)[1] * len(parts) + n, items)
-        for n, (sequence, items) in enumerate(parts)
-    ]
 
 
 def _check_range(items: np.ndarray, field: Field) -> None:

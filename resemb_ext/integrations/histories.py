@@ -62,6 +62,14 @@ def events(
     return _joined(_aligned(rows[sorting], left=False), user[kept][sorting])
 
 
+def apart(parts: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequences of several columns numbered apart: an event of one does not follow one of another."""
+    return [
+        (np.unique(sequence, return_inverse=True)[1] * len(parts) + n, items)
+        for n, (sequence, items) in enumerate(parts)
+    ]
+
+
 def _aligned(rows: np.ndarray, left: bool) -> np.ndarray:
     """The rows with their events moved to one side, in order."""
     real = rows != PADDING
