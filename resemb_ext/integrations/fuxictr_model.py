@@ -82,7 +82,8 @@ def replace_embeddings(
     if optimizer != "own":
         report = _take_sparse(model, report, replaced, decay)
         if optimizer == "in backward":
-            model.optimizer.step_in_backward(model)
+            for table in replaced:
+                model.optimizer.step_in_backward(table)
     for layer in model.modules():
         if isinstance(layer, FeatureEmbeddingDict):
             # Pretrained embeddings draw theirs by themselves.

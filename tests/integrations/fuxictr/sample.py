@@ -26,8 +26,16 @@ def parts() -> dict[str, rx.data.Samples]:
 
 
 def write(folder: Path, **options: Any) -> Any:
-    """The feature map; train, valid and test lie in the folder."""
-    return fuxictr.write_dataset(parts(), folder, **options)
+    """The feature map; train, valid and test lie in the folder. Users have a table too."""
+    made = fuxictr.write_dataset(parts(), folder, **options)
+    made.features["user"] = {
+        "type": "categorical",
+        "source": "",
+        "padding_idx": 0,
+        "vocab_size": split().log.num_users + 1,
+    }
+    made.save(str(folder / "feature_map.json"))
+    return made
 
 
 def params(folder: Path, **changes: Any) -> dict[str, Any]:

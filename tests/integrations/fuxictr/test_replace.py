@@ -69,7 +69,7 @@ def test_sparse_gradients_train_as_dense_ones(data, rule, kind):
     assert table.sparse
     got = fit(model, data, max_gradient_norm=1e6)
     assert got == pytest.approx(wanted, abs=1e-6)
-    assert table.weight.std() > 1e-3  # has moved from 1e-4
+    assert table.weight.std() > 5e-4  # has moved from 1e-4
 
 
 def test_adam_in_backward_is_adam_on_rows(data):
@@ -113,7 +113,8 @@ def test_l2_becomes_decay_of_the_rows_of_the_batch(data, kind):
 
 def test_the_regulariser_reads_both_tables_by_name(data):
     model, table = replaced(data, embedding_regularizer="l1_l2(0.1,0.2)")
-    wanted = sum(0.1 * p.abs().sum() + 0.1 * p.square().sum() for p in (table.central, table.residual))
+    users = model.embedding_layer.embedding_layers["user"].weight
+    wanted = sum(0.1 * p.abs().sum() + 0.1 * p.square().sum() for p in (table.central, table.residual, users))
     assert model.regularization_loss().item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

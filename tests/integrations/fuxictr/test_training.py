@@ -70,7 +70,7 @@ def test_with_an_identity_graph_metrics_are_those_without_us(tmp_path, name, kin
     (table,) = (t for t in report if t.dim > 1)
     moved = plain.state_dict()[f"{table.path}.weight"]
     torch.testing.assert_close(table.module.weight.detach() + 0, moved, atol=1e-5, rtol=1e-4)
-    assert wanted["test"]["AUC"] != pytest.approx(0.5, abs=1e-3)  # it has learnt something to compare
+    assert moved.abs().max() > 1e-3  # from a standard deviation of 1e-4: it has learnt something to compare
 
 
 @pytest.mark.parametrize("name", CASES)
