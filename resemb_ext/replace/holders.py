@@ -25,7 +25,9 @@ class Holders:
 
     def __init__(self, found: list[Place], swaps: list[Swap]) -> None:
         self._swaps = swaps
-        self._old = {id(p): (number, name) for number, swap in enumerate(swaps) for name, p in swap.old.items()}
+        self._old = {
+            id(p): (number, name) for number, swap in reversed(list(enumerate(swaps))) for name, p in swap.old.items()
+        }
         self._memory = {
             _memory(p): number
             for number, swap in enumerate(swaps)

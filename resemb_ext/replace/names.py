@@ -36,7 +36,7 @@ def is_table(module: nn.Module) -> bool:
     return isinstance(module, (nn.Embedding, nn.EmbeddingBag))
 
 
-def tables_of(found: list[Place]) -> list[Table]:
+def embeddings(found: list[Place]) -> list[Table]:
     """The embeddings among all modules of a model, each once."""
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
@@ -64,7 +64,7 @@ def choose(model: nn.Module, tables: Any) -> tuple[list[tuple[Table, Any]], list
     if not tables:
         raise ValueError("tables: found an empty mapping; expected at least one table and its graph")
     found = places(model)
-    known = tables_of(found)
+    known = embeddings(found)
     chosen: dict[int, tuple[Table, Any]] = {}
     for key, value in tables.items():
         for table in _meant(key, known, found):

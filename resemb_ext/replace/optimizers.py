@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resemb_ext._ownership import TAKE_SPARSE, owner_of
-from resemb_ext.optim import RowSparseOptimizer, global_decay, in_backward
+from resemb_ext.optim import RowSparseOptimizer
 
 from .living import living
 from .report import OptimizerChange
@@ -54,6 +54,8 @@ def check(optimizers: list[_Optimizer], swaps: list[Swap]) -> None:
                 if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
                     raise TypeError("optimizer: LBFGS has one state for all parameters; make it after the change")
                 _check_gradients(optimizer, group, swap)
+            if not swap.sparse and any(owner_of(old) is optimizer for old in swap.old.values()):
+                raise ValueError(f"{swap.name}: the optimizer steps it in backward, which needs sparse=True")
 
 
 def _check_gradients(optimizer: _Optimizer, group: dict[str, Any], swap: Swap) -> None:
@@ -97,30 +99,29 @@ def holds(optimizer: _Optimizer, swap: Swap) -> bool:
     return bool(_held(optimizer, swap))
 
 
-def apply(optimizers: list[_Optimizer], swap: Swap) -> tuple[OptimizerChange, ...]:
-    """Makes the change: the new parameters stand where the leading old one stood, and the others are taken out.
-
-    An optimizer that steps the module's tables in backward, or decays them whole, goes on with that.
-    """
-    holding = [optimizer for optimizer in optimizers if _held(optimizer, swap)]
-    leading = next(iter(swap.old.values()))
-    ours = [optimizer for optimizer in holding if isinstance(optimizer, RowSparseOptimizer)]
-    steppers = [optimizer for optimizer in ours if owner_of(leading) is optimizer]
-    watchers = [optimizer for optimizer in ours if leading in optimizer._watched]
-    changes = tuple(_apply(optimizer, swap) for optimizer in holding)
-    if steppers or watchers:
-        in_backward.uninstall(swap.module)
-        global_decay.unwatch(swap.module)
-    swap.apply()
-    for optimizer in watchers:
-        optimizer._watched.difference_update(swap.old.values())
-        optimizer.attach(swap.module)
-    for optimizer in steppers:
-        optimizer.step_in_backward(swap.module)
-    return changes
+def first_states(optimizers: list[_Optimizer], swaps: list[Swap]) -> list[dict[int, dict[Tensor, Any]]]:
+    """For each change, by optimizer, state that it makes with itself and not at a parameter's first step."""
+    found: list[dict[int, dict[Tensor, Any]]] = []
+    for swap in swaps:
+        states: dict[int, dict[Tensor, Any]] = {}
+        for optimizer in optimizers:
+            held = _held(optimizer, swap)
+            if held and isinstance(optimizer, torch.optim.Adagrad):
+                start, fused = optimizer.defaults.get("initial_accumulator_value", 0), held[0][0].get("fused") or None
+                fresh = torch.optim.Adagrad(list(swap.new.values()), initial_accumulator_value=start, fused=fused)
+                states[id(optimizer)] = dict(fresh.state)
+        found.append(states)
+    return found
 
 
-def _apply(optimizer: _Optimizer, swap: Swap) -> OptimizerChange:
+def apply(
+    optimizers: list[_Optimizer], swap: Swap, states: dict[int, dict[Tensor, Any]]
+) -> tuple[OptimizerChange, ...]:
+    """Puts the new parameters where the leading old one stands, and takes the others out."""
+    return tuple(_apply(optimizer, swap, states) for optimizer in optimizers if _held(optimizer, swap))
+
+
+def _apply(optimizer: _Optimizer, swap: Swap, states: dict[int, dict[Tensor, Any]]) -> OptimizerChange:
     places = [(group, p) for group, _ in _held(optimizer, swap) for p in group["params"] if _is_among(p, swap.old)]
     leading = next(iter(swap.old.values()))
     target, anchor = next(((group, p) for group, p in places if p is leading), places[0])
@@ -128,13 +129,7 @@ def _apply(optimizer: _Optimizer, swap: Swap) -> OptimizerChange:
     for group in {id(group): group for group, _ in places}.values():
         _put(group, swap, anchor if group is target else None)
     dropped = [bool(optimizer.state.pop(old, None)) for old in swap.old.values()]
-    if isinstance(optimizer, torch.optim.Adagrad):
-        # Some releases of torch make its state with the optimizer alone.
-        start = optimizer.defaults.get("initial_accumulator_value", 0)
-        fresh = torch.optim.Adagrad(
-            list(swap.new.values()), initial_accumulator_value=start, fused=target.get("fused") or None
-        )
-        optimizer.state.update(fresh.state)
+    optimizer.state.update(states.get(id(optimizer), {}))
     return OptimizerChange(optimizer, numbers, any(dropped))
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from . import optimizers
+from .attached import Attached
 from .holders import Holders
 from .report import ReplacedTable, Replacement
-from .swap import Swap
+from .swap import Swap, tie
 from .walk import Place
 
 
@@ -22,19 +23,28 @@ class Plan:
         given: optimizers.
 
     Raises:
-        TypeError, ValueError: what the optimizers cannot follow.
+        TypeError, ValueError: tables with one weight and two graphs; what the optimizers cannot follow.
     """
 
     def __init__(self, swaps: list[Swap], found: list[Place], given: list[torch.optim.Optimizer]) -> None:
         self.swaps, self.given = swaps, given
+        tie(swaps)
         optimizers.check(given, swaps)
+        self._states = optimizers.first_states(given, swaps)
+        self._attached = Attached(given, swaps)
         self._holders = Holders(found, swaps)
 
     def carry_out(self) -> Replacement:
         """Changes the places in plain attributes, the optimizers and the modules."""
         before = [type(swap.module).__name__ for swap in self.swaps]
         self._holders.apply()
-        changes = [optimizers.apply(self.given, swap) for swap in self.swaps]
+        self._attached.release()
+        changes = [
+            optimizers.apply(self.given, swap, state) for swap, state in zip(self.swaps, self._states, strict=True)
+        ]
+        for swap in self.swaps:
+            swap.apply()
+        self._attached.resume()
         tables = []
         for number, swap in enumerate(self.swaps):
             module: Any = swap.module

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resemb_ext.nn import ResEmbeddingBase
+from resemb_ext.nn import ResEmbeddingBase, combined
 
+from .graphs import named
 from .names import Table
-from .walk import Place
+from .walk import Place, join
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _WRAPPERS = ("FullyShardedDataParallel", "FSDPModule")
@@ -73,8 +74,10 @@ def check_table(table: Table) -> None:
             f"{name}: its weight is {weight.layout} of {weight.dtype}; expected a dense table of float32, bfloat16, "
             "float16 or float64"
         )
-    if type(module) not in (nn.Embedding, nn.EmbeddingBag):
-        raise TypeError(f"{name}: found {kind}; expected nn.Embedding or nn.EmbeddingBag itself")
+    try:
+        combined(type(module))
+    except TypeError as error:
+        raise named(error, name) from error
     for option in ("max_norm", "scale_grad_by_freq"):
         if getattr(module, option):
             raise ValueError(f"{name}: {option}={getattr(module, option)}; not supported, as a row comes of two tables")
@@ -85,24 +88,24 @@ def check_table(table: Table) -> None:
 def check_ties(tables: list[Table], found: list[Place]) -> None:
     """
     Raises:
-        ValueError: another module, or another table of the call, has the same weight or its memory.
+        ValueError: a module that is no table of the call has the weight of one, or its memory.
     """
-    chosen = {id(table.module): table for table in tables}
+    chosen = {id(table.module) for table in tables}
     weights = {id(weight_of(table)): table for table in tables}
     memory = {_memory(weight_of(table)): table for table in tables if _memory(weight_of(table))}
     for path, module in found:
         for own, parameter in module._parameters.items():
             if parameter is None:
                 continue
-            table = weights.get(id(parameter)) or memory.get(_memory(parameter))
-            if table is None or (module is table.module and own == "weight"):
-                continue
-            where = f"{path}.{own}" if path else own
-            more = " (both in this call)" if id(module) in chosen else ""
-            raise ValueError(
-                f"{table.name}: its weight is tied to {where}{more}; a Res-embedding has none to share. Let that module "
-                "read the embedding's weight when it is called, or be the same module"
-            )
+            table = weights.get(id(parameter))
+            if table is not None and own == "weight" and id(module) in chosen:
+                continue  # the same parameter in several tables stays one
+            table = table or memory.get(_memory(parameter))
+            if table is not None:
+                raise ValueError(
+                    f"{table.name}: its weight is tied to {join(path, own)}; a Res-embedding has none to share. Let that "
+                    "module read the embedding's weight when it is called; if it is an embedding, name it in this call too"
+                )
 
 
 def weight_of(table: Table) -> nn.Parameter:

@@ -19,7 +19,7 @@ from .living import living
 from .names import Key, Table, choose
 from .plan import Plan
 from .report import Replacement
-from .swap import Swap
+from .swap import Swap, tables_of
 
 _STARTS = ("exact", "smoothed", "fresh")
 _BLOCK = 1 << 16
@@ -116,9 +116,7 @@ def _swap(
     except (TypeError, ValueError, IndexError) as error:
         raise named(error, table.name) from error
     old = {"weight": refuse.weight_of(table)}
-    swap = Swap(
-        table, made, type(made), old, dict(made.named_parameters()), frozenset(), made.sparse, made.graph.num_edges
-    )
+    swap = Swap(table, made, type(made), old, tables_of(made), frozenset(), made.sparse, made.graph.num_edges)
     swap.notes = _notes(swap, given)
     swap.check()
     return swap, [f"{table.name}: {warning.message}" for warning in caught]

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from resemb_ext.graph import InterestGraph
-from resemb_ext.nn import ResEmbeddingBase
+from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase, plain_class
+from resemb_ext.nn.combining import graph_attributes
 
 from . import optimizers, refuse
 from .living import living
-from .names import Table, tables_of
+from .names import Table, embeddings
 from .plan import Plan
 from .report import Replacement
-from .swap import Swap
+from .swap import Swap, tables_of
 from .walk import places
 
 
@@ -43,25 +43,19 @@ def restore_embeddings(
     refuse.check_model(model)
     given = optimizers.unwrapped(optimizer)
     found = places(model)
-    chosen = [table for table in tables_of(found) if isinstance(table.module, ResEmbeddingBase)]
+    chosen = [table for table in embeddings(found) if isinstance(table.module, ResEmbeddingBase)]
     refuse.check_wrapped(chosen, living().wrappers)
     return Plan([_swap(table) for table in chosen], found, given).carry_out()
 
 
 def _swap(table: Table) -> Swap:
     module: Any = table.module
-    learns = module.central.requires_grad or module.residual.requires_grad
-    made = module.to_plain(freeze=not learns)
-    old = {"central": module.central, "residual": module.residual}
-    if module.attention is not None:
-        old |= {f"attention.{name}": parameter for name, parameter in module.attention.named_parameters()}
-    stale = _attributes(type(module)) - frozenset(vars(made))
-    swap = Swap(table, made, type(made), old, {"weight": made.weight}, stale, made.sparse, module.graph.num_edges)
+    # Without what a subclass adds, which stays where it is.
+    own: Any = ResEmbedding if isinstance(module, ResEmbedding) else ResEmbeddingBag
+    made = own.to_plain(module, freeze=not (module.central.requires_grad or module.residual.requires_grad))
+    before: Any = type(module)
+    kind, stale = plain_class(before), graph_attributes(before)
+    new = {"weight": made.weight}
+    swap = Swap(table, made, kind, tables_of(module), new, stale, made.sparse, module.graph.num_edges)
     swap.check()
     return swap
-
-
-def _attributes(kind: Any) -> frozenset[str]:
-    """Names of the attributes that a Res-embedding has of its own."""
-    with torch.random.fork_rng([]):
-        return frozenset(vars(kind(InterestGraph.from_csr([0, 1], [0], [1.0]), 1)))

@@ -8,15 +8,14 @@ from typing import Any
 from torch import nn
 
 from resemb_ext._ownership import set_replaced
+from resemb_ext.nn import ResEmbeddingBase
+from resemb_ext.nn.combining import graph_attributes
 
 from .names import Table
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 # Hooks and the like stay as they are: what has registered them keeps a reference to the dictionary.
 _KEPT = frozenset(vars(nn.Module())) - {*_REGISTRIES, "training"}
-
-# What the plain classes themselves have.
-_PLAIN = frozenset(vars(nn.Embedding(1, 1, device="meta"))) | frozenset(vars(nn.EmbeddingBag(1, 1, device="meta")))
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Swap:
 
     table: Table
     made: nn.Module
-    kind: type
+    kind: Any
     old: dict[str, nn.Parameter]
     new: dict[str, nn.Parameter]
     stale: frozenset[str]
@@ -60,7 +59,8 @@ class Swap:
             TypeError: Python does not allow it, as for classes with slots of their own.
             ValueError: somebody has set an attribute whose name the new class needs.
         """
-        taken = (_names(self.made) & _names(self.module)) - _PLAIN - self.old.keys()
+        ours = graph_attributes(self.kind) if issubclass(self.kind, ResEmbeddingBase) else frozenset()
+        taken = ours & (set(vars(self.module)).union(*(vars(self.module)[registry] for registry in _REGISTRIES)))
         if taken:
             raise ValueError(
                 f"{self.name}: has attributes of its own that {self.kind.__name__} needs, {', '.join(sorted(taken))}; "
@@ -89,9 +89,33 @@ class Swap:
             set_replaced(old, self.module)
 
 
-def _names(module: nn.Module) -> set[str]:
-    """Names of a module's attributes, parameters, buffers and parts."""
-    return set(vars(module)).union(*(vars(module)[registry] for registry in _REGISTRIES))
+def tables_of(module: Any) -> dict[str, nn.Parameter]:
+    """The parameters that an embedding over a graph learns in place of a weight, C first."""
+    tables = {"central": module.central, "residual": module.residual}
+    link = {} if module.attention is None else dict(module.attention.named_parameters())
+    return tables | {f"attention.{name}": parameter for name, parameter in link.items()}
+
+
+def tie(swaps: list[Swap]) -> None:
+    """Modules that shared their parameters go on sharing the new ones.
+
+    Raises:
+        ValueError: they have come to be of different forms.
+    """
+    first: dict[tuple[int, ...], Swap] = {}
+    for swap in swaps:
+        leader = first.setdefault(tuple(map(id, swap.old.values())), swap)
+        if leader is swap:
+            continue
+        graphs = {getattr(getattr(one.made, "graph", None), "hash", None) for one in (swap, leader)}
+        if swap.new.keys() != leader.new.keys() or len(graphs) > 1:
+            raise ValueError(
+                f"{swap.name}: has the same weight as {leader.name}, and another graph or link; expected the same"
+            )
+        swap.new = leader.new
+        for name in swap.new:
+            part, _, own = name.rpartition(".")
+            vars(swap.made.get_submodule(part))["_parameters"][own] = leader.new[name]
 
 
 def _merge(present: dict[str, Any], coming: dict[str, Any], going: dict[str, Any]) -> None:

@@ -303,6 +303,31 @@ def test_what_an_optimizer_does_in_the_module_goes_on(call: str, back: bool) -> 
     assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
 
 
+def test_steps_in_backward_of_two_modules_with_one_weight() -> None:
+    model = Model(sparse=True)
+    model.again = nn.Embedding(ROWS, 4, padding_idx=0, sparse=True)
+    model.again.weight = model.tables["item"].weight
+    other = copy.deepcopy(model)
+    optimizer = rx.optim.Adam(model.parameters(), lr=0.1)
+    optimizer.step_in_backward(model)
+    rx.replace_embeddings(model, {"item": ring(), "again": ring()}, optimizer=optimizer)
+    rx.replace_embeddings(other, {"item": ring(), "again": ring()})
+    later = rx.optim.Adam(other.parameters(), lr=0.1)
+    for made, one in ((model, optimizer), (other, later)):
+        (made(*inputs()) + made.again(inputs()[0]).sum()).backward()
+        one.step()
+    assert model.again.central.grad is None
+    torch.testing.assert_close(model.again.central, other.again.central)
+    torch.testing.assert_close(model.again.residual, other.again.residual)
+
+
+def test_dense_gradients_under_steps_in_backward() -> None:
+    model = Model(sparse=True)
+    optimizer = rx.optim.Adam(model.parameters())
+    optimizer.step_in_backward(model)
+    refused(ValueError, "steps it in backward, which needs", model, {"item": ring()}, optimizer=optimizer, sparse=False)
+
+
 def test_the_old_tables_are_let_go() -> None:
     model = Model()
     optimizer = torch.optim.Adam(model.parameters())

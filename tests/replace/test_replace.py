@@ -295,6 +295,28 @@ def test_tied_weights_are_refused(where: str, name: str) -> None:
     refused(ValueError, f"tables.item: its weight is tied to {name}.weight", tied(where), {"tables.item": ring()})
 
 
+@pytest.mark.parametrize("link", ["average", "attention"])
+def test_embeddings_with_one_weight_stay_so(link: str) -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(ROWS, DIM, padding_idx=0), "b": nn.Embedding(ROWS, DIM, padding_idx=0)})
+    model["b"].weight = model["a"].weight
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    refused(
+        ValueError, "a: its weight is tied to b.weight.*in this call too", model, {"a": ring()}, optimizer=optimizer
+    )
+    other = rx.InterestGraph.from_csr(np.zeros(ROWS + 1, np.int64), [], [])
+    refused(ValueError, "b: has the same weight as a, and another graph", model, {"a": ring(), "b": other})
+    report = rx.replace_embeddings(model, {"a": ring(), "b": ring()}, optimizer=optimizer, link=link)
+    assert len(report) == 2 and len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
+    assert model["a"].central is model["b"].central and model["a"].residual is model["b"].residual
+    assert link == "average" or model["a"].attention.b is model["b"].attention.b
+    ids = torch.arange(ROWS)
+    torch.testing.assert_close(model["b"](ids), plain["b"](ids))
+    rx.restore_embeddings(model, optimizer=optimizer)
+    assert model["a"].weight is model["b"].weight is optimizer.param_groups[0]["params"][0]
+    assert len(optimizer.param_groups[0]["params"]) == 1
+
+
 def test_output_weights_read_at_the_call_follow() -> None:
     model = Model()
     plain = copy.deepcopy(model)
