@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from resemb_command import COMMANDS
 from resemb_ext import _loader
+from resemb_ext.integrations.adapters import ADAPTERS, Found, look_at
 from resemb_ext.runtime.environment import commit, versions
 
 EXAMPLE = """example:
@@ -23,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
         help=COMMANDS["doctor"],
         description=(
             "Shows versions, the instruction-set path in use, whether the CUDA kernels are\n"
-            "built and a device is usable, and why something is missing."
+            "built and a device is usable, which adapters of frameworks can load, and why\n"
+            "something is missing."
         ),
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,11 +39,19 @@ def add_parser(subparsers: Any) -> None:
 def _run_doctor(args: argparse.Namespace) -> int:
     """Runs ``resemb doctor``."""
     info = {"versions": versions(), "commit": commit(), "build": _loader.build_info()}
+    found = adapters()
     if args.json:
-        print(json.dumps(info, indent=2))
+        print(json.dumps({**info, "adapters": {name: asdict(state) for name, state in found.items()}}, indent=2))
     else:
-        print("\n".join(f"{name:<14}{text}" for name, text in lines(info)))
+        shown = [*lines(info), *((name, state.text) for name, state in found.items())]
+        print("\n".join(f"{name:<14}{text}" for name, text in shown))
     return 0
+
+
+def adapters() -> dict[str, Found]:
+    """What there is of each adapter."""
+    with ThreadPoolExecutor(2) as pool:  # each waits for a process
+        return dict(zip((adapter.name for adapter in ADAPTERS), pool.map(look_at, ADAPTERS), strict=True))
 
 
 def lines(info: dict[str, Any]) -> list[tuple[str, str]]:
