@@ -32,6 +32,7 @@ class Adapter:
 
 ADAPTERS = (
     Adapter("fuxictr", "fuxictr", "2.3.10", "2.4", "fuxictr"),
+    Adapter("deepctr", "deepctr-torch", "0.3.0", "0.4", "deepctr"),
     Adapter("recbole", "recbole", "1.2.1", "1.3", "recbole", ("numpy<2", "pandas<2.3", "setuptools<80")),
 )
 
