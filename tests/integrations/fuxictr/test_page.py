@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -49,3 +50,14 @@ def test_the_example_runs(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert [line.split()[0] for line in run.stdout.splitlines() if "AUC" in line] == ["plain", "res"]
+
+
+def test_the_notebook_runs_and_its_outputs_are_cleared():
+    cells = json.loads((models.ROOT / "examples" / "notebooks" / "fuxictr.ipynb").read_text())["cells"]
+    names: dict = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            exec("".join(cell["source"]), names)
+    assert names["res"]["AUC"] > names["plain"]["AUC"]
+    assert type(names["served"].embedding_layer.embedding_layers["item"]).__name__ == "Embedding"
