@@ -25,6 +25,7 @@ except ImportError as error:
     raise ImportError(f'DeepCTR-Torch cannot be imported ({error}); pip install "resemb_ext[deepctr]"') from error
 
 from .deepctr_samples import Features, Inputs, check_rows, features_of, item_of
+from .row_sparse import check_optimizer, decay_apart, with_optimizer
 
 if TYPE_CHECKING:
     from deepctr_torch.inputs import SparseFeat
@@ -156,8 +157,8 @@ def replace_embeddings(
     graph: InterestGraph | Mapping[str, InterestGraph],
     *,
     item: str | None = None,
+    optimizer: str = "own",
     linear: bool = False,
-    row_sparse: bool = False,
     **options: Any,
 ) -> Replacement:
     """Turns the item's table of a model of DeepCTR-Torch into a Res-embedding, before or after ``compile``.
@@ -171,23 +172,27 @@ def replace_embeddings(
         model: any model of DeepCTR-Torch.
         graph: over the item's ids; or a mapping of names of ``SparseFeat`` to graphs, for several tables.
         item: name of the item's ``SparseFeat``. None: the one whose table a history shares by ``embedding_name``.
+        optimizer: "own": that of ``compile``, with dense gradients. "sparse": the one like it in ``rx.optim``, with
+            gradients of the batch's rows. The tables' L2 penalty, which touches every row in each step, becomes
+            ``weight_decay = 2 l2`` of these tables: it shrinks the rows of the batch, and leaves the reported loss.
+            "in backward": the same, and the tables are stepped inside backward. Both need ``compile`` before.
         linear: replaces the item's table of the linear part, of dimension 1, too.
-        row_sparse: steps only the rows of a batch. Gradients become sparse, and ``model.optim`` becomes the optimizer
-            of ``rx.optim`` like it. The tables' L2 penalty, which would touch every row in each step, becomes
-            ``weight_decay = 2 l2`` of these tables: it shrinks the rows of the batch alone, and leaves the reported
-            loss. Needs ``compile`` before.
         **options: of ``rx.replace_embeddings``, as start, and of ``ResEmbedding``, as link.
 
     Returns:
         What was replaced.
 
     Raises:
-        TypeError: no model of DeepCTR-Torch.
-        ValueError: an unknown or ambiguous item, a table that has no place in the linear part, ``row_sparse`` before
-            ``compile`` or with an L1 penalty; and as ``rx.replace_embeddings``.
+        TypeError: no model of DeepCTR-Torch, or an optimizer that ``rx.optim.like`` does not know.
+        ValueError: an unknown or ambiguous item or optimizer, an item without a table in the linear part; sparse
+            gradients before ``compile``, with an L1 penalty, or with an L2 penalty under AdamW; and as
+            ``rx.replace_embeddings``. The model is as it was.
     """
     if not isinstance(model, BaseModel):
         raise TypeError(f"model: found {type(model).__name__}; expected a model of DeepCTR-Torch")
+    check_optimizer(optimizer)
+    if "sparse" in options:
+        raise ValueError('sparse: found in the options; say optimizer="sparse" or "own"')
     features = features_of(model)
     graphs = graph if isinstance(graph, Mapping) else {item_of(features, item).name: graph}
     if isinstance(graph, Mapping) and item is not None:
@@ -202,19 +207,21 @@ def replace_embeddings(
             if feature.embedding_name not in wide:
                 raise ValueError(f"linear: the linear part has no table of {name!r}; found {', '.join(wide) or 'none'}")
             tables[wide[feature.embedding_name]] = of
-    optimizer = getattr(model, "optim", None)
-    if not row_sparse:
-        return _replace(model, tables, optimizer=optimizer, **options)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError("row_sparse: the model has no optimizer of torch; call compile before")
+    own = getattr(model, "optim", None)
+    if optimizer == "own":
+        return _replace(model, tables, optimizer=own, **options)
+    if own is None:
+        raise ValueError(f"optimizer: found {optimizer!r}, but the model has none; call compile before")
     penalties = {table: _penalty(model, table.weight) for table in tables}
-    _check_row_sparse(optim.like(optimizer), penalties)
-    report = _replace(model, tables, optimizer=optimizer, sparse=False, **options)
-    model.optim = optim.like(optimizer)
+    _check_penalties(optimizer, optim.like(own), penalties)
+    report = _replace(model, tables, optimizer=own, **options)
+    model.optim = optim.like(own)
     for table, (_, l2) in penalties.items():
         table.sparse = True
-        _decay_rows(model, model.optim, [table.central, table.residual], l2)
-    return report
+        _decay_rows(model, [table.central, table.residual], l2)
+        if optimizer == "in backward":
+            model.optim.step_in_backward(table)  # of the model's tables only these have sparse gradients
+    return with_optimizer(report, model.optim)
 
 
 def _penalty(model: BaseModel, weight: torch.Tensor) -> tuple[float, float]:
@@ -223,27 +230,20 @@ def _penalty(model: BaseModel, weight: torch.Tensor) -> tuple[float, float]:
     return sum(l1 for l1, _ in found), sum(l2 for _, l2 in found)
 
 
-def _check_row_sparse(optimizer: optim.RowSparseOptimizer, penalties: dict[Any, tuple[float, float]]) -> None:
+def _check_penalties(optimizer: str, ours: optim.RowSparseOptimizer, penalties: dict[Any, tuple[float, float]]) -> None:
     if any(l1 for l1, _ in penalties.values()):
-        raise ValueError("row_sparse: a table has an L1 penalty, which steps on every row; remove it")
-    if isinstance(optimizer, optim.AdamW) and any(l2 for _, l2 in penalties.values()):
+        raise ValueError(f"optimizer: found {optimizer!r}, but a table has an L1 penalty, which steps on every row")
+    if isinstance(ours, optim.AdamW) and any(l2 for _, l2 in penalties.values()):
         raise ValueError(
-            "row_sparse: AdamW decays apart from the gradient, so that it cannot take the L2 penalty over; make the model "
-            "with l2_reg_embedding=0, or compile with Adam"
+            f"optimizer: found {optimizer!r}, but AdamW decays apart from the gradient and cannot take the L2 penalty "
+            "over; make the model with l2_reg_embedding=0, or compile with Adam"
         )
 
 
-def _decay_rows(model: BaseModel, optimizer: torch.optim.Optimizer, tables: list[torch.Tensor], l2: float) -> None:
+def _decay_rows(model: BaseModel, tables: list[torch.nn.Parameter], l2: float) -> None:
     """Moves the L2 penalty of a table's parameters into the optimizer."""
-    if not l2:
-        return
     ours = {id(part) for part in tables}
     for weights, _, _ in model.regularization_weight:
         weights[:] = [part for part in weights if id(part) not in ours]
-    for group in list(optimizer.param_groups):
-        if not ours & {id(part) for part in group["params"]}:
-            continue
-        decay = group["weight_decay"] + 2 * l2
-        group["params"] = [part for part in group["params"] if id(part) not in ours]
-        optimizer.add_param_group({**group, "params": tables, "weight_decay": decay})
-        break
+    if l2:
+        decay_apart(model.optim, tables, 2 * l2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +18,7 @@ from resemb_ext.replace import Replacement
 from resemb_ext.replace import replace_embeddings as _replace
 
 from .fuxictr_fields import Field, item_field, owners
-
-_OPTIMIZERS = ("own", "sparse", "in backward")
+from .row_sparse import check_optimizer, decay_apart, with_optimizer
 
 
 def replace_embeddings(
@@ -62,8 +60,7 @@ def replace_embeddings(
     """
     if not isinstance(model, BaseModel):
         raise TypeError(f"model: found {type(model).__name__}; expected a model of FuxiCTR")
-    if optimizer not in _OPTIMIZERS:
-        raise ValueError(f"optimizer: found {optimizer!r}; expected one of {', '.join(map(repr, _OPTIMIZERS))}")
+    check_optimizer(optimizer)
     if "sparse" in options:
         raise ValueError('sparse: found in the options; say optimizer="sparse" or "own"')
     own = getattr(model, "optimizer", None)
@@ -154,29 +151,11 @@ def _take_sparse(model: BaseModel, report: Replacement, tables: list[ResEmbeddin
     for table in tables:
         table.sparse = True
     if decay:
-        _move(ours, [p for table in tables for p in (table.central, table.residual)], decay)
+        decay_apart(ours, [p for table in tables for p in (table.central, table.residual)], decay)
         model.regularization_loss = _Regularization(model, tables)
     optim.patch_clipping()
     model.optimizer = ours
-    return dataclasses.replace(
-        report,
-        tables=tuple(
-            dataclasses.replace(
-                table, optimizers=tuple(dataclasses.replace(change, optimizer=ours) for change in table.optimizers)
-            )
-            for table in report
-        ),
-    )
-
-
-def _move(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], decay: float) -> None:
-    """Puts parameters into groups of their own, with the options that they had and weight decay."""
-    chosen = {id(p) for p in parameters}
-    for group in list(optimizer.param_groups):
-        moved = [p for p in group["params"] if id(p) in chosen]
-        if moved:
-            group["params"][:] = [p for p in group["params"] if id(p) not in chosen]
-            optimizer.add_param_group({**group, "params": moved, "weight_decay": group["weight_decay"] + decay})
+    return with_optimizer(report, ours)
 
 
 class _Regularization:

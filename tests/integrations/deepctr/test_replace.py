@@ -51,9 +51,8 @@ def evaluated(made: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("l2", [0.0, 1e-3])
-def test_an_identity_graph_changes_nothing(name: str, l2: float) -> None:
-    plain, ours = model(name, l2_reg_embedding=l2), model(name, l2_reg_embedding=l2)
+def test_an_identity_graph_changes_nothing(name: str) -> None:
+    plain, ours = model(name, l2_reg_embedding=1e-3), model(name, l2_reg_embedding=1e-3)
     deepctr.replace_embeddings(ours, identity(), item="item")
     table = ours.embedding_dict["item"]
     table.residual.requires_grad_(False)  # zero under this graph: C is the table
@@ -115,10 +114,10 @@ def test_a_model_before_compile() -> None:
     assert not torch.equal(table.residual, start)
 
 
-@pytest.mark.parametrize("row_sparse", [False, True])
-def test_a_whole_model_is_saved_and_goes_on(row_sparse: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["own", "sparse", "in backward"])
+def test_a_whole_model_is_saved_and_goes_on(optimizer: str, tmp_path: Path) -> None:
     made = model("DIN")
-    deepctr.replace_embeddings(made, real(), row_sparse=row_sparse)
+    deepctr.replace_embeddings(made, real(), optimizer=optimizer)
     path = tmp_path / "model.pt"
     fit(made, epochs=1, callbacks=[ModelCheckpoint(str(path), monitor="auc", save_best_only=False)])
     loaded = torch.load(path, weights_only=False)
@@ -158,8 +157,8 @@ def test_rows_alone_are_stepped() -> None:
     dense, rows = model("DIN", l2_reg_embedding=0.0), model("DIN", l2_reg_embedding=0.0)
     graph = real()
     deepctr.replace_embeddings(dense, graph)
-    deepctr.replace_embeddings(rows, graph, row_sparse=True)
-    assert isinstance(rows.optim, rx.optim.Adam)
+    report = deepctr.replace_embeddings(rows, graph, optimizer="sparse")
+    assert isinstance(rows.optim, rx.optim.Adam) and report["embedding_dict.item"].optimizers[0].optimizer is rows.optim
     table = rows.embedding_dict["item"]
     table(torch.tensor([3])).sum().backward()
     assert table.residual.grad.is_sparse
@@ -171,18 +170,19 @@ def test_rows_alone_are_stepped() -> None:
 
 def test_rows_alone_are_stepped_as_sgd_steps_all() -> None:
     """SGD without momentum leaves rows outside the batch alone anyway."""
-    made = [model("DIN", l2_reg_embedding=0.0) for _ in range(2)]
-    for one, row_sparse in zip(made, (False, True), strict=True):
+    made = [model("DIN", l2_reg_embedding=0.0) for _ in range(3)]
+    for one, optimizer in zip(made, ("own", "sparse", "in backward"), strict=True):
         one.compile(torch.optim.SGD(one.parameters(), lr=0.05), "binary_crossentropy", ["auc"])
-        deepctr.replace_embeddings(one, real(), row_sparse=row_sparse)
+        deepctr.replace_embeddings(one, real(), optimizer=optimizer)
         fit(one)
     np.testing.assert_allclose(predicted(made[1]), predicted(made[0]), atol=1e-6)
+    np.testing.assert_array_equal(predicted(made[2]), predicted(made[1]))
 
 
 def test_the_penalty_becomes_decay_of_rows() -> None:
     made = model("DIN", l2_reg_embedding=0.25)
     user = made.embedding_dict["user"].weight.square().sum()
-    deepctr.replace_embeddings(made, real(), row_sparse=True)
+    deepctr.replace_embeddings(made, real(), optimizer="sparse")
     table = made.embedding_dict["item"]
     torch.testing.assert_close(made.get_regularization_loss().squeeze(), 0.25 * user)
     own = [group for group in made.optim.param_groups if any(p is table.central for p in group["params"])]
@@ -195,17 +195,21 @@ def test_what_cannot_step_rows_changes_nothing() -> None:
     made = model("DIN", l2_reg_embedding=0.25)
     made.compile(torch.optim.AdamW(made.parameters()), "binary_crossentropy")
     with pytest.raises(ValueError, match="AdamW"):
-        deepctr.replace_embeddings(made, real(), row_sparse=True)
+        deepctr.replace_embeddings(made, real(), optimizer="sparse")
     made.compile("rmsprop", "binary_crossentropy")
     with pytest.raises(TypeError, match="RMSprop"):
-        deepctr.replace_embeddings(made, real(), row_sparse=True)
+        deepctr.replace_embeddings(made, real(), optimizer="sparse")
     made.compile("adam", "binary_crossentropy")
     made.add_regularization_weight(made.embedding_dict["item"].weight, l1=0.1)
     with pytest.raises(ValueError, match="L1"):
-        deepctr.replace_embeddings(made, real(), row_sparse=True)
+        deepctr.replace_embeddings(made, real(), optimizer="sparse")
     del made.optim
+    with pytest.raises(ValueError, match="found 'dense'; expected one of 'own'"):
+        deepctr.replace_embeddings(made, real(), optimizer="dense")
+    with pytest.raises(ValueError, match="sparse: found in the options"):
+        deepctr.replace_embeddings(made, real(), sparse=True)
     with pytest.raises(ValueError, match="compile"):
-        deepctr.replace_embeddings(made, real(), row_sparse=True)
+        deepctr.replace_embeddings(made, real(), optimizer="sparse")
     assert type(made.embedding_dict["item"]) is torch.nn.Embedding
 
 
