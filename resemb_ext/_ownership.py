@@ -103,7 +103,7 @@ class ReadHooks(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles."""
         self._before_read(None)
-        return dict(self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name != "_fold"}
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._before_read(None)

@@ -16,6 +16,7 @@ from resemb_ext._ownership import ReadHooks
 from resemb_ext._registration import accumulator
 from resemb_ext._transforms import transformed
 
+from .fold import Fold
 from .tracing import Traceable, traced
 from .weight import WeightTable, is_table_of
 
@@ -33,6 +34,8 @@ class WholeTable(ReadHooks, Traceable):
     padding_idx: int | None
     # Whether a plain module gives out its padding row.
     _shows_padding: ClassVar[bool]
+    # While ``folded_tables`` holds.
+    _fold: Fold | None = None
 
     def _link_call(
         self, training: bool | None = None, tables: tuple[Tensor, Tensor] | None = None
@@ -56,6 +59,10 @@ class WholeTable(ReadHooks, Traceable):
         if isinstance(self.central, fx.Proxy):
             return self._node(self.central.tracer, "materialize")
         self._before_read(None)
+        folded = None if self._fold is None else self._fold.table(self, self._compute)
+        return self._compute() if folded is None else folded.clone()
+
+    def _compute(self) -> Tensor:
         if torch.is_grad_enabled() and any(t.requires_grad for t in self.parameters()):
             # In one piece: the backward of each block would fill two whole tables of gradients.
             return self._rows(range(self.num_embeddings))

@@ -1,0 +1,31 @@
+"""What keeps an embedding's table while ``folded_tables`` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from resemb_ext._transforms import transformed
+
+
+class Fold:
+    """The table of one module, computed when it is first asked for, and anew after its parameters were written."""
+
+    def __init__(self) -> None:
+        self._table: Tensor | None = None
+        self._made_of: list[tuple[int, int]] = []
+
+    def table(self, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor | None:
+        """None where lookups have to compute: they learn, drop edges, or are traced."""
+        if module.training or torch.compiler.is_compiling():
+            return None
+        parameters = [*module.parameters()]
+        if (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)) or transformed(*parameters):
+            return None
+        made_of = [(id(p), p._version) for p in parameters]
+        if self._table is None or made_of != self._made_of:
+            self._table = None  # not two at once
+            self._table, self._made_of = compute(), made_of
+        return self._table
