@@ -151,7 +151,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
     def _look_up(self, ids: Tensor, sparse: bool | None = None) -> Tensor:
         self._before_read(ids)
         if self._fold is not None and self.out_dtype in (None, self.central.dtype):
-            table = self._fold.table(self, self._compute)
+            table = self._fold.table(self)
             if table is not None:
                 return nn.functional.embedding(ids, table)
         look_up, tensors, options = self._link_call()

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from resemb_ext._transforms import transformed
+
+
+class _Foldable(Protocol):
+    training: bool
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def _before_read(self, ids: Tensor | None) -> None: ...
+
+    def _compute(self) -> Tensor: ...
 
 
 class Fold:
@@ -17,7 +28,7 @@ class Fold:
         self._table: Tensor | None = None
         self._made_of: list[tuple[int, int]] = []
 
-    def table(self, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor | None:
+    def table(self, module: _Foldable) -> Tensor | None:
         """None where lookups have to compute: they learn, drop edges, or are traced."""
         if module.training or torch.compiler.is_compiling():
             return None
@@ -27,5 +38,6 @@ class Fold:
         made_of = [(id(p), p._version) for p in parameters]
         if self._table is None or made_of != self._made_of:
             self._table = None  # not two at once
-            self._table, self._made_of = compute(), made_of
+            module._before_read(None)  # of all rows, not those of a batch
+            self._table, self._made_of = module._compute(), made_of
         return self._table

@@ -59,7 +59,7 @@ class WholeTable(ReadHooks, Traceable):
         if isinstance(self.central, fx.Proxy):
             return self._node(self.central.tracer, "materialize")
         self._before_read(None)
-        folded = None if self._fold is None else self._fold.table(self, self._compute)
+        folded = None if self._fold is None else self._fold.table(self)
         return self._compute() if folded is None else folded.clone()
 
     def _compute(self) -> Tensor:
