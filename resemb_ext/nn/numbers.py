@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .tracing import without_numbers
+
 _BLOCK_ROWS = 1 << 16
 
 
@@ -127,7 +129,7 @@ class Numbers:
 
     @torch.no_grad()
     def _store(self, rows: range, whole: bool, warn: bool) -> None:
-        if self.memory.is_meta:
+        if without_numbers(self.memory):
             return
         if not whole:
             changed = self._changed(rows)

@@ -7,14 +7,24 @@ from typing import Any, ClassVar
 import torch
 from torch import fx, nn
 
-_PROXY = torch._C._TorchDispatchModeKey.PROXY  # of make_fx
+_MODES = torch._C._TorchDispatchModeKey
+
+
+def fake(tensor: Any) -> bool:
+    """Whether what is made of a tensor has a shape alone: under FakeTensorMode."""
+    return torch._C._get_dispatch_mode(_MODES.FAKE) is not None or type(tensor).__name__ == "FakeTensor"
+
+
+def without_numbers(tensor: Any) -> bool:
+    """Whether a tensor and what is made of it have no numbers: under FakeTensorMode, and on the meta device."""
+    return tensor.is_meta or fake(tensor)
 
 
 def traced(table: Any) -> bool:
     """Whether a program is being made of what is called, with this parameter of a module in it."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
-    return isinstance(table, fx.Proxy) or torch._C._get_dispatch_mode(_PROXY) is not None
+    return isinstance(table, fx.Proxy) or torch._C._get_dispatch_mode(_MODES.PROXY) is not None  # of make_fx
 
 
 class Traceable(nn.Module):

@@ -17,7 +17,7 @@ from resemb_ext._registration import accumulator
 from resemb_ext._transforms import transformed
 
 from .fold import Fold
-from .tracing import Traceable, traced
+from .tracing import Traceable, fake, traced, without_numbers
 from .weight import WeightTable, is_table_of
 
 _BLOCK_ROWS = 1 << 16
@@ -110,7 +110,7 @@ class WholeTable(ReadHooks, Traceable):
             UserWarning: a whole table was copied whose padding row is not zero; padding stays zero.
         """
         parameters = [*self.parameters()]
-        if traced(self.central) or transformed(*parameters):
+        if traced(self.central) or transformed(*parameters) or fake(self.central):
             # A traced or transformed program has no use for the guard, and torch cannot carry it there.
             return self.materialize()
         learns = [p for p in parameters if p.requires_grad] if torch.is_grad_enabled() else []
@@ -143,7 +143,7 @@ class WholeTable(ReadHooks, Traceable):
         """
         central = table.detach().to(self.central, copy=True)
         if self.padding_idx is not None:
-            if name and self._shows_padding and not central.is_meta and central[self.padding_idx].any():
+            if name and self._shows_padding and not without_numbers(central) and central[self.padding_idx].any():
                 warnings.warn(
                     f"{name}: row {self.padding_idx}, its padding, is not zero; padding of {type(self).__name__} is "
                     f"always a zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from resemb_ext import InterestGraph, ResEmbedding
+from resemb_ext import InterestGraph, ResEmbedding, ResEmbeddingBag
 
 H, D = 9, 6
 
@@ -174,6 +175,23 @@ def test_tables_that_are_assigned_take_the_graph_along(how: str, link: str) -> N
     assert torch.equal(emb.bag(ids[None]), source.bag(ids[None]))
     assert torch.equal(table(emb), table(source))
     assert emb.to("meta")(ids.to("meta")).is_meta
+
+
+@pytest.mark.parametrize("link", ["average", "attention"])
+@pytest.mark.parametrize("kind", [ResEmbedding, ResEmbeddingBag])
+def test_under_fake_tensor_mode(kind: type, link: str) -> None:
+    ids = torch.tensor([[1, 2, 0]])
+    real = kind(make_graph(), D, link=link, padding_idx=0)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        emb = kind(make_graph(), D, link=link, padding_idx=0, match_std=True)
+        out = emb(torch.tensor([[1, 2, 0]]))
+        out.sum().backward()
+        nn.init.xavier_uniform_(emb.weight)
+        emb.weight.data[0].zero_()
+        emb.load_state_dict(real.state_dict())
+        assert emb.weight.sum().shape == () and real(ids).shape == out.shape
+    assert type(out).__name__ == "FakeTensor" and out.shape == real(ids).shape
+    assert all(p.grad.shape == p.shape for p in emb.parameters())
 
 
 def test_share_memory() -> None:
