@@ -58,6 +58,25 @@ def test_the_same_numbers_as_of_an_optimizer_made_after(kind: Any, options: dict
     assert model.tables["item"].residual.abs().sum() != other.tables["user"].weight.sum()
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, rx.optim.AdamW])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_without_neighbours_training_is_that_of_the_plain_model(kind: Any, sparse: bool) -> None:
+    """An item that is not in its own row either has the vector R."""
+    if sparse and kind is torch.optim.Adam:
+        kind = rx.optim.Adam
+    model = Model(sparse=sparse)
+    plain = copy.deepcopy(model)
+    ours, theirs = (kind(one.parameters(), lr=1e-3) for one in (model, plain))
+    empty = rx.InterestGraph.from_csr([0] * (ROWS + 1), [], [])
+    rx.replace_embeddings(model, {"item": empty}, optimizer=ours, link="given")
+    for seed in range(5):
+        step(model, ours, seed)
+        step(plain, theirs, seed)
+    rx.restore_embeddings(model, optimizer=ours)
+    for (name, a), (_, b) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
 def test_groups_names_and_the_state_of_others_stay() -> None:
     model = Model()
     named = list(model.named_parameters())

@@ -482,6 +482,22 @@ def test_compiled_models() -> None:
     gc.collect()
 
 
+@pytest.mark.full
+def test_models_compiled_to_code() -> None:
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True)
+    before = compiled(*inputs())
+    rx.replace_embeddings(model, {"item": ring()})
+    torch.testing.assert_close(compiled(*inputs()), before)
+    compiled(*inputs()).backward()
+    with torch.no_grad():
+        for parameter in model.tables["item"].parameters():
+            parameter -= parameter.grad
+    torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
+    rx.restore_embeddings(model)
+    torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
+
+
 @pytest.mark.parametrize("how", ["function", "in place", "part"])
 def test_other_ways_to_compile(how: str) -> None:
     model = Model()
