@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .swap import Swap
-from .walk import ATOMS, SEQUENCES, Place, attributes, contents, step
+from .walk import ATOMS, DEPTH, SEQUENCES, Place, attributes, contents, step
 
 _PENALTIES = ("weight", "central", "residual")  # of attention nobody has asked to shrink a_src, a_dst and b
 
@@ -37,6 +37,7 @@ class Holders:
         self.mended: list[list[str]] = [[] for _ in swaps]
         self.left: list[list[str]] = [[] for _ in swaps]
         self._apply = False
+        self._depth = 0
         self._seen: set[int] = set()
         self._modules = list({id(module): (path, module) for path, module in reversed(found)}.values())[::-1]
         self._walk()
@@ -62,8 +63,15 @@ class Holders:
         if isinstance(value, Tensor):
             self._leave(value, path)
             return value
-        if type(value) in ATOMS or contents(value) is None:
+        if type(value) in ATOMS or self._depth == DEPTH or contents(value) is None:
             return value
+        self._depth += 1
+        new = self._inside(value, path)
+        self._depth -= 1
+        return new
+
+    def _inside(self, value: Any, path: str) -> Any:
+        """As ``_visit``, of a container or plain object."""
         if isinstance(value, tuple):
             place = self._alone(value)
             if place is None:

@@ -15,7 +15,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
 SEQUENCES = (list, tuple, deque, set, frozenset)
 # Of objects in a module's attributes those of other packages are looked into, as deep as this.
-_DEPTH = 6
+DEPTH = 6
 _OPAQUE = re.compile(
     r"(builtins|torch|numpy|scipy|pandas|polars|pyarrow|duckdb|pyspark|logging|threading|_thread|weakref|resemb_ext|"
     r"lightning|lightning_fabric|pytorch_lightning|accelerate|transformers|torchmetrics)\b"
@@ -82,7 +82,7 @@ def plain_values(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
     """Paths and values of what is no container, in a module's plain attributes and the containers there."""
     seen: set[int] = set()
     for _, where, value in attributes(module, path):
-        yield from _values(value, where, seen, _DEPTH)
+        yield from _values(value, where, seen, DEPTH)
 
 
 def _values(value: Any, path: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

@@ -111,6 +111,9 @@ def test_loops_and_large_lists_end() -> None:
     model.loop, model.numbers = loop, list(range(100_000))
     model.holder = types.SimpleNamespace(model=model, again=loop)
     model.holder.self = model.holder
+    model.chain = types.SimpleNamespace(next=None)
+    for _ in range(5000):
+        model.chain = types.SimpleNamespace(next=model.chain)
     assert rx.replace_embeddings(model, {"item": ring()}).tables[0].left == ()
 
 
