@@ -74,4 +74,17 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
       "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers, "
       "Tensor? residual_live) -> Tensor");
+  // DIN's attention unit with one hidden layer: (scores [Q], pooled [B, D]), see common/activation.h. Sample
+  // b's pairs are [offsets[b], offsets[b + 1]), their keys those from starts[b] on; without starts the pairs'
+  // own. pooled is [0, D] unless `pool`. On the CPU alone.
+  m.def(
+      "local_activation(Tensor keys, Tensor query, Tensor? starts, Tensor offsets, Tensor by_query, Tensor "
+      "w_key, "
+      "Tensor w_product, Tensor slope, Tensor out_weight, Tensor out_bias, bool pool) -> (Tensor, Tensor)");
+  // Without starts: gradients of (keys, query, by_query, w_key, w_product, slope, out_weight, out_bias).
+  m.def(
+      "local_activation_backward(Tensor? grad_scores, Tensor? grad_pooled, Tensor scores, Tensor keys, "
+      "Tensor query, Tensor offsets, Tensor by_query, Tensor w_key, Tensor w_product, Tensor slope, "
+      "Tensor out_weight, Tensor out_bias) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

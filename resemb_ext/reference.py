@@ -257,3 +257,50 @@ def philox(key: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
         key0, key1 = key0 + 0x9E3779B9 & _MASK, key1 + 0xBB67AE85 & _MASK
     return c0, c1, c2, c3
+
+
+def local_activation(
+    keys: Tensor,
+    query: Tensor,
+    starts: Tensor | None,
+    offsets: Tensor,
+    by_query: Tensor,
+    w_key: Tensor,
+    w_product: Tensor,
+    slope: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """DIN's attention unit with one hidden layer (Zhou et al. 2018, arXiv 1706.06978, section 4.3).
+
+    For a pair of sample b and a key k: z = w_key k + w_product (q_b * k) + by_query_b; a = z, or slope z where z is not
+    above 0; score = out_weight . a + out_bias.
+
+    Args:
+        keys: [K, D].
+        query: q, [B, D].
+        starts: int64 [B], the first key of each sample; None: sample b's keys are those of its pairs.
+        offsets: int64 [B + 1]: sample b has pairs offsets[b] to offsets[b + 1].
+        by_query: [B, H], the part of the first layer in q with its bias.
+        w_key, w_product: [H, D].
+        slope, out_weight: [H].
+        out_bias: [1].
+        pool: sum the keys by score as well.
+
+    Returns:
+        scores [Q]; the sums of score times key, [B, D], or [0, D] without ``pool``.
+    """
+    samples = query.shape[0]
+    counts = torch.diff(offsets)
+    row = torch.repeat_interleave(torch.arange(samples, device=offsets.device), counts)
+    if starts is not None:
+        at = torch.arange(row.numel(), device=row.device) + (starts - offsets[:-1]).index_select(0, row)
+        keys = keys.index_select(0, at)
+    product = query.index_select(0, row) * keys
+    z = keys @ w_key.t() + product @ w_product.t() + by_query.index_select(0, row)
+    scores = torch.where(z > 0, z, slope * z) @ out_weight + out_bias
+    pooled = keys.new_zeros((samples if pool else 0, keys.shape[1]))
+    if pool:
+        pooled = pooled.index_add(0, row, keys * scores.unsqueeze(1))
+    return scores, pooled

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
+#include "common/activation.h"
 #include "common/lookup.h"
 #include "common/update.h"
 
@@ -85,6 +87,12 @@ class Backend {
   // One step, or the decay alone, on the rows of a table of H items.
   virtual void update(const UpdateArgs& a, int64_t num_items) = 0;
   virtual void advance(const Advance& a) = 0;
+
+  // DIN's attention unit; of the CPU alone.
+  virtual void activate(const ActivationArgs&) {
+    throw std::invalid_argument("keys: no kernels for their device");
+  }
+  virtual void activate_backward(const ActivationArgs& args) { activate(args); }
 };
 
 }  // namespace resemb

@@ -24,6 +24,8 @@ class Backend final : public resemb::Backend {
   void distinct_neighbors(const TableRows& rows, const GraphView& graph, int64_t num_edges,
                           SparseOutput& to) override;
   void update(const UpdateArgs& a, int64_t num_items) override;
+  void activate(const ActivationArgs& a) override;
+  void activate_backward(const ActivationArgs& a) override;
   void advance(const Advance& a) override { a.run(); }
 
  private:

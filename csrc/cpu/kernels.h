@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "common/activation.h"
 #include "common/attention.h"
 #include "common/types.h"
 #include "common/update.h"
@@ -133,7 +134,7 @@ struct RankArgs {
   int32_t* out;  // [N]
 };
 
-// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs, ids, updates.
+// Each runs over items [begin, end) of its arguments: rows, segments, copies, pairs, ids, updates, samples.
 struct Kernels {
   const char* isa;
   // Returns the first row whose edges leave the graph's arrays or name an item outside [0, H), or -1:
@@ -148,6 +149,9 @@ struct Kernels {
   void (*dot)(const DotArgs&, int64_t begin, int64_t end);
   void (*rank)(const RankArgs&, int64_t begin, int64_t end);
   void (*update)(const UpdateArgs&, int64_t begin, int64_t end);
+  // See common/activation.h; scratch: args.scratch() numbers, partial: args.partial(), written.
+  void (*activate)(const ActivationArgs&, void* scratch, int64_t begin, int64_t end);
+  void (*activate_backward)(const ActivationArgs&, void* scratch, void* partial, int64_t begin, int64_t end);
 };
 
 // The kernels in use: the best path of this processor, or the one that RESEMB_ISA names.

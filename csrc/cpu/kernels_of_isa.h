@@ -12,9 +12,12 @@ void copy(const CopyArgs&, int64_t begin, int64_t end);
 void dot(const DotArgs&, int64_t begin, int64_t end);
 void rank(const RankArgs&, int64_t begin, int64_t end);
 void update(const UpdateArgs&, int64_t begin, int64_t end);
+void activate(const ActivationArgs&, void* scratch, int64_t begin, int64_t end);
+void activate_backward(const ActivationArgs&, void* scratch, void* partial, int64_t begin, int64_t end);
 
 constexpr Kernels table_of(const char* isa) {
-  return {isa, gather, segment_sum, attend, attend_backward, attention_segment_sum, copy, dot, rank, update};
+  return {isa,  gather, segment_sum, attend, attend_backward, attention_segment_sum,
+          copy, dot,    rank,        update, activate,        activate_backward};
 }
 
 }  // namespace RESEMB_ISA

@@ -11,5 +11,6 @@ void implement_lookups(Library& m);
 void implement_attention(Library& m);
 void implement_table_rows(Library& m);
 void implement_updates(Library& m);
+void implement_activation(Library& m);  // on the CPU alone
 
 }  // namespace resemb

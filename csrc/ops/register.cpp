@@ -13,7 +13,10 @@ void implement(resemb::Library& m) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
+  implement(m);
+  resemb::implement_activation(m);
+}
 
 #if defined(RESEMB_ON_CUDA) && !defined(RESEMB_EMULATE)
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CUDA, m) { implement(m); }

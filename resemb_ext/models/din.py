@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from resemb_ext._registration_activation import local_activation
+from resemb_ext._transforms import transformed
+
 from .batch import TorchBatch
 from .fields import CTRModel
-from .histories import Histories
+from .histories import Histories, Jagged
 from .layers import MLP, Dice
 from .layers import activation as make_activation
 
@@ -55,6 +58,8 @@ class LocalActivation(nn.Module):
                 "Dice cannot train on padded histories, whose padding would enter its statistics: "
                 "give jagged histories with offsets"
             )
+        if self._fits_operator(query, keys, histories):
+            return self._in_one(query, keys, histories, pool=False)[0]
         w_query, w_key, w_diff, w_product = self.first.weight.chunk(4, dim=1)
         by_query = torch.addmm(self.first.bias, query, (w_query + w_diff).t())
         by_key = keys @ (w_key - w_diff).t()
@@ -62,9 +67,73 @@ class LocalActivation(nn.Module):
         both = histories.pair(by_key) + histories.samples.expand(by_query)
         return self.rest(self.activation(torch.addmm(both, product, w_product.t())))
 
+    def pool(self, query: Tensor, keys: Tensor, histories: Histories) -> Tensor:
+        """The sum of each sample's keys by their scores.
+
+        Args:
+            query, keys, histories: as of ``forward``.
+
+        Returns:
+            [B, D].
+        """
+        if self._fits_operator(query, keys, histories):
+            return self._in_one(query, keys, histories, pool=True)[1]
+        weight = self(query, keys, histories)
+        return histories.samples.sum(histories.pair(keys) * weight.unsqueeze(1))
+
     @property
     def _has_dice(self) -> bool:
         return any(isinstance(module, Dice) for module in self.modules())
+
+    def _fits_operator(self, query: Tensor, keys: Tensor, histories: Histories) -> bool:
+        """Whether one operator computes it all: the CPU's, for one hidden layer with PReLU or ReLU.
+
+        Compilers and torch.func get what they can see through.
+        """
+        output = self.rest.output
+        modules: tuple[nn.Module, ...] = (self.activation, self.rest, output)
+        if (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or not isinstance(histories.samples, Jagged)
+            or type(self.activation) not in (nn.PReLU, nn.ReLU)
+            or type(output) is not nn.Linear
+            or len(self.rest.layers) != 1
+            or any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+        ):
+            return False
+        tensors = (query, keys, self.first.weight, output.weight)
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        return (
+            all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in tensors)
+            and keys.dtype in (torch.float32, torch.float64)
+            and all(t.dtype == keys.dtype for t in tensors)
+            and not torch.is_autocast_enabled("cpu")
+            and not transformed(*tensors)
+            and not (histories.shared and learns)
+        )
+
+    def _in_one(self, query: Tensor, keys: Tensor, histories: Histories, pool: bool) -> tuple[Tensor, Tensor]:
+        assert isinstance(histories.samples, Jagged)
+        w_query, w_key, w_diff, w_product = self.first.weight.chunk(4, dim=1)
+        by_query = torch.addmm(self.first.bias, query, (w_query + w_diff).t())
+        slope = self.activation.weight if isinstance(self.activation, nn.PReLU) else w_key.new_zeros(1)
+        out = self.rest.output
+        assert isinstance(out, nn.Linear)
+        scores, pooled = local_activation(
+            keys,
+            query,
+            histories.first,
+            histories.samples.bounds,
+            by_query,
+            w_key - w_diff,
+            w_product,
+            slope.expand(w_key.shape[0]),
+            out.weight.squeeze(0),
+            out.bias,
+            pool,
+        )
+        return scores, pooled
 
 
 class DIN(CTRModel):
@@ -108,8 +177,9 @@ class DIN(CTRModel):
         keys, query = self.events(batch)
         histories = Histories.of(batch, self.padding_idx)
         keys = histories.keep(keys)
-        weight = self.attention(query, keys, histories)
         if self.softmax:
-            weight = histories.samples.softmax(weight)
-        interest = histories.samples.sum(histories.pair(keys) * weight.unsqueeze(1))
+            weight = histories.samples.softmax(self.attention(query, keys, histories))
+            interest = histories.samples.sum(histories.pair(keys) * weight.unsqueeze(1))
+        else:
+            interest = self.attention.pool(query, keys, histories)
         return self.mlp(torch.cat([interest, query, *self.profile(batch)], dim=1))

@@ -53,24 +53,35 @@ class Jagged:
     """Segments of any length, all positions real.
 
     Args:
-        row: int64 [K], the segment of each position, ascending.
-        count: number of segments.
+        bounds: int64 [count + 1], the first position of each segment, and K.
+        total: K, where it is known.
     """
 
     mask: Tensor | None = None
 
-    def __init__(self, row: Tensor, count: int) -> None:
-        self.row, self.count = row, count
+    def __init__(self, bounds: Tensor, total: int | None = None) -> None:
+        self.bounds, self.count = bounds, bounds.shape[0] - 1
+        self._total = total
+
+    @classmethod
+    def of_lengths(cls, lengths: Tensor) -> Jagged:
+        """Segments of these lengths, int64 [count]."""
+        return cls(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+
+    @cached_property
+    def row(self) -> Tensor:
+        """int64 [K], the segment of each position."""
+        return segment_ids(self.starts, int(self.bounds[-1]) if self._total is None else self._total)
 
     @cached_property
     def lengths(self) -> Tensor:
         """int64 [count]."""
-        return torch.bincount(self.row, minlength=self.count)
+        return torch.diff(self.bounds)
 
-    @cached_property
+    @property
     def starts(self) -> Tensor:
         """int64 [count], the first position of each segment."""
-        return self.lengths.cumsum(0) - self.lengths
+        return self.bounds[:-1]
 
     @cached_property
     def _time_order(self) -> tuple[Tensor, list[int]]:
@@ -183,12 +194,14 @@ class Histories:
     Attributes:
         segments: the N histories over the K positions kept.
         samples: the B samples over the Q pairs.
+        first: int64 [B], where each sample's history starts among the K; None where sample b has history b.
     """
 
     segments: Segments
     samples: Segments
-    _kept: Tensor | None
-    _paired: Tensor | None
+    _kept: Tensor | None = None
+    first: Tensor | None = None
+    _padded_pairs: Tensor | None = None
 
     @classmethod
     def of(cls, batch: TorchBatch, padding_idx: int | None) -> Histories:
@@ -203,24 +216,21 @@ class Histories:
         """
         if batch.offsets is None:
             return cls._padded(batch, padding_idx)
-        history, samples = batch.history, len(batch)
-        row = segment_ids(batch.offsets, history.numel())
+        history = batch.history
+        bounds, total = torch.cat([batch.offsets, batch.offsets.new_full((1,), history.numel())]), history.numel()
         kept = None
         if padding_idx is not None:
             real = history != padding_idx
             # all() is one small reduction; leaving out is seldom needed.
             if not bool(real.all()):
                 kept = real.nonzero().squeeze(1)
-                row = row.index_select(0, kept)
-        segments = Jagged(row, batch.histories)
+                before = torch.cat([bounds.new_zeros(1), real.cumsum(0)])
+                bounds, total = before.index_select(0, bounds), kept.numel()
+        segments = Jagged(bounds, total)
         if batch.history_row is None:
-            return cls(segments, segments, kept, None)
-        lengths = segments.lengths.index_select(0, batch.history_row)
-        first = lengths.cumsum(0) - lengths
-        sample = segment_ids(first, int(lengths.sum()))
-        shift = segments.starts.index_select(0, batch.history_row) - first
-        paired = torch.arange(sample.numel(), device=sample.device) + shift.index_select(0, sample)
-        return cls(segments, Jagged(sample, samples), kept, paired)
+            return cls(segments, segments, kept)
+        samples = Jagged.of_lengths(segments.lengths.index_select(0, batch.history_row))
+        return cls(segments, samples, kept, segments.starts.index_select(0, batch.history_row))
 
     @classmethod
     def _padded(cls, batch: TorchBatch, padding_idx: int | None) -> Histories:
@@ -232,11 +242,23 @@ class Histories:
         mask = batch.history != padding_idx
         segments = Padded(mask)
         if batch.history_row is None:
-            return cls(segments, segments, None, None)
-        length = batch.history.shape[1]
-        within = torch.arange(length, device=mask.device)
-        paired = (batch.history_row.unsqueeze(1) * length + within).reshape(-1)
-        return cls(segments, Padded(mask.index_select(0, batch.history_row)), None, paired)
+            return cls(segments, segments)
+        first = batch.history_row * batch.history.shape[1]
+        pairs = (first.unsqueeze(1) + torch.arange(batch.history.shape[1], device=mask.device)).reshape(-1)
+        return cls(segments, Padded(mask.index_select(0, batch.history_row)), None, first, pairs)
+
+    @property
+    def shared(self) -> bool:
+        """Whether samples may share a history."""
+        return self.first is not None
+
+    @cached_property
+    def _jagged_pairs(self) -> Tensor:
+        """int64 [Q], the position of each pair."""
+        assert isinstance(self.samples, Jagged) and self.first is not None
+        row = self.samples.row
+        shift = self.first - self.samples.starts
+        return torch.arange(row.numel(), device=row.device) + shift.index_select(0, row)
 
     def keep(self, values: Tensor) -> Tensor:
         """[P, ...] over all positions of ``history`` -> [K, ...] over those kept."""
@@ -244,4 +266,7 @@ class Histories:
 
     def pair(self, values: Tensor) -> Tensor:
         """[K, ...] -> [Q, ...]."""
-        return values if self._paired is None else values.index_select(0, self._paired)
+        if self.first is None:
+            return values
+        pairs = self._jagged_pairs if self._padded_pairs is None else self._padded_pairs
+        return values.index_select(0, pairs)

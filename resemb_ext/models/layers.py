@@ -93,6 +93,11 @@ class MLP(nn.Module):
         layers.append(nn.Linear(features, 1))
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def output(self) -> nn.Module:
+        """The linear layer that gives the one output."""
+        return self.layers[-1]
+
     def forward(self, values: Tensor) -> Tensor:
         """[N, features] -> [N]."""
         return self.layers(values).squeeze(-1)

@@ -19,8 +19,7 @@ def segments(form: str, lengths: list[int], width: int = 3):
     draw = torch.Generator().manual_seed(sum(lengths) + len(lengths))
     parts = [torch.randn(n, width, generator=draw) for n in lengths]
     if form == "jagged":
-        row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        return Jagged(row, len(lengths)), torch.cat(parts), parts
+        return Jagged.of_lengths(torch.tensor(lengths)), torch.cat(parts), parts
     longest = max(lengths) + 1
     mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
     # What is not real must not matter, however large.

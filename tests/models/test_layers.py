@@ -62,8 +62,8 @@ def test_attention_equals_the_concatenated_form():
     q = query[row]
     literal = torch.cat([q, keys, q - keys, q * keys], dim=1)
     expected = unit.rest(unit.activation(unit.first(literal)))
-    pairs = Jagged(row, 3)
-    got = unit(query, keys, Histories(pairs, pairs, None, None))
+    pairs = Jagged.of_lengths(torch.tensor([2, 1, 3]))
+    got = unit(query, keys, Histories(pairs, pairs))
     torch.testing.assert_close(got, expected)
 
 
@@ -79,8 +79,8 @@ def test_din_equals_a_loop_over_rows():
             interest = torch.zeros(6)
             if history:
                 keys = table.weight[history]
-                pairs = Jagged(torch.zeros(len(history), dtype=int), 1)
-                weight = din.attention(query[None], keys, Histories(pairs, pairs, None, None))
+                pairs = Jagged(torch.tensor([0, len(history)]))
+                weight = din.attention(query[None], keys, Histories(pairs, pairs))
                 weight = weight.softmax(0) if softmax else weight
                 interest = weight @ keys
             rows.append(din.mlp(torch.cat([interest, query])[None]))
@@ -106,3 +106,60 @@ def test_din_looks_up_each_table_once():
     )
     din(batch)
     assert calls == [[5, 6, 7], [1, 2, 3]]
+
+
+def test_one_operator_and_the_layers_agree(monkeypatch):
+    """Scores, pooled histories and gradients of the CPU's operator against the layers one after another."""
+    torch.manual_seed(0)
+    fits = LocalActivation._fits_operator
+    for activation, shared in ((a, s) for a in ("prelu", "relu") for s in (False, True)):
+        table = torch.nn.Embedding(20, 6, padding_idx=0)
+        din = DIN(table, attention_hidden=(7,), activation=activation)
+        batch = TorchBatch(
+            torch.tensor([1, 2, 3]),
+            torch.tensor([3, 0, 5, 9, 9]),
+            torch.tensor([0, 3, 3]),
+            history_row=torch.tensor([0, 2, 2]) if shared else None,
+        )
+        found = []
+        for operator in (True, False):
+            used = []
+            monkeypatch.setattr(
+                LocalActivation,
+                "_fits_operator",
+                lambda self, *a, operator=operator, used=used: used.append(operator and fits(self, *a)) or used[-1],
+            )
+            with torch.no_grad():
+                scores = din(batch)
+            assert used[0] == operator
+            used.clear()
+            trained = din(batch)
+            assert used[0] == (operator and not shared)
+            found.append((scores, trained, *torch.autograd.grad(trained.square().sum(), [*din.parameters()])))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_what_the_operator_does_not_do_goes_through_the_layers():
+    keys, query = torch.randn(3, 4), torch.randn(1, 4)
+    pairs = Jagged(torch.tensor([0, 3]))
+    of = Histories(pairs, pairs)
+    unit = LocalActivation(4, (5,), "prelu")
+    assert unit._fits_operator(query, keys, of)
+    assert not unit._fits_operator(query.half(), keys.half(), of)
+    assert not unit._fits_operator(query.double(), keys.double(), of)
+    for other in (
+        LocalActivation(4, (5, 3), "prelu"),
+        LocalActivation(4, (5,), "dice"),
+        LocalActivation(4, (5,), "sigmoid"),
+    ):
+        assert not other._fits_operator(query, keys, of)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not unit._fits_operator(query, keys, of)
+    seen = []
+    handle = unit.activation.register_forward_hook(lambda *_: seen.append(1))
+    unit(query, keys, of)
+    handle.remove()
+    assert seen
+    tangent = torch.func.jvp(lambda k: unit(query, k, of), (keys,), (torch.ones_like(keys),))[1]
+    assert tangent.abs().max() > 0
