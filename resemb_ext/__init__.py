@@ -52,7 +52,9 @@ _ON_DEMAND = (
 )  # they import pandas, matplotlib, ...
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ON_DEMAND:
-        return importlib.import_module(f"resemb_ext.{name}")
-    raise AttributeError(f"module 'resemb_ext' has no attribute '{name}'")
+if not TYPE_CHECKING:  # where types are checked, a wrong name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _ON_DEMAND:
+            return importlib.import_module(f"resemb_ext.{name}")
+        raise AttributeError(f"module 'resemb_ext' has no attribute '{name}'")

@@ -70,6 +70,10 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
     _shows_padding = True
     _own_forward = "_look_up"
 
+    if TYPE_CHECKING:  # calls of nn.Module give Any
+
+        def __call__(self, input: Tensor) -> Tensor: ...
+
     def forward(self, input: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): ``[*input.shape, D]``. See ``functional.res_embedding``."""
         if isinstance(input, fx.Proxy):

@@ -67,6 +67,12 @@ class ResEmbeddingBag(ResEmbeddingBase, nn.EmbeddingBag):
         self.include_last_offset = include_last_offset
         self.mean_divisor = mean_divisor
 
+    if TYPE_CHECKING:  # calls of nn.Module give Any
+
+        def __call__(
+            self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+        ) -> Tensor: ...
+
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """Pools bags of ids: [B, D]. See ``functional.res_embedding_bag``.
 
