@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from .walk import Place, places
 
-Key = str | nn.Module | Callable[[str, nn.Module], bool]
 _WRAPPERS = ("_orig_mod",)  # of torch.compile
 
 

@@ -16,7 +16,7 @@ from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
 from . import optimizers, refuse
 from .graphs import graph_of, named
 from .living import living
-from .names import Key, Table, choose
+from .names import Table, choose
 from .plan import Plan
 from .report import Replacement
 from .swap import Swap, tables_of
@@ -27,7 +27,7 @@ _BLOCK = 1 << 16
 
 def replace_embeddings(
     model: nn.Module,
-    tables: Mapping[Key, InterestGraph | Any],
+    tables: Mapping[Any, Any],
     *,
     optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | Any | None = None,
     start: str = "exact",
@@ -75,26 +75,27 @@ def replace_embeddings(
         >>> model["item"].central.shape
         torch.Size([3, 8])
     """
-    if start not in _STARTS:
-        raise ValueError(f"start: found {start!r}; expected 'exact', 'smoothed' or 'fresh'")
-    refuse.check_model(model)
-    given = optimizers.unwrapped(optimizer)
-    chosen, found = choose(model, tables)
-    named = [table for table, _ in chosen]
-    for table in named:
-        refuse.check_table(table)
-    refuse.check_ties(named, found)
-    alive = living()
-    refuse.check_wrapped(named, alive.wrappers)
-    for table in named:
-        optimizers.check_ties(given, refuse.weight_of(table), table.name, alive.optimizers)
-    prepared = [_swap(table, value, start, sparse, options, given) for table, value in chosen]
-    plan = Plan([swap for swap, _ in prepared], found, given)
-    for text in [text for _, texts in prepared for text in texts]:
-        warnings.warn(text, stacklevel=2)
-    forgotten = optimizers.forgotten(given, alive.optimizers, plan.swaps)
-    optimizers.warn_of_forgotten(forgotten, found, "replace_embeddings")
-    return plan.carry_out()
+    with torch.inference_mode(False):  # what is made here must be able to learn
+        if start not in _STARTS:
+            raise ValueError(f"start: found {start!r}; expected 'exact', 'smoothed' or 'fresh'")
+        refuse.check_model(model)
+        given = optimizers.unwrapped(optimizer)
+        chosen, found = choose(model, tables)
+        wanted = [table for table, _ in chosen]
+        for table in wanted:
+            refuse.check_table(table)
+        refuse.check_ties(wanted, found)
+        alive = living()
+        refuse.check_wrapped(wanted, alive.wrappers)
+        for table in wanted:
+            optimizers.check_ties(given, refuse.weight_of(table), table.name, alive.optimizers)
+        prepared = [_swap(table, value, start, sparse, options, given) for table, value in chosen]
+        plan = Plan([swap for swap, _ in prepared], found, given)
+        for text in [text for _, texts in prepared for text in texts]:
+            warnings.warn(text, stacklevel=2)
+        forgotten = optimizers.forgotten(given, alive.optimizers, plan.swaps)
+        optimizers.warn_of_forgotten(forgotten, found, "replace_embeddings")
+        return plan.carry_out()
 
 
 def _swap(
@@ -128,7 +129,8 @@ def _made(module: Any, graph: InterestGraph, start: str, options: dict[str, Any]
     begin = ResEmbeddingBag.from_embedding_bag if bags else ResEmbedding.from_embedding
     if start == "fresh":
         if not weight.is_meta:
-            options = {"match_std": True, "init_std": deviation(weight, module.padding_idx), **options}
+            padding = options.get("padding_idx", module.padding_idx)
+            options = {"match_std": True, "init_std": deviation(weight, padding), **options}
         made = begin(module, graph, exact=False, **options)
         made.reset_parameters()
         return made

@@ -71,9 +71,9 @@ class ReplacedTable:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replacement:
-    """What has changed, table by table; printed, a short text.
+    """What has changed, table by table; shown as a short text.
 
     Attributes:
         tables: in the order in which the model holds them.
@@ -101,3 +101,5 @@ class Replacement:
     def __str__(self) -> str:
         plural = "" if len(self.tables) == 1 else "s"
         return "\n".join([f"{len(self.tables)} table{plural} changed", *map(str, self.tables)])
+
+    __repr__ = __str__

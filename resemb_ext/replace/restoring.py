@@ -34,18 +34,24 @@ def restore_embeddings(
             taken out, and the state of all of them is dropped.
 
     Returns:
-        What was restored; no table where the model has no ResEmbedding.
+        What was restored; no table where the model has no ResEmbedding. Its notes name optimizers that were not given
+        and hold the old tables; one that goes on stepping warns then.
 
     Raises:
         TypeError: no module, or another optimizer.
         ValueError: a model in DistributedDataParallel or FSDP.
     """
-    refuse.check_model(model)
-    given = optimizers.unwrapped(optimizer)
-    found = places(model)
-    chosen = [table for table in embeddings(found) if isinstance(table.module, ResEmbeddingBase)]
-    refuse.check_wrapped(chosen, living().wrappers)
-    return Plan([_swap(table) for table in chosen], found, given).carry_out()
+    with torch.inference_mode(False):  # what is made here must be able to learn
+        refuse.check_model(model)
+        given = optimizers.unwrapped(optimizer)
+        found = places(model)
+        chosen = [table for table in embeddings(found) if isinstance(table.module, ResEmbeddingBase)]
+        alive = living()
+        refuse.check_wrapped(chosen, alive.wrappers)
+        plan = Plan([_swap(table) for table in chosen], found, given)
+        for optimizer, swap in optimizers.forgotten(given, alive.optimizers, plan.swaps):
+            swap.notes += (f"{type(optimizer).__name__}, which was not given, holds its old tables",)
+        return plan.carry_out()
 
 
 def _swap(table: Table) -> Swap:

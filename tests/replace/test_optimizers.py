@@ -245,6 +245,20 @@ def test_one_that_was_not_given_is_warned_of() -> None:
     del optimizer
 
 
+def test_one_that_was_not_given_to_a_restore_is_noted_and_warns_at_its_step() -> None:
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = rx.restore_embeddings(model)
+    assert "  Adam, which was not given, holds its old tables" in str(report)
+    model.zero_grad()
+    model(*inputs()).backward()
+    with pytest.warns(UserWarning, match="Adam: steps a table that has been replaced"):
+        optimizer.step()
+
+
 def test_one_that_is_gone_is_not_warned_of() -> None:
     model = Model()
     optimizer = torch.optim.Adam(model.parameters())

@@ -139,6 +139,7 @@ def test_one_graph_for_several_tables() -> None:
     report = rx.replace_embeddings(model, {lambda name, module: True: ring(padding=False)})
     assert [table.path for table in report] == ["a", "b"]
     assert len(report) == 2 and report["b"].dim == 3
+    assert repr(report) == str(report)
     with pytest.raises(KeyError, match="expected one of a, b"):
         report["c"]
 
@@ -460,6 +461,20 @@ def test_a_warning_as_error_leaves_the_model() -> None:
         with pytest.raises(UserWarning, match=r"Adam holds the weight of tables\.item"):
             rx.replace_embeddings(model, {"item": ring()})
         assert identities(model, optimizer) == before
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
+def test_modes_of_the_caller(mode: Any) -> None:
+    model = Model()
+    plain = copy.deepcopy(model)
+    with mode():
+        rx.replace_embeddings(model, {"item": ring()})
+    model(*inputs()).backward()
+    assert model.tables["item"].central.grad.any()
+    with mode():
+        rx.restore_embeddings(model)
+    model(*inputs()).backward()
+    torch.testing.assert_close(model(*inputs()), plain(*inputs()))
 
 
 def test_compiled_models() -> None:
