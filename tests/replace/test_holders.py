@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import resemb_ext as rx
+from resemb_ext.testing.strategies import examples
 from tests.replace.test_replace import Model, inputs, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,3 +128,53 @@ def test_lists_in_modules_that_are_not_registered() -> None:
     report = rx.replace_embeddings(model, {"item": ring()})
     assert report.tables[0].mended == ("hidden[0].penalised[0]",)
     assert hidden.penalised == [model.tables["item"].central, model.tables["item"].residual]
+
+
+def _leaves(draw: st.DrawFn, item: nn.Parameter, user: nn.Parameter) -> Any:
+    number = st.integers(0, 3)
+    return draw(number | st.just("l2") | st.none() | st.sampled_from([item, user]) | st.just(item))
+
+
+def _structure(draw: st.DrawFn, item: nn.Parameter, user: nn.Parameter, depth: int) -> Any:
+    if depth == 0 or draw(st.integers(0, 2)) == 0:
+        return _leaves(draw, item, user)
+    parts = [_structure(draw, item, user, depth - 1) for _ in range(draw(st.integers(0, 3)))]
+    kind = draw(st.sampled_from([list, tuple, dict, deque, set, types.SimpleNamespace]))
+    if kind is dict:
+        return {f"table{number}.weight": part for number, part in enumerate(parts)}
+    if kind is types.SimpleNamespace:
+        return kind(**{f"part{number}": part for number, part in enumerate(parts)})
+    if kind is set:
+        return {part for part in parts if isinstance(part, (nn.Parameter, int))}
+    return kind(parts)
+
+
+def _flat(value: Any, names: dict[int, str]) -> list[Any]:
+    """Every part of a structure, in order; parameters by name."""
+    if isinstance(value, dict):
+        return [part for key, one in value.items() for part in (key, *_flat(one, names))]
+    if isinstance(value, (list, tuple, deque)):
+        return [type(value), *(part for one in value for part in _flat(one, names)), "end"]
+    if isinstance(value, set):
+        return [set, *sorted(str(_flat(one, names)[0]) for one in value), "end"]
+    if isinstance(value, types.SimpleNamespace):
+        return [type(value), *_flat(vars(value), names)]
+    return [names[id(value)] if isinstance(value, torch.Tensor) else value]
+
+
+@examples(100)
+@given(st.data())
+def test_any_structure_comes_back(data: st.DataObject) -> None:
+    model: Any = Model()
+    item, user = model.tables["item"].weight, model.tables["user"].weight
+    model.kept = [data.draw(st.composite(_structure)(item, user, 4))]
+    names = {id(item): "T", id(user): "U"}
+    before = _flat(model.kept, names)
+    report = rx.replace_embeddings(model, {"item": ring()}).tables[0]
+    changed = _flat(model.kept, names | {id(p): name for name, p in model.tables["item"].named_parameters()})
+    # Each place is changed or named.
+    assert len(report.mended) + len(report.left) == before.count("T")
+    assert changed.count("T") == len(report.left)
+    assert changed.count("central") == changed.count("residual") == len(report.mended)
+    rx.restore_embeddings(model)
+    assert _flat(model.kept, names | {id(model.tables["item"].weight): "T"}) == before
