@@ -16,7 +16,7 @@ from resemb_ext.graph import InterestGraph
 
 from . import graph_tensors
 from .attention import AttentionLink
-from .plain import PlainTables
+from .plain import PlainTables, draws
 from .state import GraphState
 
 
@@ -101,7 +101,8 @@ class ResEmbeddingBase(GraphState, PlainTables):
         self.attention: AttentionLink | None = None
         if link == "attention":
             self.attention = AttentionLink(embedding_dim, heads, edge_dropout, dtype=dtype, device=device)
-        self.reset_parameters()
+        if draws():
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws C and R anew, and sets attention to its start; the padding row becomes zero."""

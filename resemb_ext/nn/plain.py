@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,6 +16,14 @@ from .whole_table import WholeTable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_draws: ContextVar[bool] = ContextVar("draws", default=True)
+
+
+def draws() -> bool:
+    """Whether a new module draws its tables; not where they are about to be copied from a plain one."""
+    return _draws.get()
 
 
 class PlainTables(WholeTable):
@@ -41,7 +50,12 @@ class PlainTables(WholeTable):
             "dtype": table.dtype,
             "device": table.device,
         }
-        module = cls(graph, table.shape[1], **{**settings, **options})
+        # Drawing numbers that are overwritten would take half of the time, and move the random state.
+        drawn = _draws.set(False)
+        try:
+            module = cls(graph, table.shape[1], **{**settings, **options})
+        finally:
+            _draws.reset(drawn)
         central, residual = module._tables_of(table, "embedding")
         with torch.no_grad():
             module.central.copy_(central)

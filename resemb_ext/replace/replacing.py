@@ -134,9 +134,7 @@ def _made(module: Any, graph: InterestGraph, start: str, options: dict[str, Any]
         made = begin(module, graph, exact=False, **options)
         made.reset_parameters()
         return made
-    devices = [weight.device] if weight.is_cuda else []
-    with torch.random.fork_rng(devices):
-        return begin(module, graph, exact=start == "exact", **options)
+    return begin(module, graph, exact=start == "exact", **options)
 
 
 @torch.no_grad()

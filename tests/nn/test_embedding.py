@@ -301,3 +301,16 @@ def test_constructor_errors(options: dict, error: type[Exception], message: str)
     arguments = {"graph": make_graph(), "embedding_dim": D, **options}
     with pytest.raises(error, match=message):
         ResEmbedding(**arguments)
+
+
+@pytest.mark.parametrize("link", ["average", "attention"])
+def test_from_embedding_draws_no_random_numbers(link: str) -> None:
+    graph = InterestGraph.from_csr([0, 1, 2], [1, 0], [1.0, 1.0])
+    plain = torch.nn.Embedding(2, 3)
+    before = torch.get_rng_state()
+    emb = ResEmbedding.from_embedding(plain, graph, link=link)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(emb.materialize(), plain.weight)
+    emb.reset_parameters()  # and it goes on drawing where it should
+    assert not torch.equal(torch.get_rng_state(), before)
+    assert ResEmbedding(graph, 3).central.abs().sum() > 0
