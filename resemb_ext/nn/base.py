@@ -48,6 +48,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
         out_dtype: torch.dtype | None = None,
         heads: int = 1,
         edge_dropout: float = 0.0,
+        keep_padding: bool = False,
         graph_device: str | None = None,
         save_graph: bool = False,
         max_norm: float | None = None,
@@ -76,6 +77,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
         self.norm_type = 2.0
         self.scale_grad_by_freq = False
         self.sparse = sparse
+        self.keep_padding = keep_padding
         self.link = link
         self.residual_scale = residual_scale
         self.init_std = init_std
@@ -156,7 +158,8 @@ class ResEmbeddingBase(GraphState, PlainTables):
             if table is not None:
                 return nn.functional.embedding(ids, table)
         look_up, tensors, options = self._link_call()
-        return look_up(ids, *tensors, **options, **self._call_options(sparse))
+        found = look_up(ids, *tensors, **options, **self._call_options(sparse))
+        return self._with_padding(found, ids, self.residual)
 
     def bag(
         self,
@@ -247,6 +250,6 @@ class ResEmbeddingBase(GraphState, PlainTables):
         text = f"{self.num_embeddings}, {self.embedding_dim}, link={self.link!r}"
         text += f", edges={self.graph.num_edges}"
         if self.padding_idx is not None:
-            text += f", padding_idx={self.padding_idx}"
+            text += f", padding_idx={self.padding_idx}" + (", keep_padding=True" if self.keep_padding else "")
         text += ", graph in pinned memory" if self.graph_device else ""
         return text + (", sparse=True" if self.sparse else "")

@@ -38,6 +38,8 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
         heads: of link="attention", each with D / heads columns.
         edge_dropout: of link="attention": share of the edges left out of every lookup in training, by a
             seed drawn from torch's generator.
+        keep_padding: the padding row may hold a vector, as in nn.Embedding: lookups give it, without a gradient, and
+            R's row keeps it. It starts as zero. Else padding is a zero vector, whatever is written.
         graph_device: where the graph lies: None beside the tables, wherever they go; "pinned" in pinned host
             memory, where a CUDA device reads it, for graphs larger than the device's memory. Every lookup and
             every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge; see
@@ -95,8 +97,8 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
             graph: interest graph over the same H items.
             exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
                 smoothed over the graph.
-            **options: of the constructor. ``padding_idx=None`` keeps the vector of a padding row that is not
-                zero, which is then an item like others; padding itself is always a zero vector.
+            **options: of the constructor. ``keep_padding=True`` keeps the vector of a padding row that is not zero;
+                ``padding_idx=None`` makes it an item like others.
 
         Raises:
             TypeError: no nn.Embedding, or of a class that cannot be combined.

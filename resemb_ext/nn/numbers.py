@@ -20,6 +20,10 @@ class TableModule(Protocol):
     num_embeddings: int
     padding_idx: int | None
 
+    @property
+    def _zero_row(self) -> int | None:
+        """The row whose vector is zero, whatever is written."""
+
     def materialize(self) -> Tensor:
         """The whole table E."""
 
@@ -133,7 +137,7 @@ class Numbers:
             return
         if not whole:
             changed = self._changed(rows)
-            padding = self.module.padding_idx
+            padding = self.module._zero_row
             everything = self.module.num_embeddings - (padding is not None)
             whole = changed.numel() - (padding is not None and bool((changed == padding).any())) == everything
         if whole:
@@ -142,7 +146,7 @@ class Numbers:
             if padding is not None and bool((changed == padding).any()):
                 raise ValueError(
                     f"{self._name()}: row {padding} is padding, which is always a zero vector, and would not be zero; "
-                    "leave it zero, or build the module with padding_idx=None, where it is an item like others"
+                    "leave it zero, or build the module with keep_padding=True, where it is kept, as torch does"
                 )
             self.module._write_rows(changed, self.memory[changed])
 

@@ -59,7 +59,11 @@ class PlainTables(WholeTable):
         central, residual = module._tables_of(table, "embedding")
         with torch.no_grad():
             module.central.copy_(central)
-            module.residual.copy_(residual if exact else torch.zeros_like(residual))
+            module.residual.copy_(residual)
+            if not exact:
+                module.residual.zero_()
+                if module.keep_padding and module.padding_idx is not None:
+                    module.residual[module.padding_idx] = residual[module.padding_idx]
         module.requires_grad_(plain.weight.requires_grad)
         for replaced in plain.parameters(recurse=False):
             set_replaced(replaced, module)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
+from resemb_ext._bags import nest
 from resemb_ext._ownership import ReadHooks
 from resemb_ext._registration import accumulator
 from resemb_ext._transforms import transformed
@@ -32,6 +33,7 @@ class WholeTable(ReadHooks, Traceable):
     """The part of an embedding over a graph that gives out its table, and takes another."""
 
     padding_idx: int | None
+    keep_padding = False
     # Whether a plain module gives out its padding row.
     _shows_padding: ClassVar[bool]
     # While ``folded_tables`` holds.
@@ -89,7 +91,23 @@ class WholeTable(ReadHooks, Traceable):
         ids = rows
         if isinstance(ids, range):
             ids = torch.arange(ids.start, ids.stop, device=tensors[0].device)
-        return look_up(ids, *tensors, **options, padding_idx=self.padding_idx, out_dtype=out_dtype)
+        found = look_up(ids, *tensors, **options, padding_idx=self.padding_idx, out_dtype=out_dtype)
+        return self._with_padding(found, ids, tensors[1])
+
+    @property
+    def _zero_row(self) -> int | None:
+        """The padding row, where its vector is zero whatever is written."""
+        return None if self.keep_padding else self.padding_idx
+
+    def _with_padding(self, vectors: Tensor, ids: Any, residual: Tensor) -> Tensor:
+        """Vectors of ids, with that of padding, if it is kept: R holds it, and it takes no gradient."""
+        if not self.keep_padding or self.padding_idx is None:
+            return vectors
+        if ids.is_nested:
+            flat = self._with_padding(vectors.values(), ids.values(), residual)
+            return nest(flat.reshape(-1, flat.shape[-1]), ids)
+        kept = residual[self.padding_idx].detach().to(vectors.dtype)
+        return torch.where((ids == self.padding_idx).unsqueeze(-1), kept, vectors)
 
     @property
     def weight(self) -> Tensor:
@@ -105,9 +123,10 @@ class WholeTable(ReadHooks, Traceable):
         Raises:
             RuntimeError: where autograd would record a write.
             TypeError: written by other ways than those; NumPy arrays of it are read-only.
-            ValueError: a write to single rows would leave a padding row that is not zero.
+            ValueError: a write to single rows would leave a padding row that is not zero, without ``keep_padding``.
         Warns:
-            UserWarning: a whole table was copied whose padding row is not zero; padding stays zero.
+            UserWarning: a whole table was copied whose padding row is not zero; padding stays zero. Not with
+                ``keep_padding``.
         """
         parameters = [*self.parameters()]
         if traced(self.central) or transformed(*parameters) or fake(self.central):
@@ -142,18 +161,28 @@ class WholeTable(ReadHooks, Traceable):
             name: of the table, for the warning that its padding row is not zero; None for no warning.
         """
         central = table.detach().to(self.central, copy=True)
-        if self.padding_idx is not None:
-            if name and self._shows_padding and not without_numbers(central) and central[self.padding_idx].any():
+        padding = self.padding_idx
+        if padding is not None:
+            kept = central[padding].clone()
+            if (
+                name
+                and self._shows_padding
+                and not self.keep_padding
+                and not without_numbers(central)
+                and bool(kept.any())
+            ):
                 warnings.warn(
-                    f"{name}: row {self.padding_idx}, its padding, is not zero; padding of {type(self).__name__} is "
-                    f"always a zero vector. ResEmbedding.from_embedding(..., padding_idx=None) keeps that row",
+                    f"{name}: row {padding}, its padding, is not zero; padding of {type(self).__name__} is always a "
+                    "zero vector. keep_padding=True keeps it, as torch does; padding_idx=None makes it an item",
                     stacklevel=_stacklevel(),
                 )
-            central[self.padding_idx] = 0
+            central[padding] = 0
         residual = torch.zeros_like(central)
         for rows in self._blocks():
             lacking = residual[rows.start : rows.stop]
             lacking.copy_(self._lacking(central[rows.start : rows.stop], rows, (central, residual)))
+        if padding is not None and self.keep_padding:
+            residual[padding] = kept
         return central, residual
 
     def _lacking(self, vectors: Tensor, rows: range | Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:

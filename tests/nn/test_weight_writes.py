@@ -250,7 +250,7 @@ TO_PADDING: dict[str, Callable[[Any], Any]] = {
 def test_padding_stays_zero(write: str) -> None:
     emb = make()
     before, view = [p.detach().clone() for p in emb.parameters()], emb.weight.data[:]
-    with pytest.raises(ValueError, match=r"ResEmbedding\.weight: row 0 is padding.*padding_idx=None"):
+    with pytest.raises(ValueError, match=r"ResEmbedding\.weight: row 0 is padding.*keep_padding=True"):
         TO_PADDING[write](emb)
     assert all(torch.equal(a, b) for a, b in zip(emb.parameters(), before, strict=True))
     view[4].zero_()

@@ -126,14 +126,12 @@ def embedding_padding_idx(link: str, padding: int) -> None:
     assert not weight_gradient(ours)[ours.padding_idx].any()
 
 
-@_asked()
-def embedding_padding_idx_keeps_a_vector(link: str) -> None:
+@_asked([True, False])
+def embedding_padding_idx_keeps_a_vector(link: str, keep: bool) -> None:
     plain = nn.Embedding(10, 4, padding_idx=2)
     with torch.no_grad():
         plain.weight[2] = 1
-    with pytest.warns(UserWarning, match="padding"):
-        ours = over_graph(plain, link)
-    assert_close(ours(torch.tensor([2])), plain(torch.tensor([2])))
+    _compare(over_graph(plain, link, keep_padding=keep), plain, torch.tensor([2, 3]))
 
 
 @_asked([10, -11, 25])

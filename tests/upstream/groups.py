@@ -119,11 +119,11 @@ GROUPS = {
             ),
             Difference("embedding_of_no_rows *", ValueError, "", "a table of 0 rows", "a graph has at least one item"),
             Difference(
-                "embedding_padding_idx_keeps_a_vector *",
+                "embedding_padding_idx_keeps_a_vector * False",
                 AssertionError,
                 "Tensor-likes are not close",
                 "a padding row that is not zero",
-                "padding is a zero vector; a warning says what is lost, and `padding_idx=None` keeps it",
+                "a zero vector, and a warning says what is lost; with `keep_padding=True` as torch",
             ),
             Difference(
                 "embedding_from_pretrained_by_class *",
