@@ -102,9 +102,13 @@ def check_ties(tables: list[Table], found: list[Place]) -> None:
                 continue  # the same parameter in several tables stays one
             table = table or memory.get(_memory(parameter))
             if table is not None:
+                remedy = "let that module read the embedding's weight when it is called"
+                if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                    remedy = "name that one in this call too, with the same graph"
+                elif isinstance(module, (nn.ParameterList, nn.ParameterDict)):
+                    remedy = "keep a plain list or dict of parameters, which is mended"
                 raise ValueError(
-                    f"{table.name}: its weight is tied to {join(path, own)}; a Res-embedding has none to share. Let that "
-                    "module read the embedding's weight when it is called; if it is an embedding, name it in this call too"
+                    f"{table.name}: its weight is tied to {join(path, own)}; a Res-embedding has none to share: {remedy}"
                 )
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import resemb_ext as rx
+from resemb_ext.testing.strategies import examples
 from tests.replace.test_replace import ROWS, Model, identities, inputs, refused, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -371,6 +374,55 @@ def test_the_old_tables_are_let_go() -> None:
     rx.replace_embeddings(model, {"item": ring()}, optimizer=optimizer)
     gc.collect()
     assert len(gone) == 0
+
+
+@examples(60)
+@given(data=st.data())
+def test_any_groups_keep_their_order(data: st.DataObject) -> None:
+    """In place of each replaced weight stand its new tables; everything else, and the way back, is as it was."""
+    tables = nn.ModuleDict(
+        {f"t{n}": nn.Embedding(ROWS, 2) for n in range(data.draw(st.integers(1, 4), label="tables"))}
+    )
+    model = nn.ModuleDict({"tables": tables, "out": nn.Linear(2, 3)})
+    named = data.draw(st.permutations(list(model.named_parameters())), label="order")
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(named) - 1), max_size=3), label="cuts"))
+    parts = [named[a:b] for a, b in zip([0, *cuts], [*cuts, len(named)], strict=True)]
+    kinds = st.sampled_from([torch.optim.Adam, torch.optim.Adagrad, rx.optim.Adam, rx.optim.RowwiseAdagrad])
+    split = data.draw(st.integers(0, len(parts)), label="split")
+    lists = [groups for groups in (parts[:split], parts[split:]) if groups]
+    optimizers = [
+        data.draw(kinds, label="kind")([{"params": group, "lr": 0.1 * (n + 1)} for n, group in enumerate(groups)])
+        for groups in lists
+    ]
+    for _ in range(data.draw(st.integers(0, 1), label="steps")):
+        (sum(table(torch.arange(3)).sum() for table in tables.values()) + model["out"].weight.sum()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    chosen = data.draw(st.sets(st.sampled_from(sorted(tables)), min_size=1), label="chosen")
+    link = data.draw(st.sampled_from(["average", "attention"]), label="link")
+    state = {id(p): id(s.get("step")) for optimizer in optimizers for p, s in optimizer.state.items()}
+    rx.replace_embeddings(
+        model, {f"tables.{name}": ring(padding=False) for name in chosen}, optimizer=optimizers, link=link
+    )
+    by_name = dict(model.named_parameters())
+    for groups, optimizer in zip(lists, optimizers, strict=True):
+        for number, (before, group) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+            want = []
+            for name, _ in before:
+                head = name.removesuffix(".weight")
+                new = [one for one in by_name if one.startswith(f"{head}.")] if head[7:] in chosen else [name]
+                want += new
+            assert group["param_names"] == want and group["lr"] == pytest.approx(0.1 * (number + 1))
+            assert all(by_name[name] is p for name, p in zip(want, group["params"], strict=True))
+    after = {id(p): id(s.get("step")) for optimizer in optimizers for p, s in optimizer.state.items()}
+    others = {id(p) for p in model.parameters()} & state.keys()
+    assert {key: after[key] for key in others} == {key: state[key] for key in others}
+    rx.restore_embeddings(model, optimizer=optimizers)
+    by_name = dict(model.named_parameters())
+    for groups, optimizer in zip(lists, optimizers, strict=True):
+        for before, group in zip(groups, optimizer.param_groups, strict=True):
+            assert group["param_names"] == [name for name, _ in before]
+            assert all(by_name[name] is p for (name, _), p in zip(before, group["params"], strict=True))
 
 
 def test_identities_hold_what_they_should() -> None:

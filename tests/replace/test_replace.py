@@ -285,15 +285,25 @@ def tied(where: str) -> nn.Module:
     elif where == "memory":
         model.scores = nn.Linear(DIM, ROWS, bias=False)
         model.scores.weight = nn.Parameter(model.tables["item"].weight.data)
+    elif where == "list":
+        model.penalised = nn.ParameterList([model.tables["item"].weight])
     else:
         model.more = nn.Embedding(ROWS, DIM)
         model.more.weight = model.tables["item"].weight
     return model
 
 
-@pytest.mark.parametrize("where, name", [("module", "scores"), ("memory", "scores"), ("table", "more")])
-def test_tied_weights_are_refused(where: str, name: str) -> None:
-    refused(ValueError, f"tables.item: its weight is tied to {name}.weight", tied(where), {"tables.item": ring()})
+@pytest.mark.parametrize(
+    "where, name, remedy",
+    [
+        ("module", "scores.weight", "read the embedding's weight"),
+        ("memory", "scores.weight", "read the embedding's weight"),
+        ("table", "more.weight", "name that one in this call too"),
+        ("list", "penalised.0", "keep a plain list"),
+    ],
+)
+def test_tied_weights_are_refused(where: str, name: str, remedy: str) -> None:
+    refused(ValueError, f"tables.item: its weight is tied to {name}.*{remedy}", tied(where), {"tables.item": ring()})
 
 
 @pytest.mark.parametrize("link", ["average", "attention"])
