@@ -43,10 +43,15 @@ def prepare(model: str, folder: Path, dataset: str = "ml-100k", **options: Any) 
     given |= {"checkpoint_dir": str(folder), "use_gpu": False, "show_progress": False, "state": "ERROR"}
     given |= {"epochs": 2, "train_batch_size": 512, "embedding_size": 8, "metric_decimal_place": 10}
     config = _config(model, dataset, given | _SMALL[model] | options)
-    init_seed(config["seed"], config["reproducibility"])
-    data = create_dataset(config)
+    data = unsplit(config)
     train, valid, test = data_preparation(config, data)
     return SimpleNamespace(config=config, dataset=data, train=train, valid=valid, test=test)
+
+
+def unsplit(config: Config) -> Any:
+    """RecBole's data set before it is split; random numbers are those of the configuration's seed."""
+    init_seed(config["seed"], config["reproducibility"])
+    return create_dataset(config)
 
 
 def _config(model: str, dataset: str, options: dict[str, Any]) -> Config:
