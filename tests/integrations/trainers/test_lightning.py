@@ -137,6 +137,19 @@ def test_the_real_graph_trains(optimizer: str, in_backward: bool, tmp_path: Path
         assert after.losses == module.losses  # to the bit
 
 
+@pytest.mark.parametrize("option", ["bf16-mixed", "64-true", "WeightAveraging"])
+def test_steps_in_backward_go_with_other_options(option: str, tmp_path: Path) -> None:
+    runs = []
+    for in_backward in (False, True):
+        options: dict[str, Any] = {} if option == "WeightAveraging" else {"precision": option}
+        others = [] if options else [WeightAveraging(avg_fn=lambda a, b, n: 0.5 * a + 0.5 * b, use_buffers=False)]
+        callback = ResEmbeddings(step_in_backward=in_backward)
+        runs.append(fit(tmp_path / str(in_backward), Module("res"), callback, *others, **options))
+    assert runs[0].losses == runs[1].losses and runs[0].validated == runs[1].validated
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_steps_in_backward_refuse_what_needs_whole_gradients(tmp_path: Path) -> None:
     for options, name in (
         ({"gradient_clip_val": 1.0}, "gradient_clip_val = 1.0"),

@@ -117,3 +117,38 @@ def test_dense_tables_keep_the_optimizer_of_the_trainer(tmp_path: Path) -> None:
     made = trainer(ResEmbeddingTrainer, model, tmp_path, epochs=1)
     made.train()
     assert type(made.optimizer.optimizer) is torch.optim.SGD
+
+
+class Pretrained(transformers.PreTrainedModel):
+    config_class = transformers.PretrainedConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.item = torch.nn.Embedding(sample.H, sample.D, padding_idx=0)
+        self.top = torch.nn.Linear(2 * sample.D, 1)
+        self.post_init()
+
+    def forward(self, history: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.top(torch.cat([self.item(history).mean(1), self.item(target)], 1))[:, 0]
+        return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+class OverGraph(Pretrained):
+    """Swaps in its constructor, so that ``from_pretrained`` finds C and R."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        rx.replace_embeddings(self, {"item": sample.graph()}, sparse=True)
+
+
+def test_pretrained_models_are_saved_and_loaded(tmp_path: Path) -> None:
+    model = OverGraph(transformers.PretrainedConfig())
+    trainer(ResEmbeddingTrainer, model, tmp_path / "run", epochs=1).train()
+    rows = sample.samples()[:]
+    expected = model.eval()(*rows)["logits"]
+    loaded = OverGraph.from_pretrained(tmp_path / "run" / "checkpoint-6")
+    assert torch.equal(loaded.eval()(*rows)["logits"], expected)
+    rx.restore_embeddings(model)
+    model.save_pretrained(tmp_path / "plain")
+    plain = Pretrained.from_pretrained(tmp_path / "plain")
+    torch.testing.assert_close(plain.eval()(*rows)["logits"], expected)
