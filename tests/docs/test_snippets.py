@@ -37,6 +37,8 @@ ELSEWHERE = (
     "python -m benchmarks",
     "python -m sphinx",
     ".ci/run",
+    ".ci/wheel",
+    ".ci/frameworks",
     "ruff",
     "mypy",
     "lint-imports",
