@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section
-from benchmarks.report import attention_table, din_attention_table, din_table, lazy_table, table
+from benchmarks.report import attention_table, din_attention_table, din_table, din_versions_table, lazy_table, table
 from benchmarks.suite_report import draw, suite_section
 from resemb_ext.runtime.files import write_text
 from resemb_ext.runtime.pages import put_block
@@ -32,6 +33,8 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
             "benchmark": table(load("cpu")),
             "suite": suite_section(load("suite"), PLOT.name),
             "din": din_table(load("din")),
+            "din versions": din_versions_table(load("din_versions")),
+            "frameworks": frameworks_table(load("frameworks")),
             "din attention": din_attention_table(load("din_attention")),
             "lazy": lazy_table(load("lazy")),
             "attention": attention_table(load("attention")),

@@ -154,6 +154,27 @@ def din_attention_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def din_versions_table(result: dict[str, Any]) -> str:
+    """Markdown: training DIN with the code of one commit and of another."""
+    about, first = result["machine"], result["cells"][0]
+    lines = [
+        f"Embedding {first['arm']}, D = {first['dim']}, batches of {first['batch_size']:,}; old is commit {result['against']}. "
+        f"{about['cpu']}, torch {about['torch']}; medians of {first['rounds']} rounds of {first['steps']} steps in turns. AUC "
+        f"is of validation after {first['epochs']} epoch of the same seed.",
+        "",
+        "| log | threads | old, samples a second | new | ratio [quartiles] | old, CPU us a sample | new | old, AUC | new |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for cell in result["cells"]:
+        old, new, (low, middle, high) = cell["old"], cell["new"], cell["ratio"]
+        lines.append(
+            f"| {cell['log']} | {cell['threads']} | {old['samples_per_s']:,} | {new['samples_per_s']:,} | "
+            f"{middle:.2f} [{low:.2f}, {high:.2f}] | {old['cpu_us_per_sample']:.1f} | {new['cpu_us_per_sample']:.1f} | "
+            f"{old['after_epochs']['auc']:.4f} | {new['after_epochs']['auc']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
 def lazy_table(result: dict[str, Any]) -> str:
     """Markdown: test AUC of dense and lazy Adam, and the paired difference."""
     lines = [

@@ -1,0 +1,1 @@
+"""Training DIN in other libraries and here, each in a process and an environment of its own."""
