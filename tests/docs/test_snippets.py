@@ -153,7 +153,7 @@ def all_options() -> set[str]:
     texts = [command.format_help() for command in _commands(parser())]
     programs = [path for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
     names = [f"benchmarks.{path.stem}".removesuffix(".__main__") for path in programs if path.stem != "publish"]
-    texts += [_help_of(module) for module in ("benchmarks.gpu", "docs.picture", *names)]
+    texts += [_help_of(module) for module in ("benchmarks.frameworks", "benchmarks.gpu", "docs.picture", *names)]
     return set(re.findall(r"--[\w-]+", " ".join(texts))) | OTHERS
 
 
