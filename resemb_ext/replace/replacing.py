@@ -54,7 +54,8 @@ def replace_embeddings(
         start: "exact": E = T, the old table, with C = T and R = T - W T; "smoothed": E = W T, with R = 0; "fresh":
             drawn anew, so that the entries of E have T's standard deviation.
         sparse: gradients of C and R as COO tensors of the touched rows; None: as the old module's.
-        **options: of ``ResEmbedding``: link, residual_scale, hops, heads, ...
+        **options: of ``ResEmbedding``: link, residual_scale, hops, heads, ... ``keep_padding`` is true unless told
+            otherwise where the padding row is not zero.
 
     Returns:
         What was replaced; printed, a short text.
@@ -66,7 +67,8 @@ def replace_embeddings(
             shares; an optimizer that does not take the gradients.
 
     Warns:
-        UserWarning: a living optimizer that was not given holds an old weight; a padding row that is not zero.
+        UserWarning: a living optimizer that was not given holds an old weight; a padding row that
+            is not zero is lost by ``keep_padding=False``.
 
     Example:
         >>> model = nn.ModuleDict({"item": nn.Embedding(3, 8, padding_idx=0)})
@@ -110,6 +112,7 @@ def _swap(
     settings = {**options, **({} if sparse is None else {"sparse": sparse})}
     padding = settings.get("padding_idx", module.padding_idx)
     graph = graph_of(value, module.num_embeddings, padding, table.name)
+    settings.setdefault("keep_padding", _shows_padding(refuse.weight_of(table), padding))
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -132,9 +135,20 @@ def _made(module: Any, graph: InterestGraph, start: str, options: dict[str, Any]
             padding = options.get("padding_idx", module.padding_idx)
             options = {"match_std": True, "init_std": deviation(weight, padding), **options}
         made = begin(module, graph, exact=False, **options)
+        kept = made.residual.detach()[made.padding_idx].clone() if made.keep_padding else None
         made.reset_parameters()
+        if kept is not None:
+            with torch.no_grad():
+                made.residual[made.padding_idx] = kept
         return made
     return begin(module, graph, exact=start == "exact", **options)
+
+
+def _shows_padding(table: Tensor, padding: int | None) -> bool:
+    """Whether the padding row is there and not zero."""
+    if padding is None or table.is_meta or not -len(table) <= padding < len(table):
+        return False
+    return bool(table.detach()[padding].any())
 
 
 @torch.no_grad()
@@ -153,7 +167,7 @@ def deviation(table: Tensor, padding_idx: int | None) -> float:
 
 def _notes(swap: Swap, given: list[torch.optim.Optimizer]) -> tuple[str, ...]:
     weight = next(iter(swap.old.values()))
-    notes = []
+    notes = ["its padding row is not zero, and is kept"] if getattr(swap.made, "keep_padding", False) else []
     if given and weight.requires_grad and not any(optimizers.holds(optimizer, swap) for optimizer in given):
         notes.append("no optimizer that was given holds it")
     if weight.grad is not None:

@@ -232,6 +232,7 @@ def test_graphs_that_do_not_fit() -> None:
     refused(ValueError, "tables.item: .*found the columns a", model, {"item": {"a": [1]}})
     refused(IndexError, "tables.item: .*12", model, {"item": ([1, 1], [3, 12])})
     refused(ValueError, "tables.item: .*unknown|tables.item: link", model, {"item": ring()}, link="nearest")
+    refused(ValueError, "tables.item: padding_idx", model, {"item": ring()}, padding_idx=99)
     refused(TypeError, "tables.item: .*depth", model, {"item": ring()}, depth=2)
 
 
@@ -455,11 +456,31 @@ def test_on_the_meta_device() -> None:
     assert model.tables["item"](torch.tensor([1])).isfinite().all()
 
 
-def test_a_padding_row_that_is_not_zero_is_told() -> None:
+@pytest.mark.parametrize("start", ["exact", "smoothed", "fresh"])
+def test_a_padding_row_that_is_not_zero_is_kept(start: str) -> None:
+    model = Model()
+    item = model.tables["item"]
+    nn.init.normal_(item.weight)
+    padding = item.weight.detach()[0].clone()
+    report = rx.replace_embeddings(model, {"item": ring()}, start=start)
+    assert "its padding row is not zero, and is kept" in str(report)
+    torch.testing.assert_close(item(torch.tensor([0]))[0], padding)
+    item(torch.tensor([0, 3])).sum().backward()
+    assert not item.residual.grad[0].any() and item.residual.grad[3].all()
+    rx.restore_embeddings(model)
+    torch.testing.assert_close(item.weight.detach()[0], padding)
+
+
+def test_a_padding_row_that_is_lost_is_told() -> None:
     model = Model()
     nn.init.ones_(model.tables["item"].weight)
     with pytest.warns(UserWarning, match="tables.item: .*padding"):
-        rx.replace_embeddings(model, {"item": ring()})
+        rx.replace_embeddings(model, {"item": ring()}, keep_padding=False)
+    assert not model.tables["item"](torch.tensor([0])).any()
+    other = Model()
+    nn.init.ones_(other.tables["item"].weight)
+    rx.replace_embeddings(other, {"item": ring()}, padding_idx=None)
+    assert other.tables["item"](torch.tensor([0])).all() and not other.tables["item"].keep_padding
 
 
 def test_a_warning_as_error_leaves_the_model() -> None:
