@@ -134,11 +134,9 @@ class InterestGraph(FromEvents):
         """The stored entries as edges in the form of PyTorch Geometric; degree and meta do not go along.
 
         Returns:
-            edge_index: int64 [2, E]: sources, which are neighbours, over targets, in whose rows they are
-                stored; sorted by target, then by source (PyG's ``sort_by_row=False``).
-            weights: float32 [E].
-
-        Both are copies on the CPU.
+            edge_index, int64 [2, E]: sources, which are neighbours, over targets, in whose rows they are stored;
+            sorted by target, then by source (PyG's ``sort_by_row=False``). And weights, float32 [E]. Both are
+            copies on the CPU.
         """
         return edges.edges_of(self)
 

@@ -93,7 +93,7 @@ def _functions() -> list[tuple[CellType, Callable[..., Any], Callable[..., Any]]
 
 
 def patch_clipping() -> _Patch:
-    """Lets torch.nn.utils.clip_grad_norm_ and clip_grad_value_ take sparse gradients.
+    """Lets ``clip_grad_norm_`` and ``clip_grad_value_`` of torch.nn.utils take sparse gradients.
 
     It holds in the whole process, also for code that has imported the functions by name: trainers of other
     libraries clip with these. Calls in which all gradients are dense (or sharded, as under FSDP2) do exactly what they
