@@ -33,6 +33,7 @@ class Adapter:
 ADAPTERS = (
     Adapter("fuxictr", "fuxictr", "2.3.10", "2.4", "fuxictr"),
     Adapter("deepctr", "deepctr-torch", "0.3.0", "0.4", "deepctr"),
+    Adapter("torchrec", "torchrec", "1.8.0", "1.9", "torchrec"),
     Adapter("recbole", "recbole", "1.2.1", "1.3", "recbole", ("numpy<2", "pandas<2.3", "setuptools<80")),
     Adapter("lightning", "lightning", "2.6.6", "2.7", "lightning"),
     Adapter("accelerate", "accelerate", "1.15.0", "1.16", "accelerate"),

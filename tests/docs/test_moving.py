@@ -68,7 +68,7 @@ def test_sections_are_listed_with_the_versions_of_the_environments() -> None:
     listed = re.findall(r"^\| \[([^\]]+)\]\(#[\w-]+\) \| ([\w. ,+]+) \|$", TEXT, re.MULTILINE)
     assert [name for name, _ in listed] == list(dict.fromkeys(heading for heading, _, _ in tables(TEXT)))
     pins: dict[str, set[str]] = {}
-    for path in ENVIRONMENTS.glob("*.txt"):
+    for path in ENVIRONMENTS.rglob("*.txt"):
         for name, version in re.findall(r"^([\w-]+)==([\w.]+)", path.read_text(), re.MULTILINE):
             pins.setdefault(name.lower(), set()).add(version)
     for name, version in listed:

@@ -15,7 +15,7 @@ from resemb_ext.integrations.adapters import ADAPTERS, Adapter, look_at
 ROOT = Path(__file__).resolve().parents[2]
 PINS = {
     name: found
-    for file in (ROOT / "tests/integrations/environments").glob("*.txt")
+    for file in (ROOT / "tests/integrations/environments").rglob("*.txt")
     for name, found in re.findall(r"^([\w.-]+)==([\w.]+)$", file.read_text(), re.MULTILINE)
 }
 EXTRAS = dict(re.findall(r'^(\w+) = (\[".*"\])$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))

@@ -76,6 +76,12 @@ def model(name: str, **options: Any) -> Any:
     return made
 
 
+def predicted(made: Any) -> np.ndarray:
+    """Scores of the validation samples."""
+    with quiet():
+        return made.predict(samples("valid")[0], 256)
+
+
 def fit(made: Any, epochs: int = 2, initial_epoch: int = 0, **options: Any) -> dict[str, list[float]]:
     """The history of training, which shuffles the same each time."""
     x, y = samples()

@@ -19,7 +19,7 @@ from deepctr_torch.callbacks import ModelCheckpoint  # noqa: E402
 from deepctr_torch.inputs import create_embedding_matrix  # noqa: E402
 
 from resemb_ext.integrations import deepctr  # noqa: E402
-from tests.integrations.deepctr.sample import ITEMS, columns, fit, model, quiet, samples  # noqa: E402
+from tests.integrations.deepctr.sample import ITEMS, columns, fit, model, predicted, quiet, samples  # noqa: E402
 
 MODELS = ["DIN", "DIEN", "DeepFM", "xDeepFM", "DCN"]
 
@@ -38,11 +38,6 @@ def identity() -> rx.InterestGraph:
 def real() -> rx.InterestGraph:
     x, y = samples()
     return deepctr.item_graph(columns(), x, y, user="user")
-
-
-def predicted(made: Any) -> np.ndarray:
-    with quiet():
-        return made.predict(samples("valid")[0], 256)
 
 
 def evaluated(made: Any) -> dict[str, float]:
