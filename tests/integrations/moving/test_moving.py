@@ -31,7 +31,7 @@ def test_ties_in_leave_last_out() -> None:
     held = [int(item) for _, items in theirs.test for item in items.ids()]
     log = rx.data.read_log(frame, user="user_id", item="item_id", time="timestamp")
     split = rx.data.split(log, how="leave-last-out")
-    ours = [int(item) for item in log.items.decode(log.item[split.test_index])]
+    ours = [int(item) for item in log.items.decode(log.item[split.test])]
     assert (held, ours) == ([9], [7])
 
 
