@@ -45,7 +45,7 @@ ELSEWHERE = (
 )
 ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newcomer's, in CI
 #: Options of other programs: pip, pytest, hypothesis, ruff, nvcc.
-OTHERS = {"--no-build-isolation", "--hypothesis-profile", "--check", "--kills"}
+OTHERS = {"--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"}
 #: Pages whose commands train, search, export or step a model.
 TRAINS = ("optimizers", "serve", "training", "tune")
 #: Snippets that need a GPU.
