@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frameworks.recbole_report import din_table as recbole_table
 from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section
 from benchmarks.report import attention_table, din_attention_table, din_table, din_versions_table, lazy_table, table
@@ -39,6 +40,7 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
             "lazy": lazy_table(load("lazy")),
             "attention": attention_table(load("attention")),
         },
+        DOCS / "integrations" / "recbole.md": {"recbole din": recbole_table(load("recbole_din"))},
         DOCS / "graph.md": {"graph": graph_section(load("graph"), GRAPH_PLOT.name)},
     }
 
