@@ -252,6 +252,21 @@ def test_pretrained_tables(tmp_path, usage):
         assert (table.module.weight.detach() + 0)[10:].abs().max() == 0  # as FuxiCTR has it
 
 
+@pytest.mark.moving("FuxiCTR", "padding of pretrained tables")
+def test_padding_of_a_trained_pretrained_table_counts_in_the_mean_of_a_history(tmp_path):
+    fmap = pretrained(tmp_path, "init")
+    sequence = {"type": "sequence", "max_len": 4, "share_embedding": "item"}
+    fmap.features["history"] = {**fmap.features["item"], **sequence, "feature_encoder": "layers.MaskedAveragePooling()"}
+    model = Pretrained(fmap, **sample.params(tmp_path))
+    rows = {"history": torch.tensor([[3, 0, 0, 0]])}
+    vector = torch.ones(1, 4)
+    torch.testing.assert_close(model.embedding_layer(rows)["history"], vector / 4, atol=1e-3, rtol=0)
+    graph = rx.InterestGraph.from_events([1], [3], num_items=12, padding_idx=0)
+    with pytest.warns(UserWarning, match="its padding, is not zero"):
+        fuxictr.replace_embeddings(model, graph)
+    torch.testing.assert_close(model.embedding_layer(rows)["history"], vector)
+
+
 def test_a_frozen_pretrained_table_is_refused(tmp_path):
     model = Pretrained(pretrained(tmp_path, "init", freeze=True), **sample.params(tmp_path))
     with pytest.raises(ValueError, match="item: its pretrained table is frozen"):
