@@ -34,6 +34,10 @@ hypothesis.settings.register_profile("full", max_examples=100, deadline=None, pr
 hypothesis.settings.load_profile("quick")
 
 
+#: Folders of the tests that were collected, whatever -m leaves of them.
+FOLDERS = pytest.StashKey[set[str]]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Signals as in a terminal. Without -m: the quick group, or all but the slow where a file or folder is named."""
     # A shell's background jobs and nohup start with some ignored; tests that send them would wait for ever.
@@ -46,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[FOLDERS] = {item.path.parent.name for item in items}
     _thin(items)
     if torch.cuda.is_available() or os.environ.get("RESEMB_EMULATED") == "1":
         return

@@ -16,6 +16,7 @@ import torch
 from resemb_ext import optim
 from resemb_ext.data.kinds import COMPRESSED, SUFFIXES
 from resemb_ext.models import MODELS
+from tests.conftest import FOLDERS
 
 TESTS = Path(__file__).parent
 
@@ -25,7 +26,7 @@ def quick(request: pytest.FixtureRequest) -> list[pytest.Function]:
     """Tests of the quick group, where all tests were collected."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
-    if folders - {item.path.parent.name for item in items}:
+    if folders - request.config.stash[FOLDERS]:
         pytest.skip("needs a run of all tests")
     return [item for item in items if not any(item.get_closest_marker(name) for name in ("full", "slow"))]
 

@@ -26,11 +26,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "study" / "untuned.jsonl"
-#: Options by which a run's result differs that no piece sets: columns and saved graphs of log files, and places.
+#: Options by which a run's result differs that no piece sets: columns and saved graphs of log files, and places;
+#: or on which it does not depend.
 NOT_SET = {
     *(f"{name}_column" for name in ("user", "item", "time", "category", "label", "session")),
     *("data", "out", "overwrite", "threads", "graph", "allow_future_edges", "sim_seed", "save_every"),
-    *("delimiter", "drop_null", "history_separator"),
+    *("delimiter", "drop_null", "history_separator", "log_to"),
 }
 
 
