@@ -91,12 +91,15 @@ class Delimited:
         lending = lent(stream)
         del stream
         with lending as held:
-            with pa.csv.open_csv(held.pop(), read, parse, convert) as reader:
-                for batch in reader:
-                    table = self._clean(pa.Table.from_batches([batch]))
-                    filled = [pc.fill_null(column, "") for column in table.columns]
-                    yield from pa.table(filled, self.layout.names).to_batches(rows)
-            del reader
+            reader = pa.csv.open_csv(held.pop(), read, parse, convert)
+            try:
+                with reader:
+                    for batch in reader:
+                        table = self._clean(pa.Table.from_batches([batch]))
+                        filled = [pc.fill_null(column, "") for column in table.columns]
+                        yield from pa.table(filled, self.layout.names).to_batches(rows)
+            finally:
+                del reader  # it keeps the file, also where the caller stops in between
 
     def place(self, row: int) -> str:
         """File and line of a row (0-based) that has been read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import resource
+import time
 import warnings
 import weakref
 
@@ -15,6 +16,7 @@ import pytest
 
 from resemb_ext.cli import main
 from resemb_ext.data import DataWarning, delimited, read_log, validate
+from resemb_ext.data.layout import layout_of
 from resemb_ext.data.lines import CHUNK, LINE_LIMIT, LineStream
 
 ARTISTS = ['"Heroes', "Air", "Beck", '"Low" Band', "Can"]
@@ -458,3 +460,13 @@ def test_arrow_lets_go_of_what_it_reads_before_reading_ends(tmp_path, monkeypatc
             warnings.simplefilter("ignore")
             read_log(path)
         assert len(gone) > k
+
+
+def test_a_reader_that_stops_in_between_lets_go_at_once(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "1,2,3\n" * 9999)
+    batches = delimited.Delimited(path, layout_of(path, ".csv", None, None)).batches(10, 1 << 12)
+    next(batches)
+    begin = time.monotonic()
+    batches.close()
+    assert time.monotonic() - begin < 0.5

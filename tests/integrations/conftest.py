@@ -21,3 +21,10 @@ def framework(name: str, test_file: str) -> ModuleType:
     if os.environ.get("RESEMB_REQUIRE_FRAMEWORK") == Path(test_file).parent.name:
         return importlib.import_module(name)
     return pytest.importorskip(name, reason=f"{name} is not installed; .ci/frameworks runs these tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Frameworks that the environment happens to have are left to ``.ci/frameworks``, or to a run that names them."""
+    for item in items:
+        if Path(__file__).parent in item.path.parent.parents:
+            item.add_marker(pytest.mark.full)
