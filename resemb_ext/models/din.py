@@ -102,7 +102,7 @@ class LocalActivation(nn.Module):
             or any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
         ):
             return False
-        tensors = (query, keys, self.first.weight, output.weight)
+        tensors = (query, keys, *self.parameters())
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         return (
             all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in tensors)

@@ -163,3 +163,17 @@ def test_what_the_operator_does_not_do_goes_through_the_layers():
     assert seen
     tangent = torch.func.jvp(lambda k: unit(query, k, of), (keys,), (torch.ones_like(keys),))[1]
     assert tangent.abs().max() > 0
+
+
+def test_shared_histories_train_what_is_not_frozen():
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(20, 6, padding_idx=0)
+    din = DIN(table, attention_hidden=(7,)).requires_grad_(False)
+    batch = TorchBatch(
+        torch.tensor([1, 2, 3]), torch.tensor([3, 5, 9, 9]), torch.tensor([0, 2]), history_row=torch.tensor([0, 1, 1])
+    )
+    for name, parameter in din.attention.named_parameters():
+        parameter.requires_grad_(True)
+        din(batch).sum().backward()
+        assert parameter.grad.any(), name
+        parameter.requires_grad_(False)
