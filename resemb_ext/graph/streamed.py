@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -160,7 +161,18 @@ def _read_ahead(source: Source) -> Iterator[tuple[Events, int]]:
                 coming = reader.submit(next, batches, None)
                 yield batch
     finally:
-        batches.close()
+        _close(batches)
+
+
+def _close(batches: Generator[Any]) -> None:
+    """Closes what the thread may still be reading from: an interrupt at its start leaves nobody to wait for it."""
+    while True:
+        try:
+            return batches.close()
+        except ValueError as error:
+            if "already executing" not in str(error):
+                raise
+            time.sleep(0.001)
 
 
 def _batches(source: Source) -> Generator[tuple[Events, int]]:

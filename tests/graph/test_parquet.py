@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time as clock
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from resemb_ext import InterestGraph
 from resemb_ext.data import IdMap
+from resemb_ext.graph import streamed
 from resemb_ext.testing.strategies import examples
 
 
@@ -316,7 +318,9 @@ STOPPED = """
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_interruption_leaves_no_file(tmp_path, spill):
-    events(400_000).to_parquet(tmp_path / "log.parquet")
+    # So many items that building takes a second, and tells of its progress on the way.
+    items = np.random.default_rng(0).integers(0, 200_000, 400_000)
+    events(400_000).assign(item_id=items).to_parquet(tmp_path / "log.parquet")
     command = [sys.executable, "-c", textwrap.dedent(STOPPED), tmp_path / "log.parquet", spill]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -333,6 +337,25 @@ def test_interruption_leaves_no_file(tmp_path, spill):
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_reader_that_still_works_is_waited_for():
+    """As where an interrupt comes while its thread starts."""
+    ended = []
+
+    def batches():
+        try:
+            clock.sleep(0.2)
+            yield 1
+        finally:
+            ended.append(True)
+
+    reading = batches()
+    thread = threading.Thread(target=next, args=(reading,))
+    thread.start()
+    streamed._close(reading)
+    thread.join()
+    assert ended == [True]
 
 
 GROWTH = """
