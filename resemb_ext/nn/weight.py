@@ -44,9 +44,9 @@ class TableView(torch.Tensor):
         views = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, TableView)]
         with torch._C.DisableTorchFunctionSubclass(), contextlib.ExitStack() as stack:
             versions = [view._numbers.memory._version for view in views]
+            known = _sets_all(func, args, kwargs, targets)
             for target in targets:
-                at = place(func, args, target)
-                stack.enter_context(target._numbers.written(target, at, sets_all(func, args, kwargs)))
+                stack.enter_context(target._numbers.written(target, place(func, args, target), known))
             # .data itself has a version counter of its own, that of a detached tensor is the memory's.
             result = args[0].detach() if func == _GET_DATA else func(*args, **kwargs)
             if not targets:
@@ -154,7 +154,7 @@ class WeightTable(TableView):
             return found
         targets = _targets(func, args, kwargs)
         # Only the place of an index is set, which may be less than the table.
-        blank = bool(targets) and name_of(func) != "__setitem__" and sets_all(func, args, kwargs) is not None
+        blank = bool(targets) and name_of(func) != "__setitem__" and _sets_all(func, args, kwargs, targets) is not None
 
         def made(table: WeightTable) -> TableView:
             if blank and any(table is target for target in targets):
@@ -363,6 +363,21 @@ def _targets(func: Callable, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
             ".residual: write to weight.data, or under torch.no_grad(), where the numbers written become the vectors"
         )
     return targets
+
+
+def _sets_all(func: Callable, args: tuple, kwargs: dict[str, Any], targets: list[Any]) -> str | None:
+    """As ``writes.sets_all``; None where the function may read what it writes, as ``torch.mul(w, 2, out=w)``."""
+    known = sets_all(func, args, kwargs)
+    if known is None or not targets:
+        return known
+    reached = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if any(_lies_with(leaf, t) for t in targets)]
+    return known if len(reached) == len(targets) else None
+
+
+def _lies_with(value: Any, target: Any) -> bool:
+    if isinstance(target, WeightTable):
+        return isinstance(value, WeightTable) and value._source is target._source
+    return bool(target._numbers.shares(value))
 
 
 def _keep(result: Any, views: Sequence[TableView]) -> Any:

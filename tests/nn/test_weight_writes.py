@@ -513,3 +513,35 @@ def test_any_sequence_of_writes(steps: list[tuple], link: str, pads: bool) -> No
                 plain.weight[PADDING] = 0
         write(emb.weight, helds[0], step)
         torch.testing.assert_close(table(emb), plain.weight.detach(), rtol=1e-10, atol=1e-10)
+
+
+# --- what is written from itself --------------------------------------------------------------------
+
+SELF: dict[str, Callable[[Any], Any]] = {
+    "mul": lambda w: torch.mul(w, 2, out=w),
+    "normalize": lambda w: F.normalize(w, out=w),
+    "copy_": lambda w: w.copy_(w),
+    "view": lambda w: torch.add(w, w.flip(1), out=w.view(H, D)),
+    "slice": lambda w: w.__setitem__(slice(None), w),
+}
+
+
+@pytest.mark.parametrize("write", SELF)
+@pytest.mark.parametrize("through", [lambda e: e.weight, lambda e: e.weight.data])
+def test_a_table_is_read_before_it_is_written_from_itself(write: str, through: Callable[[Any], Any]) -> None:
+    emb = make(dtype=torch.float64)
+    expected = table(emb).clone()
+    SELF[write](expected)
+    with torch.no_grad():
+        SELF[write](through(emb))
+    assert_vectors(emb, expected)
+
+
+def test_an_old_view_written_from_itself_reads_what_is_there() -> None:
+    emb = make(dtype=torch.float64)
+    view = emb.weight.data.add_(0)
+    with torch.no_grad():
+        emb.residual[1:] += 1
+    expected = table(emb) * 2
+    torch.mul(view, 2, out=view)
+    assert_vectors(emb, expected)
