@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,12 @@ class Fold:
 
     def __init__(self) -> None:
         self._table: Tensor | None = None
-        self._made_of: list[tuple[int, int]] = []
+        self._made_of: list[tuple[Any, ...]] = []
+        self._parameters: list[nn.Parameter] = []  # kept, so that no other takes the id of one
+
+    def forget(self) -> None:
+        """Lets the table be computed anew when it is next asked for."""
+        self._table, self._made_of, self._parameters = None, [], []
 
     def table(self, module: _Foldable) -> Tensor | None:
         """None where lookups have to compute: they learn, drop edges, or are traced."""
@@ -35,9 +40,10 @@ class Fold:
         parameters = [*module.parameters()]
         if (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)) or transformed(*parameters):
             return None
-        made_of = [(id(p), p._version) for p in parameters]
+        # module.half() puts other memory into a parameter, and counts no write.
+        made_of = [(id(p), p._version, p.dtype, p.untyped_storage()._cdata) for p in parameters]
         if self._table is None or made_of != self._made_of:
-            self._table = None  # not two at once
+            self.forget()  # not two at once
             module._before_read(None)  # of all rows, not those of a batch
-            self._table, self._made_of = module._compute(), made_of
+            self._table, self._made_of, self._parameters = module._compute(), made_of, parameters
         return self._table

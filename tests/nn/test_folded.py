@@ -110,3 +110,36 @@ def test_compiled_lookups_are_as_before() -> None:
     module = embedding().eval()
     with torch.no_grad(), folded_tables(module):
         assert torch.equal(torch.compile(module, backend="eager", fullgraph=True)(IDS), module(IDS))
+
+
+def test_steps_of_fused_optimizers_are_seen() -> None:
+    emb = embedding()
+    optimizer = torch.optim.Adam(emb.parameters(), lr=0.1, fused=True)
+    with folded_tables(emb):
+        with torch.no_grad():
+            before = emb.eval()(IDS)
+        emb.train()(IDS).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            found = emb.eval()(IDS)
+    with torch.no_grad():
+        assert torch.equal(found, emb(IDS))
+    assert not torch.equal(found, before)
+
+
+def test_another_dtype_is_seen() -> None:
+    emb = embedding().eval()
+    with torch.no_grad(), folded_tables(emb):
+        emb(IDS)
+        emb.double()
+        found = emb(IDS)
+        assert found.dtype == emb.weight.dtype == torch.float64
+    assert torch.equal(found, emb(IDS))
+
+
+def test_nothing_stays_in_the_module() -> None:
+    emb = embedding()
+    before = set(vars(emb))
+    with folded_tables(emb):
+        pass
+    assert set(vars(emb)) == before
