@@ -16,20 +16,25 @@ class Living(NamedTuple):
     Attributes:
         optimizers: each once, also where another object of the kind wraps it.
         wrappers: models made ready for several processes.
+        modules: all modules.
     """
 
     optimizers: list[torch.optim.Optimizer]
     wrappers: list[nn.Module]
+    modules: list[nn.Module]
 
 
 def living() -> Living:
     """Looks through all objects that Python's garbage collector knows."""
     optimizers: dict[int, torch.optim.Optimizer] = {}
     wrappers: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for thing in gc.get_objects():
         kind = type(thing)  # isinstance would ask the object, and proxies answer for others
         if issubclass(kind, torch.optim.Optimizer) and "param_groups" in vars(thing):
             optimizers[id(thing.param_groups)] = thing
-        elif issubclass(kind, DistributedDataParallel) and "_modules" in vars(thing):
-            wrappers.append(thing)
-    return Living(list(optimizers.values()), wrappers)
+        elif issubclass(kind, nn.Module) and {"_modules", "_parameters"} <= vars(thing).keys():
+            modules.append(thing)
+            if issubclass(kind, DistributedDataParallel):
+                wrappers.append(thing)
+    return Living(list(optimizers.values()), wrappers, modules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from resemb_ext.nn import ResEmbeddingBase, combined
 
 from .graphs import named
+from .living import living
 from .names import Table
 from .walk import Place, join
 
@@ -110,6 +112,37 @@ def check_ties(tables: list[Table], found: list[Place]) -> None:
                 raise ValueError(
                     f"{table.name}: its weight is tied to {join(path, own)}; a Res-embedding has none to share: {remedy}"
                 )
+
+
+def tied_outside(tables: list[Table], found: list[Place], modules: list[nn.Module]) -> list[str]:
+    """Warnings that a living module outside the model holds a table's weight, and keeps the old one.
+
+    Args:
+        tables: of the call.
+        found: all modules of the model.
+        modules: those that live; the list is emptied where the garbage among them has to be told.
+    """
+    known = {id(module) for _, module in found}
+    weights = {id(weight_of(table)): table.name for table in tables}
+
+    def find(among: list[nn.Module]) -> list[tuple[str, str, str]]:
+        return [
+            (weights[id(parameter)], type(module).__name__, name)
+            for module in among
+            if id(module) not in known
+            for name, parameter in list(vars(module)["_parameters"].items())
+            if id(parameter) in weights
+        ]
+
+    if not find(modules):
+        return []
+    modules.clear()
+    gc.collect()  # those that nobody uses any more
+    return [
+        f"{table}: its weight is also {name} of a {kind} outside this model, which keeps the old table and is tied no "
+        "more; give the whole model, or let that module read the embedding's weight when it is called"
+        for table, kind, name in find(living().modules)
+    ]
 
 
 def weight_of(table: Table) -> nn.Parameter:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext._bags import normalize_padding_idx
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
 
@@ -67,8 +68,8 @@ def replace_embeddings(
             shares; an optimizer that does not take the gradients.
 
     Warns:
-        UserWarning: a living optimizer that was not given holds an old weight; a padding row that
-            is not zero is lost by ``keep_padding=False``.
+        UserWarning: a living optimizer that was not given holds an old weight; so does a living module
+            outside ``model``; a padding row that is not zero is lost by ``keep_padding=False``.
 
     Example:
         >>> model = nn.ModuleDict({"item": nn.Embedding(3, 8, padding_idx=0)})
@@ -94,6 +95,8 @@ def replace_embeddings(
         prepared = [_swap(table, value, start, sparse, options, given) for table, value in chosen]
         plan = Plan([swap for swap, _ in prepared], found, given)
         for text in [text for _, texts in prepared for text in texts]:
+            warnings.warn(text, stacklevel=2)
+        for text in refuse.tied_outside(wanted, found, alive.modules):
             warnings.warn(text, stacklevel=2)
         forgotten = optimizers.forgotten(given, alive.optimizers, plan.swaps)
         optimizers.warn_of_forgotten(forgotten, found, "replace_embeddings")
@@ -154,11 +157,12 @@ def _shows_padding(table: Tensor, padding: int | None) -> bool:
 @torch.no_grad()
 def deviation(table: Tensor, padding_idx: int | None) -> float:
     """Standard deviation of a table's entries, those of its padding row left out."""
+    padding = normalize_padding_idx(padding_idx, len(table))
     count, total, squares = 0, 0.0, 0.0
     for first in range(0, len(table), _BLOCK):
         block = table[first : first + _BLOCK].double()
-        if padding_idx is not None and first <= padding_idx < first + _BLOCK:
-            block = torch.cat([block[: padding_idx - first], block[padding_idx - first + 1 :]])
+        if first <= padding < first + _BLOCK:
+            block = torch.cat([block[: padding - first], block[padding - first + 1 :]])
         count += block.numel()
         total += float(block.sum())
         squares += float(block.square().sum())

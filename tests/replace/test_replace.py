@@ -600,3 +600,33 @@ def test_restore_is_exact_and_leaves_a_plain_module() -> None:
     assert len(rx.restore_embeddings(model)) == 0
     script = torch.jit.script(nn.Sequential(item))
     torch.testing.assert_close(script(torch.tensor([1])), item(torch.tensor([1])))
+
+
+def test_a_weight_of_a_module_outside_the_model_is_named() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.ModuleDict({"item": nn.Embedding(ROWS, DIM)})
+            self.head = nn.Linear(DIM, ROWS, bias=False)
+            self.head.weight = self.body["item"].weight
+
+    whole = Whole()
+    with pytest.warns(UserWarning, match=r"item: its weight is also weight of a Linear outside this model"):
+        rx.replace_embeddings(whole.body, {"item": ring(padding=False)})
+    gone = Whole()
+    body = gone.body
+    del gone
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rx.replace_embeddings(body, {"item": ring(padding=False)})
+
+
+def test_fresh_leaves_out_a_padding_row_counted_from_the_end() -> None:
+    table = nn.Embedding(ROWS, DIM)
+    with torch.no_grad():
+        table.weight[-1] = 100
+    expected = table.weight[:-1].std(correction=0).item()
+    alone = rx.InterestGraph.from_csr([0] * (ROWS + 1), [], [])
+    rx.replace_embeddings(table, {table: alone}, start="fresh", padding_idx=-1)
+    module: Any = table
+    assert module.init_std == pytest.approx(expected)
