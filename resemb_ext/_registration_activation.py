@@ -47,6 +47,9 @@ def _backward(ctx: Any, grad_scores: Tensor | None, grad_pooled: Tensor | None) 
     scores, *inputs = ctx.saved_tensors
     if torch.is_grad_enabled():
         wanted = [i for i in _DIFFERENTIABLE if ctx.needs_input_grad[i]]
+        # Views of their own: an input may be another one, or be made from it, and paths between them are not this
+        # operator's.
+        inputs = [t.view_as(t) if i in _DIFFERENTIABLE else t for i, t in enumerate(inputs)]
         pairs = zip(reference.local_activation(*(*inputs, ctx.pool)), (grad_scores, grad_pooled), strict=True)
         outputs, upstream = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
         gradients = torch.autograd.grad(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -91,15 +91,16 @@ class LocalActivation(nn.Module):
         Compilers and torch.func get what they can see through.
         """
         output = self.rest.output
-        modules: tuple[nn.Module, ...] = (self.activation, self.rest, output)
+        modules: tuple[nn.Module, ...] = (self.activation, self.rest, self.rest.layers, output)
         if (
             torch.compiler.is_compiling()
             or torch.jit.is_tracing()
             or not isinstance(histories.samples, Jagged)
             or type(self.activation) not in (nn.PReLU, nn.ReLU)
             or type(output) is not nn.Linear
+            or output.bias is None
             or len(self.rest.layers) != 1
-            or any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+            or any(hooks for m in modules for hooks in _hooks(m))
         ):
             return False
         tensors = (query, keys, *self.parameters())
@@ -134,6 +135,10 @@ class LocalActivation(nn.Module):
             pool,
         )
         return scores, pooled
+
+
+def _hooks(module: nn.Module) -> tuple[Mapping, ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 class DIN(CTRModel):

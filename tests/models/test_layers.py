@@ -177,3 +177,27 @@ def test_shared_histories_train_what_is_not_frozen():
         din(batch).sum().backward()
         assert parameter.grad.any(), name
         parameter.requires_grad_(False)
+
+
+@pytest.mark.parametrize("part", ["activation", "rest", "rest.layers", "rest.output"])
+@pytest.mark.parametrize("kind", ["forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook"])
+def test_hooks_of_the_attention_units_layers_are_called(part, kind):
+    torch.manual_seed(0)
+    unit = LocalActivation(3, (5,), "prelu")
+    query, keys = torch.randn(2, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    segments = Jagged(torch.tensor([0, 1, 4]))
+    seen = []
+    module = unit.rest.output if part == "rest.output" else unit.get_submodule(part)
+    getattr(module, f"register_{kind}")(lambda *_: seen.append(kind))
+    unit.pool(query, keys, Histories(segments, segments)).sum().backward()
+    assert seen
+
+
+def test_the_attention_units_output_needs_no_bias():
+    torch.manual_seed(0)
+    unit = LocalActivation(3, (5,), "prelu")
+    torch.nn.init.zeros_(unit.rest.output.bias)
+    query, keys, segments = torch.randn(2, 3), torch.randn(4, 3), Jagged(torch.tensor([0, 1, 4]))
+    expected = unit.pool(query, keys, Histories(segments, segments))
+    unit.rest.output.bias = None
+    torch.testing.assert_close(unit.pool(query, keys, Histories(segments, segments)), expected)

@@ -109,6 +109,31 @@ def test_gradcheck(pool) -> None:
 
 
 @pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("made", ["one from another", "the same twice"])
+def test_gradients_of_inputs_that_depend_on_each_other(made, pool) -> None:
+    keys, query, _, offsets, by_query, w_key, _, slope, _, bias = inputs([2, 0, 3], 3, 4)
+    roots = [t.requires_grad_() for t in (keys, query, w_key, slope)]
+
+    def run(function, create_graph: bool) -> tuple[Tensor, ...]:
+        if made == "one from another":
+            own = (keys, query, None, offsets, query @ w_key.t(), w_key, w_key * 2, slope, slope.sin(), bias)
+        else:
+            own = (keys, query, None, offsets, by_query, w_key, w_key, slope, slope, bias)
+        scores, pooled = function(*own, pool)
+        loss = scores.square().sum() + pooled.square().sum()
+        first = torch.autograd.grad(loss, roots, create_graph=create_graph)
+        if not create_graph:
+            return first
+        return *first, *torch.autograd.grad(sum(g.square().sum() for g in first), roots)
+
+    for create_graph in (False, True):
+        for mine, wanted in zip(
+            run(local_activation, create_graph), run(reference.local_activation, create_graph), strict=True
+        ):
+            torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("pool", [False, True])
 def test_opcheck(pool) -> None:
     arguments = inputs([2, 0, 3], 3, 4)
     torch.library.opcheck(OPERATORS.local_activation.default, (*leaves(arguments), pool))
