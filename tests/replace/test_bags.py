@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import resemb_ext as rx
-from tests.replace.test_replace import DIM, ROWS, refused, ring
+from tests.replace.models import DIM, ROWS, refused, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import resemb_ext as rx
-from tests.replace.test_replace import ring
+from tests.replace.models import ring
 
 inputs = pytest.importorskip("deepctr_torch.inputs")
 models = pytest.importorskip("deepctr_torch.models")

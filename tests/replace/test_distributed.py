@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 import resemb_ext as rx
-from tests.replace.test_replace import Model, inputs, refused, ring
+from tests.replace.models import Model, inputs, refused, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

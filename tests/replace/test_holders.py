@@ -14,7 +14,7 @@ from torch import nn
 
 import resemb_ext as rx
 from resemb_ext.testing.strategies import examples
-from tests.replace.test_replace import Model, inputs, ring
+from tests.replace.models import Model, inputs, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

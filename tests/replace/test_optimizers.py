@@ -15,7 +15,7 @@ from torch import nn
 
 import resemb_ext as rx
 from resemb_ext.testing.strategies import examples
-from tests.replace.test_replace import ROWS, Model, identities, inputs, refused, ring
+from tests.replace.models import ROWS, Model, identities, inputs, refused, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

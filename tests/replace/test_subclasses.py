@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import resemb_ext as rx
 from resemb_ext.nn import combined
-from tests.replace.test_replace import DIM, ROWS, refused, ring
+from tests.replace.models import DIM, ROWS, refused, ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

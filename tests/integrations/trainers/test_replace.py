@@ -10,7 +10,7 @@ import torch
 
 import resemb_ext as rx
 from tests.integrations.conftest import framework
-from tests.replace.test_replace import Model, inputs, ring
+from tests.replace.models import Model, inputs, ring
 
 accelerate = framework("accelerate", __file__)
 lightning = framework("lightning", __file__)
