@@ -51,7 +51,7 @@ AttendedEdges attention_backward(const Lookup& x, const PlanView<const int32_t>&
   AttendedEdges out{Buffer<char>(edges.count * heads * 2 * item), Buffer<char>(unique * heads * item)};
   Buffer<char> sums(tasks * columns * item);
   AttentionArgs args{};
-  args.gather = gather_of(x, plan.unique_ids(), unique, nullptr);
+  args.gather = gather_of(x, plan.unique_ids(), unique, nullptr, x.acc());
   args.gather.residual = nullptr;
   args.link = x.attention;
   args.grad = g;

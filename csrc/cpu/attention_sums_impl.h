@@ -73,7 +73,7 @@ RESEMB_INLINE bool sum_heads(const AttentionSegmentArgs& a, int64_t begin, int64
   const A *a_src = static_cast<const A*>(a.link.a_src) + col,
           *a_dst = static_cast<const A*>(a.link.a_dst) + col;
   const int64_t dim = a.dim, heads = a.link.heads, last_term = a.num_terms - 1;
-  const bool stream = a.bypass_cache && can_stream<A>(a.out_type, a.out, dim);
+  const bool stream = a.bypass_cache && can_stream(a.out_type, a.out, dim);
   bool any_long = false;
   OwnScores<A> own(a, a.parts || begin == end ? 0 : a.items[begin]);
   for (int64_t s = begin; s < end; ++s) {

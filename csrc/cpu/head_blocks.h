@@ -81,7 +81,8 @@ struct HeadBlock {
 #pragma GCC unroll 8
     for (int i = 0; i < H * N; ++i) store(row + i * kLanes<A>, v[i]);
   }
-  RESEMB_INLINE void stream(A* row, int64_t) const {
+  template <class O>
+  RESEMB_INLINE void stream(O* row, int64_t) const {
 #pragma GCC unroll 8
     for (int i = 0; i < H * N; ++i) store_past_cache(row + i * kLanes<A>, v[i]);
   }

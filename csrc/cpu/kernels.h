@@ -24,7 +24,8 @@ struct GatherArgs {
   DType table;
   const void* central;   // [H, D] table
   const void* residual;  // [H, D] table, or null for none
-  void* out;             // [U, D] acc
+  void* out;             // [U, D] out_type
+  DType out_type;        // that of the lookup's output, or acc
 };
 
 // Memory of the attention kernels, in numbers of acc: for an item its edges' logs and four numbers of every
@@ -98,13 +99,14 @@ struct AttentionSegmentArgs : SegmentArgs {
   bool parts;
 };
 
-// out[targets[i]] = source[sources[i]], converted from acc to out_type; a null index is the identity.
+// out[targets[i]] = source[sources[i]], of out_type, or converted from acc to it; a null index is the
+// identity.
 struct CopyArgs {
   const int32_t* sources;  // [N] or null
   const int32_t* targets;  // [N] or null
   int64_t dim;
-  DType out_type;
-  const void* source;  // acc rows
+  DType source_type, out_type;
+  const void* source;
   void* out;
   bool bypass_cache;  // the output is too large to stay in cache
 };

@@ -25,14 +25,16 @@ void with_acc(DType acc, const F& f) {
 
 // E of the unique ids and, behind them, a row of zeros for padding.
 struct UniqueEmbeddings {
-  Buffer<char> rows;  // [U + 1, D] acc
+  DType type;         // that of the output, or acc where bags are summed from them
+  Buffer<char> rows;  // [U + 1, D]
   int64_t bad_row;    // see lookup_forward
 
-  UniqueEmbeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel) {
-    const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(x.acc()));
+  UniqueEmbeddings(const Lookup& x, const ConstPlan& plan, const Parallel& parallel)
+      : type(x.is_bag() || x.attention.heads > 0 ? x.acc() : x.out_type) {
+    const int64_t row_bytes = x.dim * static_cast<int64_t>(item_size(type));
     const int64_t count = plan.num_unique();
     rows = Buffer<char>((count + 1) * row_bytes);
-    const GatherArgs args = gather_of(x, plan.unique_ids(), count, rows.data());
+    const GatherArgs args = gather_of(x, plan.unique_ids(), count, rows.data(), type);
     std::atomic<int64_t> first_bad{count};
     parallel.ranges(count, kIdsPerTask, [&](int64_t begin, int64_t end) {
       const int64_t bad =
@@ -134,8 +136,9 @@ int64_t lookup_forward(const Lookup& x, const ConstPlan& plan, void* out, const 
     return -1;
   }
   const int64_t bytes = plan.positions_count * x.dim * static_cast<int64_t>(item_size(x.out_type));
-  const CopyArgs args{plan.rank(),          nullptr, x.dim, x.out_type, embeddings.rows.data(), out,
-                      bytes >= kBypassBytes};
+  const CopyArgs args{
+      plan.rank(),          nullptr, x.dim, embeddings.type, x.out_type, embeddings.rows.data(), out,
+      bytes >= kBypassBytes};
   parallel.ranges(plan.positions_count, kPositionsPerTask,
                   [&](int64_t begin, int64_t end) { kernels().copy(args, begin, end); });
   return -1;
@@ -149,7 +152,7 @@ void unique_gradient(const Lookup& x, const ConstPlan& plan, const void* grad, v
 
 void store_gradient(const Lookup& x, const void* g, int64_t num_rows, const int32_t* targets, void* out,
                     const Parallel& parallel) {
-  const CopyArgs args{nullptr, targets, x.dim, x.table, g, out, false};
+  const CopyArgs args{nullptr, targets, x.dim, x.acc(), x.table, g, out, false};
   parallel.ranges(num_rows, kPositionsPerTask,
                   [&](int64_t begin, int64_t end) { kernels().copy(args, begin, end); });
 }

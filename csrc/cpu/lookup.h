@@ -12,9 +12,10 @@ namespace resemb::cpu {
 // Outputs from this size on do not stay in cache, so they are written past it.
 constexpr int64_t kBypassBytes = int64_t{16} << 20;
 
-// E of ids, to out.
-inline GatherArgs gather_of(const Lookup& x, const int32_t* ids, int64_t num_ids, void* out) {
-  return {x.graph, x.num_items, x.num_edges, ids, num_ids, x.dim, x.table, x.central, x.residual, out};
+// E of ids, to out, of out_type.
+inline GatherArgs gather_of(const Lookup& x, const int32_t* ids, int64_t num_ids, void* out, DType out_type) {
+  return {x.graph, x.num_items, x.num_edges, ids, num_ids, x.dim,
+          x.table, x.central,   x.residual,  out, out_type};
 }
 
 constexpr int64_t kIdsPerTask = 128;

@@ -62,7 +62,7 @@ RESEMB_INLINE int64_t gather_columns(const GatherArgs& a, int64_t begin, int64_t
       total.add(sum);
     }
     if (residual != nullptr) total.add_row(residual + row * dim, last);
-    total.save(static_cast<A*>(a.out) + i * dim + col, last);
+    save_as<A>(total, a.out_type, false, a.out, i * dim + col, last);
   }
   return -1;
 }
@@ -70,7 +70,7 @@ RESEMB_INLINE int64_t gather_columns(const GatherArgs& a, int64_t begin, int64_t
 template <class T>
 int64_t gather_rows(const GatherArgs& a, int64_t begin, int64_t end) {
   int64_t bad = -1;
-  for_columns<Acc<T>>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
+  for_columns<T>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
     if (bad < 0) bad = gather_columns<T, B>(a, begin, end, col, last);
   });
   return bad;
@@ -81,9 +81,9 @@ bool sum_rows(const SegmentArgs& a, int64_t begin, int64_t end) {
   using A = Acc<S>;
   const Term<A>* terms = static_cast<const Term<A>*>(a.terms);
   const int64_t dim = a.dim, last_term = a.num_terms - 1;
-  const bool stream = a.bypass_cache && can_stream<A>(a.out_type, a.out, dim);
+  const bool stream = a.bypass_cache && can_stream(a.out_type, a.out, dim);
   bool any_long = false;
-  for_columns<A>(dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
+  for_columns<S>(dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
     const S* source = static_cast<const S*>(a.source) + col;
     for (int64_t s = begin; s < end; ++s) {
       const int64_t first = a.begin[s], past = a.end[s];
@@ -105,24 +105,71 @@ bool sum_rows(const SegmentArgs& a, int64_t begin, int64_t end) {
   return any_long;
 }
 
+// copy_columns(from, to, fetch) for rows [begin, end): places of their columns in elements, and whether there
+// is a row to fetch, kAhead rows on, at `fetch`.
+template <class F>
+RESEMB_INLINE void for_copies(const CopyArgs& a, int64_t row_size, int64_t begin, int64_t end,
+                              const F& copy_columns) {
+  for (int64_t i = begin; i < end; ++i) {
+    const bool more = a.sources != nullptr && i + kAhead < end;
+    copy_columns((a.sources != nullptr ? a.sources[i] : i) * row_size,
+                 (a.targets != nullptr ? a.targets[i] : i) * row_size,
+                 more ? a.sources[i + kAhead] * row_size : -1);
+  }
+}
+
+// Rows that keep their type, as bytes.
+void copy_same(const CopyArgs& a, int64_t begin, int64_t end) {
+  const int64_t bytes = a.dim * static_cast<int64_t>(item_size(a.out_type));
+  const bool stream = a.bypass_cache && can_stream(a.out_type, a.out, a.dim);
+  const char* source = static_cast<const char*>(a.source);
+  char* out = static_cast<char*>(a.out);
+  if (bytes < kVectorBytes) {
+    for_copies(a, bytes, begin, end, [&](int64_t from, int64_t to, int64_t fetch) RESEMB_LAMBDA_INLINE {
+      if (fetch >= 0) prefetch(source + fetch);
+      __builtin_memcpy(out + to, source + from, bytes);
+    });
+    return;
+  }
+  for_blocks<kVectorBytes, kMaxBlock>(bytes, [&]<int N>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
+    for_copies(a, bytes, begin, end, [&](int64_t from, int64_t to, int64_t fetch) RESEMB_LAMBDA_INLINE {
+      if (fetch >= 0) Block<float, N>::fetch(reinterpret_cast<const float*>(source + fetch + col));
+      u8 v[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+        v[n] = read<u8>(source + from + col + (n == N - 1 ? last : n * kVectorBytes));
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        char* p = out + to + col + (n == N - 1 ? last : n * kVectorBytes);
+        if (stream) {
+          write_past_cache(p, v[n]);
+        } else {
+          write(p, v[n]);
+        }
+      }
+    });
+  });
+  if (stream) finish_stream();
+}
+
+// Rows of accumulators, rounded to O.
 template <class O>
 void copy_rows(const CopyArgs& a, int64_t begin, int64_t end) {
   using A = Acc<O>;
-  const int64_t dim = a.dim;
-  const bool stream = a.bypass_cache && can_stream<A>(a.out_type, a.out, dim);
-  for_columns<A>(dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
+  const bool stream = a.bypass_cache && can_stream(a.out_type, a.out, a.dim);
+  for_columns<A>(a.dim, [&]<class B>(int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
     const A* source = static_cast<const A*>(a.source) + col;
-    for (int64_t i = begin; i < end; ++i) {
-      if (a.sources != nullptr && i + kAhead < end) B::fetch(source + a.sources[i + kAhead] * dim);
+    for_copies(a, a.dim, begin, end, [&](int64_t from, int64_t to, int64_t fetch) RESEMB_LAMBDA_INLINE {
+      if (fetch >= 0) B::fetch(source + fetch);
       B row;
-      row.add_row(source + (a.sources != nullptr ? a.sources[i] : i) * dim, last);
-      O* to = static_cast<O*>(a.out) + (a.targets != nullptr ? a.targets[i] : i) * dim + col;
+      row.add_row(source + from, last);
+      O* target = static_cast<O*>(a.out) + to + col;
       if (stream) {
-        row.stream(to, last);
+        row.stream(target, last);
       } else {
-        row.save(to, last);
+        row.save(target, last);
       }
-    }
+    });
   });
   if (stream) finish_stream();
 }
@@ -195,16 +242,9 @@ bool segment_sum(const SegmentArgs& a, int64_t begin, int64_t end) {
 }
 
 void copy(const CopyArgs& a, int64_t begin, int64_t end) {
-  switch (a.out_type) {
-    case DType::f32:
-      return copy_rows<float>(a, begin, end);
-    case DType::f64:
-      return copy_rows<double>(a, begin, end);
-    case DType::f16:
-      return copy_rows<Half>(a, begin, end);
-    case DType::bf16:
-      return copy_rows<BFloat>(a, begin, end);
-  }
+  if (a.source_type == a.out_type) return copy_same(a, begin, end);
+  if (a.out_type == DType::f16) return copy_rows<Half>(a, begin, end);
+  copy_rows<BFloat>(a, begin, end);
 }
 
 void dot(const DotArgs& a, int64_t begin, int64_t end) {

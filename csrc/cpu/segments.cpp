@@ -144,7 +144,8 @@ void sum_long_segments(const AttentionSegmentArgs& args, const std::vector<int64
                 reinterpret_cast<float*>(rows.data()));
   }
   const Buffer<int32_t> targets = targets_of(args, segments, /*in_line=*/false);
-  const CopyArgs copy{nullptr, targets.data(), args.dim, args.out_type, rows.data(), args.out, false};
+  const CopyArgs copy{nullptr,       targets.data(), args.dim, accumulator(args.out_type),
+                      args.out_type, rows.data(),    args.out, false};
   kernels().copy(copy, 0, count);
 }
 

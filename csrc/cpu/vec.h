@@ -11,6 +11,7 @@ typedef double d4 __attribute__((vector_size(32)));
 typedef int32_t i8 __attribute__((vector_size(32)));
 typedef uint32_t u8 __attribute__((vector_size(32)));
 typedef uint16_t h8 __attribute__((vector_size(16)));
+typedef uint16_t h16 __attribute__((vector_size(32)));
 
 template <class A>
 struct VecOf;
@@ -74,6 +75,14 @@ RESEMB_INLINE h8 float_to_half(f8 f) {
 #endif
 }
 
+// Rounded to bfloat16, to nearest even, in the upper half of each lane; the lower one is not cleared.
+RESEMB_INLINE u8 round_to_upper(f8 v) {
+  const u8 bits = (u8)v;
+  const u8 nan = (u8)((bits & 0x7fffffffu) > 0x7f800000u);
+  const u8 rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+  return (rounded & ~nan) | (0x7fc00000u & nan);
+}
+
 RESEMB_INLINE f8 load(const float* p) { return read<f8>(p); }
 RESEMB_INLINE d4 load(const double* p) { return read<d4>(p); }
 RESEMB_INLINE f8 load(const BFloat* p) { return (f8)(__builtin_convertvector(read<h8>(p), u8) << 16); }
@@ -81,24 +90,48 @@ RESEMB_INLINE f8 load(const Half* p) { return half_to_float(read<h8>(p)); }
 
 RESEMB_INLINE void store(float* p, f8 v) { write(p, v); }
 RESEMB_INLINE void store(double* p, d4 v) { write(p, v); }
-RESEMB_INLINE void store(BFloat* p, f8 v) {
-  const u8 bits = (u8)v;
-  const u8 nan = (u8)((bits & 0x7fffffffu) > 0x7f800000u);
-  const u8 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  write(p, __builtin_convertvector((rounded & ~nan) | (0x7fc0u & nan), h8));
-}
+RESEMB_INLINE void store(BFloat* p, f8 v) { write(p, __builtin_convertvector(round_to_upper(v) >> 16, h8)); }
 RESEMB_INLINE void store(Half* p, f8 v) { write(p, float_to_half(v)); }
 
-// A store that does not keep the line in cache, where the instruction set has one; p is 32-byte aligned.
+// Sixteen bfloat16 numbers in two vectors: those at even places, and those at odd ones. Bits stay in their
+// lanes, so that a row becomes floats and bfloat16 again by shifts and masks alone.
+struct Split {
+  f8 even, odd;
+};
+RESEMB_INLINE Split load_split(const BFloat* p) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of two numbers is the lower half");
+  const u8 bits = read<u8>(p);
+  return {(f8)(bits << 16), (f8)(bits & 0xffff0000u)};
+}
+RESEMB_INLINE u8 to_bits(Split s) {
+  return round_to_upper(s.even) >> 16 | (round_to_upper(s.odd) & 0xffff0000u);
+}
+RESEMB_INLINE f8 first_half(Split s) {
+  return __builtin_shufflevector(s.even, s.odd, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+RESEMB_INLINE f8 second_half(Split s) {
+  return __builtin_shufflevector(s.even, s.odd, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+// Writes that do not keep the line in cache, where the instruction set has them; p is aligned to them.
+template <class P>
+RESEMB_INLINE void write_past_cache(P* p, u8 v) {
+#if defined(RESEMB_STREAM)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  write(p, v);
+#endif
+}
 template <class O, class V>
 RESEMB_INLINE void store_past_cache(O* p, V v) {
+  if constexpr (sizeof(O) == sizeof(Acc<O>)) return write_past_cache(p, (u8)v);
 #if defined(RESEMB_STREAM)
-  if constexpr (sizeof(O) == sizeof(Acc<O>)) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
-    return;
-  }
-#endif
+  O part[kLanes<Acc<O>>];
+  store(part, v);
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), read<__m128i>(part));
+#else
   store(p, v);
+#endif
 }
 RESEMB_INLINE void finish_stream() {
 #if defined(RESEMB_STREAM)
