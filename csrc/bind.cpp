@@ -87,8 +87,8 @@ PyObject* cuda_info(PyObject*, PyObject*) {
 // The names that C++ and Python share: see common/update.h.
 PyObject* update_names(PyObject*, PyObject*) {
 #define RESEMB_TEXT(name) " " #name
-  return Py_BuildValue("(sss)", RESEMB_RULES(RESEMB_TEXT), RESEMB_UPDATE_REALS(RESEMB_TEXT),
-                       RESEMB_UPDATE_INTEGERS(RESEMB_TEXT));
+  return Py_BuildValue("(ssss)", RESEMB_RULES(RESEMB_TEXT), RESEMB_MOMENTS(RESEMB_TEXT),
+                       RESEMB_UPDATE_REALS(RESEMB_TEXT), RESEMB_UPDATE_INTEGERS(RESEMB_TEXT));
 #undef RESEMB_TEXT
 }
 
@@ -101,7 +101,8 @@ PyMethodDef methods[] = {
     {"take_profile", take_profile, METH_O, "Nanoseconds a stage since the last call; clocks on or off."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"update_names", update_names, METH_NOARGS,
-     "Names of the update rules and, in the operators' order, of an update's reals and integers."},
+     "Names of the update rules, of the forms of moments, and, in the operators' order, of an update's reals "
+     "and integers."},
     {"cuda_info", cuda_info, METH_NOARGS, "CUDA runtime and devices as JSON; {} in a CPU-only build."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -59,7 +59,8 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
   // stands there.
   m.def(
       "update_rows_(Tensor(a!) table, Tensor(b!)? first, Tensor(c!)? second, Tensor(d!)? row_steps, "
-      "Tensor(e!)? decayed, Tensor rows, Tensor values, float[] reals, int[] integers) -> ()");
+      "Tensor(e!)? decayed, Tensor(f!)? first_scale, Tensor rows, Tensor values, float[] reals, "
+      "int[] integers) -> ()");
   // Counts a table's step, float32 [], where it lies, so that a CUDA graph can repeat it, and gives float64
   // [3]: lr / (1 + (step - 1) lr_decay), 1 - lr decay, step. A tensor lr goes before lr_value.
   m.def("advance_step_(Tensor(a!) step, Tensor? lr, float lr_value, float lr_decay, float decay) -> Tensor");
@@ -70,10 +71,11 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor indptr, Tensor neighbors, Tensor weights, Tensor? offsets, Tensor? sample_weights, "
       "bool mean, bool need_sample_weights, "
       "Tensor(c!)? central_first, Tensor(d!)? central_second, Tensor(e!)? central_row_steps, "
-      "Tensor(f!)? central_decayed, float[] central_reals, int[] central_integers, Tensor? central_live, "
-      "Tensor(g!)? residual_first, Tensor(h!)? residual_second, Tensor(i!)? residual_row_steps, "
-      "Tensor(j!)? residual_decayed, float[] residual_reals, int[] residual_integers, "
-      "Tensor? residual_live) -> Tensor");
+      "Tensor(f!)? central_decayed, Tensor(g!)? central_first_scale, float[] central_reals, "
+      "int[] central_integers, Tensor? central_live, "
+      "Tensor(h!)? residual_first, Tensor(i!)? residual_second, Tensor(j!)? residual_row_steps, "
+      "Tensor(k!)? residual_decayed, Tensor(l!)? residual_first_scale, float[] residual_reals, "
+      "int[] residual_integers, Tensor? residual_live) -> Tensor");
   // DIN's attention unit with one hidden layer: (scores [Q], pooled [B, D]), see common/activation.h. Sample
   // b's pairs are [offsets[b], offsets[b + 1]), their keys those from starts[b] on; without starts the pairs'
   // own. pooled is [0, D] unless `pool`. On the CPU alone.

@@ -62,9 +62,9 @@ def _update_names() -> tuple[tuple[str, ...], ...]:
 
 _C = _load()
 
-# Names that C++ and Python share (csrc/common/update.h): the update rules and, in the operators' order, the
-# reals and integers of an update.
-UPDATE_RULES, UPDATE_REALS, UPDATE_INTEGERS = _update_names()
+# Names that C++ and Python share (csrc/common/update.h): the update rules, the forms of moments and, in the
+# operators' order, the reals and integers of an update.
+UPDATE_RULES, UPDATE_MOMENTS, UPDATE_REALS, UPDATE_INTEGERS = _update_names()
 
 
 def isa() -> str:

@@ -1,8 +1,8 @@
 // The optimizers' row kernels, for the instruction set of the including file.
 #pragma once
 
-#include "common/rounding.h"
 #include "cpu/kernels.h"
+#include "cpu/rounding_vec.h"
 #include "cpu/vec.h"
 
 namespace resemb::cpu {
@@ -28,60 +28,81 @@ RESEMB_INLINE d4 square_root(d4 v) {
 #endif
 }
 
-RESEMB_INLINE uint16_t round_randomly(const BFloat*, float f, uint32_t random) {
-  return round_to_bfloat(f, random);
-}
-RESEMB_INLINE uint16_t round_randomly(const Half*, float f, uint32_t random) {
-  return round_to_half(f, random);
-}
+// What a moment's numbers are, beside a table with the accumulator A.
+template <class A, Moment F>
+using MomentType =
+    std::conditional_t<F == Moment::bf16, BFloat, std::conditional_t<F == Moment::i8, int8_t, A>>;
 
-template <class T, Rule R>
+template <class T, Rule R, Moment First = Moment::acc, Moment Second = Moment::acc>
 class RowUpdate {
   using A = Acc<T>;
   using V = Vec<A>;
-  static constexpr bool kRowwise = R == Rule::rowwise_adagrad;
+  using M1 = MomentType<A, First>;
+  using M2 = MomentType<A, Second>;
   static constexpr bool kFirst = R == Rule::momentum || R == Rule::adam;
   static constexpr bool kSecond = R == Rule::adagrad || R == Rule::adam;
+  static constexpr bool kRowwise = kSecond && Second == Moment::row;
+  static constexpr bool kCodes = First == Moment::i8;
+  // Whether moments are rounded at random; for tables that is an option.
+  static constexpr bool kRounds = First == Moment::bf16 || kCodes || Second == Moment::bf16;
+  static constexpr int64_t kKept = 256;
+
+  // What the columns of a row have in common.
+  struct Row {
+    int64_t number;
+    const T* grad;
+    T* param;
+    M1* first;
+    M2* second;
+    A scale;
+    bool scales;
+    A rate, inv_sqrt_correction;
+    uint32_t even, odd;  // keys of its random bits, see RowBits
+    A* kept;             // rowwise: the columns of `direction`, or null where they are more than kKept
+    float code_scale;    // of the first moments in codes that are read
+    float code_inverse;  // of those that are written
+  };
 
  public:
   RESEMB_INLINE explicit RowUpdate(const UpdateArgs& args)
       : a(args),
-        grad(static_cast<const T*>(args.grad)),
-        param(static_cast<T*>(args.param)),
-        first(static_cast<A*>(args.first)),
-        second(static_cast<A*>(args.second)),
-        shrink(static_cast<A>(args.shrink)),
         coupled(static_cast<A>(args.weight_decay)),
+        couples(coupled != 0),
         sign(args.maximize ? A{-1} : A{1}),
         beta1(static_cast<A>(args.beta1)),
         beta2(static_cast<A>(args.beta2)),
         rest1(static_cast<A>(1 - args.beta1)),
         rest2(static_cast<A>(1 - args.beta2)),
-        eps(static_cast<A>(args.eps)) {
+        eps(static_cast<A>(args.eps)),
+        rounds_param(sizeof(T) == 2 && args.random_rounding) {
     set_step(args.step);
+    if (kRounds || rounds_param) rounding = rounding_key(args.seed, args.step);
   }
 
   RESEMB_INLINE void run(int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      // Without row numbers the rows lie in line, and most may have nothing pending.
-      if (a.rows != nullptr && i + kRowsAhead < a.num_rows) fetch(a.rows[i + kRowsAhead]);
-      const int64_t row = a.rows != nullptr ? a.rows[i] : i;
-      if (a.row_steps != nullptr) set_step(++a.row_steps[row]);
-      A scale = shrink;
-      if (a.decayed != nullptr) {
-        scale *= static_cast<A>(std::exp(a.decay_now - a.decayed[row]));
-        a.decayed[row] = a.decay_now;
+    if constexpr (kRowwise) {
+      // A row is surveyed before the columns of the one before it are written, so that the roots and
+      // divisions of a row do not keep its columns waiting.
+      A kept[2][kKept];
+      const auto survey = [&](int64_t i) RESEMB_LAMBDA_INLINE {
+        Row row = start(i);
+        row.kept = a.dim <= kKept ? kept[i % 2] : nullptr;
+        surveyed(row);
+        return row;
+      };
+      if (begin == end) return;
+      Row row = survey(begin);
+      for (int64_t i = begin + 1; i < end; ++i) {
+        const Row next = survey(i);
+        write_row(row);
+        row = next;
       }
-      if (R == Rule::decay && scale == 1) continue;
-      if constexpr (kRowwise) {
-        V squares = {};
-        for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE {
-          const V g = gradient(i, row, col, n, scale);
-          squares += g * g;
-        });
-        second[row] += sum_lanes(squares) / static_cast<A>(a.dim);
+      write_row(row);
+    } else {
+      for (int64_t i = begin; i < end; ++i) {
+        const Row row = start(i);
+        if (R != Rule::decay || row.scales) write_row(row);
       }
-      for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE { update(i, row, col, n, scale); });
     }
   }
 
@@ -94,15 +115,16 @@ class RowUpdate {
     if (col < a.dim) f(col, a.dim - col);
   }
 
-  RESEMB_INLINE void fetch(int64_t row) {
-    const auto lines = [&](const auto* p) RESEMB_LAMBDA_INLINE {
-      const char* bytes = reinterpret_cast<const char*>(p + row * a.dim);
-      for (int64_t at = 0; at < a.dim * static_cast<int64_t>(sizeof *p); at += 64) prefetch(bytes + at);
+  RESEMB_INLINE void fetch(int64_t row) const {
+    const auto lines = [&](const void* p, int64_t item) RESEMB_LAMBDA_INLINE {
+      const char* bytes = static_cast<const char*>(p) + row * a.dim * item;
+      for (int64_t at = 0; at < a.dim * item; at += 64) prefetch(bytes + at);
     };
-    lines(param);
-    if constexpr (kFirst) lines(first);
-    if constexpr (kSecond) lines(second);
-    if constexpr (kRowwise) prefetch(second + row);
+    lines(a.param, sizeof(T));
+    if constexpr (kFirst) lines(a.first, sizeof(M1));
+    if constexpr (kCodes) prefetch(a.first_scale + row);
+    if constexpr (kRowwise) prefetch(static_cast<A*>(a.second) + row);
+    if constexpr (kSecond && !kRowwise) lines(a.second, sizeof(M2));
     if (a.row_steps != nullptr) prefetch(a.row_steps + row);
     if (a.decayed != nullptr) prefetch(a.decayed + row);
   }
@@ -115,64 +137,161 @@ class RowUpdate {
     }
   }
 
-  RESEMB_INLINE V gradient(int64_t i, int64_t row, int64_t col, int64_t n, A scale) const {
-    V g = load_columns(grad + (i - a.grad_first) * a.dim + col, n) * sign;
-    if (coupled != 0) g += coupled * (load_columns(param + row * a.dim + col, n) * scale);
+  // Row number i of the step, its count and pending decay brought up to date.
+  RESEMB_INLINE Row start(int64_t i) {
+    // Without row numbers the rows lie in line, and most may have nothing pending.
+    if (a.rows != nullptr && i + kRowsAhead < a.num_rows) fetch(a.rows[i + kRowsAhead]);
+    const int64_t number = a.rows != nullptr ? a.rows[i] : i, at = number * a.dim;
+    Row row;
+    row.number = number;
+    row.grad = static_cast<const T*>(a.grad) + (i - a.grad_first) * a.dim;
+    row.param = static_cast<T*>(a.param) + at;
+    if constexpr (kFirst) row.first = static_cast<M1*>(a.first) + at;
+    if constexpr (kSecond) row.second = static_cast<M2*>(a.second) + (kRowwise ? number : at);
+    if constexpr (kCodes) row.code_scale = a.first_scale[number];
+    if (a.row_steps != nullptr) set_step(++a.row_steps[number]);
+    row.rate = rate;
+    row.inv_sqrt_correction = inv_sqrt_correction;
+    row.scale = static_cast<A>(a.shrink);
+    if (a.decayed != nullptr) {
+      row.scale *= static_cast<A>(std::exp(a.decay_now - a.decayed[number]));
+      a.decayed[number] = a.decay_now;
+    }
+    row.scales = row.scale != 1;
+    row.even = row.odd = 0;
+    if (kRounds || rounds_param) {
+      const RowBits random(rounding, number);
+      row.even = random.even;
+      row.odd = random.odd;
+    }
+    return row;
+  }
+
+  RESEMB_INLINE V gradient(const Row& row, int64_t col, int64_t n) const {
+    V g = load_columns(row.grad + col, n) * sign;
+    if (couples) g += coupled * (load_columns(row.param + col, n) * row.scale);
     return g;
   }
 
-  RESEMB_INLINE void update(int64_t i, int64_t row, int64_t col, int64_t n, A scale) {
-    const int64_t at = row * a.dim + col;
-    V p = load_columns(param + at, n);
-    if (scale != 1) p *= scale;  // where it is 1, the sum below stays one fused multiply-add
-    if constexpr (R == Rule::decay) return save(row, col, n, p);
-    const V g = gradient(i, row, col, n, scale);
-    if constexpr (R == Rule::sgd) {
-      p += rate * g;
-    } else if constexpr (R == Rule::momentum) {
-      const V m = beta1 * load_columns(first + at, n) + g;
-      store_columns(first + at, m, n);
-      p += rate * (a.nesterov ? g + beta1 * m : m);
-    } else if constexpr (R == Rule::adagrad) {
-      const V v = load_columns(second + at, n) + g * g;
-      store_columns(second + at, v, n);
-      p += rate * (g / (square_root(v) + eps));
-    } else if constexpr (kRowwise) {
-      const V v = V{} + second[row];
-      p += rate * (g / (square_root(v) + eps));
+  // Adam's new first moment.
+  RESEMB_INLINE V averaged(const Row& row, int64_t col, int64_t n, V g) const {
+    V m;
+    if constexpr (kCodes) {
+      m = load_codes(row.first + col, n) * row.code_scale;
     } else {
-      const V m0 = load_columns(first + at, n);
-      const V m = m0 + rest1 * (g - m0);
-      const V v = beta2 * load_columns(second + at, n) + rest2 * (g * g);
-      store_columns(first + at, m, n);
-      store_columns(second + at, v, n);
-      p += rate * (m / (square_root(v) * inv_sqrt_correction + eps));
+      m = load_columns(row.first + col, n);
     }
-    save(row, col, n, p);
+    return m + rest1 * (g - m);
   }
 
-  RESEMB_INLINE void save(int64_t row, int64_t col, int64_t n, V p) {
-    T* to = param + row * a.dim + col;
-    if constexpr (sizeof(T) == 2) {
-      if (a.random_rounding) {
-        for (int64_t c = 0; c < n; ++c) {
-          const uint32_t random = rounding_bits(a.seed, a.step, row, col + c);
-          to[c].bits = round_randomly(to, p[c], random);
-        }
-        return;
+  // Where the columns of a rowwise step go; its length is the row's rate.
+  RESEMB_INLINE V direction(const Row& row, int64_t col, int64_t n, V g) const {
+    if constexpr (R == Rule::adam) return averaged(row, col, n, g);
+    return g;
+  }
+
+  // The second moment of a row, and the scale of its codes.
+  RESEMB_INLINE void surveyed(Row& row) {
+    V squares = {};
+    [[maybe_unused]] i8 largest = {};
+    for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE {
+      const V g = gradient(row, col, n), d = direction(row, col, n, g);
+      squares += g * g;
+      if constexpr (kCodes) largest = larger(largest, d);
+      if (row.kept != nullptr) store(row.kept + col, d);
+    });
+    const A mean = sum_lanes(squares) / static_cast<A>(a.dim);
+    const A v = R == Rule::adam ? beta2 * *row.second + rest2 * mean : *row.second + mean;
+    *row.second = v;
+    row.rate /= square_root(V{} + v)[0] * row.inv_sqrt_correction + eps;
+    if constexpr (kCodes) {
+      const CodeScale codes(largest_lane(largest));
+      a.first_scale[row.number] = codes.scale;
+      row.code_inverse = codes.inverse;
+    }
+  }
+
+  RESEMB_INLINE void write_row(const Row& row) {
+    Words even(row.even), odd(row.odd);
+    for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE {
+      u8 word = {};
+      if (First == Moment::bf16 || kCodes || rounds_param) word = even.next();
+      V p = load_columns(row.param + col, n);
+      if (row.scales) p *= row.scale;  // where it is 1, the sum below stays one fused multiply-add
+      if constexpr (kRowwise) {
+        const V d =
+            row.kept != nullptr ? load(row.kept + col) : direction(row, col, n, gradient(row, col, n));
+        if constexpr (kFirst) save_first(row, col, n, d, word);
+        p += row.rate * d;
+      } else if constexpr (R != Rule::decay) {
+        p += row.rate * change(row, col, n, word, odd);
       }
-    }
-    store_columns(to, p, n);
+      if constexpr (sizeof(T) == 2) {
+        if (rounds_param) return store_rounded(row.param + col, p, n, word & 0xffffu);
+      }
+      store_columns(row.param + col, p, n);
+    });
   }
 
-  const UpdateArgs& a;
-  const T* grad;
-  T* param;
-  A* first;
-  A* second;
-  A shrink, coupled, sign, beta1, beta2, rest1, rest2, eps;
-  A rate = 0, inv_sqrt_correction = 0;
+  // What the rate multiplies where no number is kept by row; the state is brought up to date.
+  RESEMB_INLINE V change(const Row& row, int64_t col, int64_t n, u8 word, Words& odd) const {
+    const V g = gradient(row, col, n);
+    if constexpr (R == Rule::sgd) {
+      return g;
+    } else if constexpr (R == Rule::momentum) {
+      const V m = beta1 * load_columns(row.first + col, n) + g;
+      store_columns(row.first + col, m, n);
+      return a.nesterov ? g + beta1 * m : m;
+    } else if constexpr (R == Rule::adagrad) {
+      const V v = load_columns(row.second + col, n) + g * g;
+      store_columns(row.second + col, v, n);
+      return g / (square_root(v) + eps);
+    } else {
+      const V m = averaged(row, col, n, g);
+      const V v = beta2 * load_columns(row.second + col, n) + rest2 * (g * g);
+      save_first(row, col, n, m, word);
+      if constexpr (Second == Moment::bf16) {
+        store_rounded(row.second + col, v, n, odd.next() & 0xffffu);
+      } else {
+        store_columns(row.second + col, v, n);
+      }
+      return m / (square_root(v) * row.inv_sqrt_correction + eps);
+    }
+  }
+
+  RESEMB_INLINE void save_first(const Row& row, int64_t col, int64_t n, V m, u8 word) const {
+    if constexpr (kCodes) {
+      store_codes(row.first + col, m, row.code_inverse, n, word >> 16);
+    } else if constexpr (First == Moment::bf16) {
+      store_rounded(row.first + col, m, n, word >> 16);
+    } else {
+      store_columns(row.first + col, m, n);
+    }
+  }
+
+  const UpdateArgs a;
+  const A coupled;
+  const bool couples;
+  const A sign, beta1, beta2, rest1, rest2, eps;
+  const bool rounds_param;
+  uint64_t rounding = 0;  // the key of the step's random bits
+  A rate = 0, inv_sqrt_correction = 1;
 };
+
+template <class T>
+void update_adam(const UpdateArgs& a, int64_t begin, int64_t end) {
+  constexpr Rule adam = Rule::adam;
+  if constexpr (sizeof(Acc<T>) == 4) {
+    const bool by_row = a.second_form == Moment::row;
+    if (a.first_form == Moment::i8) return RowUpdate<T, adam, Moment::i8, Moment::row>(a).run(begin, end);
+    if (a.first_form == Moment::bf16) {
+      return by_row ? RowUpdate<T, adam, Moment::bf16, Moment::row>(a).run(begin, end)
+                    : RowUpdate<T, adam, Moment::bf16, Moment::bf16>(a).run(begin, end);
+    }
+    if (by_row) return RowUpdate<T, adam, Moment::acc, Moment::row>(a).run(begin, end);
+  }
+  RowUpdate<T, adam>(a).run(begin, end);
+}
 
 template <class T>
 void update_table(const UpdateArgs& a, int64_t begin, int64_t end) {
@@ -184,9 +303,9 @@ void update_table(const UpdateArgs& a, int64_t begin, int64_t end) {
     case Rule::adagrad:
       return RowUpdate<T, Rule::adagrad>(a).run(begin, end);
     case Rule::rowwise_adagrad:
-      return RowUpdate<T, Rule::rowwise_adagrad>(a).run(begin, end);
+      return RowUpdate<T, Rule::adagrad, Moment::acc, Moment::row>(a).run(begin, end);
     case Rule::adam:
-      return RowUpdate<T, Rule::adam>(a).run(begin, end);
+      return update_adam<T>(a, begin, end);
     case Rule::decay:
       return RowUpdate<T, Rule::decay>(a).run(begin, end);
   }

@@ -11,7 +11,7 @@ namespace {
 
 // A table's step as the operators are given it.
 struct StepArguments {
-  const OptionalTensor &first, &second, &row_steps, &decayed;
+  const OptionalTensor &first, &second, &row_steps, &decayed, &first_scale;
   const std::vector<double>& reals;
   const std::vector<int64_t>& integers;
 };
@@ -30,6 +30,22 @@ void* state_of(const Call& call, const OptionalTensor& state, bool wanted, const
   check_shape(fits, name, *state, "the table's rows, contiguous on its device");
   check_type(*state, type, name);
   return state->mutable_data_ptr();
+}
+
+// The dtype of a moment beside a table.
+ScalarType moment_type(Moment form, DType table) {
+  return form == Moment::bf16 ? ScalarType::BFloat16
+         : form == Moment::i8 ? ScalarType::Char
+                              : scalar_type(accumulator(table));
+}
+
+// Whether kernels take moments of these forms.
+bool forms_fit(const UpdateArgs& a) {
+  const Moment first = a.first_form, second = a.second_form;
+  if (first == Moment::acc && second == Moment::acc) return true;
+  if (a.rule != Rule::adam || a.table == DType::f64) return false;
+  if (second == Moment::row) return first == Moment::acc || first == Moment::bf16 || first == Moment::i8;
+  return first == Moment::bf16 && second == Moment::bf16;
 }
 
 // What every update of a table has; no rows.
@@ -62,12 +78,22 @@ UpdateArgs step_of(const Call& call, const Tensor& table, const StepArguments& i
 #define RESEMB_TAKE(name) a.name = static_cast<decltype(a.name)>(*integer++);
   RESEMB_UPDATE_INTEGERS(RESEMB_TAKE)
 #undef RESEMB_TAKE
+  if (!forms_fit(a)) {
+    fail_value(
+        "first_form, second_form: expected acc and acc; or, of adam on tables that are not float64, bf16 and "
+        "bf16, or acc, bf16 or i8 and row");
+  }
   const int64_t items = table.size(0);
-  const ScalarType acc = scalar_type(accumulator(a.table));
   const bool adam = a.rule == Rule::adam, rowwise = a.rule == Rule::rowwise_adagrad;
-  a.first = state_of(call, in.first, a.rule == Rule::momentum || adam, "first", {items, a.dim}, acc);
-  a.second = state_of(call, in.second, rowwise || a.rule == Rule::adagrad || adam, "second",
-                      rowwise ? std::vector<int64_t>{items} : std::vector<int64_t>{items, a.dim}, acc);
+  if (rowwise) a.second_form = Moment::row;
+  const std::vector<int64_t> by_row{items}, by_element{items, a.dim};
+  a.first = state_of(call, in.first, a.rule == Rule::momentum || adam, "first", by_element,
+                     moment_type(a.first_form, a.table));
+  a.first_scale = static_cast<float*>(
+      state_of(call, in.first_scale, a.first_form == Moment::i8, "first_scale", by_row, ScalarType::Float));
+  a.second =
+      state_of(call, in.second, rowwise || a.rule == Rule::adagrad || adam, "second",
+               a.second_form == Moment::row ? by_row : by_element, moment_type(a.second_form, a.table));
   a.row_steps = static_cast<int32_t*>(
       state_of(call, in.row_steps, in.row_steps.has_value(), "row_steps", {items}, ScalarType::Int));
   a.decayed = static_cast<double*>(
@@ -76,10 +102,11 @@ UpdateArgs step_of(const Call& call, const Tensor& table, const StepArguments& i
 }
 
 void update_rows(const Tensor& table, const OptionalTensor& first, const OptionalTensor& second,
-                 const OptionalTensor& row_steps, const OptionalTensor& decayed, const Tensor& rows_in,
-                 const Tensor& values_in, std::vector<double> reals, std::vector<int64_t> integers) {
+                 const OptionalTensor& row_steps, const OptionalTensor& decayed,
+                 const OptionalTensor& first_scale, const Tensor& rows_in, const Tensor& values_in,
+                 std::vector<double> reals, std::vector<int64_t> integers) {
   const Call call(table, "table");
-  UpdateArgs a = step_of(call, table, {first, second, row_steps, decayed, reals, integers});
+  UpdateArgs a = step_of(call, table, {first, second, row_steps, decayed, first_scale, reals, integers});
   check_shape(values_in.dim() == 2 && values_in.size(1) == a.dim, "values", values_in,
               "[N, " + std::to_string(a.dim) + "]");
   if (values_in.scalar_type() != table.scalar_type()) fail_value("values: dtype differs from the table's");
@@ -152,10 +179,11 @@ Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& centr
                      const OptionalTensor& offsets, const OptionalTensor& sample_weights, bool mean,
                      bool need_sample_weights, const OptionalTensor& central_first,
                      const OptionalTensor& central_second, const OptionalTensor& central_row_steps,
-                     const OptionalTensor& central_decayed, std::vector<double> central_reals,
-                     std::vector<int64_t> central_integers, const OptionalTensor& central_live,
-                     const OptionalTensor& residual_first, const OptionalTensor& residual_second,
-                     const OptionalTensor& residual_row_steps, const OptionalTensor& residual_decayed,
+                     const OptionalTensor& central_decayed, const OptionalTensor& central_first_scale,
+                     std::vector<double> central_reals, std::vector<int64_t> central_integers,
+                     const OptionalTensor& central_live, const OptionalTensor& residual_first,
+                     const OptionalTensor& residual_second, const OptionalTensor& residual_row_steps,
+                     const OptionalTensor& residual_decayed, const OptionalTensor& residual_first_scale,
                      std::vector<double> residual_reals, std::vector<int64_t> residual_integers,
                      const OptionalTensor& residual_live) {
   const OptionalTensor tables[] = {central, residual};
@@ -163,14 +191,16 @@ Tensor backward_step(const Tensor& grad, const Tensor& plan, const Tensor& centr
                    {tables[0], tables[1], indptr, neighbors, weights, offsets, sample_weights, mean,
                     central.scalar_type()});
   b.check_needs(/*link_weights=*/false, need_sample_weights);
-  const UpdateArgs of_central = step_in_backward(
-      b.call, central,
-      {central_first, central_second, central_row_steps, central_decayed, central_reals, central_integers},
-      central_live);
-  const UpdateArgs of_residual = step_in_backward(b.call, residual,
-                                                  {residual_first, residual_second, residual_row_steps,
-                                                   residual_decayed, residual_reals, residual_integers},
-                                                  residual_live);
+  const UpdateArgs of_central =
+      step_in_backward(b.call, central,
+                       {central_first, central_second, central_row_steps, central_decayed,
+                        central_first_scale, central_reals, central_integers},
+                       central_live);
+  const UpdateArgs of_residual =
+      step_in_backward(b.call, residual,
+                       {residual_first, residual_second, residual_row_steps, residual_decayed,
+                        residual_first_scale, residual_reals, residual_integers},
+                       residual_live);
   Tensor samples = b.sample_weights_gradient(need_sample_weights);
   b.call.backend().backward_step(b.x(), b.plan(), b.grad.const_data_ptr(), of_central, of_residual,
                                  place_of(samples, need_sample_weights));

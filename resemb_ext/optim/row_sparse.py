@@ -26,6 +26,15 @@ class Rule(IntEnum):
     ADAM = 4
 
 
+class Moment(IntEnum):
+    """How a moment is kept; the forms of csrc/common/update.h."""
+
+    ACC = 0
+    BF16 = 1
+    I8 = 2
+    ROW = 3
+
+
 @dataclass(frozen=True)
 class RowGradient:
     """A table's gradient: values [N, D] at ascending, distinct rows, int64 [N].
@@ -111,6 +120,9 @@ class RowStep:
     second: Tensor | None = None
     row_steps: Tensor | None = None
     decayed: Tensor | None = None
+    first_scale: Tensor | None = None
+    first_form: Moment = Moment.ACC
+    second_form: Moment = Moment.ACC
     decay_now: float = 0.0
     shrink: float = 1.0
     weight_decay: float = 0.0
@@ -123,21 +135,27 @@ class RowStep:
     seed: int = 0
 
     def arguments(self) -> tuple:
-        """As the operators take them: four state tensors, reals, integers."""
+        """As the operators take them: five state tensors, reals, integers."""
         reals = [float(getattr(self, name)) for name in _loader.UPDATE_REALS]
         integers = [int(getattr(self, name)) for name in _loader.UPDATE_INTEGERS]
-        return self.first, self.second, self.row_steps, self.decayed, reals, integers
+        return self.first, self.second, self.row_steps, self.decayed, self.first_scale, reals, integers
 
 
-def check_names(rules: tuple[str, ...], reals: tuple[str, ...], integers: tuple[str, ...]) -> None:
-    """Compares the names that the compiled operators were built with to those of ``Rule`` and ``RowStep``.
+_TENSORS = {"live", "first", "second", "row_steps", "decayed", "first_scale"}
+
+
+def check_names(
+    rules: tuple[str, ...], moments: tuple[str, ...], reals: tuple[str, ...], integers: tuple[str, ...]
+) -> None:
+    """Compares the names that the compiled operators were built with to those of this module.
 
     Raises:
         ImportError: they differ; the build is of another version.
     """
-    options = {field.name for field in fields(RowStep)} - {"live", "first", "second", "row_steps", "decayed"}
+    options = {field.name for field in fields(RowStep)} - _TENSORS
     for what, built, known in (
         ("rules", list(rules), [rule.name.lower() for rule in Rule]),
+        ("moments", list(moments), [moment.name.lower() for moment in Moment]),
         ("options", sorted(reals + integers), sorted(options)),
     ):
         if built != known:
@@ -147,7 +165,7 @@ def check_names(rules: tuple[str, ...], reals: tuple[str, ...], integers: tuple[
             )
 
 
-check_names(_loader.UPDATE_RULES, _loader.UPDATE_REALS, _loader.UPDATE_INTEGERS)
+check_names(_loader.UPDATE_RULES, _loader.UPDATE_MOMENTS, _loader.UPDATE_REALS, _loader.UPDATE_INTEGERS)
 
 
 def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:
@@ -156,11 +174,12 @@ def update_rows(table: Tensor, gradient: RowGradient, step: RowStep) -> None:
     The kernel takes contiguous memory. A table or state that is not is copied as a whole and back.
     """
     first, second, *rest = step.arguments()
-    laid = [table, first] if step.rule is Rule.ROWWISE_ADAGRAD else [table, first, second]
+    by_row = step.rule is Rule.ROWWISE_ADAGRAD or step.second_form is Moment.ROW
+    laid = [table, first] if by_row else [table, first, second]
     used = [None if tensor is None else _matrix(tensor) for tensor in laid]
     used += [second] * (3 - len(used))
-    row_steps, decayed, reals, integers = rest
-    _ops.update_rows_(*used, row_steps, decayed, gradient.rows, _matrix(gradient.values), reals, integers)
+    *state, reals, integers = rest
+    _ops.update_rows_(*used, *state, gradient.rows, _matrix(gradient.values), reals, integers)
     for tensor, matrix in zip(laid, used, strict=False):
         if tensor is not None and matrix is not None and not tensor.is_contiguous():
             tensor.copy_(matrix.view(tensor.shape))

@@ -133,9 +133,9 @@ def test_messages(call, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize("rule", [-1, 5, 2**32])
 def test_an_unknown_rule(rule: int) -> None:
-    rows, values, state = torch.tensor([1]), torch.ones(1, D), (None, None, None, None)
+    rows, values, state = torch.tensor([1]), torch.ones(1, D), (None,) * 5
     with pytest.raises(ValueError, match="rule: unknown"):
-        torch.ops.resemb_ext.update_rows_(TABLES[0].clone(), *state, rows, values, [0.0] * 7, [rule] + [0] * 5)
+        torch.ops.resemb_ext.update_rows_(TABLES[0].clone(), *state, rows, values, [0.0] * 7, [rule] + [0] * 7)
 
 
 def test_dtypes_that_were_found() -> None:
@@ -147,7 +147,7 @@ def test_dtypes_that_were_found() -> None:
     momentum, moments = [0.0] * 7, torch.zeros(H, D, dtype=torch.float64)
     with pytest.raises(ValueError, match="first: expected dtype float32, found float64"):
         ops.update_rows_(
-            TABLES[0].clone(), moments, None, None, None, rows, torch.ones(2, D), momentum, [1, 0, 0, 0, 0, 0]
+            TABLES[0].clone(), moments, None, None, None, None, rows, torch.ones(2, D), momentum, [1] + [0] * 7
         )
 
 
