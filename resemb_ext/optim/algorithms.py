@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from . import moments
 from .base import RowSparseOptimizer
-from .row_sparse import RowStep, Rule, is_table
+from .row_sparse import Moment, RowStep, Rule, is_table
 from .state import Form, state_dtype
 
 
@@ -165,7 +166,7 @@ class Adagrad(RowSparseOptimizer):
         )
 
     def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
-        shape = parameter.shape[:1] if self._by_row(group, parameter) else parameter.shape
+        shape = parameter.shape[:1] if self._beyond_torch(group, parameter) else parameter.shape
         return {"sum": (shape, state_dtype(parameter))}
 
     def _initial(self, group: dict[str, Any]) -> float:
@@ -187,7 +188,7 @@ class RowwiseAdagrad(Adagrad):
 
     _rule = Rule.ROWWISE_ADAGRAD
 
-    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
+    def _beyond_torch(self, group: dict[str, Any], parameter: Tensor) -> bool:
         return is_table(parameter)
 
 
@@ -209,10 +210,11 @@ class Adam(RowSparseOptimizer):
             by (1 - lr_t weight_decay), always decoupled, applied to a row before it is read or stepped;
             needs ``attach(module)``, and 8 bytes a row.
         bias_correction: t is the table's steps ("global") or the row's own ("row"; 4 bytes a row).
+        state: the form of the moments, see below; dense gradients too are then stepped by the row kernel.
         maximize: climb instead of descend.
         stochastic_rounding: of float16 and bfloat16 parameters, with sparse or dense gradients, so that steps
-            below their precision are not lost: bits from Philox keyed by (seed, step, row, column).
-        seed: of stochastic rounding.
+            below their precision are not lost: bits are a function of (seed, step, row, column) alone.
+        seed: of stochastic rounding, of parameters and of moments.
         capturable: a CUDA graph may capture steps made in backward and steps on dense gradients, as with
             torch.optim.Adam: the count lies on the table's device, and lr may be a tensor there, which
             replays follow. Needs tables on CUDA; not with decay="global". Sparse gradients as tensors
@@ -220,16 +222,31 @@ class Adam(RowSparseOptimizer):
         foreach, fused: of torch.optim.Adam, for dense gradients.
         amsgrad, differentiable: of torch.optim.Adam; False.
 
-    State: step, exp_avg and exp_avg_sq [H, D], float32 (float64 for float64 tables), as torch.optim.Adam
-    names them; row_steps int32 [H] with bias_correction="row"; decayed float64 [H] and decay_log with
-    decay="global".
+    Kept as: step, exp_avg and exp_avg_sq, as torch.optim.Adam names them; row_steps int32 [H] with
+    bias_correction="row"; decayed float64 [H] and decay_log with decay="global". By ``state``, with the bytes an
+    element beside the parameter:
+
+    - "float32": both [H, D], float32 (float64 for float64 tables); 8.
+    - "bfloat16": both bfloat16 [H, D]; 4.
+    - "rowwise": exp_avg float32 [H, D], exp_avg_sq float32 [H]; 4 + 4/D.
+    - "bfloat16_rowwise": exp_avg bfloat16 [H, D], exp_avg_sq float32 [H]; 2 + 4/D.
+    - "int8_rowwise": exp_avg int8 [H, D] times exp_avg_scale float32 [H], exp_avg_sq float32 [H]; 1 + 8/D.
+    - "compact": the one of these that is recommended, "int8_rowwise".
+
+    Rowwise: v <- beta2 v + (1 - beta2) mean over columns of g^2, one number a row (FBGEMM's partial row-wise Adam).
+    int8: exp_avg_scale is the largest |m| of the row over 127, as in 8-bit optimizers (Dettmers et al. 2022) with
+    the row as block and linear codes. bfloat16 and int8 moments are rounded at random to one of their two
+    neighbours, with a chance by nearness, so that their mean is exact (Gupta et al. 2015); the step itself uses
+    them before rounding. A gradient that is not finite makes its row's int8 moments NaN, and its row's v where that
+    is one number.
 
     Raises:
-        ValueError: an option out of range.
+        ValueError: an option out of range; with another ``state`` than "float32", a parameter that is not float32,
+            bfloat16 or float16 on the CPU or CUDA: float64, complex, sharded (DTensor) or a single number.
     """
 
     _torch = torch.optim.Adam
-    _own: ClassVar[dict[str, Any]] = {**RowSparseOptimizer._own, "bias_correction": "global"}
+    _own: ClassVar[dict[str, Any]] = {**RowSparseOptimizer._own, "bias_correction": "global", "state": "float32"}
     _amounts = ("lr", "weight_decay", "eps")
 
     def __init__(
@@ -244,6 +261,7 @@ class Adam(RowSparseOptimizer):
         decoupled_weight_decay: bool = False,
         decay: str = "touched",
         bias_correction: str = "global",
+        state: str = "float32",
         maximize: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
@@ -273,6 +291,7 @@ class Adam(RowSparseOptimizer):
             decoupled_weight_decay=decoupled_weight_decay,
             stochastic_rounding=stochastic_rounding,
             bias_correction=bias_correction,
+            state=state,
         )
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -286,30 +305,47 @@ class Adam(RowSparseOptimizer):
             raise ValueError(f"betas: found {group['betas']}; expected two numbers in [0, 1)")
         if group["bias_correction"] not in ("global", "row"):
             raise ValueError(f"bias_correction: found {group['bias_correction']!r}; expected 'global' or 'row'")
+        moments.check_state(group["state"])
         if group.get("amsgrad"):
             raise ValueError(
                 "amsgrad: found True; expected False, as no max_exp_avg_sq is kept here: train with "
                 "torch.optim.Adam(amsgrad=True), or set it to False in the saved groups"
             )
 
-    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
+    def _check_parameter(self, group: dict[str, Any], parameter: Tensor, name: str) -> None:
+        moments.check_parameter(group["state"], parameter, name)
+
+    def _counts_rows(self, group: dict[str, Any], parameter: Tensor) -> bool:
         return group["bias_correction"] == "row" and is_table(parameter)
 
+    def _beyond_torch(self, group: dict[str, Any], parameter: Tensor) -> bool:
+        return self._counts_rows(group, parameter) or moments.is_compact(group["state"])
+
     def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
-        moment = (parameter.shape, state_dtype(parameter))
-        form: Form = {"exp_avg": moment, "exp_avg_sq": moment}
-        if self._by_row(group, parameter):
+        form = moments.moment_form(group["state"], parameter)
+        if self._counts_rows(group, parameter):
             form["row_steps"] = (parameter.shape[:1], torch.int32)
         return form
+
+    def _converted(self, saved: dict[str, Any], form: Form, parameter: Tensor, name: str) -> dict[str, Any]:
+        return moments.converted(saved, form, parameter, name)
+
+    def _completed(self, saved: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+        # What is loaded takes the form that was chosen here, as it takes the parameter's device.
+        return {**super()._completed(saved, current), "state": current["state"]}
 
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
         state = self.state[table]
         beta1, beta2 = group["betas"]
+        forms = moments.STATES[group["state"]]
         return RowStep(
             Rule.ADAM,
-            first=state["exp_avg"],
-            second=state["exp_avg_sq"],
-            row_steps=state["row_steps"] if self._by_row(group, table) else None,
+            first=state[moments.FIRST],
+            first_scale=state[moments.SCALE] if forms.first is Moment.I8 else None,
+            second=state[moments.SECOND],
+            first_form=forms.first,
+            second_form=forms.second,
+            row_steps=state["row_steps"] if self._counts_rows(group, table) else None,
             beta1=beta1,
             beta2=beta2,
             eps=group["eps"],

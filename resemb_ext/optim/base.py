@@ -27,7 +27,7 @@ class RowSparseOptimizer(Saved):
     A parameter whose gradient is a COO tensor over rows is updated by one fused kernel on the rows that
     the gradient holds. One with a dense gradient is updated by the torch.optim optimizer of the same
     name with the group's options, or, where its state has one number a row or it is rounded at random, by
-    the kernel on all rows.
+    the kernel on all rows. Compact state has a form of its own, see ``Adam``.
     The state depends on the parameter and the group's options alone, not on the kind of gradient.
     """
 
@@ -76,14 +76,22 @@ class RowSparseOptimizer(Saved):
             param_group["decoupled_weight_decay"] = True
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
-            if parameter.is_sparse or stepped_by_other(parameter, self):
-                self.param_groups.pop()
-                raise ValueError(
-                    "params: a sparse tensor; expected dense tables, whose gradients may be sparse"
-                    if parameter.is_sparse
-                    else "params: a table that another optimizer steps in backward; take it out of that one's param_groups"
-                )
+        try:
+            for index, (group, parameter) in enumerate(self._places()):
+                if group is self.param_groups[-1]:
+                    self._check_added(group, parameter, f"parameter {index}")
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_added(self, group: dict[str, Any], parameter: Tensor, name: str) -> None:
+        if parameter.is_sparse:
+            raise ValueError("params: a sparse tensor; expected dense tables, whose gradients may be sparse")
+        if stepped_by_other(parameter, self):
+            raise ValueError(
+                "params: a table that another optimizer steps in backward; take it out of that one's param_groups"
+            )
+        self._check_parameter(group, parameter, name)
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in self._amounts:
@@ -104,9 +112,12 @@ class RowSparseOptimizer(Saved):
 
     # What an algorithm defines, beside ``_form``.
 
-    def _by_row(self, group: dict[str, Any], parameter: Tensor) -> bool:
-        """Whether the state has one number a row, so that torch.optim cannot step it."""
+    def _beyond_torch(self, group: dict[str, Any], parameter: Tensor) -> bool:
+        """Whether the state has a form that torch.optim cannot step, as one number a row."""
         return False
+
+    def _check_parameter(self, group: dict[str, Any], parameter: Tensor, name: str) -> None:
+        """Refuses a parameter that has no state of the group's form."""
 
     @abstractmethod
     def _row_step(self, group: dict[str, Any], table: Tensor, options: dict[str, Any]) -> RowStep:
@@ -261,9 +272,10 @@ class RowSparseOptimizer(Saved):
             gradient = parameter.grad
             if gradient is None:
                 continue
+            self._check_parameter(group, parameter, f"parameter {index}")
             if gradient.is_sparse:
                 rows.append((group, parameter, index, self._take(parameter, index, group)))
-            elif self._by_row(group, parameter) or _rounds_at_random(group, parameter):
+            elif self._beyond_torch(group, parameter) or _rounds_at_random(group, parameter):
                 capture.refuse_rows(index)
                 capture.check_table(group, parameter, f"parameter {index}")
                 rows.append((group, parameter, index, whole_table(gradient)))
@@ -283,6 +295,7 @@ class RowSparseOptimizer(Saved):
 
     def _check_table(self, parameter: Tensor, index: int, group: dict[str, Any]) -> None:
         name = f"parameter {index}"
+        self._check_parameter(group, parameter, name)
         capture.check_table(group, parameter, name)
         if not _pending(group):
             return
@@ -340,9 +353,13 @@ class RowSparseOptimizer(Saved):
 
     def _state(self, group: dict[str, Any], parameter: Tensor, count_at: torch.device) -> dict[str, Any]:
         """A parameter's whole state, made where it is not there yet."""
-        state = self.state[parameter]
+        state, form = self.state[parameter], self._form(group, parameter)
         place_count(state, count_at)
-        complete_state(state, self._form(group, parameter), parameter, self._initial(group))
+        converted = self._converted(state, form, parameter, "state")
+        if converted is not state:
+            state.clear()
+            state.update(converted)
+        complete_state(state, form, parameter, self._initial(group))
         return state
 
     def _step_dense(self, places: list[tuple[dict[str, Any], Tensor, int]]) -> None:

@@ -59,9 +59,9 @@ def refuse_rows(index: int) -> None:
     """Refuses, in a capture, a dense gradient that is stepped by rows."""
     if capturing():
         raise RuntimeError(
-            f"parameter {index}: state of one number a row, or random rounding: dense gradients are then stepped "
-            "outside captures alone; put it into a group with bias_correction='global' and without "
-            "stochastic_rounding, or step by Adam or SGD"
+            f"parameter {index}: compact state, state of one number a row, or random rounding: dense gradients are then "
+            "stepped outside captures alone; put it into a group with state='float32', bias_correction='global' and "
+            "without stochastic_rounding, or step by Adam or SGD"
         )
 
 

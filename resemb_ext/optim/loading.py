@@ -42,6 +42,10 @@ class Saved(Optimizer):
     def _form(self, group: dict[str, Any], parameter: Tensor) -> Form:
         """Names, shapes and dtypes of a parameter's state, beside its count; it starts at ``_initial``."""
 
+    def _converted(self, saved: dict[str, Any], form: Form, parameter: Tensor, name: str) -> dict[str, Any]:
+        """A parameter's state with what is kept in another form than ``form``, where one follows from the other."""
+        return saved
+
     def state_dict(self) -> dict[str, Any]:
         """As torch's; first applies the decay that is pending, so that tables and state fit."""
         self.catch_up()
@@ -51,8 +55,8 @@ class Saved(Optimizer):
         """Loads what ``state_dict`` gave, of this optimizer or of the torch.optim one with the same state.
 
         Options that a saved group lacks stay as they are here. State is cast to float64 for float64
-        parameters, to float32 for others; counts become tensors. Pre-hooks and post-hooks are called as by
-        torch.optim.
+        parameters, to float32 for others, and to the form that ``state`` names here, whichever it was saved in;
+        counts become tensors. Pre-hooks and post-hooks are called as by torch.optim.
 
         Raises:
             ValueError: groups of other sizes, an option out of range or not supported here (amsgrad,
@@ -127,8 +131,9 @@ def checked(optimizer: Saved, given: dict[str, Any]) -> tuple[dict[str, Any], di
     for group, (saved, current) in zip(groups, pairs, strict=True):
         for number, parameter in zip(saved["params"], current["params"], strict=True):
             if number in rest:
-                form, place = optimizer._form(group, parameter), count_of_torch(group, parameter)
-                loaded[parameter] = _fitting(rest.pop(number), form, parameter, place, f"parameter {index}")
+                form, name = optimizer._form(group, parameter), f"parameter {index}"
+                own = optimizer._converted(rest.pop(number), form, parameter, f"{name}: its state")
+                loaded[parameter] = _fitting(own, form, parameter, count_of_torch(group, parameter), name)
             index += 1
     return {**given, "state": rest, "param_groups": groups}, loaded
 

@@ -40,7 +40,7 @@ def complete_state(state: dict[str, Any], form: Form, parameter: Tensor, initial
         value = state.get(name)
         if value is None:
             value = empty_state(shape, dtype, parameter)
-            if not dtype.is_floating_point and not dtype.is_complex:
+            if name == "row_steps":
                 value.copy_(state["step"].expand(tuple(shape)))
             else:
                 value.fill_(complex(initial, initial) if dtype.is_complex else initial)

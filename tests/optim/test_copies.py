@@ -22,6 +22,7 @@ ALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "rowwise": (optim.RowwiseAdagrad, {}),
     "adam": (optim.Adam, {"bias_correction": "row"}),
     "adamw": (optim.AdamW, {}),
+    "compact": (optim.Adam, {"state": "compact"}),
 }
 
 

@@ -29,6 +29,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "rowwise": (optim.RowwiseAdagrad, {"lr": 0.1}),
     "adam": (optim.Adam, {"lr": 0.01}),
     "adamw": (optim.AdamW, {"lr": 0.01}),
+    "compact": (optim.Adam, {"lr": 0.01, "state": "compact"}),
 }
 
 

@@ -28,6 +28,8 @@ ALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "adamw by row": (optim.AdamW, {"bias_correction": "row", "maximize": True}),
     "adamw": (optim.AdamW, {}),
     "adamw fused": (optim.AdamW, {"fused": True}),
+    "compact": (optim.Adam, {"state": "compact", "weight_decay": 0.1}),
+    "bfloat16": (optim.AdamW, {"state": "bfloat16", "bias_correction": "row"}),
 }
 
 
