@@ -82,7 +82,6 @@ Csr<Neighbor, float> weigh(const int64_t* indptr, const Neighbor* neighbors, con
   collector.open(ranges);
   workers.run(ranges, [&](int64_t range, int worker) {
     GraphRows rows(tables, options.rows);
-    std::vector<Pair> pairs;
     std::vector<Neighbor> kept;
     std::vector<float> weights;
     const int64_t begin = range * grain, end = std::min(options.num_items, begin + grain);
@@ -90,10 +89,11 @@ Csr<Neighbor, float> weigh(const int64_t* indptr, const Neighbor* neighbors, con
       const int64_t before = static_cast<int64_t>(kept.size());
       double degree = 0;
       if (i != options.padding) {
-        pairs.clear();
-        for (int64_t e = indptr[i]; e < indptr[i + 1]; ++e)
-          pairs.push_back({static_cast<Word>(neighbors[e]), static_cast<uint64_t>(masses[e])});
-        degree = rows.append(static_cast<Word>(i), pairs, kept, weights);
+        const auto each = [&](const auto& use) {
+          for (int64_t e = indptr[i]; e < indptr[i + 1]; ++e)
+            use(static_cast<Word>(neighbors[e]), static_cast<uint64_t>(masses[e]));
+        };
+        degree = rows.append(static_cast<Word>(i), indptr[i + 1] - indptr[i], each, kept, weights);
       }
       collector.row(i, static_cast<int64_t>(kept.size()) - before, degree);
     }

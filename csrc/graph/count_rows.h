@@ -15,23 +15,37 @@
 namespace resemb::graph {
 namespace detail {
 
-// Ranges of items [begin, end) of about equal work: `first[b]` is the first item of range b.
-inline std::vector<int64_t> item_ranges(const Word* occurrences, int64_t begin, int64_t end, int threads) {
+// Ranges of items [begin, end) of about equal work.
+struct ItemRanges {
+  std::vector<int64_t> first;      // range r is [first[r], first[r + 1])
+  std::vector<uint16_t> of_block;  // the range of items begin + [b << shift, (b + 1) << shift)
+  int shift = 0;                   // such that of_block fits the innermost cache
+
+  int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
+};
+
+inline ItemRanges item_ranges(const Word* occurrences, int64_t begin, int64_t end, int threads) {
+  constexpr int64_t most_blocks = 1 << 13;
+  ItemRanges ranges;
+  while ((end - begin - 1) >> ranges.shift >= most_blocks) ++ranges.shift;
+  const int64_t block = int64_t{1} << ranges.shift;
   const int64_t total = std::accumulate(occurrences + begin, occurrences + end, end - begin);
-  const int64_t wanted = std::clamp<int64_t>(total >> 15, int64_t{8} * threads, 1 << 15);
+  const int64_t wanted = std::clamp<int64_t>(total >> 15, int64_t{8} * threads, most_blocks);
   const int64_t work = (total + wanted - 1) / wanted;
-  std::vector<int64_t> first{begin};
+  ranges.first.push_back(begin);
   int64_t sum = 0;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t cost = 1 + static_cast<int64_t>(occurrences[item]);
+  for (int64_t item = begin; item < end; item += block) {
+    const int64_t next = std::min(item + block, end);
+    const int64_t cost = std::accumulate(occurrences + item, occurrences + next, next - item);
     if (sum > 0 && sum + cost > work) {
-      first.push_back(item);
+      ranges.first.push_back(item);
       sum = 0;
     }
     sum += cost;
+    ranges.of_block.push_back(static_cast<uint16_t>(ranges.first.size() - 1));
   }
-  first.push_back(end);
-  return first;
+  ranges.first.push_back(end);
+  return ranges;
 }
 
 template <class Count, class Rows>
@@ -43,20 +57,17 @@ void count_rows(Workers& workers, const Sequence& sequence, const Tables& tables
   const auto item_at = [&](int64_t at) {
     return static_cast<int64_t>(sequence.entries[at] & ~Sequence::start);
   };
-  const std::vector<int64_t> first = item_ranges(occurrences, first_item, last_item, workers.threads());
-  const int64_t ranges = static_cast<int64_t>(first.size()) - 1;
+  const ItemRanges item_range = item_ranges(occurrences, first_item, last_item, workers.threads());
+  const std::vector<int64_t>& first = item_range.first;
+  const int64_t ranges = item_range.size();
   const int64_t own = std::accumulate(occurrences + first_item, occurrences + last_item, int64_t{0});
   auto positions = large_array<Word>(own);
   std::vector<int64_t> offsets;
   {
-    auto range_of = std::make_unique_for_overwrite<uint32_t[]>(last_item - first_item);
-    for (int64_t range = 0; range < ranges; ++range)
-      std::fill(range_of.get() + first[range] - first_item, range_of.get() + first[range + 1] - first_item,
-                static_cast<uint32_t>(range));
-    const auto bucket_of = [&](int64_t at) {
-      const int64_t item = item_at(at);
-      return item >= first_item && item < last_item ? static_cast<int64_t>(range_of[item - first_item])
-                                                    : ranges;
+    const uint64_t items = static_cast<uint64_t>(last_item - first_item);
+    const auto bucket_of = [&, of_block = item_range.of_block.data(), shift = item_range.shift](int64_t at) {
+      const uint64_t item = static_cast<uint64_t>(item_at(at) - first_item);
+      return item < items ? static_cast<int64_t>(of_block[item >> shift]) : ranges;
     };
     offsets = partition(workers, n, ranges, bucket_of, positions.get());
   }
@@ -65,7 +76,6 @@ void count_rows(Workers& workers, const Sequence& sequence, const Tables& tables
     std::unique_ptr<Rows> rows;
     std::vector<int64_t> cursor;
     std::vector<Word> grouped;
-    std::vector<Pair> pairs;
     std::vector<Neighbor> neighbors;
     std::vector<typename Rows::Value> values;
   };
@@ -96,8 +106,9 @@ void count_rows(Workers& workers, const Sequence& sequence, const Tables& tables
       if (item != options.padding) {
         const int64_t count = occurrences[item];
         const int64_t at = s.cursor[i] - count;
-        s.counter->count(static_cast<Word>(item), s.grouped.data() + at, count, size - at, workers, s.pairs);
-        degree = s.rows->append(static_cast<Word>(item), s.pairs, s.neighbors, s.values);
+        s.counter->count(s.grouped.data() + at, count, size - at, workers);
+        const auto each = [&](const auto& use) { s.counter->take(static_cast<Word>(item), use); };
+        degree = s.rows->append(static_cast<Word>(item), s.counter->touched(), each, s.neighbors, s.values);
       }
       out.row(item, static_cast<int64_t>(s.neighbors.size()) - before, degree);
     }

@@ -25,10 +25,9 @@ class PairCounter {
     if (!counts_) throw std::bad_alloc();
   }
 
-  // The pairs of `item` with other items, in order of first touch. positions: where the item occurs, and
-  // up to `readable` where those occur that are counted next.
-  void count(Word item, const Word* positions, int64_t size, int64_t readable, const Workers& workers,
-             std::vector<Pair>& pairs) {
+  // Counts the pairs of an item. positions: where the item occurs, and up to `readable` where those occur
+  // that are counted next.
+  void count(const Word* positions, int64_t size, int64_t readable, const Workers& workers) {
     const bool decay = !options_.mass.empty();
     if (sequence_.reach)
       decay ? scan<true, true>(positions, size, readable, workers)
@@ -36,15 +35,22 @@ class PairCounter {
     else
       decay ? scan<true, false>(positions, size, readable, workers)
             : scan<false, false>(positions, size, readable, workers);
-    pairs.resize(touched_size_);
-    size_t filled = 0;
-    for (int64_t t = 0; t < touched_size_; ++t) {
-      const Word other = touched_[t];
-      pairs[filled] = {other, std::exchange(counts_[other], Count{0})};
-      filled += other != item;
+  }
+
+  // Items with a count.
+  int64_t touched() const { return touched_size_; }
+
+  // use(other, mass) for all pairs of `item` with other items, in order of first touch; forgets them.
+  template <class Use>
+  void take(Word item, const Use& use) {
+    Count* counts = counts_.get();
+    const Word* touched = touched_.data();
+    const int64_t size = std::exchange(touched_size_, 0);
+    for (int64_t t = 0; t < size; ++t) {
+      const Word other = touched[t];
+      const Count mass = std::exchange(counts[other], Count{0});
+      if (other != item) use(other, static_cast<uint64_t>(mass));
     }
-    pairs.resize(filled);
-    touched_size_ = 0;
   }
 
  private:

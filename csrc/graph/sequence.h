@@ -33,6 +33,11 @@ struct Events {
   const double* float_time;  // [count], or null; with neither time the input order counts
   int64_t count;
 
+  Events from(int64_t first, int64_t size) const {
+    return {user + first, item + first, int_time ? int_time + first : nullptr,
+            float_time ? float_time + first : nullptr, size};
+  }
+
   uint64_t time_key(int64_t i) const {
     if (int_time) return key_of_time(int_time[i]);
     return float_time ? key_of_time(float_time[i]) : 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <tuple>
 
 #include "graph/ordering.h"
@@ -46,8 +47,11 @@ void sort_events(EventStore& store, const BuildOptions& options, Workers& worker
     std::vector<std::byte> read;
     Ordering ordering;
     std::vector<Word> entries, reach;
+    std::unique_ptr<Word[]> occurrences;
   };
   std::vector<Scratch> scratch(workers.threads());
+  // Counters of each thread's own, where they are small beside the events: atomic ones are slower.
+  const bool apart = options.num_items <= store.count() / workers.threads();
   workers.run(store.buckets(), [&](int64_t b, int worker) {
     Scratch& s = scratch[worker];
     const int64_t size = offsets[b + 1] - offsets[b];
@@ -59,11 +63,20 @@ void sort_events(EventStore& store, const BuildOptions& options, Workers& worker
         int64_t{0}, size, size, options.limits, store.floating(), options.rows.window,
         [&](int64_t r) { return events[r].user; }, [&](int64_t r) { return events[r].time; },
         [&](int64_t r) { return events[r].item; }, s.entries.data(), s.reach.data());
-    for (int64_t r = 0; r < size; ++r)
-      std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
+    if (apart) {
+      if (!s.occurrences) s.occurrences = std::make_unique<Word[]>(options.num_items);
+      for (int64_t r = 0; r < size; ++r) ++s.occurrences[events[r].item];
+    } else {
+      for (int64_t r = 0; r < size; ++r)
+        std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
+    }
     write(offsets[b], s.entries.data(), options.limits.gap() ? s.reach.data() : nullptr, size);
     if (tails) keep_tails(s.ordering, options.rows.window, tail_of[b]);
     workers.advance(size);
+  });
+  workers.ranges(apart ? options.num_items : 0, 1 << 16, [&](int64_t begin, int64_t end) {
+    for (const Scratch& s : scratch)
+      for (int64_t i = begin; s.occurrences && i < end; ++i) occurrences[i] += s.occurrences[i];
   });
   store.forget_events();
   if (tails) join_tails(tail_of, *tails);

@@ -38,26 +38,24 @@ class EventStore {
   int64_t memory() const { return memory_; }
   int64_t held_bytes() const { return held_; }
 
-  // Items are checked against [0, num_items) and the padding row; num_items < 0: against 2^31 - 2.
+  // Items are checked against [0, num_items) and the padding row; num_items < 0: against 2^31 - 2. Where that
+  // fails, the store is of no more use.
   void add(const Events& events, int64_t num_items, int64_t padding) {
-    const int64_t top = num_items < 0 ? (int64_t{1} << 31) - 2 : num_items;
-    for (int64_t i = 0; i < events.count; ++i) {
-      const int64_t item = events.item[i];
-      if (item < 0 || item >= top) throw BadEvent(BadEvent::Kind::item_range, i);
-      if (item == padding) throw BadEvent(BadEvent::Kind::padding_item, i);
-      if (events.float_time && !std::isfinite(events.float_time[i]))
-        throw BadEvent(BadEvent::Kind::time_not_finite, i);
-      largest_item_ = std::max(largest_item_, item);
+    constexpr int64_t chunk = 1 << 14;  // is read more than once, so it must fit the cache
+    for (int64_t begin = 0; begin < events.count; begin += chunk) {
+      const Events part = events.from(begin, std::min(chunk, events.count - begin));
+      check(part, begin, num_items < 0 ? (int64_t{1} << 31) - 2 : num_items, padding);
+      if (small_ && !fits_small(part)) {
+        small_ = false;
+        for (Bucket& bucket : buckets_of_user_) close(bucket);
+      }
+      if (small_)
+        scatter<Small>(part);
+      else
+        scatter<Record>(part);
+      any_ = true;
     }
     floating_ = floating_ || events.float_time;
-    if (small_ && !fits_small(events)) {
-      small_ = false;
-      for (Bucket& bucket : buckets_of_user_) close(bucket);
-    }
-    if (small_)
-      scatter<Small>(events);
-    else
-      scatter<Record>(events);
     count_ += events.count;
   }
 
@@ -165,34 +163,79 @@ class EventStore {
     std::byte *next = nullptr, *end = nullptr;  // room in the last block, if that is open
   };
 
+  // first: index of the first event in messages.
+  void check(const Events& events, int64_t first, int64_t top, int64_t padding) {
+    int64_t low = 0, high = -1;
+    bool padded = false, finite = true;
+    for (int64_t i = 0; i < events.count; ++i) {
+      low = std::min(low, events.item[i]);
+      high = std::max(high, events.item[i]);
+      padded |= events.item[i] == padding;
+    }
+    for (int64_t i = 0; events.float_time && i < events.count; ++i)
+      finite &= std::isfinite(events.float_time[i]);
+    largest_item_ = std::max(largest_item_, high);
+    if (low >= 0 && high < top && (!padded || padding < 0) && finite) return;
+    for (int64_t i = 0;; ++i) {
+      const int64_t item = events.item[i];
+      if (item < 0 || item >= top) throw BadEvent(BadEvent::Kind::item_range, first + i);
+      if (item == padding) throw BadEvent(BadEvent::Kind::padding_item, first + i);
+      if (events.float_time && !std::isfinite(events.float_time[i]))
+        throw BadEvent(BadEvent::Kind::time_not_finite, first + i);
+    }
+  }
+
   // Whether events can be small records. The first ones place base_ so that times on both sides fit.
   bool fits_small(const Events& events) {
     uint64_t users = 0, low = ~uint64_t{0}, high = 0;
-    for (int64_t i = 0; i < events.count; ++i) {
-      const uint64_t key = events.time_key(i);
-      users |= static_cast<uint64_t>(events.user[i]);
-      low = std::min(low, key);
-      high = std::max(high, key);
-    }
-    if (events.count == 0) return true;
-    if (count_ == 0) base_ = low - std::min(low, uint64_t{1} << 31);
+    for (int64_t i = 0; i < events.count; ++i) users |= static_cast<uint64_t>(events.user[i]);
+    with_keys(events, [&](const auto& key_of) {
+      for (int64_t i = 0; i < events.count; ++i) {
+        const uint64_t key = key_of(i);
+        low = std::min(low, key);
+        high = std::max(high, key);
+      }
+    });
+    if (!any_) base_ = low - std::min(low, uint64_t{1} << 31);
     return users >> 32 == 0 && low >= base_ && (high - base_) >> 32 == 0;
+  }
+
+  // use(key_of), where key_of(i) is events.time_key(i) without a branch.
+  template <class Use>
+  static void with_keys(const Events& events, const Use& use) {
+    if (events.int_time)
+      use([time = events.int_time](int64_t i) { return key_of_time(time[i]); });
+    else if (events.float_time)
+      use([time = events.float_time](int64_t i) { return key_of_time(time[i]); });
+    else
+      use([](int64_t) { return uint64_t{0}; });
   }
 
   template <class R>
   void scatter(const Events& events) {
-    for (int64_t i = 0; i < events.count; ++i) {
-      Bucket& bucket = buckets_of_user_[bucket_of(events.user[i])];
-      if (bucket.next == bucket.end) open<R>(bucket);
-      R record;
-      if constexpr (std::is_same_v<R, Small>)
-        record = {static_cast<Word>(events.user[i]), static_cast<Word>(events.time_key(i) - base_),
-                  static_cast<Word>(events.item[i])};
-      else
-        record = {events.user[i], events.time_key(i), static_cast<Word>(events.item[i])};
-      std::memcpy(bucket.next, &record, sizeof(R));
-      bucket.next += sizeof(R);
-    }
+    with_keys(events, [&](const auto& key_of) {
+      // Copies, as the compiler must take it that a record could be written over the members.
+      const int64_t *user = events.user, *item = events.item, count = events.count;
+      const uint64_t base = base_, buckets = static_cast<uint64_t>(buckets_);
+      Bucket* const bucket_at = buckets_of_user_.data();
+      for (int64_t i = 0; i < count; ++i) {
+        const uint64_t who = static_cast<uint64_t>(user[i]), key = key_of(i);
+        const Word what = static_cast<Word>(item[i]);
+        Bucket& bucket = bucket_at[bucket_of(who, buckets)];
+        if (bucket.next == bucket.end) [[unlikely]]
+          open<R>(bucket);
+        std::byte* to = bucket.next;
+        bucket.next = to + sizeof(R);
+        if constexpr (std::is_same_v<R, Small>) {
+          const uint64_t both = who | (key - base) << 32;  // little-endian: user, then time
+          std::memcpy(to, &both, sizeof(both));
+        } else {
+          std::memcpy(to, &who, sizeof(who));
+          std::memcpy(to + offsetof(Record, time), &key, sizeof(key));
+        }
+        std::memcpy(to + offsetof(R, item), &what, sizeof(what));
+      }
+    });
   }
 
   template <class R>
@@ -215,19 +258,21 @@ class EventStore {
     bucket.next = bucket.end = nullptr;
   }
 
-  int64_t slab_bytes() const { return slab_ / block_ * block_ * kRecordBytes; }
+  // Blocks that begin in different sets of the innermost cache, since all fill at about one speed.
+  int64_t block_bytes() const { return block_ * kRecordBytes + (block_ < 256 ? 0 : 448); }
+  int64_t slab_bytes() const { return slab_ / block_ * block_bytes(); }
 
   // Blocks lie in slabs, so that many of them share a page.
   std::byte* new_block() {
     if (next_block_ == static_cast<int64_t>(slabs_.size()) * (slab_ / block_))
       slabs_.push_back(large_array<std::byte>(slab_bytes()));
     const int64_t at = next_block_++;
-    return slabs_[at / (slab_ / block_)].get() + at % (slab_ / block_) * block_ * kRecordBytes;
+    return slabs_[at / (slab_ / block_)].get() + at % (slab_ / block_) * block_bytes();
   }
 
-  int64_t bucket_of(int64_t user) const {
-    const uint64_t mixed = (static_cast<uint64_t>(user) + 0x632be59bd9b4e019u) * 0x9e3779b97f4a7c15u;
-    return static_cast<int64_t>((mixed >> 32) * static_cast<uint64_t>(buckets_) >> 32);
+  static uint64_t bucket_of(uint64_t user, uint64_t buckets) {
+    const uint64_t mixed = (user + 0x632be59bd9b4e019u) * 0x9e3779b97f4a7c15u;
+    return (mixed >> 32) * buckets >> 32;
   }
 
   void spill() {
@@ -265,7 +310,7 @@ class EventStore {
   std::unique_ptr<SpillFile> file_;
   int64_t held_ = 0, count_ = 0, largest_item_ = -1, spilled_ = 0;
   uint64_t base_ = 0;  // of small records' times, a key
-  bool floating_ = false, small_ = true;
+  bool floating_ = false, small_ = true, any_ = false;
 };
 
 }  // namespace resemb::graph

@@ -11,15 +11,12 @@
 #include <numeric>
 #include <vector>
 
+#include "graph/heaviest.h"
 #include "graph/options.h"
 #include "graph/sequence.h"
 #include "graph/workers.h"
 
 namespace resemb::graph {
-
-// Orders candidates by (weight, -id): the bits of the weight in the upper half, the complement of the id in
-// the lower.
-using Rank = uint64_t;
 
 struct Pair {
   Word other;
@@ -105,8 +102,9 @@ class ExactSum {
     low_ = std::min(low_, exponent);
     high_ = std::max(high_, exponent);
   }
-  double take() {
-    double sum = 0;
+  // start: an exact sum of numbers that are all smaller.
+  double take(double start = 0) {
+    double sum = start;
     for (uint32_t e = low_; e <= high_ && low_ < 256; ++e)
       if (const uint64_t bin = std::exchange(bins_[e], 0))
         sum += std::ldexp(static_cast<double>(bin), static_cast<int>(e) - 150);
@@ -132,94 +130,54 @@ class GraphRows {
                 !tables.categories.any()) {}
 
   // Appends the row of `item`, ascending by neighbour, and returns its degree: self weight + the sum of
-  // all weights before top_k. The pairs are distinct, in any order, without the item itself.
-  double append(Word item, std::vector<Pair>& pairs, std::vector<Neighbor>& neighbors,
+  // all weights before top_k. each(use) calls use(other, mass) for each of the item's pairs, `size` at most:
+  // distinct, in any order, without the item itself.
+  template <class Each>
+  double append(Word item, int64_t size, const Each& each, std::vector<Neighbor>& neighbors,
                 std::vector<float>& weights) {
-    double sum = 0;
-    if (!counts_ || !take_counts(pairs, sum)) {
-      ranked_.clear();
-      if (tables_.categories.any()) {
-        add_with_categories(item, pairs);
-      } else {
-        for (const Pair& pair : pairs)
-          if (pair.mass >= options_.min_mass) rank(pair.other, weight(item, pair));
-      }
+    double sum;
+    if (counts_) {
+      sum = take_counts(size, each);
+    } else if (tables_.categories.any()) {
+      pairs_.clear();
+      each([&](Word other, uint64_t mass) { pairs_.push_back({other, mass}); });
+      add_with_categories(item);
       sum = sum_.take();
-      keep_heaviest(ranked_, options_.top_k);
+    } else {
+      heaviest_.open(options_.top_k, size);
+      each([&](Word other, uint64_t mass) {
+        if (mass >= options_.min_mass) rank(other, weight(item, other, mass));
+      });
+      sum = sum_.take();
     }
+    const Rank* ranks = heaviest_.close();
+    const int64_t kept = heaviest_.size();
     float self = static_cast<float>(options_.self_weight);
     if (options_.largest_self_weight)
-      self = ranked_.empty() ? 1.0f : weight_of(key_of(*std::max_element(ranked_.begin(), ranked_.end())));
-    // From here on the id leads: (id, weight key).
-    for (Rank& rank : ranked_) rank = static_cast<Rank>(id_of(rank)) << kBits | key_of(rank);
-    std::sort(ranked_.begin(), ranked_.end());
-    bool self_written = false;
-    const auto write = [&](Word id, float weight) {
-      neighbors.push_back(static_cast<Neighbor>(id));
-      weights.push_back(weight);
-    };
-    for (const Rank rank : ranked_) {
-      const Word other = static_cast<Word>(rank >> kBits);
-      if (!self_written && other > item) {
-        write(item, self);
-        self_written = true;
-      }
-      write(other, weight_of(static_cast<Word>(rank)));
-    }
-    if (!self_written) write(item, self);
+      self = kept == 0 ? 1.0f : weight_of(*std::max_element(ranks, ranks + kept));
+    writer_.write(ranks, kept, item, self, neighbors, weights);
     return static_cast<double>(self) + sum;
   }
 
  private:
-  static constexpr int kBits = 8 * sizeof(Word);
-  static constexpr uint64_t kBins = 63;  // of counts; the last holds all from there on
-
-  static Word key_of(Rank rank) { return static_cast<Word>(rank >> kBits); }
-  static Word id_of(Rank rank) { return static_cast<Word>(~rank); }
-  static float weight_of(Word key) { return std::bit_cast<float>(static_cast<uint32_t>(key)); }
-
-  static void keep_heaviest(std::vector<Rank>& ranks, int64_t most) {
-    if (static_cast<int64_t>(ranks.size()) <= most) return;
-    std::nth_element(ranks.begin(), ranks.begin() + most, ranks.end(), std::greater<>());
-    ranks.resize(most);
-  }
-
-  // The top_k of a row whose weights are its counts, and the sum of all, by a histogram: most pairs count
-  // little, so that it decides over nearly all of them. False, and nothing done, where a count or the sum
-  // is too large for float32 or float64 to hold exactly.
-  bool take_counts(const std::vector<Pair>& pairs, double& sum) {
-    const auto bin_of = [&](uint64_t mass) {
-      return mass < options_.min_mass ? uint64_t{0} : std::min(mass, kBins);
-    };
-    int64_t bins[kBins + 1] = {};
-    uint64_t total = 0, largest = 0;
-    for (const Pair& pair : pairs) {
-      ++bins[bin_of(pair.mass)];
-      total += pair.mass < options_.min_mass ? 0 : pair.mass;
-      largest = std::max(largest, pair.mass);
-    }
-    if (largest >> 24 || total >> 53) return false;
-    sum = static_cast<double>(total);
-    uint64_t level = kBins + 1;  // all bins from it on are kept, and `left` pairs of the one below
-    int64_t left = options_.top_k;
-    while (level > 1 && bins[level - 1] <= left) left -= bins[--level];
-    if (level == 1) left = 0;
-    ranked_.resize(pairs.size());
-    ties_.resize(pairs.size());
-    size_t above = 0, ties = 0;
-    for (const Pair& pair : pairs) {
-      const uint64_t bin = bin_of(pair.mass);
-      const auto bits = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int64_t>(pair.mass)));
-      const Rank rank = static_cast<Rank>(bits) << kBits | static_cast<Word>(~pair.other);
-      ranked_[above] = ties_[ties] = rank;
-      above += bin >= level;
-      ties += bin + 1 == level;
-    }
-    ranked_.resize(above);
-    ties_.resize(ties);
-    keep_heaviest(ties_, left);
-    ranked_.insert(ranked_.end(), ties_.begin(), ties_.end());
-    return true;
+  // Weights are the counts themselves: their sum is one of integers. Only counts of 2^24 and more round.
+  template <class Each>
+  double take_counts(int64_t size, const Each& each) {
+    heaviest_.open(options_.top_k, size);
+    Heaviest heaviest = std::move(heaviest_);  // in registers
+    const uint64_t least = options_.min_mass;
+    uint64_t total = 0;
+    each([&](Word other, uint64_t mass) {
+      const float weight = static_cast<float>(static_cast<int64_t>(mass));
+      if (mass < least) return;
+      if (mass >> 24)
+        sum_.add(std::bit_cast<uint32_t>(weight));
+      else
+        total += mass;
+      heaviest.add(rank_of(weight, other));
+    });
+    heaviest_ = std::move(heaviest);
+    return sum_.take(static_cast<double>(total));
   }
 
   // The bits of a positive float order as the float does. What rounds to 0 is no edge.
@@ -227,44 +185,46 @@ class GraphRows {
     const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(weight));
     if (!(weight > 0) || bits == 0) return;
     sum_.add(bits);
-    ranked_.push_back(static_cast<Rank>(bits) << kBits | static_cast<Word>(~other));
+    heaviest_.add(rank_of(static_cast<float>(weight), other));
   }
 
-  double weight(Word item, const Pair& pair) const {
+  double weight(Word item, Word other, uint64_t mass) const {
     const auto real = [](uint64_t value) { return static_cast<double>(value); };
-    const double count = real(pair.mass) / real(options_.unit);
+    const double count = real(mass) / real(options_.unit);
     double weight = count;
     switch (options_.weighting) {
       case Weighting::count:
         break;
       case Weighting::cosine:
-        weight = count / std::sqrt(real(tables_.occurrences[item]) * real(tables_.occurrences[pair.other]));
+        weight = count / std::sqrt(real(tables_.occurrences[item]) * real(tables_.occurrences[other]));
         break;
       case Weighting::jaccard:
-        weight = real(pair.mass) / real(tables_.row_mass[item] + tables_.columns()[pair.other] - pair.mass);
+        weight = real(mass) / real(tables_.row_mass[item] + tables_.columns()[other] - mass);
         break;
       case Weighting::ppmi:
-        weight =
-            std::max(0.0, std::log(real(pair.mass) * tables_.total_mass /
-                                   (real(tables_.row_mass[item]) * real(tables_.columns()[pair.other]))));
+        weight = std::max(0.0, std::log(real(mass) * tables_.total_mass /
+                                        (real(tables_.row_mass[item]) * real(tables_.columns()[other]))));
     }
-    if (tables_.damp) weight *= tables_.damp[item] * tables_.damp[pair.other];
+    if (tables_.damp) weight *= tables_.damp[item] * tables_.damp[other];
     return weight;
   }
 
-  void add_with_categories(Word item, std::vector<Pair>& pairs) {
+  // The pairs in pairs_ and the item's category edges.
+  void add_with_categories(Word item) {
+    std::vector<Pair>& pairs = pairs_;
     const auto by_id = [](const Pair& a, const Pair& b) { return a.other < b.other; };
     std::sort(pairs.begin(), pairs.end(), by_id);
     akin_.clear();
     tables_.categories.for_each(item, options_.directed, [&](Word other) { akin_.push_back(other); });
     std::sort(akin_.begin(), akin_.end());
+    heaviest_.open(options_.top_k, static_cast<int64_t>(pairs.size() + akin_.size()));
     size_t p = 0, a = 0;
     while (p < pairs.size() || a < akin_.size()) {
       const bool paired = p < pairs.size() && (a == akin_.size() || pairs[p].other <= akin_[a]);
       const bool akin = a < akin_.size() && (p == pairs.size() || akin_[a] <= pairs[p].other);
       const Word other = paired ? pairs[p].other : akin_[a];
       double total = 0;
-      if (paired && pairs[p].mass >= options_.min_mass) total = weight(item, pairs[p]);
+      if (paired && pairs[p].mass >= options_.min_mass) total = weight(item, other, pairs[p].mass);
       if (akin) total += options_.category_weight;
       rank(other, total);
       p += paired;
@@ -276,7 +236,9 @@ class GraphRows {
   const RowOptions options_;
   const bool counts_;  // weights are counts
   ExactSum sum_;
-  std::vector<Rank> ranked_, ties_;
+  Heaviest heaviest_;
+  RowWriter writer_;
+  std::vector<Pair> pairs_;
   std::vector<Word> akin_;
 };
 
@@ -287,15 +249,21 @@ class CountRows {
 
   CountRows(const Tables&, const RowOptions&) {}
 
-  double append(Word, std::vector<Pair>& pairs, std::vector<Neighbor>& neighbors,
+  template <class Each>
+  double append(Word, int64_t, const Each& each, std::vector<Neighbor>& neighbors,
                 std::vector<int64_t>& masses) {
-    std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.other < b.other; });
-    for (const Pair& pair : pairs) {
+    pairs_.clear();
+    each([&](Word other, uint64_t mass) { pairs_.push_back({other, mass}); });
+    std::sort(pairs_.begin(), pairs_.end(), [](const Pair& a, const Pair& b) { return a.other < b.other; });
+    for (const Pair& pair : pairs_) {
       neighbors.push_back(static_cast<Neighbor>(pair.other));
       masses.push_back(static_cast<int64_t>(pair.mass));
     }
     return 0;
   }
+
+ private:
+  std::vector<Pair> pairs_;
 };
 
 }  // namespace resemb::graph

@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +27,8 @@ from .events import (
     thread_count,
 )
 from .options import Options, categories
+
+_AHEAD = 3  # batches read before they are wanted
 
 
 class Ids(Protocol):
@@ -152,13 +155,13 @@ def _cut(before: Any, unit: str | None) -> Any:
 
 
 def _read_ahead(source: Source) -> Iterator[tuple[Events, int]]:
-    """``_batches``, of which a thread reads the next one while the caller uses this one."""
+    """``_batches``, of which a thread reads the next ones while the caller uses this one."""
     batches = _batches(source)
     try:
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(next, batches, None)
-            while (batch := coming.result()) is not None:
-                coming = reader.submit(next, batches, None)
+            coming = deque(reader.submit(next, batches, None) for _ in range(_AHEAD))
+            while (batch := coming.popleft().result()) is not None:
+                coming.append(reader.submit(next, batches, None))
                 yield batch
     finally:
         _close(batches)
