@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/rounding.h"
+#include "cpu/split_math.h"
 #include "cpu/vec.h"
 
 namespace resemb::cpu {
@@ -9,24 +10,50 @@ namespace RESEMB_ISA {
 
 typedef int8_t c8 __attribute__((vector_size(8)));
 
-// The words of random bits of 8 columns after another, by a key of RowBits.
+// Bits of the columns of a Split.
+struct SplitBits {
+  u8 even, odd;
+};
+
+// The words of random bits of one vector of columns after another, or of one Split, by a key of RowBits.
+template <bool Wide>
 class Words {
  public:
   RESEMB_INLINE explicit Words(uint32_t key) {
     constexpr u8 lanes = {0, 1, 2, 3, 4, 5, 6, 7};
-    keys = lanes * RowBits::kColumn + key;
+    keys = lanes * (Wide ? 2 * RowBits::kColumn : RowBits::kColumn) + key;
   }
-  RESEMB_INLINE u8 next() {
-    u8 x = keys;
-    keys += 8 * RowBits::kColumn;
+  RESEMB_INLINE auto next() {
+    const u8 now = keys;
+    keys += (Wide ? 16 : 8) * RowBits::kColumn;
+    if constexpr (Wide) {
+      return SplitBits{mixed(now), mixed(now + RowBits::kColumn)};
+    } else {
+      return mixed(now);
+    }
+  }
+
+ private:
+  static RESEMB_INLINE u8 mixed(u8 x) {
     x = (x ^ x >> 16) * 0x7feb352du;
     x = (x ^ x >> 15) * 0x846ca68bu;
     return x ^ x >> 16;
   }
 
- private:
   u8 keys;
 };
+
+// The lower half of each lane, the upper one zero.
+RESEMB_INLINE u8 lower(u8 x) {
+#if defined(RESEMB_STREAM)
+  return (u8)_mm256_blend_epi16((__m256i)x, _mm256_setzero_si256(), 0xaa);  // no constant to load
+#else
+  return x & 0xffffu;
+#endif
+}
+RESEMB_INLINE SplitBits lower(SplitBits x) { return {lower(x.even), lower(x.odd)}; }
+RESEMB_INLINE u8 upper(u8 x) { return x >> 16; }
+RESEMB_INLINE SplitBits upper(SplitBits x) { return {x.even >> 16, x.odd >> 16}; }
 
 // The upper or the lower halves of lanes.
 template <bool Upper>
@@ -65,8 +92,12 @@ RESEMB_INLINE void write_part(void* to, V v, int64_t n) {
 
 // Each takes n columns and 16 random bits a lane. NaN must be quiet, as arithmetic leaves it: its bits are
 // kept.
+RESEMB_INLINE u8 raised(f8 f, u8 random) { return (u8)f + (random & (u8)(f == f)); }
 RESEMB_INLINE void store_rounded(BFloat* to, f8 f, int64_t n, u8 random) {
-  write_part(to, halves<true>((u8)f + (random & (u8)(f == f))), n);
+  write_part(to, halves<true>(raised(f, random)), n);
+}
+RESEMB_INLINE void store_rounded(BFloat* to, Split f, int64_t, SplitBits random) {
+  write(to, raised(f.even, random.even) >> 16 | (raised(f.odd, random.odd) & 0xffff0000u));
 }
 
 RESEMB_INLINE void store_rounded(Half* to, f8 f, int64_t n, u8 random) {
@@ -93,10 +124,22 @@ RESEMB_INLINE f8 load_codes(const int8_t* p, int64_t n) {
 #endif
 }
 
+RESEMB_INLINE Split load_split(const int8_t* p) {
+  const i8 pairs = (i8)widened(read<h8>(p));
+  return {__builtin_convertvector(pairs << 24 >> 24, f8), __builtin_convertvector(pairs << 16 >> 24, f8)};
+}
+
+// 128 more than the codes in their lowest bytes, see round_to_code for the sum; other bytes are anything.
+RESEMB_INLINE u8 shifted_codes(f8 f, float inverse, u8 random) {
+  return ((u8)(f * inverse + 0x1.8p23f) + (random >> 1)) >> 15;
+}
 RESEMB_INLINE void store_codes(int8_t* to, f8 f, float inverse, int64_t n, u8 random) {
-  // 128 more than the codes in their lowest bytes: see round_to_code for the sum.
-  const u8 codes = ((u8)(f * inverse + 0x1.8p23f) + (random >> 1)) >> 15;
-  write_part(to, bytes(codes) ^ static_cast<int8_t>(-128), n);
+  write_part(to, bytes(shifted_codes(f, inverse, random)) ^ static_cast<int8_t>(-128), n);
+}
+RESEMB_INLINE void store_codes(int8_t* to, Split f, float inverse, int64_t, SplitBits random) {
+  const u8 even = shifted_codes(f.even, inverse, random.even),
+           odd = shifted_codes(f.odd, inverse, random.odd);
+  write(to, halves<false>((even & 0xffu) | odd << 8) ^ static_cast<uint16_t>(0x8080));
 }
 
 // The largest magnitude of all lanes so far: by their bits, so that NaN is above infinity.
@@ -104,6 +147,7 @@ RESEMB_INLINE i8 larger(i8 largest, f8 f) {
   const i8 magnitude = (i8)((u8)f & 0x7fffffffu);
   return magnitude > largest ? magnitude : largest;
 }
+RESEMB_INLINE i8 larger(i8 largest, Split f) { return larger(larger(largest, f.even), f.odd); }
 // Without branches, which random numbers would make the processor guess wrong.
 RESEMB_INLINE float largest_lane(i8 v) {
   i8 other = __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);

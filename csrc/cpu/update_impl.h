@@ -28,15 +28,19 @@ RESEMB_INLINE d4 square_root(d4 v) {
 #endif
 }
 
+RESEMB_INLINE Split square_root(Split v) { return {square_root(v.even), square_root(v.odd)}; }
+
 // What a moment's numbers are, beside a table with the accumulator A.
 template <class A, Moment F>
 using MomentType =
     std::conditional_t<F == Moment::bf16, BFloat, std::conditional_t<F == Moment::i8, int8_t, A>>;
 
-template <class T, Rule R, Moment First = Moment::acc, Moment Second = Moment::acc>
+// Wide: of bfloat16 tables with bfloat16 and int8 moments, 16 columns at a time, as Splits.
+template <class T, Rule R, Moment First = Moment::acc, Moment Second = Moment::acc, bool Wide = false>
 class RowUpdate {
   using A = Acc<T>;
-  using V = Vec<A>;
+  using V = std::conditional_t<Wide, Split, Vec<A>>;
+  using Bits = std::conditional_t<Wide, SplitBits, u8>;
   using M1 = MomentType<A, First>;
   using M2 = MomentType<A, Second>;
   static constexpr bool kFirst = R == Rule::momentum || R == Rule::adam;
@@ -109,10 +113,38 @@ class RowUpdate {
  private:
   template <class F>
   RESEMB_INLINE void for_columns(const F& f) {
-    constexpr int64_t lanes = kLanes<A>;
+    constexpr int64_t lanes = Wide ? 16 : kLanes<A>;
     int64_t col = 0;
     for (; col + lanes <= a.dim; col += lanes) f(col, lanes);
-    if (col < a.dim) f(col, a.dim - col);
+    if constexpr (!Wide) {
+      if (col < a.dim) f(col, a.dim - col);
+    }
+  }
+
+  template <class P>
+  static RESEMB_INLINE V get(const P* p, int64_t n) {
+    if constexpr (Wide) {
+      return load_split(p);
+    } else if constexpr (std::is_same_v<P, int8_t>) {
+      return load_codes(p, n);
+    } else {
+      return load_columns(p, n);
+    }
+  }
+  static RESEMB_INLINE V get_kept(const A* p) {
+    if constexpr (Wide) {
+      return {load(p), load(p + 8)};
+    } else {
+      return load(p);
+    }
+  }
+  static RESEMB_INLINE void keep(A* p, V v) {
+    if constexpr (Wide) {
+      store(p, v.even);
+      store(p + 8, v.odd);
+    } else {
+      store(p, v);
+    }
   }
 
   RESEMB_INLINE void fetch(int64_t row) const {
@@ -168,19 +200,15 @@ class RowUpdate {
   }
 
   RESEMB_INLINE V gradient(const Row& row, int64_t col, int64_t n) const {
-    V g = load_columns(row.grad + col, n) * sign;
-    if (couples) g += coupled * (load_columns(row.param + col, n) * row.scale);
+    V g = get(row.grad + col, n) * sign;
+    if (couples) g += coupled * (get(row.param + col, n) * row.scale);
     return g;
   }
 
   // Adam's new first moment.
   RESEMB_INLINE V averaged(const Row& row, int64_t col, int64_t n, V g) const {
-    V m;
-    if constexpr (kCodes) {
-      m = load_codes(row.first + col, n) * row.code_scale;
-    } else {
-      m = load_columns(row.first + col, n);
-    }
+    V m = get(row.first + col, n);
+    if constexpr (kCodes) m *= row.code_scale;
     return m + rest1 * (g - m);
   }
 
@@ -198,12 +226,12 @@ class RowUpdate {
       const V g = gradient(row, col, n), d = direction(row, col, n, g);
       squares += g * g;
       if constexpr (kCodes) largest = larger(largest, d);
-      if (row.kept != nullptr) store(row.kept + col, d);
+      if (row.kept != nullptr) keep(row.kept + col, d);
     });
     const A mean = sum_lanes(squares) / static_cast<A>(a.dim);
     const A v = R == Rule::adam ? beta2 * *row.second + rest2 * mean : *row.second + mean;
     *row.second = v;
-    row.rate /= square_root(V{} + v)[0] * row.inv_sqrt_correction + eps;
+    row.rate /= square_root(Vec<A>{} + v)[0] * row.inv_sqrt_correction + eps;
     if constexpr (kCodes) {
       const CodeScale codes(largest_lane(largest));
       a.first_scale[row.number] = codes.scale;
@@ -212,29 +240,33 @@ class RowUpdate {
   }
 
   RESEMB_INLINE void write_row(const Row& row) {
-    Words even(row.even), odd(row.odd);
+    Words<Wide> even(row.even), odd(row.odd);
     for_columns([&](int64_t col, int64_t n) RESEMB_LAMBDA_INLINE {
-      u8 word = {};
+      Bits word = {};
       if (First == Moment::bf16 || kCodes || rounds_param) word = even.next();
-      V p = load_columns(row.param + col, n);
+      V p = get(row.param + col, n);
       if (row.scales) p *= row.scale;  // where it is 1, the sum below stays one fused multiply-add
       if constexpr (kRowwise) {
         const V d =
-            row.kept != nullptr ? load(row.kept + col) : direction(row, col, n, gradient(row, col, n));
+            row.kept != nullptr ? get_kept(row.kept + col) : direction(row, col, n, gradient(row, col, n));
         if constexpr (kFirst) save_first(row, col, n, d, word);
         p += row.rate * d;
       } else if constexpr (R != Rule::decay) {
         p += row.rate * change(row, col, n, word, odd);
       }
       if constexpr (sizeof(T) == 2) {
-        if (rounds_param) return store_rounded(row.param + col, p, n, word & 0xffffu);
+        if (rounds_param) return store_rounded(row.param + col, p, n, lower(word));
       }
-      store_columns(row.param + col, p, n);
+      if constexpr (Wide) {
+        write(row.param + col, to_bits(p));
+      } else {
+        store_columns(row.param + col, p, n);
+      }
     });
   }
 
   // What the rate multiplies where no number is kept by row; the state is brought up to date.
-  RESEMB_INLINE V change(const Row& row, int64_t col, int64_t n, u8 word, Words& odd) const {
+  RESEMB_INLINE V change(const Row& row, int64_t col, int64_t n, Bits word, Words<Wide>& odd) const {
     const V g = gradient(row, col, n);
     if constexpr (R == Rule::sgd) {
       return g;
@@ -248,10 +280,10 @@ class RowUpdate {
       return g / (square_root(v) + eps);
     } else {
       const V m = averaged(row, col, n, g);
-      const V v = beta2 * load_columns(row.second + col, n) + rest2 * (g * g);
+      const V v = beta2 * get(row.second + col, n) + rest2 * (g * g);
       save_first(row, col, n, m, word);
       if constexpr (Second == Moment::bf16) {
-        store_rounded(row.second + col, v, n, odd.next() & 0xffffu);
+        store_rounded(row.second + col, v, n, lower(odd.next()));
       } else {
         store_columns(row.second + col, v, n);
       }
@@ -259,11 +291,11 @@ class RowUpdate {
     }
   }
 
-  RESEMB_INLINE void save_first(const Row& row, int64_t col, int64_t n, V m, u8 word) const {
+  RESEMB_INLINE void save_first(const Row& row, int64_t col, int64_t n, V m, Bits word) const {
     if constexpr (kCodes) {
-      store_codes(row.first + col, m, row.code_inverse, n, word >> 16);
+      store_codes(row.first + col, m, row.code_inverse, n, upper(word));
     } else if constexpr (First == Moment::bf16) {
-      store_rounded(row.first + col, m, n, word >> 16);
+      store_rounded(row.first + col, m, n, upper(word));
     } else {
       store_columns(row.first + col, m, n);
     }
@@ -278,19 +310,28 @@ class RowUpdate {
   A rate = 0, inv_sqrt_correction = 1;
 };
 
+template <class T, Moment First, Moment Second>
+void update_compact(const UpdateArgs& a, int64_t begin, int64_t end) {
+#if defined(RESEMB_STREAM)
+  if constexpr (std::is_same_v<T, BFloat> && First != Moment::acc) {
+    if (a.dim % 16 == 0) return RowUpdate<T, Rule::adam, First, Second, true>(a).run(begin, end);
+  }
+#endif
+  RowUpdate<T, Rule::adam, First, Second>(a).run(begin, end);
+}
+
 template <class T>
 void update_adam(const UpdateArgs& a, int64_t begin, int64_t end) {
-  constexpr Rule adam = Rule::adam;
   if constexpr (sizeof(Acc<T>) == 4) {
     const bool by_row = a.second_form == Moment::row;
-    if (a.first_form == Moment::i8) return RowUpdate<T, adam, Moment::i8, Moment::row>(a).run(begin, end);
+    if (a.first_form == Moment::i8) return update_compact<T, Moment::i8, Moment::row>(a, begin, end);
     if (a.first_form == Moment::bf16) {
-      return by_row ? RowUpdate<T, adam, Moment::bf16, Moment::row>(a).run(begin, end)
-                    : RowUpdate<T, adam, Moment::bf16, Moment::bf16>(a).run(begin, end);
+      return by_row ? update_compact<T, Moment::bf16, Moment::row>(a, begin, end)
+                    : update_compact<T, Moment::bf16, Moment::bf16>(a, begin, end);
     }
-    if (by_row) return RowUpdate<T, adam, Moment::acc, Moment::row>(a).run(begin, end);
+    if (by_row) return update_compact<T, Moment::acc, Moment::row>(a, begin, end);
   }
-  RowUpdate<T, adam>(a).run(begin, end);
+  RowUpdate<T, Rule::adam>(a).run(begin, end);
 }
 
 template <class T>

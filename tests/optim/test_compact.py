@@ -15,9 +15,10 @@ from resemb_ext import optim
 from resemb_ext.optim.moments import STATES
 from resemb_ext.testing.strategies import DIMS, examples
 
-from .rounding import bits_of_table, round_to_bfloat16, round_to_codes
+from .rounding import bits_of_table, round_to_bfloat16, round_to_codes, round_to_float16
 
 COMPACT = ("bfloat16", "rowwise", "bfloat16_rowwise", "int8_rowwise")
+ROUND = {torch.bfloat16: round_to_bfloat16, torch.float16: round_to_float16}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Numbers of H = 100 rows of D = 32 columns beside the parameter, in bytes.
 BYTES = {"float32": 8, "bfloat16": 4, "rowwise": 4 + 4 / 32, "bfloat16_rowwise": 2 + 4 / 32, "int8_rowwise": 1 + 8 / 32}
@@ -128,24 +129,23 @@ def near(found: Tensor, expected: Tensor, bound: Tensor) -> None:
     assert (excess <= 0).all(), (found, expected, bound)
 
 
-@pytest.mark.parametrize("dim", [1, 5, 8, 37, 300])
-def test_moments_are_rounded_by_their_own_bits(isa: str, dim: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [1, 5, 8, 37, 48, 300, 320])
+def test_moments_are_rounded_by_their_own_bits(isa: str, dim: int, dtype: torch.dtype) -> None:
     """With betas of 0 the moments are g and g^2, exact before they are rounded."""
     rng = np.random.default_rng(dim)
-    gradient = rng.standard_normal((9, dim)).astype(np.float32) * np.float32([1e-6, 1, 1e4] * 3)[:, None]
-    gradient[4] = 0
+    given = torch.from_numpy(rng.standard_normal((9, dim)) * np.float64([1e-6, 1, 1e4] * 3)[:, None]).to(dtype)
+    given[4] = 0
+    gradient = given.float().numpy()
     bits = {which: bits_of_table(5, 1, gradient.shape, which) for which in ("first", "second")}
-    kept = {}
+    kept: dict[str, dict[str, np.ndarray]] = {}
     for state in COMPACT:
-        table = nn.Parameter(torch.zeros(gradient.shape))
+        table = nn.Parameter(torch.zeros(gradient.shape, dtype=dtype))
         optimizer = optim.Adam([table], betas=(0.0, 0.0), seed=5, state=state)
-        step(optimizer, table, torch.from_numpy(gradient.copy()))
+        step(optimizer, table, given.clone())
         kept[state] = {
-            key: value.numpy(force=True)
+            key: (value.float() if value.is_floating_point() else value).numpy()
             for key, value in optimizer.state[table].items()
-            if value.dim() and value.dtype != torch.bfloat16
-        } | {
-            key: value.float().numpy() for key, value in optimizer.state[table].items() if value.dtype == torch.bfloat16
         }
     np.testing.assert_array_equal(kept["rowwise"]["exp_avg"], gradient)
     for state in ("bfloat16", "bfloat16_rowwise"):
@@ -158,6 +158,19 @@ def test_moments_are_rounded_by_their_own_bits(isa: str, dim: int) -> None:
     for state in ("rowwise", "bfloat16_rowwise", "int8_rowwise"):
         means = np.square(gradient, dtype=np.float64).mean(1)
         np.testing.assert_allclose(kept[state]["exp_avg_sq"], means, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [5, 32, 272])
+@pytest.mark.parametrize("dtype", ROUND)
+@pytest.mark.parametrize("state", ["float32", *COMPACT])
+def test_tables_are_rounded_by_their_own_bits(isa: str, state: str, dtype: torch.dtype, dim: int) -> None:
+    """A zero gradient leaves the decay alone, exact in float32 but for its own rounding."""
+    table = nn.Parameter(torch.randn(6, dim, generator=torch.Generator().manual_seed(dim)).to(dtype))
+    decayed = table.detach().float().numpy() * np.float32(1 - 0.5 * 2.0**-8)
+    optimizer = optim.AdamW([table], lr=0.5, weight_decay=2.0**-8, stochastic_rounding=True, seed=9, state=state)
+    step(optimizer, table, sparse(torch.arange(6), torch.zeros(6, dim, dtype=dtype), 6))
+    expected = ROUND[dtype](decayed, bits_of_table(9, 1, decayed.shape, "param"))
+    np.testing.assert_array_equal(table.detach().float().numpy(), expected)
 
 
 @pytest.mark.parametrize("state", ["bfloat16", "bfloat16_rowwise", "int8_rowwise"])
