@@ -115,7 +115,7 @@ class FieldModel(CTRModel):
     def field_vectors(self, batch: TorchBatch) -> Tensor:
         """[B, fields, D]."""
         vectors = self.pooled_events(batch)
-        vectors += [module(ids) for module, ids in self.profile_ids(batch)]
+        vectors += [self.vectors(module, ids) for module, ids in self.profile_ids(batch)]
         stacked = torch.stack(vectors, dim=1)
         if self.dense_vectors is None:
             return stacked

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .batch import TorchBatch
-from .pooling import pool_histories
+from .pooling import pool_histories, widened
+
+_TABLES = ("item_embedding", "category_embedding", "user_embedding", "context_embeddings")
 
 
 class CTRModel(nn.Module):
@@ -18,6 +20,8 @@ class CTRModel(nn.Module):
     An event is an item and, with ``category_embedding``, its category: the target is one, and so
     is each history position. The profile is what else is known of a sample: user, categorical
     context, numbers.
+
+    Vectors of bfloat16 and float16 tables join the layers behind them in those layers' dtype.
 
     Args:
         item_embedding: any module from ids to vectors, with ``embedding_dim`` (``nn.Embedding``,
@@ -79,6 +83,19 @@ class CTRModel(nn.Module):
         """The item id that is no event."""
         return getattr(self.item_embedding, "padding_idx", None)
 
+    @property
+    def tower_dtype(self) -> torch.dtype | None:
+        """The dtype of the layers behind the embeddings; None where there are none."""
+        for name, module in self.named_children():
+            if name not in _TABLES:
+                for parameter in module.parameters():
+                    return parameter.dtype
+        return None
+
+    def vectors(self, module: nn.Module, ids: Tensor) -> Tensor:
+        """What an embedding module gives for ids, in ``tower_dtype`` where its table is of 16 bits."""
+        return widened(module(ids), self.tower_dtype)
+
     def pooled_events(self, batch: TorchBatch, mode: str = "mean") -> list[Tensor]:
         """Pooled history and target of the items, and then of the categories.
 
@@ -92,11 +109,11 @@ class CTRModel(nn.Module):
         Raises:
             ValueError: the batch has no categories, but the model has a category embedding.
         """
-        history, target = batch.history, batch.target
-        vectors = [*pool_histories(self.item_embedding, batch, history, target, mode)]
+        history, target, dtype = batch.history, batch.target, self.tower_dtype
+        vectors = [*pool_histories(self.item_embedding, batch, history, target, mode, dtype)]
         if self.category_embedding is not None:
             history, target = categories(batch)
-            vectors += pool_histories(self.category_embedding, batch, history, target, mode)
+            vectors += pool_histories(self.category_embedding, batch, history, target, mode, dtype)
         return vectors
 
     def events(self, batch: TorchBatch, negatives: bool = False) -> list[Tensor]:
@@ -116,7 +133,7 @@ class CTRModel(nn.Module):
             assert batch.history_negative is not None
             ids.append(batch.history_negative.reshape(-1))
         sizes = [i.shape[0] for i in ids]
-        vectors = self.item_embedding(torch.cat(ids))
+        vectors = self.vectors(self.item_embedding, torch.cat(ids))
         if self.category_embedding is not None:
             history, target = categories(batch)
             ids = [history.reshape(-1), target]
@@ -127,12 +144,12 @@ class CTRModel(nn.Module):
                         "without history_negative_category"
                     )
                 ids.append(batch.history_negative_category.reshape(-1))
-            vectors = torch.cat([vectors, self.category_embedding(torch.cat(ids))], dim=1)
+            vectors = torch.cat([vectors, self.vectors(self.category_embedding, torch.cat(ids))], dim=1)
         return list(vectors.split(sizes))
 
     def profile(self, batch: TorchBatch) -> list[Tensor]:
         """User, context and dense features: [B, ...] each, ``profile_size`` columns in all."""
-        parts = [module(ids) for module, ids in self.profile_ids(batch)]
+        parts = [self.vectors(module, ids) for module, ids in self.profile_ids(batch)]
         if self.dense:
             parts.append(self.dense_values(batch).to(self.item_dtype(parts)))
         return parts

@@ -118,7 +118,7 @@ class ResEmbeddingBag(ResEmbeddingBase, nn.EmbeddingBag):
         return cls._from_plain(embedding_bag, graph, exact, {**taken, **options})
 
     def to_embedding_bag(self, freeze: bool = True) -> nn.EmbeddingBag:
-        """A plain nn.EmbeddingBag with the same vectors, to serve.
+        """A plain nn.EmbeddingBag with the same vectors, to serve; of ``out_dtype``, where that is given.
 
         Args:
             freeze: its weight takes no gradient.

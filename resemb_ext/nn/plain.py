@@ -30,6 +30,7 @@ class PlainTables(WholeTable):
     """The part of an embedding over a graph that starts from plain tables, and becomes one."""
 
     sparse: bool
+    out_dtype: torch.dtype | None
     # The class of torch.nn whose place it takes, and the method that starts from such a module.
     _plain_class: ClassVar[type[nn.Embedding | nn.EmbeddingBag]]
     _from_plain_name: ClassVar[str]
@@ -94,7 +95,14 @@ class PlainTables(WholeTable):
 
     @torch.no_grad()
     def _plain_table(self) -> Tensor:
-        return self.materialize()
+        """The vectors as lookups give them, in ``out_dtype``."""
+        if self.out_dtype in (None, self.central.dtype):
+            return self.materialize()
+        self._before_read(None)
+        out = torch.empty_like(self.central, dtype=self.out_dtype, requires_grad=False)
+        for rows in self._blocks():
+            out[rows.start : rows.stop] = self._rows(rows, out_dtype=self.out_dtype)
+        return out
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self._split_plain_table(state_dict, prefix, error_msgs=args[-1])

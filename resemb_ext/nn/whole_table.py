@@ -177,17 +177,18 @@ class WholeTable(ReadHooks, Traceable):
                     stacklevel=_stacklevel(),
                 )
             central[padding] = 0
-        residual = torch.zeros_like(central)
+        residual, precise = torch.zeros_like(central), accumulator(central.dtype)
         for rows in self._blocks():
-            lacking = residual[rows.start : rows.stop]
-            lacking.copy_(self._lacking(central[rows.start : rows.stop], rows, (central, residual)))
-        if padding is not None and self.keep_padding:
-            residual[padding] = kept
+            # Of T itself: R makes up for what C lost to a shorter dtype.
+            vectors = table.detach()[rows.start : rows.stop].to(central.device, precise)
+            residual[rows.start : rows.stop].copy_(self._lacking(vectors, rows, (central, residual)))
+        if padding is not None:
+            residual[padding] = kept if self.keep_padding else 0
         return central, residual
 
     def _lacking(self, vectors: Tensor, rows: range | Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Vectors minus E at some rows, in the precision of sums."""
-        precise = accumulator(vectors.dtype)
+        precise = accumulator(self.central.dtype)
         return vectors.to(precise) - self._rows(rows, tables, out_dtype=precise)
 
     @torch.no_grad()

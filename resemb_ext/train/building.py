@@ -12,6 +12,7 @@ from torch import nn
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import MODELS
 from resemb_ext.nn import ResEmbedding
+from resemb_ext.nn.half import HalfEmbedding
 
 from .config import RunConfig
 from .model_options import SHARED
@@ -76,13 +77,21 @@ def res_table(graph: InterestGraph, config: RunConfig) -> ResEmbedding:
         residual_scale=config.residual_scale,
         init_std=config.init_std,
         sparse=config.lazy,
+        dtype=_dtype(config),
+        out_dtype=torch.float32,
     )
 
 
 def plain_table(num_embeddings: int, config: RunConfig) -> nn.Embedding:
-    """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row."""
-    table = nn.Embedding(num_embeddings, config.dim, padding_idx=PADDING, sparse=config.lazy)
+    """``nn.Embedding`` with rows drawn from N(0, init_std^2) and a zero padding row; of float32 vectors."""
+    dtype = _dtype(config)
+    kind = nn.Embedding if dtype == torch.float32 else HalfEmbedding
+    table = kind(num_embeddings, config.dim, padding_idx=PADDING, sparse=config.lazy, dtype=dtype)
     with torch.no_grad():
         table.weight.normal_(std=config.init_std)
         table.weight[PADDING].zero_()
     return table
+
+
+def _dtype(config: RunConfig) -> torch.dtype:
+    return getattr(torch, config.table_dtype)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from resemb_ext.data.kinds import SUFFIXES
 from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS
 from resemb_ext.models import MODELS
+from resemb_ext.optim.moments import STATES
 
 from .log_writers import check_name
 from .model_options import lacking_options, parse_own_options
@@ -22,6 +23,7 @@ from .options import check, from_mapping, option
 
 AUTO_SPLIT = "auto"
 AUTO_TABLES = "auto"
+FLOAT_STATE = "float32"
 LARGE_TABLE = 100_000  # items above which "auto" steps the rows of a batch alone
 
 
@@ -30,7 +32,8 @@ class FitConfig:
     """How a model is trained. Every option is documented in its field's ``help``.
 
     The optimizer is Adam. With ``table_optimizer="dense"`` it is ``torch.optim.Adam`` (fused) for
-    every parameter, and each L2 below is its coupled weight decay, of the whole table at every step.
+    every parameter, and each L2 below is its coupled weight decay, of the whole table at every step. Where tables
+    are of 16 bits or ``state`` is not "float32", it is ``rx.optim.Adam``, which makes the same step.
     With ``"lazy"``, embeddings give sparse gradients and ``rx.optim.Adam`` steps the rows of the
     batch alone, with an L2 as ``decay`` says; the rest of the model keeps ``torch.optim.Adam``. Dense
     and lazy Adam are different algorithms. ``"auto"`` is dense in a run of up to ``LARGE_TABLE`` items
@@ -75,6 +78,12 @@ class FitConfig:
         False, "with the lazy table optimizer, step the tables inside backward: less time and memory"
     )
 
+    state: str = option(
+        FLOAT_STATE,
+        "how Adam keeps its moments of tables: "
+        "float32 takes 8 bytes a number, the others 1 to 5; compact is the one recommended, see docs/optimizers.md",
+        choices=tuple(STATES),
+    )
     save_every: float = option(
         300.0,
         "seconds between saves of the last checkpoint within an epoch; each epoch's end saves too",
@@ -196,6 +205,11 @@ class RunConfig(FitConfig):
     )
     category: bool = option(False, "give the category of target and history to the model")
     dim: int = option(32, "embedding dimension", low=1)
+    table_dtype: str = option(
+        "float32",
+        "numbers of embedding tables; bfloat16 takes half the memory and is rounded at random at each step",
+        choices=("float32", "bfloat16"),
+    )
     hidden: tuple[int, ...] = option((64, 32), "hidden layers of the output MLP", low=1)
     attention_hidden: tuple[int, ...] = option((36,), "hidden layers of DIN's attention MLP", low=1)
     activation: str = option("prelu", "activation", choices=("relu", "prelu", "dice"))

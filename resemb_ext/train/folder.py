@@ -19,7 +19,7 @@ from .inputs import INPUTS
 from .logs import LOGGED, STATE
 from .opening import Kind
 from .options import from_mapping
-from .saving import changed_options, check_space, space_needed
+from .saving import Sizes, changed_options, check_space, space_needed
 from .statistics import summarise
 
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
@@ -128,13 +128,13 @@ def finished_run(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def check_folder_space(config: RunConfig, folder: Path, sizes: Mapping[str, int]) -> None:
+def check_folder_space(config: RunConfig, folder: Path, sizes: Mapping[str, Sizes]) -> None:
     """Refuses a disk on which the checkpoints of all arms and seeds will not fit.
 
     Args:
         config: arms and seeds.
         folder: the run folder; it need not exist.
-        sizes: bytes of a model by arm.
+        sizes: of the checkpoints, by arm.
 
     Raises:
         ValueError: too little disk is free.

@@ -130,7 +130,7 @@ def fit(
         raise ValueError("resume: needs the folder that holds the last checkpoint")
     show = progress if isinstance(progress, Progress) else Progress(progress)
     torch.manual_seed(seed)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, seed)
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)

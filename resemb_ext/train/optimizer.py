@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from resemb_ext.optim import Adam
+from resemb_ext.optim.moments import moment_form
 
-from .config import AUTO_TABLES, FitConfig
+from .config import AUTO_TABLES, FLOAT_STATE, FitConfig
 
 
 def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
@@ -52,12 +54,30 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
     ]
 
 
-def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+def moment_bytes(model: nn.Module, config: FitConfig) -> int:
+    """Bytes of Adam's moments of all parameters."""
+    return sum(
+        math.prod(shape) * dtype.itemsize
+        for group in parameter_groups(model, config)
+        for parameter in group["params"]
+        for shape, dtype in moment_form(_state_of(group, config), parameter).values()
+    )
+
+
+def _state_of(group: dict[str, Any], config: FitConfig) -> str:
+    return FLOAT_STATE if group["name"] == "other" else config.state
+
+
+def build_optimizer(model: nn.Module, config: FitConfig, seed: int = 0) -> torch.optim.Optimizer:
     """Adam over ``parameter_groups``, of the kind that ``config.table_optimizer`` names.
 
+    It is ``torch.optim.Adam`` where tables are dense, float32 and have a float32 state, else ``rx.optim.Adam``.
+
     Args:
-        model: with ``sparse=True`` embeddings where the table optimizer is lazy.
-        config: optimizer, rates and L2.
+        model: with ``sparse=True`` embeddings where the table optimizer is lazy. Parameters of bfloat16 and float16
+            are rounded at random.
+        config: optimizer, state, rates and L2.
+        seed: of rounding at random.
 
     Raises:
         ValueError: an embedding gives sparse gradients where dense ones are needed, or the other
@@ -76,12 +96,15 @@ def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimize
                 f"{name} gives {found} gradients, but table_optimizer is {uses}: build the embedding with sparse={lazy}"
             )
     groups = parameter_groups(model, config)
-    if not lazy:
+    halves = any(p.dtype in (torch.bfloat16, torch.float16) for group in groups for p in group["params"])
+    if not lazy and not halves and config.state == FLOAT_STATE:
         return torch.optim.Adam(groups, fused=True)
     for group in groups:
         # The rest of the model has dense gradients, whose L2 is torch.optim.Adam's.
         group["decay"] = "touched" if group["name"] == "other" else config.decay or "touched"
-    optimizer = Adam(groups, fused=True)
+        group["state"] = _state_of(group, config)
+    # Tables draw from streams that lie 2^32 apart.
+    optimizer = Adam(groups, fused=True, stochastic_rounding=halves, seed=seed % 2**32)
     if config.decay == "global":
         optimizer.attach(model)
     if config.in_backward:

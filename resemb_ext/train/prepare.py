@@ -21,7 +21,7 @@ from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
 from .ready import read_split
-from .saving import model_bytes
+from .saving import Sizes, checkpoint_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,16 +214,17 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> n
     )
 
 
-def check_models(config: RunConfig, prepared: Prepared) -> dict[str, int]:
+def check_models(config: RunConfig, prepared: Prepared) -> dict[str, Sizes]:
     """Builds every arm's model once, so that what one refuses is said before another is trained.
 
     Returns:
-        bytes of parameters and buffers by arm.
+        sizes of its checkpoints by arm.
 
     Raises:
         ValueError, TypeError: as the models and their tables.
     """
-    return {arm: model_bytes(build_model(config, prepared, arm, config.seed[0])) for arm in config.arms}
+    options = config.fit_config()
+    return {arm: checkpoint_sizes(build_model(config, prepared, arm, config.seed[0]), options) for arm in config.arms}
 
 
 def build_folds(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int) -> FoldTables | None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,9 @@ from resemb_ext.nn import ResEmbeddingBase
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .config import FitConfig
 from .evaluate import device_of
+from .optimizer import moment_bytes
 from .options import free_options
 
-# A checkpoint holds the weights, last.safetensors Adam's two moments too; a new one lies beside the
-# old one for a moment.
-_COPIES_BEST, _COPIES_LAST = 1, 3
 _SPARE = 16 * 2**20  # for scores, histories and what else a run writes
 
 
@@ -52,7 +51,7 @@ class Saver:
         self.made_for = dict(made_for or {})
         self._model, self._optimizer = model, optimizer
         folder.mkdir(parents=True, exist_ok=True)
-        check_space(folder, space_needed(model_bytes(model)))
+        check_space(folder, space_needed(checkpoint_sizes(model, config)))
         self._saved_at = time.monotonic()
 
     @property
@@ -197,10 +196,23 @@ def _size_of_checkpoints(folder: Path) -> int:
     return size
 
 
-def space_needed(*tables: int) -> int:
-    """Bytes that checkpoints need at their peak, for models of these bytes trained in turn."""
-    kept = (_COPIES_BEST + _COPIES_LAST) * sum(tables)
-    return kept + _COPIES_LAST * max(tables)
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the checkpoints of one training: ``best`` has the weights, ``last`` Adam's moments too."""
+
+    best: int
+    last: int
+
+
+def checkpoint_sizes(model: nn.Module, config: FitConfig) -> Sizes:
+    """Sizes of a model's checkpoints, but for small parts."""
+    weights = sum(value.numel() * value.element_size() for value in _tensors(model).values())
+    return Sizes(weights, weights + moment_bytes(model, config))
+
+
+def space_needed(*trainings: Sizes) -> int:
+    """Bytes that checkpoints need at their peak, for trainings in turn: a new one lies beside the old for a moment."""
+    return sum(sizes.best + sizes.last for sizes in trainings) + max(sizes.last for sizes in trainings)
 
 
 def changed_options(given: Mapping[str, Any], saved: Mapping[str, Any], kind: type) -> list[str]:
@@ -224,11 +236,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def model_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers."""
-    return sum(value.numel() * value.element_size() for value in _tensors(model).values())
-
-
 def _extra(model: nn.Module) -> dict[str, Any]:
     """What embeddings know themselves by besides tensors: the graph's hash and link."""
     return {
@@ -242,7 +249,7 @@ def _extra(model: nn.Module) -> dict[str, Any]:
 def _put(model: nn.Module, saved: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
     own = _tensors(model)
     differ = sorted({*own, *saved} - ({*own} & {*saved})) or [
-        name for name, value in own.items() if value.shape != saved[name].shape
+        name for name, value in own.items() if (value.shape, value.dtype) != (saved[name].shape, saved[name].dtype)
     ]
     if differ:
         raise ValueError(f"resume: the saved model has other parameters: {', '.join(differ)}")
