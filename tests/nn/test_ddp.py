@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ import torch
 from torch import nn
 
 from resemb_ext import InterestGraph, ResEmbedding
+from tests.processes import on_ranks
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
@@ -84,18 +82,9 @@ def train(model: nn.Module, part: slice, names: list[str]) -> dict[str, torch.Te
 CASES = [(True, True), (True, False), (False, False), (True, True, "attention")]
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    """One process of the two."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    for number, case in enumerate(CASES):
-        torch.save(train_part(rank, case), Path(folder) / f"{rank}-{number}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    # Gloo's threads outlive the group, and one that meets the end of Python may abort the process
-    # (pytorch pull request 179291).
-    os._exit(0)
+def train_parts() -> list[dict[str, Any]]:
+    """What one process of the two sees of every case."""
+    return [train_part(torch.distributed.get_rank(), case) for case in CASES]
 
 
 def train_part(rank: int, case: tuple) -> dict[str, Any]:
@@ -113,24 +102,19 @@ def train_part(rank: int, case: tuple) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """What both processes saw; starting them takes most of the time, so once for all cases."""
-    folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, str(folder)), WORLD)
-    return folder
+    return on_ranks(WORLD, tmp_path_factory.mktemp("ddp"), train_parts)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_equals_one_process_on_the_joined_batch(case: tuple, folder: Path) -> None:
+def test_equals_one_process_on_the_joined_batch(case: tuple, of_ranks: list[list[dict[str, Any]]]) -> None:
     single = make_model(*case)
     expected = train(single, slice(0, B), [name for name, _ in single.named_parameters()])
     assert expected["0 item.central"].abs().sum() > 0.01
-    for rank in range(WORLD):
-        found = torch.load(folder / f"{rank}-{CASES.index(case)}.pt", weights_only=True)
+    for parts in of_ranks:
+        found = parts[CASES.index(case)]
         assert found["sparse"] == {case[0]}
         assert found["seen"].keys() == expected.keys()
         for name, value in expected.items():

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import resemb_ext as rx
+from tests.processes import on_ranks
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
 
 H, D, B = 30, 5, 12
-
-
-def on_ranks(world: int, folder: Path, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What ``work(*args)`` gives on each rank of a gloo group."""
-    mp.spawn(_rank, (world, str(folder), work, args), nprocs=world)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
-
-
-def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    torch.save(work(*args), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def gradient_of(name: str, rank: int, dtype: torch.dtype) -> torch.Tensor | None:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resemb_ext import InterestGraph, ResEmbedding, optim
 from resemb_ext.testing.problems import make_graph
+from tests.processes import start
 
 H, D = 40, 6
 KINDS = ("in backward", "attached", "both")
@@ -177,9 +177,9 @@ def embedding_like(module: nn.Module, link: str) -> nn.Module:
 
 
 @pytest.mark.full
-def test_a_spawned_process_trains_a_copy(tmp_path: Any) -> None:
+def test_another_process_trains_a_copy() -> None:
     model, _ = tied("both", "average")
-    mp.spawn(_train_alone, (model,), nprocs=1)
+    start(_train_alone, (model,), 1)
 
 
 def _train_alone(rank: int, model: nn.Module) -> None:

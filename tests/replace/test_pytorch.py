@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import multiprocessing as mp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import resemb_ext as rx
 from tests.docs.pages import DOCS, run_page
 from tests.integrations.trainers.sample import CTR, graph, loss_of, samples
+from tests.processes import on_ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 B = 24
@@ -98,10 +97,7 @@ def _wrapped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer_of(model)
 
 
-def _rank(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _two_ways(folder: str) -> dict[str, dict[str, Tensor]]:
     found = {}
     for kind in KINDS:
         model, optimizer = _wrapped(kind)
@@ -112,8 +108,7 @@ def _rank(rank: int, folder: str) -> None:
         _load(model, optimizer, f"{folder}/{kind}")
         steps(model, optimizer, range(2, 4), average=kind == "fsdp2")
         found[kind] = numbers_of(model)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 def _load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str | Path) -> None:
@@ -125,8 +120,7 @@ def _load(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str | Path
 @pytest.mark.full
 def test_ddp_fsdp2_and_their_checkpoints_are_as_one_process(tmp_path: Path) -> None:
     """Two steps on two ranks, saved, loaded into fresh models there and in one process, and two more."""
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    ranks = on_ranks(2, tmp_path, _two_ways, str(tmp_path))
     for kind in KINDS:
         alone, resumed = swapped(kind), swapped(kind)
         steps(alone, optimizer_of(alone), range(4))
