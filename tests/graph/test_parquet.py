@@ -21,6 +21,7 @@ from resemb_ext import InterestGraph
 from resemb_ext.data import IdMap
 from resemb_ext.graph import streamed
 from resemb_ext.testing.strategies import examples
+from tests.processes import cpu_seconds
 
 
 def events(n=30_000, items=900, seed=0):
@@ -297,7 +298,7 @@ STOPPED = """
     from resemb_ext import InterestGraph
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for share in (1, 60, 60):  # while reading, while building; the last is killed
+    for share in (1, 40, 40):  # while reading, a third of the work; early in building; the last is killed
         seen = []
 
         def progress(done, total):
@@ -307,7 +308,7 @@ STOPPED = """
 
         try:
             InterestGraph.from_parquet(
-                sys.argv[1], window=400, memory=2_000_000, spill_dir=sys.argv[2],
+                sys.argv[1], window=2_000, memory=2_000_000, spill_dir=sys.argv[2],
                 progress=progress, batch_rows=20_000,
             )
         except KeyboardInterrupt:
@@ -318,7 +319,7 @@ STOPPED = """
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_interruption_leaves_no_file(tmp_path, spill):
-    # So many items that building takes a second, and tells of its progress on the way.
+    # So many items that building tells of its progress on the way, and a window that leaves seconds of it to stop.
     items = np.random.default_rng(0).integers(0, 200_000, 400_000)
     events(400_000).assign(item_id=items).to_parquet(tmp_path / "log.parquet")
     command = [sys.executable, "-c", textwrap.dedent(STOPPED), tmp_path / "log.parquet", spill]
@@ -326,14 +327,14 @@ def test_interruption_leaves_no_file(tmp_path, spill):
     try:
         for _ in range(2):
             assert child.stdout.readline().startswith("at ")
-            began = clock.perf_counter()
+            began = cpu_seconds(child.pid)
             child.send_signal(signal.SIGINT)
             assert child.stdout.readline() == "stopped\n"
-            assert clock.perf_counter() - began < 10  # a loaded machine may delay it
+            assert cpu_seconds(child.pid) - began < 3
             assert os.listdir(spill) == []
         assert child.stdout.readline().startswith("at ")
         child.kill()
-        assert child.communicate(timeout=60)[0] == ""
+        assert child.communicate(timeout=600)[0] == ""
     finally:
         child.kill()
         child.wait()

@@ -19,6 +19,7 @@ from resemb_ext.study import studies
 from resemb_ext.study.harness.pieces import Context, Piece, Source, run_pieces, simulated_source
 from resemb_ext.study.harness.report import Page
 from resemb_ext.study.harness.results import load_results
+from tests.processes import ended
 
 TINY = simulated_source("tiny", users=200, items=200, domains=4, seed=0)
 
@@ -240,22 +241,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path({str(tmp_path)!r})
 def slow():
     (folder / f"pid-{{os.getpid()}}").touch()
-    time.sleep(60)
+    time.sleep(3600)
 pieces = [Piece("quick", lambda: {{"value": 1}}, {{}}, [0])]
 pieces += [Piece(f"slow{{k}}", slow, {{}}, [0]) for k in range(2)]
 run_pieces("s", pieces, folder, protocol={{}}, quick=True, jobs=2, progress=False)
 """
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while len(list(tmp_path.glob("pid-*"))) < 2:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(30) != 0
+        assert process.wait(600) != 0
     finally:
         process.kill()
     assert (tmp_path / "s" / "quick.json").exists() and not list((tmp_path / "s").glob("slow*.json"))
     for file in tmp_path.glob("pid-*"):
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(file.name[4:]), 0)
+        assert ended(int(file.name[4:]))
