@@ -36,6 +36,7 @@ hypothesis.settings.load_profile("quick")
 
 #: Folders of the tests that were collected, whatever -m leaves of them.
 FOLDERS = pytest.StashKey[set[str]]()
+_UNTRACKED = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +48,35 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.option.markexpr:
         named = config.args_source is pytest.Config.ArgsSource.ARGS
         config.option.markexpr = "not slow" if named else "not full and not slow"
+
+
+def _untracked() -> set[str]:
+    """Files of the checkout that git neither holds nor ignores; none where there is no git or no checkout."""
+    command = ["git", "ls-files", "--others", "--exclude-standard"]
+    if shutil.which("git") is None:
+        return set()
+    return set(subprocess.run(command, cwd=_ROOT, capture_output=True, text=True).stdout.splitlines())
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # of -n: the process that starts the others looks
+        session.config.stash[_UNTRACKED] = _untracked()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails the run where a test has left a file in the checkout."""
+    stash = session.config.stash
+    if _UNTRACKED in stash:
+        stash[_UNTRACKED] = _untracked() - stash[_UNTRACKED]
+        if stash[_UNTRACKED] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.stash.get(_UNTRACKED, set()):
+        terminalreporter.section("files left in the checkout, where tests write to tmp_path alone", red=True)
+        for name in sorted(config.stash[_UNTRACKED]):
+            terminalreporter.line(name)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
