@@ -184,8 +184,8 @@ def replace_embeddings(
 
     Raises:
         TypeError: no model of DeepCTR-Torch, or an optimizer that ``rx.optim.like`` does not know.
-        ValueError: an unknown or ambiguous item or optimizer, an item without a table in the linear part; sparse
-            gradients before ``compile``, with an L1 penalty, or with an L2 penalty under AdamW; and as
+        ValueError: an unknown or ambiguous item or optimizer, two graphs for one table, an item without a table in the
+            linear part; sparse gradients before ``compile``, with an L1 penalty, or with an L2 penalty under AdamW; and as
             ``rx.replace_embeddings``. The model is as it was.
     """
     if not isinstance(model, BaseModel):
@@ -201,7 +201,12 @@ def replace_embeddings(
     for name, of in graphs.items():
         feature = item_of(features, name)
         check_rows(feature.vocabulary_size, name)
-        tables[model.embedding_dict[feature.embedding_name]] = of
+        table = model.embedding_dict[feature.embedding_name]
+        if table in tables:
+            raise ValueError(
+                f"graph: {name!r} shares a table with another name of the mapping; give each table one graph"
+            )
+        tables[table] = of
         if linear:
             wide = model.linear_model.embedding_dict
             if feature.embedding_name not in wide:

@@ -99,6 +99,7 @@ class Inputs:
         if not 0 <= validation_split < 1:
             raise ValueError(f"validation_split: found {validation_split}; expected 0 or more, below 1")
         rows = next(iter(lengths), 0)
+        self._given = rows
         # As fit: the last rows are held out.
         self.rows = int(rows * (1.0 - validation_split)) if validation_split else rows
 
@@ -153,10 +154,9 @@ class Inputs:
             return self.ids(given)
         values = _array(given, name).squeeze()
         values = values[None] if values.ndim == 0 else values
-        if values.ndim != 1 or len(values) < self.rows:
-            raise ValueError(
-                f"{name}: found shape {list(values.shape)}; expected [{self.rows}] or the name of a feature"
-            )
+        if values.ndim != 1 or len(values) != self._given:
+            what = "" if name == "y" else ", or the name of a feature"
+            raise ValueError(f"{name}: found shape {list(values.shape)}; expected [{self._given}], the rows of x{what}")
         return values[: self.rows]
 
     def positive(self, y: Any) -> np.ndarray:

@@ -75,8 +75,8 @@ def item_graph(
     Raises:
         TypeError: no feature map, or data of another kind.
         FileNotFoundError: no such file.
-        ValueError: a file of validation or test data, an unknown or ambiguous field, a missing column, no event,
-            and as ``from_events``.
+        ValueError: a file of validation or test data, or a folder that holds one; files of other columns; labels
+            besides 0 and 1; an unknown or ambiguous field, a missing column, no event, and as ``from_events``.
         IndexError: an item outside the vocabulary's rows.
     """
     field = item_field(feature_map, item)

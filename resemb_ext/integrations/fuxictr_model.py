@@ -86,7 +86,8 @@ def replace_embeddings(
             # Pretrained embeddings draw theirs by themselves.
             inside = [table for table in replaced if any(table is known for known in layer.embedding_layers.values())]
             if inside:
-                layer.init_weights = _InitWeights(layer, inside, start)
+                earlier = layer.init_weights if isinstance(layer.init_weights, _InitWeights) else None
+                layer.init_weights = _InitWeights(layer, inside, start, earlier)
     return report
 
 
@@ -178,16 +179,26 @@ class _Regularization:
 
 
 class _InitWeights:
-    """``init_weights`` of an embedding layer, which asks for the type nn.Embedding, and so passes over ours."""
+    """``init_weights`` of an embedding layer, which asks for the type nn.Embedding, and so passes over ours.
 
-    def __init__(self, layer: FeatureEmbeddingDict, tables: list[ResEmbedding], start: str) -> None:
+    Args:
+        earlier: what an earlier replacement has put there.
+    """
+
+    def __init__(
+        self, layer: FeatureEmbeddingDict, tables: list[ResEmbedding], start: str, earlier: _InitWeights | None
+    ) -> None:
         self.layer = layer
         self.tables = tables
         self.start = start
+        self.earlier = earlier
 
     @torch.no_grad()
     def __call__(self) -> None:
-        type(self.layer).init_weights(self.layer)
+        if self.earlier is None:
+            type(self.layer).init_weights(self.layer)
+        else:
+            self.earlier()
         for table in self.tables:
             if self.start == "fresh":
                 table.reset_parameters()

@@ -15,7 +15,7 @@ from resemb_ext.runtime.frames import open_frame
 
 from .histories import PADDING
 
-_HELD_OUT = ("valid", "validation", "test")
+_HELD_OUT = ("valid", "validation", "val", "eval", "test")
 
 
 class Columns:
@@ -56,11 +56,22 @@ class Columns:
         return _integers(values, name)
 
     def positive(self) -> np.ndarray:
-        """bool [N]: the rows with label 1; all, where no column is a label of the feature map."""
+        """bool [N]: the rows with label 1, of the first label that is a column; all, where none is.
+
+        Raises:
+            ValueError: labels other than 0 and 1.
+        """
         label = next((name for name in self._labels if name in self.names), None)
         if label is None:
             return np.ones(len(self._values(self.names[0])), dtype=bool)
-        return self.flat(label) == 1
+        labels = self.flat(label)
+        wrong = ~np.isin(labels, (0, 1))
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"{label}: found the label {labels[at]} in row {at}; expected 1 where an event happened, else 0"
+            )
+        return labels == 1
 
 
 def _integers(values: np.ndarray, name: str) -> np.ndarray:
@@ -89,7 +100,7 @@ def _padded(rows: np.ndarray, name: str) -> np.ndarray:
 def _opened(path: str | os.PathLike[str]) -> Any:
     """The columns of a file, or of a folder's files, found as FuxiCTR finds them."""
     given = os.fspath(path)
-    if Path(given).stem.lower() in _HELD_OUT:
+    if _is_held_out(given):
         raise ValueError(f"data: found {given}, which is named as held-out data; a graph must see training events only")
     paths = [given] if os.path.isfile(given) else []
     for ending in (".parquet", ".npz"):
@@ -99,11 +110,37 @@ def _opened(path: str | os.PathLike[str]) -> Any:
             ]
     if not paths:
         raise FileNotFoundError(f"data: no file {given}, no {given}.parquet or .npz, and no folder of such files")
+    held_out = [os.path.basename(name) for name in paths if _is_held_out(name)]
+    if held_out:
+        raise ValueError(
+            f"data: found the folder {given} with {', '.join(held_out)}, which is named as held-out data; a graph must see "
+            "training events only: give the path of the training part"
+        )
     if paths[0].endswith(".npz"):
-        files = [np.load(name) for name in paths]
-        return {name: np.concatenate([file[name] for file in files]) for name in files[0].files}
+        parts = [_arrays(name) for name in paths]
+        _check_same_columns(paths, [list(part) for part in parts])
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not paths[0].endswith(".parquet"):
         raise ValueError(
             f"data: found {given}; expected Parquet or npz. CSV holds raw values: give what FuxiCTR's build_dataset wrote"
         )
-    return pa.concat_tables([pq.read_table(name) for name in paths])
+    tables = [pq.read_table(name) for name in paths]
+    _check_same_columns(paths, [table.column_names for table in tables])
+    return pa.concat_tables([table.select(tables[0].column_names) for table in tables])
+
+
+def _is_held_out(path: str) -> bool:
+    return Path(path).stem.lower() in _HELD_OUT
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _check_same_columns(paths: list[str], names: list[list[str]]) -> None:
+    for path, found in zip(paths, names, strict=True):
+        if set(found) != set(names[0]):
+            raise ValueError(
+                f"data: {path} has the columns {', '.join(found)}; expected those of {paths[0]}: {', '.join(names[0])}"
+            )

@@ -158,8 +158,11 @@ def test_bad_input_is_named() -> None:
         deepctr.item_graph(columns(), {name: x[name] for name in ("user", "item")}, y)
     with pytest.raises(ValueError, match="labels besides 0 and 1"):
         deepctr.item_graph(columns(), x, y + 1)
-    with pytest.raises(ValueError, match="y: found shape"):
-        deepctr.item_graph(columns(), x, y[:5])
+    for wrong in (y[:5], np.append(y, 1)):
+        with pytest.raises(ValueError, match=rf"y: found shape \[{len(wrong)}\]; expected \[{len(y)}\], the rows of x"):
+            deepctr.item_graph(columns(), x, wrong)
+    with pytest.raises(ValueError, match=r"time: found shape \[2\]; expected .* or the name of a feature"):
+        deepctr.item_graph(columns(), x, y, time=y[:2])
     with pytest.raises(ValueError, match="lost: found 'new'"):
         deepctr.item_graph(columns(), x, y, lost="new")
     with pytest.raises(ValueError, match="max_gap: the events of a history have no times"):

@@ -16,7 +16,8 @@ from tests.integrations.conftest import framework
 framework("deepctr_torch", __file__)
 
 from deepctr_torch.callbacks import ModelCheckpoint  # noqa: E402
-from deepctr_torch.inputs import create_embedding_matrix  # noqa: E402
+from deepctr_torch.inputs import SparseFeat, create_embedding_matrix  # noqa: E402
+from deepctr_torch.models import WDL  # noqa: E402
 
 from resemb_ext.integrations import deepctr  # noqa: E402
 from tests.integrations.deepctr.sample import ITEMS, columns, fit, model, predicted, quiet, samples  # noqa: E402
@@ -231,6 +232,15 @@ def test_it_moves_and_is_copied() -> None:
     np.testing.assert_array_equal(predicted(copied), scores)
     fit(copied, epochs=1)
     np.testing.assert_array_equal(predicted(made), scores)
+
+
+def test_two_graphs_for_one_table_are_refused() -> None:
+    features = [SparseFeat(name, ITEMS + 1, 4, embedding_name="item") for name in ("item", "last")]
+    with quiet():
+        made = WDL(features, features, dnn_hidden_units=(4,))
+    with pytest.raises(ValueError, match="graph: 'last' shares a table with another name"):
+        deepctr.replace_embeddings(made, {"item": real(), "last": identity()})
+    assert type(made.embedding_dict["item"]) is torch.nn.Embedding
 
 
 def test_bad_arguments_are_named() -> None:

@@ -134,6 +134,19 @@ def test_reset_parameters_draws_the_table_anew(data):
             assert table.residual.abs().max() == 0
 
 
+def test_tables_replaced_one_after_the_other_are_both_drawn_anew(data):
+    model, table = replaced(data)
+    users = model.embedding_layer.embedding_layers["user"].num_embeddings
+    graph = rx.InterestGraph.from_csr(np.arange(users + 1), np.arange(users), np.ones(users))
+    (other,) = (t.module for t in fuxictr.replace_embeddings(model, {"user": graph}))
+    with torch.no_grad():
+        for one in (table, other):
+            one.central.fill_(1.0)
+            one.residual.fill_(1.0)
+    model.reset_parameters()
+    assert table.weight.abs().max() < 0.01 and other.weight.abs().max() < 0.01
+
+
 def test_a_shared_table_stays_shared_and_one_without_sharing_is_replaced_too(data):
     model, table = replaced(data)
     layers = model.embedding_layer.embedding_layers
