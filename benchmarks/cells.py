@@ -141,7 +141,7 @@ def _distinct(draw: Callable[[int], np.ndarray], rows: int, neighbors: int) -> n
     return values
 
 
-def _drawn_graph(rng: np.random.Generator, cell: Cell) -> Tensor:
+def drawn_graph(rng: np.random.Generator, cell: Cell) -> Tensor:
     """int64 [H, K], ascending within a row, by the cell's distribution."""
     graph = empty_table((cell.items, cell.neighbors), dtype=torch.int64)
     block = min(BLOCK, cell.items)
@@ -188,7 +188,7 @@ def make_case(cell: Cell, log: Path | None = None) -> Case:
     if cell.distribution == "real":
         return _real_case(cell, log)
     rng = np.random.default_rng(cell.seed)
-    columns = _drawn_graph(rng, cell)
+    columns = drawn_graph(rng, cell)
     weights = empty_table(columns.shape, dtype=torch.float32)
     rng.random(out=weights.numpy(), dtype=np.float32)
     weights += 0.1

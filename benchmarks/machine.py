@@ -30,6 +30,15 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_bytes() -> int:
+    """Memory that programs can take without swapping; all of it where the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return memory_bytes()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), memory_bytes())
+
+
 def too_much(bytes_: int) -> int | None:
     """The bytes where they are over 40 % of the machine's memory: a baseline that needs them is skipped."""
     return bytes_ if bytes_ > 0.4 * memory_bytes() else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compact_report import compact_section, short_table
 from benchmarks.frameworks.recbole_report import din_table as recbole_table
 from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section
@@ -31,6 +32,8 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
     """What each page shows, by the names in its markers."""
     return {
         DOCS / "benchmarks.md": {
+            "short": short_table(load("cpu"), load("compact")),
+            "compact": compact_section(load("compact")),
             "benchmark": table(load("cpu")),
             "suite": suite_section(load("suite"), PLOT.name),
             "din": din_table(load("din")),

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   resemb study compare --data amazon-beauty.parquet --out study --only 'tune-*-dnn-*'
   resemb study compare --data ml-1m.parquet --setting ml-1m=time-sample --out study
   resemb study untuned --data ml-1m.parquet --setting ml-1m=dense --out study
+  resemb study compact --data amazon-beauty.parquet --out study --only 'trade-*'
   resemb study report --out benchmarks/results/study --into docs/study
 
 A stopped study continues when the same command is given again.

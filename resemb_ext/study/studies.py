@@ -11,6 +11,9 @@ from resemb_ext.runtime.files import check_out
 from resemb_ext.study.bound import experiment as bound
 from resemb_ext.study.bound import page as bound_page
 from resemb_ext.study.bound import protocol as bound_protocol
+from resemb_ext.study.compact import experiment as compact
+from resemb_ext.study.compact import page as compact_page
+from resemb_ext.study.compact import protocol as compact_protocol
 from resemb_ext.study.compare import experiment as compare
 from resemb_ext.study.compare import page as compare_page
 from resemb_ext.study.compare import protocol as compare_protocol
@@ -88,6 +91,14 @@ STUDIES: dict[str, Study] = {
         untuned_page.page,
         untuned_protocol.PROTOCOL,
         tuple(untuned_protocol.SETTINGS),
+    ),
+    "compact": Study(
+        "Compact state and bfloat16 tables",
+        "What do bfloat16 tables and Adam's state in fewer bytes cost in gAUC?",
+        compact.pieces,
+        compact_page.page,
+        compact_protocol.PROTOCOL,
+        tuple(compare_protocol.SETTINGS),
     ),
 }
 

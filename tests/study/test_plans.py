@@ -50,6 +50,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
     ("name", "table"),
     [
         ("bound", "Terms on simulated logs"),
+        ("compact", "Test gAUC, form minus float32"),
         ("delay", "Behaviour models on logs"),
         ("radius", "Value at gamma minus value at gamma 1"),
         ("untuned", "Test, res minus plain"),

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from resemb_ext.metrics import user_aucs
+from resemb_ext.train.statistics import paired_difference
 
 
 def bootstrap_difference(
@@ -99,6 +100,31 @@ def user_interval(
         half = float(special.ndtri(0.5 + level / 2) * np.sqrt((error**2).sum() * n / (n - 1)) / total)
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "level": level, "n": n}
+
+
+def equivalence(first: Sequence[float], second: Sequence[float], margin: float, alpha: float = 0.05) -> dict[str, Any]:
+    """Two one-sided t tests of whether ``second`` is as good as ``first``, paired (Schuirmann 1987).
+
+    Args:
+        first, second: one value a seed, in the same order, at least two.
+        margin: the largest difference, either way, that counts as none.
+        alpha: of each test.
+
+    Returns:
+        as ``resemb_ext.train.paired_difference`` with the interval of level 1 - 2 alpha; ``margin``, ``p`` (the
+        larger of both tests) and ``equivalent``, whether the interval lies inside the margin.
+
+    Raises:
+        ValueError: fewer than two pairs, or other lengths.
+    """
+    if len(first) < 2:
+        raise ValueError(f"equivalence needs at least two pairs, found {len(first)}")
+    found = paired_difference(first, second, 1 - 2 * alpha)
+    gain = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    distance = margin - abs(gain.mean())
+    p = float(special.stdtr(len(gain) - 1, -distance / error)) if error else float(distance <= 0)
+    return {**found, "margin": margin, "p": p, "equivalent": bool(p < alpha)}
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,1 @@
+"""What Adam's state in fewer bytes costs in gAUC."""
