@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,19 @@ class SparseTables:
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's own optimizer with its groups, as one of this package where a table has sparse gradients.
 
+        A scheduler that was given with it goes on with what it became.
+
         Raises:
             TypeError: ``TrainingArguments.optim`` names one that has no counterpart here.
         """
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if _has_sparse_tables(self.model) and not isinstance(optimizer, RowSparseOptimizer):
-            self.optimizer = optimizer = like(optimizer)
+            with warnings.catch_warnings():
+                if _hand_over(getattr(self, "lr_scheduler", None), optimizer, None):
+                    warnings.filterwarnings("ignore", "optimizer: a learning-rate scheduler")  # it is handed over
+                ours = like(optimizer)
+            _hand_over(getattr(self, "lr_scheduler", None), optimizer, ours)
+            self.optimizer = optimizer = ours
         return optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,6 +74,15 @@ class ResEmbeddingTrainer(SparseTables, transformers.Trainer):
     - Each graph is saved once in ``output_dir``; ``load_graphs`` reads them to build the model again. Checkpoints
       hold tables and optimizer state, in safetensors as always, and resume.
     """
+
+
+def _hand_over(scheduler: Any, old: torch.optim.Optimizer, new: torch.optim.Optimizer | None) -> bool:
+    """Whether a scheduler, or one inside it, steps the rates of an optimizer; with ``new`` it goes on with that one."""
+    found = getattr(scheduler, "optimizer", None) is old
+    if found and new is not None:
+        scheduler.optimizer = new
+    inside = [_hand_over(part, old, new) for part in getattr(scheduler, "_schedulers", ())]
+    return found or any(inside)
 
 
 def _has_sparse_tables(model: nn.Module) -> bool:

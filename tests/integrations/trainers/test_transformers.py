@@ -93,6 +93,27 @@ def test_the_real_graph_trains_saves_and_resumes(optim: str, tmp_path: Path) -> 
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("sequence", [False, True])
+def test_a_given_scheduler_goes_on_with_the_optimizer_that_it_was_given_with(sequence: bool, tmp_path: Path) -> None:
+    lr_scheduler, runs = torch.optim.lr_scheduler, []
+    for cls, kind in ((transformers.Trainer, "plain"), (ResEmbeddingTrainer, "identity")):
+        model = Model(kind)
+        if kind == "identity":
+            model.ctr.item.residual.requires_grad_(False)
+        made = trainer(cls, model, tmp_path / kind, epochs=1)
+        made.optimizer = given = torch.optim.SGD(model.parameters(), lr=0.5)
+        made.lr_scheduler = lr_scheduler.StepLR(given, 1, 0.3)
+        if sequence:
+            parts = [lr_scheduler.ConstantLR(given, 0.1, 2), made.lr_scheduler]
+            made.lr_scheduler = lr_scheduler.SequentialLR(given, parts, [2])
+        made.train()
+        runs.append(made)
+    assert type(runs[1].optimizer.optimizer) is rx.optim.SGD
+    rates = [run.optimizer.param_groups[0]["lr"] for run in runs]
+    assert rates[0] == rates[1] < 0.1
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-6)
+
+
 def test_a_given_optimizer_and_a_trainer_of_ones_own(tmp_path: Path) -> None:
     class Own(transformers.Trainer):
         def compute_loss(self, model: Any, inputs: Any, **kwargs: Any) -> Any:
