@@ -90,9 +90,11 @@ RESEMB_INLINE void write_part(void* to, V v, int64_t n) {
   __builtin_memcpy(to, &v, n * sizeof v[0]);
 }
 
-// Each takes n columns and 16 random bits a lane. NaN must be quiet, as arithmetic leaves it: its bits are
-// kept.
+// The bits of f, raised below the last that bfloat16 keeps; of NaN as they are, quiet as arithmetic leaves
+// it.
 RESEMB_INLINE u8 raised(f8 f, u8 random) { return (u8)f + (random & (u8)(f == f)); }
+
+// Each takes n columns, all of a Split, and 16 random bits a lane.
 RESEMB_INLINE void store_rounded(BFloat* to, f8 f, int64_t n, u8 random) {
   write_part(to, halves<true>(raised(f, random)), n);
 }

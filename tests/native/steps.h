@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cpu/lookup.h"
@@ -89,35 +90,62 @@ inline void handed_out(const Problem& p, resemb::cpu::SegmentArgs args, const Ar
           "sums handed out differ from sums stored");
 }
 
-// Every rule of the optimizers with all its state, on the gradient's rows: for the sanitizers.
+// One step of a rule with all its state, on the gradient's rows: for the sanitizers.
+inline void step_rule(const Problem& p, const std::vector<int64_t>& items, const Array& gradient,
+                      const resemb::cpu::Parallel& parallel, resemb::Rule rule, resemb::Moment first_form,
+                      resemb::Moment second_form, bool random_rounding) {
+  using resemb::Moment;
+  const auto bytes = [&](Moment form) {
+    const size_t item = form == Moment::i8 ? 1 : form == Moment::bf16 ? 2 : resemb::item_size(p.acc());
+    return item * static_cast<size_t>(form == Moment::row ? p.items : p.items * p.dim);
+  };
+  Array table(p.table, p.items * p.dim, p.aligned);
+  std::vector<char> first(bytes(first_form)), second(bytes(second_form));
+  std::vector<float> scale(static_cast<size_t>(first_form == Moment::i8 ? p.items : 0));
+  std::vector<int32_t> steps(static_cast<size_t>(p.items));
+  std::vector<double> decayed(static_cast<size_t>(p.items));
+  resemb::UpdateArgs a{};
+  a.rule = rule;
+  a.table = p.table;
+  a.num_rows = static_cast<int64_t>(items.size());
+  a.dim = p.dim;
+  a.rows = items.data();
+  a.grad = gradient.data();
+  a.param = table.zero().data();
+  a.first = first.data();
+  a.first_scale = scale.data();
+  a.second = second.data();
+  a.first_form = first_form;
+  a.second_form = second_form;
+  a.row_steps = steps.data();
+  a.decayed = decayed.data();
+  a.decay_now = -0.1;
+  a.shrink = 0.9;
+  a.weight_decay = 0.1;
+  a.lr = 0.1;
+  a.beta1 = a.beta2 = 0.9;
+  a.eps = 1e-8;
+  a.random_rounding = random_rounding;
+  parallel.ranges(a.num_rows, 16, [&](int64_t b, int64_t e) { resemb::cpu::kernels().update(a, b, e); });
+  for (const int64_t item : items) require(steps[item] == 1, "a row is not stepped once");
+}
+
 inline void step_every_rule(const Problem& p, const std::vector<int64_t>& items, const Array& gradient,
                             const resemb::cpu::Parallel& parallel) {
-  for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
-    Array table(p.table, p.items * p.dim, p.aligned), first(p.acc(), p.items * p.dim, p.aligned);
-    Array second(p.acc(), p.items * p.dim, p.aligned);
-    std::vector<int32_t> steps(static_cast<size_t>(p.items));
-    std::vector<double> decayed(static_cast<size_t>(p.items));
-    resemb::UpdateArgs a{};
-    a.rule = static_cast<resemb::Rule>(rule);
-    a.table = p.table;
-    a.num_rows = static_cast<int64_t>(items.size());
-    a.dim = p.dim;
-    a.rows = items.data();
-    a.grad = gradient.data();
-    a.param = table.zero().data();
-    a.first = first.zero().data();
-    a.second = second.zero().data();
-    a.row_steps = steps.data();
-    a.decayed = decayed.data();
-    a.decay_now = -0.1;
-    a.shrink = 0.9;
-    a.weight_decay = 0.1;
-    a.lr = 0.1;
-    a.beta1 = a.beta2 = 0.9;
-    a.eps = 1e-8;
-    a.random_rounding = rule % 2 == 0;
-    parallel.ranges(a.num_rows, 16, [&](int64_t b, int64_t e) { resemb::cpu::kernels().update(a, b, e); });
-    for (const int64_t item : items) require(steps[item] == 1, "a row is not stepped once");
+  using resemb::Moment;
+  using resemb::Rule;
+  for (int number = 0; number <= static_cast<int>(Rule::decay); ++number) {
+    const Rule rule = static_cast<Rule>(number);
+    const Moment second = rule == Rule::rowwise_adagrad ? Moment::row : Moment::acc;
+    step_rule(p, items, gradient, parallel, rule, Moment::acc, second, number % 2 == 0);
+  }
+  if (p.table == resemb::DType::f64) return;  // it has no compact state
+  const std::pair<Moment, Moment> compact[] = {{Moment::bf16, Moment::bf16},
+                                               {Moment::acc, Moment::row},
+                                               {Moment::bf16, Moment::row},
+                                               {Moment::i8, Moment::row}};
+  for (const auto& [first, second] : compact) {
+    step_rule(p, items, gradient, parallel, Rule::adam, first, second, first == Moment::i8);
   }
 }
 
