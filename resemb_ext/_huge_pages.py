@@ -23,7 +23,11 @@ def empty_table(size: Sequence[int], **options: Any) -> Tensor:
         size: shape.
         **options: of torch.empty (dtype, device).
     """
-    table = torch.empty(size, **options)
+    return on_huge_pages(torch.empty(size, **options))
+
+
+def on_huge_pages(table: Tensor) -> Tensor:
+    """The same contiguous tensor, on huge pages where it lies on the CPU and the system grants them."""
     # Fake and meta tensors, as of torch.compile and torch.device("meta"), have no memory.
     if type(table) is Tensor and table.device.type == "cpu":
         _C.advise_huge_pages(table.data_ptr(), table.nbytes)

@@ -105,6 +105,8 @@ def _setup_forward(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
     need_central, need_residual, need_weights, need_samples = (
         ctx.needs_input_grad[i] for i in (_CENTRAL, _RESIDUAL, _WEIGHTS, _SAMPLE_WEIGHTS)
     )
+    if need_weights:
+        _check_learns(weights)
     ctx.needs = (need_central, need_residual, need_weights, need_samples)
     ctx.settings = (padding_idx, mean, central.dtype, sparse)
     ctx.out_dtype = out
@@ -122,6 +124,15 @@ def _setup_forward(ctx: Any, inputs: tuple, output: tuple, jvp: bool) -> Saved:
         offsets,
         sample_weights,
     )
+
+
+def _check_learns(weights: Tensor) -> None:
+    """
+    Raises:
+        ValueError: link weights in float16, where a gradient would overflow or vanish.
+    """
+    if weights.dtype == torch.float16:
+        raise ValueError("weights: no gradient of link weights in float16; expected float32 or float64")
 
 
 def sparse_rows(indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
@@ -176,6 +187,7 @@ def _jvp_forward(ctx: Any, *tangents: Any) -> tuple:
     if central_t is not None or residual_t is not None:
         terms.append(term(central_t, residual_t, weights, samples))
     if weights_t is not None:
+        _check_learns(weights)
         terms.append(term(central, None, weights_t, samples))
     if samples_t is not None:
         terms.append(term(central, residual, weights, samples_t))

@@ -45,7 +45,8 @@ def res_embedding(
         residual: R, [H, D], dtype of ``central``.
         indptr: int64 [H + 1], ascending from 0 to E.
         neighbors: int32 or int64 [E], values in [0, H).
-        weights: link weights, float32 or float64 [E].
+        weights: link weights, float32, float64 or float16 [E]. Those in float16 are converted, exactly, before they
+            are multiplied, and take no gradient.
         padding_idx: its positions give zero vectors and no gradient; negative counts from H.
         sparse: gradients of the tables (and of ``weights``) as COO tensors of the touched rows.
         out_dtype: dtype of the result; default that of the tables.
@@ -173,7 +174,8 @@ def attention_embedding(
     Args:
         ids, central, residual, indptr, padding_idx, sparse, out_dtype: as for ``res_embedding``.
         neighbors: int32 or int64 [E]; every row that is not empty holds its own item.
-        log_weights: log z, float32 or float64 [E], finite; no gradient.
+        log_weights: log z, float32, float64 or float16 [E], finite; no gradient. A number added to all of a row
+            changes nothing: log(z / the row's largest z) is rounded least.
         a_src, a_dst: floating [D]. Summed and scored in float32 (float64 for float64 tables); their
             gradients are always dense.
         b: floating [heads]; heads divides D.

@@ -28,7 +28,7 @@ RESEMB_INLINE void prefetch_edges(const GatherArgs& a, int64_t i) {
     prefetch_bytes(static_cast<const char*>(array) + far.first * bytes, (far.past - far.first) * bytes);
   };
   fetch(a.graph.neighbors, a.graph.neighbors_are_int64 ? 8 : 4);
-  fetch(a.graph.weights, a.graph.weights_are_double ? 8 : 4);
+  fetch(a.graph.weights, static_cast<int64_t>(item_size(a.graph.weights_type)));
 }
 
 // Neighbours of edges [first, past) of the graph, at most kChunk of them, checked.
@@ -63,16 +63,51 @@ struct EdgeItems {
   }
 };
 
+// Numbers of one type as those of another; `to` has room for a multiple of 8.
+template <class F, class A>
+RESEMB_INLINE void convert(const F* from, int64_t count, A* to) {
+  for (int64_t k = 0; k < count; ++k) to[k] = static_cast<A>(from[k]);
+}
+RESEMB_INLINE void put_eight(float* to, f8 v) { store(to, v); }
+RESEMB_INLINE void put_eight(double* to, f8 v) {
+  for (int64_t l = 0; l < 8; ++l) to[l] = v[l];
+}
+template <class A>
+RESEMB_INLINE void convert(const Half* from, int64_t count, A* to) {
+  if (count < 8) {
+    put_eight(to, load_part(from, count));
+    return;
+  }
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) put_eight(to + k, load(from + k));
+  // The last eight end with the numbers: some are converted twice.
+  if (k < count) put_eight(to + count - 8, load(from + count - 8));
+}
+
+// Calls f with the graph's weights from an edge on, in their type.
+template <class F>
+RESEMB_INLINE auto with_weights(const GraphView& graph, int64_t first, const F& f) {
+  switch (graph.weights_type) {
+    case DType::f64:
+      return f(static_cast<const double*>(graph.weights) + first);
+    case DType::f16:
+      return f(static_cast<const Half*>(graph.weights) + first);
+    default:
+      return f(static_cast<const float*>(graph.weights) + first);
+  }
+}
+
 // Weights of `count` edges from `first` on, in `room` where the graph holds them in another type.
 template <class A>
 RESEMB_INLINE const A* edge_weights(const GatherArgs& a, int64_t first, int64_t count, A* room) {
-  const auto take = [&](const auto* weights) RESEMB_LAMBDA_INLINE -> const A* {
-    if constexpr (std::is_same_v<decltype(weights), const A*>) return weights;
-    for (int64_t k = 0; k < count; ++k) room[k] = static_cast<A>(weights[k]);
-    return room;
-  };
-  return a.graph.weights_are_double ? take(static_cast<const double*>(a.graph.weights) + first)
-                                    : take(static_cast<const float*>(a.graph.weights) + first);
+  return with_weights(a.graph, first, [&](const auto* weights) RESEMB_LAMBDA_INLINE -> const A* {
+    if constexpr (std::is_same_v<decltype(weights), const A*>) {
+      return weights;
+    } else {
+      convert(weights, count, room);
+      return room;
+    }
+  });
 }
 
 }  // namespace RESEMB_ISA

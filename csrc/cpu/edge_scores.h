@@ -43,14 +43,8 @@ class EdgeScores {
   // Into logs, 0 behind them; whether all are finite.
   RESEMB_INLINE bool take_log_weights(const GraphView& graph, const Node& node) {
     A* to = logs;
-    const auto copy_from = [&](const auto* weights) RESEMB_LAMBDA_INLINE {
-      for (int64_t k = 0; k < node.count; ++k) to[k] = static_cast<A>(weights[k]);
-    };
-    if (graph.weights_are_double) {
-      copy_from(static_cast<const double*>(graph.weights) + node.first);
-    } else {
-      copy_from(static_cast<const float*>(graph.weights) + node.first);
-    }
+    with_weights(graph, node.first,
+                 [&](const auto* weights) RESEMB_LAMBDA_INLINE { convert(weights, node.count, to); });
     const int64_t stride = attention_stride(node.count);
     for (int64_t k = node.count; k < stride; ++k) to[k] = 0;
     V zero = {};

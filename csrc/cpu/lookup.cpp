@@ -175,7 +175,7 @@ void link_weight_gradient(const Lookup& x, const ConstPlan& plan, const TouchedE
       for (int64_t t = edges.offsets[u]; t < edges.offsets[u + 1]; ++t) {
         const double value = x.acc() == DType::f64 ? reinterpret_cast<const double*>(dots.data())[t]
                                                    : reinterpret_cast<const float*>(dots.data())[t];
-        if (x.graph.weights_are_double) {
+        if (x.graph.weights_type == DType::f64) {
           static_cast<double*>(out)[t + shift] = value;
         } else {
           static_cast<float*>(out)[t + shift] = static_cast<float>(value);

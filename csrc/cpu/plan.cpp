@@ -113,8 +113,8 @@ void drop_empty(Columns<T>& columns) {
 template <class A, class Emit>
 void make_terms(const WeightTerms<A>&, const GraphView& graph, const int32_t* ids, const TouchedEdges& edges,
                 int64_t num_ids, int64_t begin, int64_t end, const Emit& emit) {
-  for_edges(graph, ids, edges, num_ids, begin, end, graph.weights, graph.weights_are_double ? 8 : 4,
-            [&](int64_t u, int64_t e, int64_t t) {
+  for_edges(graph, ids, edges, num_ids, begin, end, graph.weights,
+            static_cast<int64_t>(item_size(graph.weights_type)), [&](int64_t u, int64_t e, int64_t t) {
               emit(t, Term<A>{static_cast<uint32_t>(u), graph.weight<A>(e)});
             });
 }

@@ -184,7 +184,7 @@ struct EdgePairs {
   __device__ __forceinline__ void put(int64_t t, A value) const {
     const int64_t e = edge(t), at = dense ? e : t;
     if (!dense) numbers[t] = e;
-    if (graph.weights_are_double) {
+    if (graph.weights_type == DType::f64) {
       static_cast<double*>(out)[at] = value;
     } else {
       static_cast<float*>(out)[at] = static_cast<float>(value);

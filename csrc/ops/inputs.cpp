@@ -5,6 +5,22 @@
 #include <utility>
 
 namespace resemb {
+namespace {
+
+DType link_type(const Tensor& weights) {
+  switch (weights.scalar_type()) {
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Half:
+      return DType::f16;
+    default:
+      fail_type(weights, "float32, float64 or float16", "weights");
+  }
+}
+
+}  // namespace
 
 LookupInputs::LookupInputs(const Call& call, const LookupArguments& in, int64_t dim, int64_t positions)
     : indptr(call.dense_or_pinned(in.indptr, "indptr")),
@@ -25,7 +41,7 @@ LookupInputs::LookupInputs(const Call& call, const LookupArguments& in, int64_t 
   x.dim = dim;
   x.positions = positions;
   x.graph = {static_cast<const int64_t*>(indptr.const_data_ptr()), neighbors.const_data_ptr(),
-             weights.const_data_ptr(), is_int64(neighbors, "neighbors"), is_double(weights, "weights")};
+             weights.const_data_ptr(), is_int64(neighbors, "neighbors"), link_type(weights)};
   x.graph_on_host = !call.holds(neighbors) || !call.holds(weights);
   x.central = take_table(call, in.central, central, "central");
   x.residual = take_table(call, in.residual, residual, "residual");
@@ -139,6 +155,9 @@ void BackwardInputs::check_needs(bool link_weights, bool sample_weights) const {
   };
   if (link_weights) {
     if (!in.central.has_value()) fail("weights");
+    if (x().graph.weights_type == DType::f16) {
+      fail_value("weights: no gradient of link weights in float16; expected float32 or float64");
+    }
     if (x().graph_on_host) fail_value("weights: no gradient of link weights in pinned host memory");
   }
   if (sample_weights) {

@@ -69,7 +69,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
   const int64_t num_items = indptr.size(0) - 1;
   check_count(rows.size(0), num_items, "rows");
   const GraphView graph{static_cast<const int64_t*>(indptr.const_data_ptr()), neighbors.const_data_ptr(),
-                        nullptr, is_int64(neighbors, "neighbors"), false};
+                        nullptr, is_int64(neighbors, "neighbors"), DType::f32};
   SparseTensor out(call);
   call.backend().distinct_neighbors(rows_of(rows, num_items), graph, neighbors.numel(), out);
   return out.indices();

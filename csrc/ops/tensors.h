@@ -57,6 +57,10 @@ inline std::string type_name(ScalarType t) {
       return "float32";
     case ScalarType::Double:
       return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:

@@ -53,6 +53,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "weighting",
         "damping",
         "link",
+        "graph_weights",
         "hops",
         "heads",
         "edge_dropout",

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from . import blocks
+
 INT32_MAX = 2**31 - 1
 
 
@@ -51,6 +53,11 @@ def vector(name: str, values: Any) -> np.ndarray:
 
 def integers(name: str, values: Any) -> np.ndarray:
     """``values`` as a contiguous int64 vector; floats, booleans and objects are refused."""
+    return np.ascontiguousarray(any_integers(name, values), dtype=np.int64)
+
+
+def any_integers(name: str, values: Any) -> np.ndarray:
+    """The same in the type of integers that they have."""
     array = vector(name, values)
     if array.size == 0:
         return np.empty(0, np.int64)
@@ -59,7 +66,7 @@ def integers(name: str, values: Any) -> np.ndarray:
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
         bad = int(np.argmax(array > np.iinfo(np.int64).max))
         raise ValueError(f"{name}[{bad}] is {array[bad]}, expected at most 2**63 - 1")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return array
 
 
 def floats(name: str, values: Any) -> np.ndarray:
@@ -69,11 +76,16 @@ def floats(name: str, values: Any) -> np.ndarray:
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
     with np.errstate(over="ignore"):
         weights = array.astype(np.float32)
-    wrong = ~(np.isfinite(weights) & (weights >= 0))
-    if wrong.any():
-        bad = int(np.argmax(wrong))
+    if not _finite(weights):
+        bad = int(np.argmax(~(np.isfinite(weights) & (weights >= 0))))
         raise ValueError(f"{name}[{bad}] is {array[bad]}, expected a finite number >= 0 that float32 can hold")
     return weights
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all are finite and >= 0: NaN is neither a smallest nor a largest number below infinity."""
+    with np.errstate(invalid="ignore"):
+        return not values.size or bool(values.min() >= 0 and values.max() < np.inf)
 
 
 def check_indptr(indptr: np.ndarray, num_edges: int) -> None:
@@ -101,18 +113,16 @@ def check_neighbors(indptr: np.ndarray, neighbors: np.ndarray, num_items: int) -
     raise IndexError(f"neighbors[{at}] (row {row}) is {neighbors[at]}, expected an id in [0, num_items = {num_items})")
 
 
-def _row_starts_mask(indptr: np.ndarray) -> np.ndarray:
-    """bool [E]: True at the first entry of every row that has one."""
-    first = np.zeros(int(indptr[-1]), bool)
-    first[indptr[:-1][np.diff(indptr) > 0]] = True
-    return first
-
-
 def unsorted_at(indptr: np.ndarray, neighbors: np.ndarray) -> int | None:
     """Position of the first entry that does not exceed the one before it in its row, or None."""
-    wrong = neighbors[1:] <= neighbors[:-1]
-    wrong &= ~_row_starts_mask(indptr)[1:]
-    return int(np.argmax(wrong)) + 1 if wrong.any() else None
+    for rows, span in blocks.of_rows(indptr):
+        part = neighbors[span]
+        wrong = part[1:] <= part[:-1]
+        starts = indptr[rows.start + 1 : rows.stop] - span.start
+        wrong[starts[(starts > 0) & (starts < len(part))] - 1] = False
+        if wrong.any():
+            return span.start + int(np.argmax(wrong)) + 1
+    return None
 
 
 def row_ids(indptr: np.ndarray) -> np.ndarray:
@@ -123,26 +133,33 @@ def row_ids(indptr: np.ndarray) -> np.ndarray:
 def row_sums(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     """float64 [H]: the sum of ``values`` over every row; 0 for empty rows."""
     sums = np.zeros(len(indptr) - 1)
-    filled = np.diff(indptr) > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(values, indptr[:-1][filled], dtype=np.float64)
+    for rows, span in blocks.of_rows(indptr):
+        filled, starts = _filled(indptr, rows)
+        if len(starts):
+            sums[rows][filled] = np.add.reduceat(values[span], starts - span.start, dtype=np.float64)
     return sums
 
 
 def row_maxima(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     """float64 [H]: the largest of ``values`` in every row; 1 for empty rows."""
     maxima = np.ones(len(indptr) - 1)
-    filled = np.diff(indptr) > 0
-    if filled.any():
-        maxima[filled] = np.maximum.reduceat(values, indptr[:-1][filled])
+    for rows, span in blocks.of_rows(indptr):
+        filled, starts = _filled(indptr, rows)
+        if len(starts):
+            maxima[rows][filled] = np.maximum.reduceat(values[span], starts - span.start)
     return maxima
+
+
+def _filled(indptr: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a block have entries, bool, and where these begin."""
+    filled = np.diff(indptr[rows.start : rows.stop + 1]) > 0
+    return filled, indptr[rows][filled]
 
 
 def finite_total(name: str, degree: np.ndarray) -> None:
     """Row sums must be finite and not negative."""
-    wrong = ~(np.isfinite(degree) & (degree >= 0))
-    if wrong.any():
-        bad = int(np.argmax(wrong))
+    if not _finite(degree):
+        bad = int(np.argmax(~(np.isfinite(degree) & (degree >= 0))))
         raise ValueError(f"{name}[{bad}] is {degree[bad]}, expected a finite number >= 0")
 
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, links
+from . import blocks, checks, links
 from .data import ARRAYS
 
 
 def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, directed: bool | None) -> dict[str, Any]:
     """The fields of ``InterestGraph.from_csr``, which documents the arguments."""
     indptr = checks.integers("indptr", indptr).copy()
-    ids = checks.integers("neighbors", neighbors)
+    ids = checks.any_integers("neighbors", neighbors)
     checks.check_indptr(indptr, len(ids))
     rows = len(indptr) - 1
     height = rows if num_items is None else checks.whole_number("num_items", num_items, 1)
@@ -26,13 +26,15 @@ def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, dire
     if len(values) != len(ids):
         raise ValueError(f"weights has {len(values)} entries, expected {len(ids)}, as neighbors has")
     if checks.unsorted_at(indptr, ids) is not None:
-        order = np.lexsort((ids, checks.row_ids(indptr)))
-        ids, values = ids[order], values[order]
+        for block, span in blocks.of_rows(indptr):
+            order = np.lexsort((ids[span], blocks.row_ids(indptr, block)))
+            ids[span], values[span] = ids[span][order], values[span][order]
     twice = checks.unsorted_at(indptr, ids)
     if twice is not None:
         row = int(np.searchsorted(indptr, twice, side="right")) - 1
         raise ValueError(f"neighbors: row {row} holds {ids[twice]} twice, expected no duplicates in a row")
     given = links.Matrix(indptr, ids, values, checks.row_sums(indptr, values))
+    degree = links.degree_with_own(given)
     meta = {
         "version": 2,
         "source": "csr",
@@ -41,7 +43,6 @@ def given(indptr: Any, neighbors: Any, weights: Any, num_items: int | None, dire
         "time_cut": None,
         "event_hash": None,
     }
-    degree = links.with_diagonal(given, None, None).degree
     arrays = {"indptr": indptr, "neighbors": ids, "weights": values, "degree": degree}
     return {**arrays, "meta": meta}
 

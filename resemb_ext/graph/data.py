@@ -32,6 +32,11 @@ class GraphData:
             view.flags.writeable = False
             object.__setattr__(self, name, view)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of pickles, whose arrays may be written."""
+        self.__dict__.update(state)
+        self.__post_init__()
+
     @property
     def num_items(self) -> int:
         """H, the number of rows."""
@@ -47,7 +52,7 @@ class GraphData:
         return {name: getattr(self, name) for name in ARRAYS}
 
     def to_scipy(self) -> "csr_array":
-        """The stored rows as a SciPy CSR array float32 [H, H]; degree and meta do not go along.
+        """The stored rows as a SciPy CSR array, float32 [H, H]; degree and meta do not go along.
 
         Its indices are int32 where H and E fit, as scikit-learn needs them, else int64. ``implicit`` takes
         no CSR array: give it ``scipy.sparse.csr_matrix(graph.to_scipy())``.
@@ -55,5 +60,5 @@ class GraphData:
         from scipy.sparse import csr_array
 
         dtype = np.int32 if max(self.num_items, self.num_edges) <= checks.INT32_MAX else np.int64
-        arrays = (self.weights.copy(), self.neighbors.astype(dtype), self.indptr.astype(dtype))
+        arrays = (self.weights.astype(np.float32), self.neighbors.astype(dtype), self.indptr.astype(dtype))
         return csr_array(arrays, shape=(self.num_items, self.num_items))

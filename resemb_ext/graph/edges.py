@@ -53,7 +53,7 @@ def edges_of(graph: GraphData) -> "tuple[torch.Tensor, torch.Tensor]":
     pairs = np.empty((2, graph.num_edges), np.int64)
     pairs[0] = graph.neighbors
     pairs[1] = checks.row_ids(graph.indptr)
-    return torch.from_numpy(pairs), torch.from_numpy(graph.weights.copy())
+    return torch.from_numpy(pairs), torch.from_numpy(graph.weights.astype(np.float32))
 
 
 def _array(values: Any) -> np.ndarray:

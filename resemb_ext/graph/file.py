@@ -1,13 +1,14 @@
 """The graph's file: an uncompressed npz with a JSON header; read without pickle, checked whole."""
 
 import hashlib
-import io
 import json
 import os
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from resemb_ext.runtime.files import write_atomic
 from .data import ARRAYS
 
 FORMAT = "resemb-interest-graph"
-VERSION = 2
-_READS = (1, 2)  # version 1 has no kept counts
-DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4",), "degree": ("<f8",)}
+# Version 1 has no kept counts; version 3 is of weights in float16 alone.
+_READS = (1, 2, 3)
+DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4", "<f2"), "degree": ("<f8",)}
+_CHUNK = 1 << 24  # bytes
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {
     "indptr": ("<i8",),
@@ -53,17 +55,28 @@ _DAMAGE = (
 )
 
 
-def content_hash(arrays: dict[str, np.ndarray], link: str) -> str:
-    """Hex sha256 over the link's name and the arrays in little-endian bytes."""
+@dataclass(frozen=True)
+class Parts:
+    """An array that is hashed part by part, as it is made."""
+
+    dtype: np.dtype
+    size: int
+    parts: Iterator[np.ndarray]
+
+
+def content_hash(arrays: dict[str, Any], link: str) -> str:
+    """Hex sha256 over the link's name and the arrays, some of them perhaps ``Parts``, in little-endian bytes."""
     return _hash_of({name: arrays[name] for name in ARRAYS}, f"{FORMAT}:{link}")
 
 
-def _hash_of(arrays: dict[str, np.ndarray], what: str) -> str:
+def _hash_of(arrays: dict[str, Any], what: str) -> str:
     digest = hashlib.sha256(what.encode())
-    for name, array in arrays.items():
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(f":{name}:{little.dtype.str}:{len(little)}:".encode())
-        digest.update(little.data)
+    for name, found in arrays.items():
+        array = found if isinstance(found, Parts) else Parts(found.dtype, len(found), iter([found]))
+        dtype = array.dtype.newbyteorder("<")
+        digest.update(f":{name}:{dtype.str}:{array.size}:".encode())
+        for part in array.parts:
+            digest.update(np.ascontiguousarray(part, dtype=dtype).data)
     return digest.hexdigest()
 
 
@@ -81,7 +94,8 @@ def write(
     if kept is not None:
         header = {**header, "counts_hash": _hash_of(kept, f"{FORMAT}:counts")}
         members |= {f"counts.{name}": array for name, array in kept.items()}
-    text = json.dumps({"format": FORMAT, "version": VERSION, **header}, allow_nan=False).encode()
+    version = 3 if arrays["weights"].dtype == np.float16 else 2  # releases that do not read it say so
+    text = json.dumps({"format": FORMAT, "version": version, **header}, allow_nan=False).encode()
 
     def write_members(beside: Path) -> None:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
@@ -133,7 +147,7 @@ def _read(file: Any) -> Read:
             raise ValueError("its header is foreign")
         version = header.get("version")
         if version not in _READS or isinstance(version, bool):
-            raise ValueError(f"its format version is {version!r}, this release reads {' and '.join(map(str, _READS))}")
+            raise ValueError(f"its format version is {version!r}, this release reads {_READS[0]} to {_READS[-1]}")
         arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
         kept = {
             name: _array(archive, f"counts.{name}", dtypes)
@@ -150,17 +164,22 @@ def _read(file: Any) -> Read:
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
-    """One member as a read-only vector over its bytes; zipfile verifies the CRC while reading."""
-    data = archive.read(f"{name}.npy")
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"{name} has npy version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if len(shape) != 1 or dtype.str not in dtypes:
-        raise ValueError(f"{name} is {dtype.str} of shape {shape}, expected {' or '.join(dtypes)}")
-    begin = stream.tell()
-    if shape[0] < 0 or len(data) - begin != shape[0] * dtype.itemsize:
-        raise ValueError(f"{name} has {len(data) - begin} bytes for shape {shape}")
-    array = np.frombuffer(data, dtype, offset=begin)
+    """One member as a vector; zipfile verifies the CRC while reading."""
+    with archive.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"{name} has npy version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if len(shape) != 1 or dtype.str not in dtypes:
+            raise ValueError(f"{name} is {dtype.str} of shape {shape}, expected {' or '.join(dtypes)}")
+        left = archive.getinfo(f"{name}.npy").file_size - stream.tell()
+        if shape[0] < 0 or left != shape[0] * dtype.itemsize:
+            raise ValueError(f"{name} has {left} bytes for shape {shape}")
+        # NumPy's own memory lies on huge pages; the stream alone would hand out bytes to copy.
+        array = np.empty(shape[0], dtype)
+        place = memoryview(array.view(np.uint8))
+        for begin in range(0, left, _CHUNK):
+            part = stream.read(min(_CHUNK, left - begin))
+            place[begin : begin + len(part)] = part
+        stream.read()  # its end, where the CRC is compared
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -1,11 +1,14 @@
 """The item-interest graph: built from events, given as CSR, linked, saved and loaded."""
 
+import copy
 import os
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from . import csr, edges, file, links, meta, numbering, shifted, stats
+import numpy as np
+
+from . import csr, edges, file, links, meta, numbering, precision, shifted, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
 
@@ -22,15 +25,16 @@ class InterestGraph(FromEvents):
     Attributes:
         indptr: int64 [H + 1], row offsets; row i is ``[indptr[i], indptr[i + 1])``.
         neighbors: int32 [E] (int64 where H > 2**31 - 1), ascending and unique in every row.
-        weights: float32 [E], raw weights, or the link's weights after ``with_link``.
+        weights: float32 [E], or float16 after ``with_weights_dtype``: raw weights, or the link's after ``with_link``.
         degree: float64 [H], self weight + sum of a row's raw weights before it was pruned to top_k.
         link: "raw", or the link whose weights it holds ("average", "gcn", "given").
         meta: JSON-able: version, source, options, events (their number), time_cut (time of the last
             event seen, or None), time_unit (numpy dtype of dates, whose ticks times are), event_digest
             (``rx.graph.digest_events`` of them), event_hash (the log's, or the digest again), of logs
             sessions (whether pairs stay within the log's) and ids (digests of the id maps, of events
-            that came with some), link after ``with_link``, and shift after ``shift``: the row of the first
-            item (offset), and the graph's own number of items.
+            that came with some), link after ``with_link``, shift after ``shift``: the row of the first
+            item (offset), and the graph's own number of items; and rounded, of weights in float16: the hash
+            that the graph has with its weights in float32.
         counts: with ``keep_counts=True``, what ``update`` needs.
     """
 
@@ -170,8 +174,9 @@ class InterestGraph(FromEvents):
         self_weight: str | float = "max",
         hops: int = 1,
         hop_top_k: int | None = None,
+        weights_dtype: Any = None,
     ) -> "InterestGraph":
-        """The graph with the weights that a link gives it, in float64 rounded to float32.
+        """The graph with the weights that a link gives it, in float64 rounded to float32, then to ``weights_dtype``.
 
         With z_ij the raw weights and s_i the self weight (a row's own entry; where a row has none,
         ``self_weight``):
@@ -197,14 +202,65 @@ class InterestGraph(FromEvents):
                 an empty row), or a number >= 0.
             hops: of "gcn", 1 to 8.
             hop_top_k: None means the graph's top_k, and no pruning where it has none.
+            weights_dtype: "float32" or "float16", see ``with_weights_dtype``; None means as this graph has them.
 
         Raises:
             ValueError: an unknown link; hops of another link than "gcn"; another row points at
                 padding; the graph already holds the weights of another link; a weight of 0 under
-                "attention".
+                "attention"; one that float16 does not hold.
         """
-        fields = links.linked(self, link, padding_idx, self_weight, hops, hop_top_k)
+        fields = links.linked(self, link, padding_idx, self_weight, hops, hop_top_k, weights_dtype)
         return replace(self, counts=None, **fields)
+
+    def with_weights_dtype(self, dtype: Any) -> "InterestGraph":
+        """The graph with its weights in float16, rounded to nearest; or the same numbers in float32.
+
+        In float16 an edge takes 6 bytes in place of 8. A weight w moves by at most ``max(2**-11 w, 2**-25)``. Indptr,
+        neighbours and degree are shared with this graph. Counts do not go along.
+
+        Args:
+            dtype: "float32" or "float16", or the dtype of NumPy or torch.
+
+        Raises:
+            ValueError: another dtype; a weight above 65504 (65520 after rounding), or one above 0 that would become 0.
+        """
+        wanted = precision.weights_dtype(dtype)
+        if wanted == self.weights.dtype:
+            return self
+        if wanted == np.float32:
+            return replace(self, counts=None, weights=self.weights.astype(np.float32))
+        values = precision.slices(self.indptr, self.weights)
+        weights, rounded = precision.rounded(self.arrays(), self.link, values)
+        return replace(self, counts=None, weights=weights, meta={**self.meta, "rounded": rounded})
+
+    def differs_by_rounding(self, hash: str) -> bool:
+        """Whether a graph of that hash is this one but for the rounding of weights to float16.
+
+        Args:
+            hash: as of ``InterestGraph.hash``.
+        """
+        if self.meta.get("rounded", {}).get("hash") == hash:
+            return True
+        try:
+            return self.weights.dtype == np.float32 and self.with_weights_dtype(np.float16).hash == hash
+        except ValueError:  # no float16 graph of these weights
+            return False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "InterestGraph":
+        """A graph that shares the arrays, which nobody writes."""
+        return self.over(self.arrays(), copy.deepcopy(self.meta, memo))
+
+    def over(self, arrays: dict[str, Any], meta: dict[str, Any] | None = None) -> "InterestGraph":
+        """This graph with the same numbers in other memory.
+
+        Args:
+            arrays: those that lie elsewhere, by name.
+            meta: in place of its meta data.
+        """
+        twin = replace(self, **arrays, meta=self.meta if meta is None else meta)
+        if "hash" in self.__dict__:
+            twin.__dict__["hash"] = self.hash
+        return twin
 
     def stats(self) -> dict[str, Any]:
         """Numbers that describe the graph, JSON-able.

@@ -1,10 +1,11 @@
 """From raw weights to link weights: what a row multiplies the central vectors with."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import blocks, checks, precision
 from .data import GraphData
 from .events import thread_count
 from .extension import builder
@@ -19,8 +20,10 @@ def linked(
     self_weight: str | float,
     hops: int = 1,
     hop_top_k: int | None = None,
+    weights_dtype: Any = None,
 ) -> dict[str, Any]:
     """Fields of the linked graph; ``InterestGraph.with_link`` documents the formulas."""
+    dtype = graph.weights.dtype if weights_dtype is None else precision.weights_dtype(weights_dtype)
     if link not in LINKS:
         raise ValueError(f"link is {link!r}, expected one of {', '.join(map(repr, LINKS))}")
     padding = checks.padding_option(padding_idx, graph.num_items)
@@ -38,7 +41,9 @@ def linked(
             f"link={link!r} needs raw weights, but this graph already holds {graph.link!r} weights;"
             ' use link="given" to take them as they are'
         )
-    matrix = Matrix(graph.indptr, graph.neighbors, graph.weights, graph.degree)
+    matrix, values = Matrix(graph.indptr, graph.neighbors, graph.weights, graph.degree), None
+    if link != "given" and graph.link == "raw":
+        matrix.weights = matrix.weights.astype(np.float32, copy=False)
     if padding is not None:
         matrix = _without_padding(matrix, padding)
     if link == "gcn" and graph.link == "raw":
@@ -52,15 +57,27 @@ def linked(
         matrix = with_diagonal(matrix, own, padding)
         if directed and options.get("top_k") is not None:
             matrix = pruned(matrix, options["top_k"])
-        matrix = gcn(matrix)
         keep = options.get("top_k") if hop_top_k is None else hop_top_k
-        matrix, kept_mass = _powered(matrix, hops, keep, prune_first=hop_top_k is not None)
+        values, kept_mass = gcn(matrix), [1.0]
+        if hops > 1 or hop_top_k is not None:
+            matrix = matrix.weighted(_whole(values, matrix))
+            matrix, kept_mass = _powered(matrix, hops, keep, prune_first=hop_top_k is not None)
+            values = None
     elif link == "average" and graph.link == "raw":
-        matrix = average(with_diagonal(matrix, own, padding))
+        matrix = with_diagonal(matrix, own, padding)
+        values = average(matrix)
     elif link == "attention":
         matrix = with_diagonal(matrix, own, padding)
         _check_positive(matrix)
     meta = dict(graph.meta)
+    if values is not None or link != graph.link or matrix.weights is not graph.weights:
+        meta.pop("rounded", None)
+    if values is None and matrix.weights.dtype != dtype:
+        values = precision.slices(matrix.indptr, matrix.weights)
+    if values is not None and dtype == np.float16:
+        matrix.weights, meta["rounded"] = precision.rounded(matrix.fields(), link, values)
+    elif values is not None:
+        matrix.weights = _whole(values, matrix)
     if link == graph.link == "gcn" and before:
         return {**matrix.fields(), "link": link, "meta": meta}
     meta["link"] = {"name": link, "padding_idx": padding, "self_weight": "max" if own is None else own}
@@ -74,8 +91,15 @@ def _is_directed(graph: GraphData) -> bool:
     directed = graph.meta.get("options", {}).get("directed")
     if directed is not None:
         return bool(directed)
-    matrix = graph.to_scipy()
-    differing: Any = matrix != matrix.T  # scipy's stubs call it a bool
+    from scipy.sparse import csr_array
+
+    shape = (graph.num_items, graph.num_items)
+    matrix = csr_array((graph.weights.astype(np.float32, copy=False), graph.neighbors, graph.indptr), shape=shape)
+    transpose = matrix.tocsc()  # columns: rows of the transpose, ascending as the graph's are
+    names = ("indptr", "indices", "data")
+    if all(np.array_equal(getattr(matrix, name), getattr(transpose, name)) for name in names):
+        return False
+    differing: Any = matrix != matrix.T  # explicit zeros aside; scipy's stubs call it a bool
     return bool(differing.nnz)
 
 
@@ -88,6 +112,10 @@ class Matrix:
     def fields(self) -> dict[str, np.ndarray]:
         return {"indptr": self.indptr, "neighbors": self.neighbors, "weights": self.weights, "degree": self.degree}
 
+    def weighted(self, weights: np.ndarray) -> "Matrix":
+        """The same entries with other weights."""
+        return Matrix(self.indptr, self.neighbors, weights, self.degree)
+
     def diagonal(self) -> np.ndarray:
         """bool [E]: True where a row points at itself."""
         return self.neighbors == checks.row_ids(self.indptr)
@@ -96,7 +124,10 @@ class Matrix:
 def _without_padding(matrix: Matrix, padding: int) -> Matrix:
     """Empties the padding row; another row that points at padding is an error."""
     begin, end = int(matrix.indptr[padding]), int(matrix.indptr[padding + 1])
-    pointing = np.flatnonzero(matrix.neighbors == padding)
+    found = [
+        span.start + np.flatnonzero(matrix.neighbors[span] == padding) for _, span in blocks.of_rows(matrix.indptr)
+    ]
+    pointing = np.concatenate([np.zeros(0, np.int64), *found])
     pointing = pointing[(pointing < begin) | (pointing >= end)]
     if pointing.size:
         row = int(np.searchsorted(matrix.indptr, pointing[0], side="right")) - 1
@@ -116,43 +147,69 @@ def _without_padding(matrix: Matrix, padding: int) -> Matrix:
 
 def with_diagonal(matrix: Matrix, own: float | None, padding: int | None) -> Matrix:
     """Adds the self weight (None: the row's largest weight) to rows that lack their own entry."""
-    height = len(matrix.indptr) - 1
-    present = np.zeros(height, bool)
-    present[matrix.neighbors[matrix.diagonal()]] = True
-    missing = ~present
-    if padding is not None:
-        missing[padding] = False
+    missing, added = _missing(matrix, own, padding)
     if not missing.any():
         return matrix
-    if own is None:
-        added = checks.row_maxima(matrix.indptr, matrix.weights)[missing].astype(np.float32)
-    else:
-        added = np.full(int(missing.sum()), own, np.float32)
-    before = matrix.neighbors < checks.row_ids(matrix.indptr)
+    before = np.empty(len(matrix.neighbors), bool)
+    for rows, span in blocks.of_rows(matrix.indptr):
+        before[span] = matrix.neighbors[span] < blocks.row_ids(matrix.indptr, rows)
     place = (matrix.indptr[:-1] + checks.row_sums(matrix.indptr, before).astype(np.int64))[missing]
-    degree = matrix.degree.copy()
-    # Such a row was never pruned, so its stored weights are its whole sum.
-    degree[missing] = checks.row_sums(matrix.indptr, matrix.weights)[missing] + added
     return Matrix(
         matrix.indptr + np.concatenate([[0], np.cumsum(missing)]),
         np.insert(matrix.neighbors, place, np.flatnonzero(missing)),
         np.insert(matrix.weights, place, added),
-        degree,
+        _with_added(matrix, missing, added),
     )
 
 
-def average(matrix: Matrix) -> Matrix:
+def degree_with_own(matrix: Matrix) -> np.ndarray:
+    """The degrees that ``with_diagonal`` gives, with the row's largest weight where its own entry is missing."""
+    return _with_added(matrix, *_missing(matrix, None, None))
+
+
+def _missing(matrix: Matrix, own: float | None, padding: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """bool [H]: rows without their own entry, but for padding; float32: the self weights that they lack."""
+    present = np.zeros(len(matrix.indptr) - 1, bool)
+    for rows, span in blocks.of_rows(matrix.indptr):
+        part = matrix.neighbors[span]
+        present[part[part == blocks.row_ids(matrix.indptr, rows)]] = True
+    missing = ~present
+    if padding is not None:
+        missing[padding] = False
+    if own is None:
+        return missing, checks.row_maxima(matrix.indptr, matrix.weights)[missing].astype(np.float32)
+    return missing, np.full(int(missing.sum()), own, np.float32)
+
+
+def _with_added(matrix: Matrix, missing: np.ndarray, added: np.ndarray) -> np.ndarray:
+    degree = matrix.degree.copy()
+    # Such a row was never pruned, so its stored weights are its whole sum.
+    degree[missing] = checks.row_sums(matrix.indptr, matrix.weights)[missing] + added
+    return degree
+
+
+Values = Iterator[tuple[slice, np.ndarray]]  # blocks of the entries, in order, with their weights in float32
+
+
+def _whole(values: Values, matrix: Matrix) -> np.ndarray:
+    out = np.empty(len(matrix.neighbors), np.float32)
+    for span, weights in values:
+        out[span] = weights
+    return out
+
+
+def average(matrix: Matrix) -> Values:
     """Divides every row by its sum; a row whose weights are all 0 stays 0."""
     sums = checks.row_sums(matrix.indptr, matrix.weights)
     scale = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
-    weights = (matrix.weights * np.repeat(scale, np.diff(matrix.indptr))).astype(np.float32)
-    return Matrix(matrix.indptr, matrix.neighbors, weights, matrix.degree)
+    for rows, span in blocks.of_rows(matrix.indptr):
+        yield span, (matrix.weights[span] * blocks.spread(scale, matrix.indptr, rows)).astype(np.float32)
 
 
 def _check_positive(matrix: Matrix) -> None:
     """ValueError where a weight is 0: the attention link takes their logarithms."""
-    zero = np.flatnonzero(matrix.weights <= 0)
-    if zero.size:
+    if len(matrix.weights) and matrix.weights.min() <= 0:
+        zero = np.flatnonzero(matrix.weights <= 0)
         row = int(np.searchsorted(matrix.indptr, zero[0], side="right")) - 1
         raise ValueError(
             f"weights: row {row} holds {matrix.weights[zero[0]]} for item {matrix.neighbors[zero[0]]};"
@@ -160,13 +217,14 @@ def _check_positive(matrix: Matrix) -> None:
         )
 
 
-def gcn(matrix: Matrix) -> Matrix:
+def gcn(matrix: Matrix) -> Values:
     """Divides every entry (i, j) by sqrt(d_i d_j), d the degrees before pruning."""
     root = np.sqrt(matrix.degree)
     scale = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
-    weights = matrix.weights * np.repeat(scale, np.diff(matrix.indptr))
-    weights *= scale[matrix.neighbors]
-    return Matrix(matrix.indptr, matrix.neighbors, weights.astype(np.float32), matrix.degree)
+    for rows, span in blocks.of_rows(matrix.indptr):
+        weights = matrix.weights[span] * blocks.spread(scale, matrix.indptr, rows)
+        weights *= scale[matrix.neighbors[span]]
+        yield span, weights.astype(np.float32)
 
 
 def _powered(matrix: Matrix, hops: int, top_k: int | None, prune_first: bool) -> tuple[Matrix, list[float]]:

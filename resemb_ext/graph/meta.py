@@ -19,6 +19,8 @@ def verify(meta: dict[str, Any], num_items: int, counts: KeptCounts | None) -> N
     _each("options.", options, _OPTIONS)
     _each("", meta, _FIELDS)
     _each("link.", meta.get("link", {}), _LINK)
+    if "rounded" in meta:
+        _each("rounded.", {**dict.fromkeys(_ROUNDED), **meta["rounded"]}, _ROUNDED)
     if "shift" in meta:
         _each("shift.", {**dict.fromkeys(_SHIFT), **meta["shift"]}, _SHIFT)
     for field, kept in meta.get("ids", {}).items():
@@ -85,6 +87,7 @@ _FIELDS = {
     "ids": _is(dict),
     "link": _is(dict),
     "shift": _is(dict),
+    "rounded": _is(dict),
 }
 _OPTIONS = {
     "directed": _is(bool, none=True),
@@ -93,4 +96,5 @@ _OPTIONS = {
 }
 _LINK = {"hops": _count(), "hop_top_k": _count(none=True), "kept_mass": _numbers}
 _SHIFT = {"offset": _count(), "num_items": _count()}
+_ROUNDED = {"dtype": _is(str), "hash": _is(str)}
 _RECORD = {"count": _count(), "first": _count(), "sha256": _is(str)}

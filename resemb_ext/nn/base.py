@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -49,6 +50,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
         heads: int = 1,
         edge_dropout: float = 0.0,
         keep_padding: bool = False,
+        weights_dtype: torch.dtype | str | None = None,
         graph_device: str | None = None,
         save_graph: bool = False,
         max_norm: float | None = None,
@@ -88,15 +90,14 @@ class ResEmbeddingBase(GraphState, PlainTables):
         # Takes the place of the operator where an optimizer steps in backward.
         self.lookup_operator: functional.LookupOperator | None = None
         self._read_hooks = []
-        self.graph = graph.with_link(link, padding_idx=self.padding_idx, hops=hops)
+        self.graph = graph.with_link(link, padding_idx=self.padding_idx, hops=hops, weights_dtype=weights_dtype)
         if link != "attention" and (heads != 1 or edge_dropout != 0):
             raise ValueError(
                 f"heads, edge_dropout: found {heads} and {edge_dropout} with link={link!r}; they are "
                 'of link="attention"'
             )
         # Not buffers: DDP broadcasts those from rank 0 before every forward, and the graph is large.
-        for name, tensor in self._graph_tensors().items():
-            setattr(self, name, tensor if graph_device else tensor.to(device=device))
+        self._place_graph(device)
         shape = (self.num_embeddings, embedding_dim)
         self.central = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
         self.residual = nn.Parameter(empty_table(shape, dtype=dtype, device=device))
@@ -251,5 +252,7 @@ class ResEmbeddingBase(GraphState, PlainTables):
         text += f", edges={self.graph.num_edges}"
         if self.padding_idx is not None:
             text += f", padding_idx={self.padding_idx}" + (", keep_padding=True" if self.keep_padding else "")
+        if self.graph.weights.dtype != np.float32:
+            text += f", weights_dtype={self.graph.weights.dtype}"
         text += ", graph in pinned memory" if self.graph_device else ""
         return text + (", sparse=True" if self.sparse else "")

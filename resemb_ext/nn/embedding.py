@@ -40,24 +40,29 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
             seed drawn from torch's generator.
         keep_padding: the padding row may hold a vector, as in nn.Embedding: lookups give it, without a gradient, and
             R's row keeps it. It starts as zero. Else padding is a zero vector, whatever is written.
+        weights_dtype: of the link weights: torch.float32 or torch.float16; None means as the graph has them. In
+            float16 an edge takes 6 bytes in place of 8, and E moves by at most
+            ``sum_j max(2**-11 w_ij, 2**-25) |C[j]|``; see docs/graph.md. Checkpoints go from one to the other.
         graph_device: where the graph lies: None beside the tables, wherever they go; "pinned" in pinned host
             memory, where a CUDA device reads it, for graphs larger than the device's memory. Every lookup and
-            every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge; see
-            docs/gpu.md. Keep the module until what it has queued is done (``torch.cuda.synchronize()``):
+            every backward then reads its touched rows over the bus, 16 bytes a row and 8 an edge (6 in
+            float16); see docs/gpu.md. Keep the module until what it has queued is done (``torch.cuda.synchronize()``):
             the memory is free for others as soon as it is gone.
         save_graph: keep the graph in the state_dict, not only its hash; see ``graph_from_state``.
-        dtype, device: of the tables. Link weights stay float32 whatever the tables become.
+        dtype, device: of the tables. Link weights keep their dtype whatever the tables become.
 
     Attributes:
         central, residual: nn.Parameter, [H, D].
-        graph: InterestGraph with the link's weights; with link="attention" the weights z of the prior.
+        graph: InterestGraph with the link's weights; with link="attention" the weights z of the prior. On the CPU
+            lookups read its arrays: it lies in memory once, shared with the graph given as far as the link leaves it.
         attention: AttentionLink, or None with other links.
         num_embeddings, embedding_dim, padding_idx, sparse: as in nn.Embedding.
 
     Raises:
         TypeError: ``graph`` is no InterestGraph.
         ValueError: an unknown link, a padding_idx or size out of range, a graph that points at
-            padding, weights of 0 under link="attention", heads or edge_dropout with another link,
+            padding, weights of 0 under link="attention", heads or edge_dropout with another link, a weight that
+            float16 does not hold,
             graph_device="pinned" without CUDA, or max_norm or scale_grad_by_freq, which have no meaning.
 
     Example:

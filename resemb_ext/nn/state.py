@@ -27,16 +27,24 @@ class GraphState(nn.Module):
     _neighbors: Tensor
     _link_weights: Tensor
 
-    def _graph_tensors(self) -> dict[str, Tensor]:
-        """Fresh tensors of the graph by the attribute that holds them."""
-        return graph_tensors.host_tensors(self.graph, self.link, self.graph_device)
+    def _place_graph(self, device: torch.device | str | None) -> None:
+        """Tensors of the graph by the attributes that hold them, and the graph where those lie on the host."""
+        # Without CUDA a pinned graph, of a pickle, lies in plain memory.
+        pinned = self.graph_device == "pinned" and torch.cuda.is_available()
+        tensors = graph_tensors.host_tensors(self.graph, self.link, pinned)
+        self.graph = graph_tensors.graph_over(self.graph, tensors, self.link)
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor if self.graph_device else tensor.to(device=device))
 
     def _apply(self, fn: Callable, recurse: bool = True) -> GraphState:
         super()._apply(fn, recurse)
         if self.graph_device != "pinned":
-            # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory.
-            for name in graph_tensors.ATTRIBUTES:
-                self._move(name, fn(getattr(self, name)).device)
+            # The graph follows the device alone: not a dtype, nor to_empty's uninitialised memory. share_memory moves
+            # the whole memory of a part.
+            device = {fn(getattr(self, name)[:0]).device for name in graph_tensors.ATTRIBUTES}.pop()
+            self._move_to(device)
+            held = {name: getattr(self, name) for name in graph_tensors.ATTRIBUTES}
+            self.graph = graph_tensors.graph_over(self.graph, held, self.link)
         return self
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
@@ -53,21 +61,33 @@ class GraphState(nn.Module):
 
     @untraced
     def _move_to(self, device: torch.device) -> None:
+        if self._indptr.device == device:
+            return
+        if device.type == "cpu" or self._indptr.is_meta:
+            self._place_graph(device)  # of the graph's arrays, which stay on the host
+            return
         for name in graph_tensors.ATTRIBUTES:
-            self._move(name, device)
+            setattr(self, name, getattr(self, name).to(device=device))
 
-    def _move(self, name: str, device: torch.device) -> None:
-        tensor: Tensor = getattr(self, name)
-        if tensor.is_meta and device.type != "meta":
-            tensor = self._graph_tensors()[name]
-        setattr(self, name, tensor.to(device=device))
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles keep: the graph once, as arrays. Memory that processes share goes as tensors."""
+        state = self.__dict__.copy()
+        tensors = {name: state.pop(name) for name in graph_tensors.ATTRIBUTES}
+        if all(tensor.device.type == "cpu" and tensor.is_shared() for tensor in tensors.values()):
+            state |= tensors
+            state["graph"] = graph_tensors.graph_without(self.graph, self.link)
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if self.graph_device == "pinned" and torch.cuda.is_available():
-            # Copies and pickles lose the pinning.
-            for name in graph_tensors.ATTRIBUTES:
-                setattr(self, name, getattr(self, name).pin_memory())
+        if not len(self.graph.indptr):
+            held = {name: getattr(self, name) for name in graph_tensors.ATTRIBUTES}
+            on_host = {name: tensor.cpu() for name, tensor in held.items()}
+            self.graph = graph_tensors.graph_over(self.graph, on_host, self.link)
+            if all(held[name] is on_host[name] for name in held):
+                return
+        # In place of the tensors of older pickles, which are a second copy.
+        self._place_graph(next(self.parameters()).device)
 
     def get_extra_state(self) -> Tensor:
         """The graph's hash, or the whole graph with ``save_graph``, as one tensor."""
@@ -112,7 +132,7 @@ class GraphState(nn.Module):
                 "compared with this module's",
                 stacklevel=2,
             )
-        elif found != self.graph.hash:
+        elif found != self.graph.hash and not self.graph.differs_by_rounding(found):
             raise ValueError(
                 f"state_dict: {name.removesuffix('_extra_state') or 'the module '}was saved over the graph "
                 f"{found[:12]}; this module's graph is {self.graph.hash[:12]} (link {self.link!r}). Build it over the "

@@ -26,19 +26,21 @@ _LEAVES = ("central", "residual", "weights", "per_sample_weights")
 
 
 def _leaves(problem: Problem, dtype: torch.dtype | None, absolute: bool = False) -> Problem:
-    """The problem on fresh leaf tensors that require gradients."""
+    """The problem on fresh leaf tensors that require gradients, but for link weights in float16, which take none."""
     fresh = {}
     for name in _LEAVES:
         tensor = getattr(problem, name)
         if tensor is not None:
             tensor = tensor.detach().to(dtype or tensor.dtype, copy=True)
-            fresh[name] = (tensor.abs() if absolute else tensor).requires_grad_()
+            learns = name != "weights" or problem.weights.dtype != torch.float16
+            fresh[name] = (tensor.abs() if absolute else tensor).requires_grad_(learns)
     return problem.with_tensors(**fresh)
 
 
 def _run(problem: Problem, functions: object, upstream: Tensor, **options: object) -> dict[str, Tensor]:
     out = problem.call(functions, **options)
-    leaves = {n: getattr(problem, n) for n in _LEAVES if getattr(problem, n) is not None}
+    tensors = {n: getattr(problem, n) for n in _LEAVES}
+    leaves = {n: t for n, t in tensors.items() if t is not None and t.requires_grad}
     gradients = torch.autograd.grad(out, list(leaves.values()), upstream.to(out.dtype))
     results = {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
     return {n: t.to_dense() if t.is_sparse else t for n, t in results.items()}
@@ -63,7 +65,7 @@ def _mean_weights_bound(scale: Problem, upstream: Tensor) -> Tensor:
 def _term_counts(exact: Problem, upstream: Tensor) -> dict[str, Tensor]:
     """How many terms each element of the results is a sum of: the reference's own results on ones."""
     tensors = {n: getattr(exact, n) for n in _LEAVES}
-    ones = {n: torch.ones_like(t, requires_grad=True) for n, t in tensors.items() if t is not None}
+    ones = {n: torch.ones_like(t, requires_grad=t.requires_grad) for n, t in tensors.items() if t is not None}
     summed = dataclasses.replace(exact.with_tensors(**ones), mode="sum")  # a mean would divide
     counts = _run(summed, reference, torch.ones_like(upstream))
     if exact.mode == "mean" and "per_sample_weights" in counts and counts["out"].numel():

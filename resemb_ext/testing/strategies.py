@@ -40,7 +40,7 @@ def problems(
     bags = draw(st.none() | st.integers(1, 30), label="bags")
     mode = draw(st.sampled_from(["sum", "mean"]), label="mode")
     dtype = draw(st.sampled_from(dtypes), label="dtype")
-    doubles = [torch.float32, torch.float64] if dtype == torch.float64 else [torch.float32]
+    weights = [torch.float32, torch.float16, *([torch.float64] if dtype == torch.float64 else [])]
     return make_problem(
         num_items=num_items,
         dim=draw(st.sampled_from(DIMS), label="dim"),
@@ -55,7 +55,7 @@ def problems(
         mode=mode,
         sample_weights=bags is not None and draw(st.booleans(), label="sample_weights"),
         dtype=dtype,
-        weights_dtype=draw(st.sampled_from(doubles), label="weights_dtype"),
+        weights_dtype=draw(st.sampled_from(weights), label="weights_dtype"),
         id_dtype=draw(st.sampled_from([torch.int64, torch.int32]), label="id_dtype"),
         neighbor_dtype=draw(st.sampled_from([torch.int32, torch.int64]), label="neighbor_dtype"),
         device=device,

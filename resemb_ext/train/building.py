@@ -70,6 +70,7 @@ def res_table(graph: InterestGraph, config: RunConfig) -> ResEmbedding:
         graph,
         config.dim,
         link=config.link,
+        weights_dtype=config.graph_weights,
         hops=config.hops,
         heads=config.heads,
         edge_dropout=config.edge_dropout,

@@ -192,6 +192,7 @@ class RunConfig(FitConfig):
     weighting: str = option("count", "graph: weight of an edge", choices=WEIGHTINGS)
     damping: float = option(0.0, "graph: weights are divided by popularity to this power", low=0)
     link: str = option("average", "link weights of Res-embedding", choices=("average", "gcn", "attention", "given"))
+    graph_weights: str = option("float32", "dtype of the link weights", choices=("float32", "float16"))
     hops: int = option(1, "hops of the link gcn", low=1, high=8)
     heads: int = option(1, "heads of the link attention; they share the dimension", low=1)
     edge_dropout: float = option(0.0, "share of edges dropped in training, of the link attention", low=0, below=1)

@@ -80,7 +80,8 @@ def test_places_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pinned_graph_stays_where_the_tables_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_tensors, "check_place", lambda place: None)
-    monkeypatch.setattr(graph_tensors, "_empty", lambda shape, dtype, place: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(graph_tensors, "_empty", lambda array, pinned: torch.from_numpy(array.copy()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     emb = module(graph_device="pinned")
     neighbors = emb._neighbors
     expected = module()(torch.arange(H))

@@ -255,7 +255,7 @@ def rewritten(good, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "format version is 3, this release reads 1 and 2"),
+        ({"version": 4}, "format version is 4, this release reads 1 to 3"),
         ({"version": True}, "format version is True"),
         ({"format": "other"}, "header is foreign"),
         ({"link": "mean"}, "link is 'mean'"),

@@ -19,7 +19,7 @@ using namespace driver;
 namespace {
 
 void compare(const Problem& p, const Results& r, const Expected& expected) {
-  const DType acc = p.acc(), link = p.double_weights ? DType::f64 : DType::f32;
+  const DType acc = p.acc(), link = p.weights_gradient();
   require_close("output", r.out, expected.out, acc, p.out_type);
   require_close("gradient of central", r.central, expected.grad_central, acc, p.table);
   require_close("gradient of residual", r.residual, expected.grad_residual, acc, p.table);

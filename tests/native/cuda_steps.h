@@ -46,7 +46,7 @@ struct Inputs {
   explicit Inputs(const Problem& p)
       : ids(p.ids, p.int64_ids),
         neighbors(p.neighbors, p.int64_neighbors),
-        weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
+        weights(p.weights_type, p.edges(), p.aligned),
         samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned) {
     for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
     for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, p.samples[i]);
@@ -62,7 +62,7 @@ struct Inputs {
     x.out_type = p.out_type;
     x.central = p.central.data();
     x.residual = p.residual.data();
-    x.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.double_weights};
+    x.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.weights_type};
     x.offsets = p.bags < 0 ? nullptr : p.offsets.data();
     x.num_bags = p.bags < 0 ? 0 : p.bags;
     x.sample_weights = samples.data();
@@ -176,7 +176,7 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
   step_every_rule(p, x, columns, g, values, numbers, blocks);
 
-  const DType link = p.double_weights ? DType::f64 : DType::f32;
+  const DType link = p.weights_gradient();
   const int64_t touched_edges = *edges.count;
   r.weights = Array(link, p.edges(), p.aligned);
   link_weight_gradient(c, x, edges, g.data(), true, nullptr, r.weights.zero().data());

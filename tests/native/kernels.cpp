@@ -51,7 +51,7 @@ Results run(const Problem& p, int threads) {
 }
 
 void compare(const Problem& p, const Results& r, const Expected& expected) {
-  const DType acc = p.acc(), link = p.double_weights ? DType::f64 : DType::f32;
+  const DType acc = p.acc(), link = p.weights_gradient();
   require_close("output", r.out, expected.out, acc, p.out_type);
   require_close("gradient of central", r.central, expected.grad_central, acc, p.table);
   require_close("its rows", r.central_by_rows, expected.grad_central, acc, p.table);

@@ -44,12 +44,15 @@ struct Problem {
   int64_t bags = -1;     // none: a lookup
   int64_t padding = -1;  // none
   DType table, out_type;
-  bool mean = false, int64_ids, int64_neighbors, double_weights, aligned;
+  bool mean = false, int64_ids, int64_neighbors, aligned;
+  DType weights_type;
   std::vector<int64_t> ids, indptr, neighbors, offsets;
   std::vector<double> weights, samples;
   Array central, residual, grad;
 
   DType acc() const { return resemb::accumulator(table); }
+  // Of the link weights' gradient; there is none of weights in float16.
+  DType weights_gradient() const { return resemb::accumulator(weights_type); }
   int64_t out_rows() const { return bags < 0 ? positions : bags; }
   int64_t edges() const { return static_cast<int64_t>(neighbors.size()); }
 
@@ -58,7 +61,8 @@ struct Problem {
            ", B " + std::to_string(bags) + ", E " + std::to_string(edges()) + ", padding " +
            std::to_string(padding) + ", table " + std::to_string(static_cast<int>(table)) + ", out " +
            std::to_string(static_cast<int>(out_type)) + (mean ? ", mean" : "") +
-           (samples.empty() ? "" : ", sample weights") + (aligned ? "" : ", unaligned");
+           (samples.empty() ? "" : ", sample weights") + ", weights " +
+           std::to_string(static_cast<int>(weights_type)) + (aligned ? "" : ", unaligned");
   }
 };
 
@@ -169,7 +173,9 @@ inline Problem make_problem(uint64_t seed) {
   }
   p.int64_ids = random.one_in(2);
   p.int64_neighbors = random.one_in(2);
-  p.double_weights = p.table == DType::f64 && random.one_in(2);
+  p.weights_type = random.one_in(3)                            ? DType::f16
+                   : p.table == DType::f64 && random.one_in(2) ? DType::f64
+                                                               : DType::f32;
   p.aligned = large || random.one_in(2);
   draw_sizes(p, random);
   draw_ids(p, random);

@@ -30,7 +30,7 @@ struct Inputs {
   explicit Inputs(const Problem& p)
       : ids_data(p.ids, p.int64_ids),
         neighbors(p.neighbors, p.int64_neighbors),
-        weights(p.double_weights ? DType::f64 : DType::f32, p.edges(), p.aligned),
+        weights(p.weights_type, p.edges(), p.aligned),
         samples(p.acc(), static_cast<int64_t>(p.samples.size()), p.aligned),
         ids{ids_data.data(), p.int64_ids, p.positions} {
     for (int64_t e = 0; e < p.edges(); ++e) weights.set(e, p.weights[e]);
@@ -42,7 +42,7 @@ struct Inputs {
     lookup.out_type = p.out_type;
     lookup.central = p.central.data();
     lookup.residual = p.residual.data();
-    lookup.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.double_weights};
+    lookup.graph = {p.indptr.data(), neighbors.data(), weights.data(), p.int64_neighbors, p.weights_type};
     lookup.offsets = p.bags < 0 ? nullptr : p.offsets.data();
     lookup.num_bags = p.bags < 0 ? 0 : p.bags;
     lookup.sample_weights = samples.data();
@@ -184,7 +184,7 @@ void central_gradient(const Problem& p, const resemb::Lookup& x, const PlanView&
 inline void weights_gradient(const Problem& p, const resemb::Lookup& x, const PlanView& plan,
                              const resemb::cpu::TouchedEdges& edges, const Array& g,
                              const resemb::cpu::Parallel& parallel, Results& r) {
-  const DType type = p.double_weights ? DType::f64 : DType::f32;
+  const DType type = p.weights_gradient();
   r.weights = Array(type, x.num_edges, p.aligned);
   resemb::cpu::link_weight_gradient(x, plan, edges, g.data(), true, r.weights.zero().data(), parallel);
   Array rows(type, edges.count, p.aligned);
