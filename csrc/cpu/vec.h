@@ -46,11 +46,12 @@ RESEMB_INLINE f8 half_to_float(h8 h) {
   const u8 x = __builtin_convertvector(h, u8);
   const u8 sign = (x & 0x8000u) << 16;
   const u8 body = (x & 0x7fffu) << 13;
-  // Scaling by 2^112 moves the exponent's bias and turns half subnormals into float normals.
-  f8 value = (f8)body * 0x1p112f;
-  const u8 special = (u8)((x & 0x7c00u) == 0x7c00u);
-  const u8 bits = ((u8)value & ~special) | ((body | 0x7f800000u) & special);
-  return (f8)(bits | sign);
+  // As half_value of common/types.h: never by subnormal floats, which a thread may be told to read as 0.
+  const u8 special = (u8)((x & 0x7c00u) == 0x7c00u), small = (u8)((x & 0x7c00u) == 0u);
+  const u8 smallest = small & (113u << 23);  // 2^-14, or 0
+  const u8 bits = body + (112u << 23) + (small & (1u << 23)) + (special & (112u << 23));
+  const f8 value = (f8)bits - (f8)smallest;
+  return (f8)((u8)value | sign);
 #endif
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -33,7 +34,7 @@ def of_dense(dense: np.ndarray) -> InterestGraph:
 
 
 @examples(40)
-@given(st.lists(st.floats(0, 65519.99, width=32), min_size=1, max_size=40))
+@given(st.lists(st.floats(0, 65519, width=32), min_size=1, max_size=40))
 def test_a_weight_moves_by_no_more_than_is_documented(values: list[float]) -> None:
     fits = [w for w in values if w == 0 or w > 2.0**-25]
     graph = InterestGraph.from_csr([0, len(fits)], range(len(fits)), fits, num_items=max(len(fits), 1))
@@ -49,7 +50,8 @@ def test_a_weight_moves_by_no_more_than_is_documented(values: list[float]) -> No
 @pytest.mark.parametrize("how", ["with_weights_dtype", "with_link"])
 def test_a_weight_that_does_not_fit_is_named(weight: float, how: str) -> None:
     graph = InterestGraph.from_csr([0, 1, 3], [1, 0, 1], [1.0, 2.0, weight])
-    with pytest.raises(ValueError, match=rf"weights: row 1 holds {weight:.3}.* for item 1; expected 0 or a number in"):
+    named = re.escape(str(float(np.float32(weight))))
+    with pytest.raises(ValueError, match=rf"weights: row 1 holds {named} for item 1; expected 0 or a number in"):
         if how == "with_link":
             graph.with_link("given", weights_dtype=np.float16)
         else:
@@ -126,7 +128,7 @@ def test_other_libraries_get_float32() -> None:
     half = random_graph().with_weights_dtype("float16")
     assert half.to_scipy().dtype == np.float32
     assert half.to_edge_index()[1].dtype == torch.float32
-    assert half.stats() == pytest.approx(half.with_weights_dtype("float32").stats(), nan_ok=True)
+    assert half.stats() == half.with_weights_dtype("float32").stats()
 
 
 def test_copies_share_the_arrays_and_pickles_hold_them_once() -> None:
