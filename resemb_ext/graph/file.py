@@ -22,7 +22,7 @@ FORMAT = "resemb-interest-graph"
 # Version 1 has no kept counts; version 3 is of weights in float16 alone.
 _READS = (1, 2, 3)
 DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4", "<f2"), "degree": ("<f8",)}
-_CHUNK = 1 << 24  # bytes
+_CHUNK = 1 << 20  # bytes
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {
     "indptr": ("<i8",),
