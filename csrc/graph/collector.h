@@ -23,18 +23,19 @@ struct Csr {
   std::unique_ptr<double[]> degree;   // [num_items]
 };
 
-// Collects the rows of item ranges and joins them.
+// Collects the rows of ranges of items [first_item, first_item + num_items) and joins them.
 template <class Id, class Value>
 class Collector {
  public:
-  Collector(int64_t num_items, int threads) : num_items_(num_items), slabs_(threads) {
+  Collector(int64_t num_items, int threads, int64_t first_item = 0)
+      : num_items_(num_items), first_item_(first_item), slabs_(threads) {
     csr_.indptr = std::make_unique_for_overwrite<int64_t[]>(num_items + 1);
     csr_.degree = std::make_unique_for_overwrite<double[]>(num_items);
   }
 
   void row(int64_t item, int64_t size, double degree) {
-    csr_.indptr[item + 1] = size;
-    csr_.degree[item] = degree;
+    csr_.indptr[item - first_item_ + 1] = size;
+    csr_.degree[item - first_item_] = degree;
   }
 
   // Room for `ranges` more parts; returns the first one's number.
@@ -46,7 +47,7 @@ class Collector {
   void part(int64_t number, int worker, int64_t first_item, const std::vector<Id>& neighbors,
             const std::vector<Value>& values) {
     Part& part = parts_[number];
-    part.first_item = first_item;
+    part.first_item = first_item - first_item_;
     part.size = static_cast<int64_t>(neighbors.size());
     part.neighbors = slabs_[worker].template take<Id>(part.size, spare);
     part.values = slabs_[worker].template take<Value>(part.size, spare);
@@ -73,11 +74,11 @@ class Collector {
 
  private:
   struct Part {
-    int64_t first_item = 0, size = 0;
+    int64_t first_item = 0, size = 0;  // of the collector's items
     std::shared_ptr<Id[]> neighbors;
     std::shared_ptr<Value[]> values;
   };
-  const int64_t num_items_;
+  const int64_t num_items_, first_item_;
   Csr<Id, Value> csr_;
   std::vector<Part> parts_;
   std::vector<Slabs> slabs_;  // of each worker

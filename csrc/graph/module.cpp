@@ -2,13 +2,17 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
+#include <numeric>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "graph/builder.h"
 #include "graph/digest.h"
 #include "graph/hops.h"
 #include "graph/store_builder.h"
+#include "graph/stored_rows.h"
 
 namespace py = pybind11;
 
@@ -115,6 +119,18 @@ Events events_of(const Array<int64_t>& user, const Array<int64_t>& item, const p
   throw py::error_already_set();
 }
 
+// Errors of the disk and of files as Python has them.
+template <class Work>
+auto guarded(const Work& work) {
+  try {
+    return work();
+  } catch (const std::system_error& error) {
+    raise_os_error(error);
+  } catch (const DamagedFile& error) {
+    throw py::value_error(error.what());
+  }
+}
+
 // Runs `work` without the GIL, polling signals and the progress callback on the calling thread.
 template <class Work>
 auto with_workers(int threads, int64_t total, const py::object& progress, const Work& work) {
@@ -194,8 +210,8 @@ py::tuple digest(const Array<int64_t>& user, const Array<int64_t>& item, const p
 // EventStore behind Python's types and errors.
 class PyEventStore {
  public:
-  PyEventStore(const std::string& folder, int64_t memory, int64_t expected)
-      : store_(folder, memory, expected) {}
+  PyEventStore(const std::string& folder, int64_t memory, int64_t expected, const std::string& name)
+      : store_(folder, memory, expected, name) {}
 
   void add(const Array<int64_t>& user, const Array<int64_t>& item, const py::object& time, int64_t num_items,
            int64_t padding, int64_t first) {
@@ -232,7 +248,45 @@ class PyEventStore {
     return py::make_tuple(counts, copy_to_numpy(tails.user), copy_to_numpy(tails.item), time);
   }
 
+  py::array_t<int64_t> checkpoint() {
+    try {
+      return copy_to_numpy(store_.checkpoint());
+    } catch (const std::system_error& error) {
+      raise_os_error(error);
+    }
+  }
+
+  void restore(const Array<int64_t>& state) {
+    try {
+      store_.restore({state.data(), state.data() + state.size()});
+    } catch (const std::out_of_range&) {
+      throw py::value_error("state: expected what checkpoint() of a store for as many events gave");
+    } catch (const std::system_error& error) {
+      raise_os_error(error);
+    }
+  }
+
+  py::array_t<int64_t> close() {
+    offsets_ = store_.close();
+    return copy_to_numpy(offsets_);
+  }
+
+  py::array_t<uint64_t> sort_to_file(const py::dict& given, int64_t first, int64_t last,
+                                     Array<Word>& occurrences, int threads, const py::object& progress) {
+    const Options options(given);
+    if (occurrences.size() != options.num_items || first < 0 || last >= static_cast<int64_t>(offsets_.size()))
+      throw py::value_error("buckets or occurrences do not fit the store");
+    Word* counts = occurrences.mutable_data();
+    return guarded([&] {
+      return copy_to_numpy(with_workers(threads, offsets_[last] - offsets_[first], progress, [&](Workers& w) {
+        return resemb::graph::sort_to_file(store_, offsets_, first, last, options, w, counts);
+      }));
+    });
+  }
+
   int64_t count() const { return store_.count(); }
+  int64_t buckets() const { return store_.buckets(); }
+  int64_t held_bytes() const { return store_.held_bytes(); }
   int64_t largest_item() const { return store_.largest_item(); }
   int64_t spilled_bytes() const { return store_.spilled_bytes(); }
 
@@ -254,6 +308,46 @@ class PyEventStore {
   }
 
   EventStore store_;
+  std::vector<int64_t> offsets_;
+};
+
+// StoredRows behind Python's types and errors.
+class PyStoredRows {
+ public:
+  PyStoredRows(const std::string& folder, const Array<int64_t>& offsets, const Array<uint64_t>& sums,
+               const py::dict& given, const Array<Word>& occurrences, int64_t memory, int threads,
+               const py::object& progress)
+      : options_(given), occurrences_(occurrences) {
+    if (occurrences.size() != options_.num_items || offsets.size() != sums.size() + 1)
+      throw py::value_error("offsets, sums or occurrences do not fit each other");
+    guarded([&] {
+      rows_ = std::make_unique<StoredRows>(
+          folder, std::vector<int64_t>(offsets.data(), offsets.data() + offsets.size()), options_,
+          occurrences_.data(), memory);
+      with_workers(threads, rows_->count(), progress, [&](Workers& workers) {
+        rows_->open({sums.data(), sums.data() + sums.size()}, workers);
+        return 0;
+      });
+      return 0;
+    });
+  }
+
+  py::tuple rows(int64_t first, int64_t positions, int threads, const py::object& progress) {
+    if (first < 0 || first >= options_.num_items) throw py::value_error("first is no item");
+    return guarded([&] {
+      const int64_t last = rows_->pass_end(first, positions);
+      const int64_t own =
+          std::accumulate(occurrences_.data() + first, occurrences_.data() + last, int64_t{0});
+      auto csr = with_workers(threads, own, progress,
+                              [&](Workers& workers) { return rows_->rows(first, last, workers); });
+      return py::make_tuple(last, to_numpy(std::move(csr), last - first));
+    });
+  }
+
+ private:
+  const Options options_;
+  const Array<Word> occurrences_;
+  std::unique_ptr<StoredRows> rows_;
 };
 
 }  // namespace
@@ -282,8 +376,9 @@ PYBIND11_MODULE(_builder, module) {
   def_multiply(&multiply_pruned<int32_t>);
   def_multiply(&multiply_pruned<int64_t>);
   py::class_<PyEventStore>(module, "EventStore", "Events in batches, by user; spilled past `memory` bytes.")
-      .def(py::init<const std::string&, int64_t, int64_t>(), py::arg("folder"), py::arg("memory"),
-           py::arg("expected"))
+      .def(py::init<const std::string&, int64_t, int64_t, const std::string&>(), py::arg("folder"),
+           py::arg("memory"), py::arg("expected"), py::arg("name") = "",
+           "name: of the file in the folder that gets what is spilled; empty: it has none.")
       .def("add", &PyEventStore::add, py::arg("user").noconvert(), py::arg("item").noconvert(),
            py::arg("time"), py::kw_only(), py::arg("num_items"), py::arg("padding"), py::arg("first") = -1,
            "first: index of the first event in messages, negative: as many as were added before.")
@@ -293,9 +388,29 @@ PYBIND11_MODULE(_builder, module) {
            py::arg("progress"),
            "((indptr, neighbors, masses, zeros, events of each item), and user, item and time of the last\n"
            "`window` events of every user); uses up the events.")
+      .def("checkpoint", &PyEventStore::checkpoint,
+           "Spills all events; numbers with which another store can restore() them from the file.")
+      .def("restore", &PyEventStore::restore, py::arg("state").noconvert())
+      .def("close", &PyEventStore::close, "Ends adding; where each bucket's events begin, and their number.")
+      .def("sort_to_file", &PyEventStore::sort_to_file, py::arg("options"), py::arg("first"), py::arg("last"),
+           py::arg("occurrences").noconvert(), py::kw_only(), py::arg("threads"), py::arg("progress"),
+           "Sorts buckets [first, last) into the file of the sequence, adds to the events of each item, and\n"
+           "returns the buckets' checksums.")
+      .def_property_readonly("buckets", &PyEventStore::buckets)
+      .def_property_readonly("held_bytes", &PyEventStore::held_bytes)
       .def_property_readonly("count", &PyEventStore::count)
       .def_property_readonly("largest_item", &PyEventStore::largest_item)
       .def_property_readonly("spilled_bytes", &PyEventStore::spilled_bytes);
+  py::class_<PyStoredRows>(module, "StoredRows", "Rows of a sequence that sort_to_file wrote.")
+      .def(py::init<const std::string&, const Array<int64_t>&, const Array<uint64_t>&, const py::dict&,
+                    const Array<Word>&, int64_t, int, const py::object&>(),
+           py::arg("folder"), py::arg("offsets").noconvert(), py::arg("sums").noconvert(), py::arg("options"),
+           py::arg("occurrences").noconvert(), py::kw_only(), py::arg("memory"), py::arg("threads"),
+           py::arg("progress"))
+      .def("rows", &PyStoredRows::rows, py::arg("first"), py::arg("positions"), py::kw_only(),
+           py::arg("threads"), py::arg("progress"),
+           "(last, (indptr, neighbors, weights, degree)) of rows [first, last), whose positions take about\n"
+           "`positions` bytes.");
 }
 
 }  // namespace resemb::graph

@@ -4,23 +4,62 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "graph/builder.h"
+#include "graph/hash.h"
+#include "graph/memory.h"
 #include "graph/spill.h"
 
 namespace resemb::graph {
 
 class SequenceFile {
  public:
-  SequenceFile(const std::string& folder, int64_t count, bool reach) : entries_(folder), count_(count) {
-    if (reach) reach_ = std::make_unique<SpillFile>(folder);
+  // In files that have no name, or `name` and, of the reaches, `name`.reach.
+  SequenceFile(const std::string& folder, int64_t count, bool reach, const std::string& name = {})
+      : count_(count) {
+    const auto file = [&](const std::string& named) {
+      return name.empty() ? std::make_unique<SpillFile>(folder)
+                          : std::make_unique<SpillFile>(folder, named, count * kBytes);
+    };
+    entries_ = file(name);
+    if (reach) reach_ = file(name + ".reach");
   }
 
+  int64_t bytes() const { return count_ * (reach_ ? 2 * kBytes : kBytes); }
+
   void write(int64_t at, const Word* entries, const Word* reach, int64_t size) {
-    entries_.write(entries, size * kBytes, at * kBytes);
+    entries_->write(entries, size * kBytes, at * kBytes);
     if (reach_) reach_->write(reach, size * kBytes, at * kBytes);
+  }
+
+  // Of what write() wrote.
+  static uint64_t checksum_of(const Word* entries, const Word* reach, int64_t size) {
+    return checksum(entries, size * kBytes) + (reach ? 3 * checksum(reach, size * kBytes) : 0);
+  }
+
+  // All of it.
+  Sequence load(Workers& workers) const {
+    Sequence whole;
+    whole.count = count_;
+    whole.entries = large_array<Word>(count_);
+    if (reach_) whole.reach = large_array<Word>(count_);
+    workers.ranges(count_, kChunk, [&](int64_t begin, int64_t end) {
+      entries_->read(whole.entries.get() + begin, (end - begin) * kBytes, begin * kBytes);
+      if (reach_) reach_->read(whole.reach.get() + begin, (end - begin) * kBytes, begin * kBytes);
+    });
+    return whole;
+  }
+  // [begin, end) of it.
+  void load(Sequence& part, int64_t begin, int64_t end) const {
+    part.count = end - begin;
+    part.entries = std::make_unique_for_overwrite<Word[]>(part.count);
+    entries_->read(part.entries.get(), part.count * kBytes, begin * kBytes);
+    if (!reach_) return;
+    part.reach = std::make_unique_for_overwrite<Word[]>(part.count);
+    reach_->read(part.reach.get(), part.count * kBytes, begin * kBytes);
   }
 
   void margins(Tables& tables, const BuildOptions& options, Workers& workers) const {
@@ -35,40 +74,36 @@ class SequenceFile {
     close_margins(tables, options);
   }
 
+  // The item that ends a pass over the rows from `first` on: with the surroundings of their positions, the
+  // pass takes `memory` bytes at most, where one item does not take more.
+  int64_t pass_end(const Word* occurrences, int64_t first, const BuildOptions& options,
+                   int64_t memory) const {
+    const int64_t around = 2 * options.rows.window + 1;
+    const int64_t entry = reach_ ? 2 * kBytes : kBytes;
+    int64_t last = first, own = occurrences[last++];
+    const auto need = [&](int64_t positions) {
+      return std::min(count_, positions * around) * entry + positions * kBytes;
+    };
+    while (last < options.num_items && need(own + occurrences[last]) <= memory) own += occurrences[last++];
+    return last;
+  }
+
+  // Rows [first, last) of one pass.
   template <class Rows>
-  void rows(const Tables& tables, const BuildOptions& options, Workers& workers, int64_t memory,
+  void rows(const Tables& tables, int64_t first, int64_t last, const BuildOptions& options, Workers& workers,
             Collector<Neighbor, typename Rows::Value>& out) const {
     const int64_t around = 2 * options.rows.window + 1;
-    const int64_t bytes = reach_ ? 2 * kBytes : kBytes;
-    int64_t first = 0;
-    while (first < options.num_items) {
-      int64_t last = first, own = 0;
-      const auto need = [&](int64_t positions) {
-        return std::min(count_, positions * around) * bytes + positions * kBytes;
-      };
-      do own += tables.occurrences[last++];
-      while (last < options.num_items && need(own + tables.occurrences[last]) <= memory);
-      Sequence part;
-      workers.run(1, [&](int64_t, int) {
-        gather(part, first, last, std::min(count_, own * around), options.rows.window, workers);
-      });
-      build_rows<Rows>(workers, part, tables, first, last, options, out);
-      first = last;
-    }
+    const int64_t own = std::accumulate(tables.occurrences + first, tables.occurrences + last, int64_t{0});
+    Sequence part;
+    workers.run(1, [&](int64_t, int) {
+      gather(part, first, last, std::min(count_, own * around), options.rows.window, workers);
+    });
+    build_rows<Rows>(workers, part, tables, first, last, options, out);
   }
 
  private:
   static constexpr int64_t kBytes = sizeof(Word);
   static constexpr int64_t kChunk = 1 << 20;
-
-  void load(Sequence& part, int64_t begin, int64_t end) const {
-    part.count = end - begin;
-    part.entries = std::make_unique_for_overwrite<Word[]>(part.count);
-    entries_.read(part.entries.get(), part.count * kBytes, begin * kBytes);
-    if (!reach_) return;
-    part.reach = std::make_unique_for_overwrite<Word[]>(part.count);
-    reach_->read(part.reach.get(), part.count * kBytes, begin * kBytes);
-  }
 
   // The surroundings of all positions of items [first, last): runs of the sequence, each with a start
   // mark, so that no pair crosses what is left out.
@@ -101,9 +136,22 @@ class SequenceFile {
     }
   }
 
-  SpillFile entries_;
-  std::unique_ptr<SpillFile> reach_;
+  std::unique_ptr<SpillFile> entries_, reach_;
   const int64_t count_;
 };
+
+// Of a sequence in memory: the item that ends a pass over the rows from `first` on, whose positions take
+// `memory` bytes at most, where those of one item do not take more.
+inline int64_t pass_end(const Word* occurrences, int64_t first, int64_t num_items, int64_t memory) {
+  int64_t last = first, own = occurrences[last++];
+  while (last < num_items && (own + occurrences[last]) * int64_t{sizeof(Word)} <= memory)
+    own += occurrences[last++];
+  return last;
+}
+
+// Whether a sequence is held in memory as a whole, beside positions of a quarter of the memory.
+inline bool fits(int64_t sequence_bytes, int64_t memory) {
+  return memory < 0 || sequence_bytes <= memory - memory / 4;
+}
 
 }  // namespace resemb::graph

@@ -39,10 +39,10 @@ void join_tails(const std::vector<Tails>& parts, Tails& out) {
 
 }  // namespace
 
-void sort_events(EventStore& store, const BuildOptions& options, Workers& workers, Word* occurrences,
-                 Tails* tails, const WriteEntries& write) {
-  const std::vector<int64_t> offsets = store.close();
-  std::vector<Tails> tail_of(tails ? store.buckets() : 0);
+void sort_events(EventStore& store, const std::vector<int64_t>& offsets, int64_t first, int64_t last,
+                 const BuildOptions& options, Workers& workers, Word* occurrences, Tails* tails,
+                 const WriteEntries& write) {
+  std::vector<Tails> tail_of(tails ? last - first : 0);
   struct Scratch {
     std::vector<std::byte> read;
     Ordering ordering;
@@ -51,9 +51,10 @@ void sort_events(EventStore& store, const BuildOptions& options, Workers& worker
   };
   std::vector<Scratch> scratch(workers.threads());
   // Counters of each thread's own, where they are small beside the events: atomic ones are slower.
-  const bool apart = options.num_items <= store.count() / workers.threads();
-  workers.run(store.buckets(), [&](int64_t b, int worker) {
+  const bool apart = options.num_items <= (offsets[last] - offsets[first]) / workers.threads();
+  workers.run(last - first, [&](int64_t task, int worker) {
     Scratch& s = scratch[worker];
+    const int64_t b = first + task;
     const int64_t size = offsets[b + 1] - offsets[b];
     store.visit(b, s.read, [&](const auto& spans) { s.ordering.order(size, spans, store.time_of()); });
     s.entries.resize(size);
@@ -71,14 +72,13 @@ void sort_events(EventStore& store, const BuildOptions& options, Workers& worker
         std::atomic_ref(occurrences[events[r].item]).fetch_add(1, std::memory_order_relaxed);
     }
     write(offsets[b], s.entries.data(), options.limits.gap() ? s.reach.data() : nullptr, size);
-    if (tails) keep_tails(s.ordering, options.rows.window, tail_of[b]);
+    if (tails) keep_tails(s.ordering, options.rows.window, tail_of[task]);
     workers.advance(size);
   });
   workers.ranges(apart ? options.num_items : 0, 1 << 16, [&](int64_t begin, int64_t end) {
     for (const Scratch& s : scratch)
       for (int64_t i = begin; s.occurrences && i < end; ++i) occurrences[i] += s.occurrences[i];
   });
-  store.forget_events();
   if (tails) join_tails(tail_of, *tails);
 }
 

@@ -1,4 +1,5 @@
-// A temporary file that has no name, so that nothing is left behind however the process ends.
+// Files that hold what memory does not: without a name, so that nothing is left behind however the process
+// ends, or with one, so that another process can go on.
 #pragma once
 
 #include <fcntl.h>
@@ -8,11 +9,18 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
 
 namespace resemb::graph {
+
+// A file that another process left and that holds something else than it wrote.
+struct DamagedFile : std::runtime_error {
+  explicit DamagedFile(const std::string& path)
+      : std::runtime_error(path + " is not what the build wrote; its work is dropped: build again") {}
+};
 
 class SpillFile {
  public:
@@ -27,6 +35,12 @@ class SpillFile {
       ::unlink(path.c_str());
     }
   }
+  // With a name, made where it is not there yet. size: bytes of it that count; what follows is of no use.
+  SpillFile(const std::string& folder, const std::string& name, int64_t size)
+      : folder_(folder), name_(name), end_(size) {
+    fd_ = ::open((folder + "/" + name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd_ < 0) fail();
+  }
   SpillFile(const SpillFile&) = delete;
   SpillFile& operator=(const SpillFile&) = delete;
   ~SpillFile() { ::close(fd_); }
@@ -36,6 +50,7 @@ class SpillFile {
     write(data, size, at);
     return at;
   }
+  int64_t size() const { return end_; }
   void write(const void* data, int64_t size, int64_t at) {
     const char* from = static_cast<const char*>(data);
     while (size > 0) {
@@ -50,6 +65,7 @@ class SpillFile {
     while (size > 0) {
       const ssize_t done = ::pread(fd_, to, size, at);
       if (done < 0 && errno == EINTR) continue;
+      if (done == 0 && !name_.empty()) throw DamagedFile(folder_ + "/" + name_);
       if (done == 0) errno = EIO;
       if (done <= 0) fail();
       to += done, at += done, size -= done;
@@ -60,7 +76,7 @@ class SpillFile {
   [[noreturn]] void fail() const {
     throw std::system_error(errno, std::generic_category(), "spilling events into folder " + folder_);
   }
-  const std::string folder_;
+  const std::string folder_, name_;
   int fd_ = -1;
   std::atomic<int64_t> end_{0};
 };

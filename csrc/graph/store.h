@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "graph/hash.h"
 #include "graph/memory.h"
 #include "graph/sequence.h"
 #include "graph/spill.h"
@@ -21,8 +23,10 @@ namespace resemb::graph {
 class EventStore {
  public:
   // memory: bytes of events and sequence to hold at most, negative: no limit. expected: events, a guess.
-  EventStore(std::string folder, int64_t memory, int64_t expected)
+  // name: of the file in the folder that gets what is spilled, empty: it has none.
+  EventStore(std::string folder, int64_t memory, int64_t expected, std::string name = {})
       : folder_(std::move(folder)),
+        name_(std::move(name)),
         memory_(memory),
         buckets_(std::clamp<int64_t>(expected >> 16, 16, 1024)),
         block_(std::clamp<int64_t>(
@@ -106,6 +110,8 @@ class EventStore {
     std::byte* to = read.data();
     for (const Extent& extent : bucket.extents) {
       file_->read(to, extent.bytes(), extent.at);
+      if (!name_.empty() && checksum(to, extent.bytes()) != extent.sum)
+        throw DamagedFile(folder_ + "/" + name_);
       to += extent.bytes();
     }
     visit([&](const auto& use) {
@@ -124,6 +130,41 @@ class EventStore {
     free_blocks();
   }
   void count_spilled(int64_t bytes) { spilled_ += bytes; }
+
+  // All events so far are in the file, and these numbers let another store of the same `expected` go on.
+  std::vector<int64_t> checkpoint() {
+    spill();
+    std::vector<int64_t> state{buckets_,
+                               static_cast<int64_t>(base_),
+                               (floating_ ? 1 : 0) | (small_ ? 2 : 0) | (any_ ? 4 : 0),
+                               count_,
+                               largest_item_,
+                               spilled_,
+                               file_ ? file_->size() : 0};
+    for (const Bucket& bucket : buckets_of_user_) {
+      state.push_back(static_cast<int64_t>(bucket.extents.size()));
+      for (const Extent& extent : bucket.extents)
+        state.insert(state.end(),
+                     {extent.size, extent.small ? 1 : 0, extent.at, static_cast<int64_t>(extent.sum)});
+    }
+    return state;
+  }
+  // Takes up what checkpoint() gave; throws std::out_of_range where that is of another kind.
+  void restore(const std::vector<int64_t>& state) {
+    size_t at = 0;
+    const auto next = [&] { return state.at(at++); };
+    if (next() != buckets_) throw std::out_of_range("buckets");
+    base_ = static_cast<uint64_t>(next());
+    const int64_t flags = next();
+    floating_ = flags & 1, small_ = flags & 2, any_ = flags & 4;
+    count_ = next(), largest_item_ = next(), spilled_ = next();
+    open_file(next());
+    for (Bucket& bucket : buckets_of_user_)
+      for (int64_t left = next(); left > 0; --left) {
+        const int64_t size = next(), small = next(), place = next();
+        bucket.extents.push_back({{size, small != 0}, place, static_cast<uint64_t>(next())});
+      }
+  }
   // The events are not needed again.
   void forget_events() {
     buckets_of_user_.clear();
@@ -155,7 +196,8 @@ class EventStore {
     std::byte* data;
   };
   struct Extent : Run {
-    int64_t at;  // in the file
+    int64_t at;    // in the file
+    uint64_t sum;  // checksum, of a file with a name
   };
   struct Bucket {
     std::vector<Extent> extents;  // come before the blocks
@@ -275,19 +317,26 @@ class EventStore {
     return (mixed >> 32) * buckets >> 32;
   }
 
+  void open_file(int64_t size) {
+    file_ = name_.empty() ? std::make_unique<SpillFile>(folder_)
+                          : std::make_unique<SpillFile>(folder_, name_, size);
+  }
+
   void spill() {
     if (held_ == 0) return;
-    if (!file_) file_ = std::make_unique<SpillFile>(folder_);
+    if (!file_) open_file(0);
     for (Bucket& bucket : buckets_of_user_) {
       close(bucket);
       for (const Block& block : bucket.blocks) {
         const int64_t at = file_->append(block.data, block.bytes());
         spilled_ += block.bytes();
         Extent* last = bucket.extents.empty() ? nullptr : &bucket.extents.back();
-        if (last && last->small == block.small && last->at + last->bytes() == at)
-          last->size += block.size;
-        else
-          bucket.extents.push_back({{block.size, block.small}, at});
+        if (!last || last->small != block.small || last->at + last->bytes() != at) {
+          bucket.extents.push_back({{0, block.small}, at, 0});
+          last = &bucket.extents.back();
+        }
+        if (!name_.empty()) last->sum += checksum(block.data, block.bytes(), last->bytes() / 4);
+        last->size += block.size;
       }
       bucket.blocks.clear();
     }
@@ -302,7 +351,7 @@ class EventStore {
       use(reinterpret_cast<const Record*>(data), run.size);
   }
 
-  const std::string folder_;
+  const std::string folder_, name_;
   const int64_t memory_, buckets_, block_, slab_;  // block_, slab_: records
   std::vector<Bucket> buckets_of_user_ = std::vector<Bucket>(buckets_);
   std::vector<std::unique_ptr<std::byte[]>> slabs_;

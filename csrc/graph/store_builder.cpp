@@ -26,34 +26,44 @@ Csr<Neighbor, typename Rows::Value> build(EventStore& store, const BuildOptions&
   const int64_t count = store.count(), memory = store.memory();
   const bool reach = options.limits.gap();
   const int64_t sequence_bytes = count * int64_t{sizeof(Word)} * (reach ? 2 : 1);
-  const bool on_disk = memory >= 0 && sequence_bytes + count * int64_t{sizeof(Word)} > memory;
+  const bool on_disk = !fits(sequence_bytes, memory);
   if (memory >= 0 && store.held_bytes() + (on_disk ? 0 : sequence_bytes) > memory) store.spill_all();
   Collector<Neighbor, typename Rows::Value> collector(options.num_items, workers.threads());
+  const std::vector<int64_t> offsets = store.close();
+  const auto sort = [&](const WriteEntries& write) {
+    sort_events(store, offsets, 0, store.buckets(), options, workers, occurrences.get(), tails, write);
+    store.forget_events();
+  };
   if (on_disk) {
     SequenceFile file(store.folder(), count, reach);
     store.count_spilled(sequence_bytes);
-    sort_events(store, options, workers, occurrences.get(), tails,
-                [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
-                  file.write(at, entries, far, size);
-                });
+    sort([&](int64_t at, const Word* entries, const Word* far, int64_t size) {
+      file.write(at, entries, far, size);
+    });
     store.free_blocks();
     Tables tables(options, occurrences.get());
     if (needs_margins(options.rows.weighting)) file.margins(tables, options, workers);
-    file.rows<Rows>(tables, options, workers, memory, collector);
+    for (int64_t first = 0, last; first < options.num_items; first = last) {
+      last = file.pass_end(occurrences.get(), first, options, memory);
+      file.rows<Rows>(tables, first, last, options, workers, collector);
+    }
   } else {
     Sequence sequence;
     sequence.count = count;
     sequence.entries = large_array<Word>(count);
     if (reach) sequence.reach = large_array<Word>(count);
-    sort_events(store, options, workers, occurrences.get(), tails,
-                [&](int64_t at, const Word* entries, const Word* far, int64_t size) {
-                  std::copy_n(entries, size, sequence.entries.get() + at);
-                  if (far) std::copy_n(far, size, sequence.reach.get() + at);
-                });
+    sort([&](int64_t at, const Word* entries, const Word* far, int64_t size) {
+      std::copy_n(entries, size, sequence.entries.get() + at);
+      if (far) std::copy_n(far, size, sequence.reach.get() + at);
+    });
     spare_blocks<typename Rows::Value>(store, options, collector.spare);
     Tables tables(options, occurrences.get());
     if (needs_margins(options.rows.weighting)) make_margins(tables, sequence, options, workers);
-    build_rows<Rows>(workers, sequence, tables, 0, options.num_items, options, collector);
+    for (int64_t first = 0, last; first < options.num_items; first = last) {
+      last = memory < 0 ? options.num_items
+                        : pass_end(occurrences.get(), first, options.num_items, memory - sequence_bytes);
+      build_rows<Rows>(workers, sequence, tables, first, last, options, collector);
+    }
   }
   return collector.join(workers);
 }

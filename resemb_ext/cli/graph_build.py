@@ -48,9 +48,9 @@ def _run_build(args: argparse.Namespace) -> int:
     if args.stream:
         graph = _streamed(args, {**options, **common})
     else:
-        for name in ("memory", "before"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} needs --stream, which reads the log in batches")
+        for name in ("memory", "before", "spill_dir", "work_dir", "restart"):
+            if getattr(args, name):
+                raise ValueError(f"--{name.replace('_', '-')} needs --stream, which reads the log in batches")
         log = read(args)
         events: Any = log
         if args.split != "none":
@@ -59,7 +59,8 @@ def _run_build(args: argparse.Namespace) -> int:
             events = split(log, args.split).train
         graph = InterestGraph.from_log(events, **options, **common)
     took = time.perf_counter() - began
-    graph.save(args.out)
+    if args.work_dir is None:  # else it was saved before the work was removed
+        graph.save(args.out)
     report = {
         "graph": str(args.out),
         "data": str(args.data),
@@ -79,7 +80,6 @@ def _run_build(args: argparse.Namespace) -> int:
 def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGraph:
     """The graph of a Parquet log read in batches, its ids numbered as ``read_log`` numbers them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from resemb_ext.data import IdMap
@@ -93,6 +93,8 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
     if not args.data.is_file() or args.data.suffix.lower() not in PARQUET:
         several = "; InterestGraph.from_parquet takes several in Python" if args.data.is_dir() else ""
         raise ValueError(f"--data {args.data}: --stream needs a .parquet file{several}")
+    if args.restart and args.work_dir is None:
+        raise ValueError("--restart needs --work-dir, whose work it drops")
     if args.delimiter is not None:
         raise ValueError("--delimiter is for text files; --stream reads .parquet")
     if args.drop_null:
@@ -122,16 +124,62 @@ def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGrap
                 kind = schema.field(name).type
                 if field == "user" and pa.types.is_integer(kind) and kind != pa.uint64():
                     continue  # taken as they are; only uint64 may not fit
-                seen: Any = pa.array([], schema.field(name).type)
-                for batch in file.iter_batches(1 << 20, columns=[name]):
-                    seen = pc.unique(pa.chunked_array([seen, pc.unique(batch.column(0))]))
-                maps[f"{field}s"] = IdMap.fit(seen, first=first, name=name)
+                maps[f"{field}s"] = IdMap.fit(_distinct(file, name), first=first, name=name)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
     named: dict[str, Any] = columns
+    kept = {"work_dir": args.work_dir, "restart": args.restart, "save": args.out} if args.work_dir else {}
     return InterestGraph.from_parquet(
-        args.data, **named, **maps, before=before, memory=args.memory, padding_idx=0, **options
+        args.data,
+        **named,
+        **maps,
+        **kept,
+        before=before,
+        memory=args.memory,
+        spill_dir=args.spill_dir,
+        padding_idx=0,
+        **options,
     )
+
+
+def _distinct(file: Any, name: str) -> Any:
+    """The distinct ids of a column, read in batches; integers of a dense range by a bitmap."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = file.schema_arrow.field(name).type
+    batches = file.iter_batches(1 << 20, columns=[name])
+    span = _id_range(file, name) if kind == pa.int64() else None
+    if span is not None:
+        there = np.zeros(span[1] - span[0] + 1, bool)
+        for batch in batches:
+            column = batch.column(0)
+            if column.null_count:
+                return column  # whose null is an error of the map
+            ids = column.to_numpy()
+            if len(ids) and (ids.min() < span[0] or ids.max() > span[1]):
+                raise ValueError(
+                    f"column {name!r} holds an id outside [{span[0]}, {span[1]}], which the file says it has"
+                )
+            there[ids - span[0]] = True
+        return pa.array(np.flatnonzero(there) + span[0])
+    seen, later, waiting = pa.array([], kind), [], 0
+    for batch in batches:
+        later.append(pc.unique(batch.column(0)))
+        waiting += len(later[-1])
+        if waiting > max(len(seen), 1 << 20):  # so that an id is looked at few times
+            seen, later, waiting = pc.unique(pa.chunked_array([seen, *later])), [], 0
+    return pc.unique(pa.chunked_array([seen, *later]))
+
+
+def _id_range(file: Any, name: str) -> tuple[int, int] | None:
+    """The smallest and largest of an integer column, where all row groups say them and a bitmap of them is small."""
+    at = [file.metadata.schema.column(c).path for c in range(file.metadata.num_columns)].index(name)
+    found = [file.metadata.row_group(g).column(at).statistics for g in range(file.num_row_groups)]
+    if not found or not all(s is not None and s.has_min_max for s in found):
+        return None
+    low, high = min(int(s.min) for s in found), max(int(s.max) for s in found)
+    return (low, high) if high - low < max(file.metadata.num_rows, 1 << 20) else None
 
 
 def _check_numbers(schema: Any, columns: dict[str, str]) -> None:
@@ -178,13 +226,18 @@ def _of_times(kind: Any, options: dict[str, Any], before: int | float | None) ->
 
 def _lines() -> Callable[[int, int], None]:
     """A progress callback that prints a plain line every 10 seconds."""
-    printed = time.monotonic()
+    began = printed = time.monotonic()
+    first: int | None = None
 
     def show(done: int, total: int) -> None:
-        nonlocal printed
-        if time.monotonic() - printed >= 10:
-            printed = time.monotonic()
-            print(f"graph: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
+        nonlocal printed, first
+        if first is None:
+            first = done  # of work that was there already
+        now = time.monotonic()
+        if now - printed >= 10:
+            printed = now
+            left = (now - began) * (total - done) / max(done - first, 1)
+            print(f"graph: {100 * done // max(total, 1)} %, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     return show
 
@@ -261,6 +314,16 @@ def add_build(commands: Any) -> None:
     build.add_argument(
         "--memory", type=_bytes, metavar="SIZE", help="with --stream: spill beyond it, for example 4G; at least 1M"
     )
+    build.add_argument(
+        "--spill-dir", type=Path, metavar="DIR", help="with --stream: folder to spill to (default: that of the system)"
+    )
+    build.add_argument(
+        "--work-dir",
+        type=Path,
+        metavar="DIR",
+        help="with --stream: keep the work there, so that the same command goes on after a kill; removed at the end",
+    )
+    build.add_argument("--restart", action="store_true", help="with --work-dir: drop the work that it holds")
     build.add_argument(
         "--before",
         type=_number,

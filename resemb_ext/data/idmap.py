@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,32 @@ class IdMap:
         if array.type != self._values.type:
             # Mixed widths: what does not fit the map's type cannot be in the map; it casts to null.
             array = pa.array(array.to_pylist()) if not len(array) else _cast_or_null(array, self._values.type)
+        if len(array) and not array.null_count and (table := self._table) is not None:
+            return self._looked_up(array, *table)
         rank = pc.index_in(array, value_set=self._values)
         numbers = pc.fill_null(rank, len(self)).to_numpy(zero_copy_only=False)
         numbers = numbers.astype(np.int64) + self.first
+        return numbers, int((numbers == self.oov).sum())
+
+    @cached_property
+    def _table(self) -> tuple[int, np.ndarray] | None:
+        """The smallest id and the numbers of it and all above, the last one of those beyond; None where ids lie apart.
+
+        Arrow would make a hash table of all ids at every call.
+        """
+        if self.kind == "text" or not len(self):
+            return None
+        values = self._values.to_numpy(zero_copy_only=False)
+        low, span = int(values.min()), int(values.max()) - int(values.min()) + 1
+        if span > 4 * len(self) + 4096:
+            return None
+        numbers = np.full(span + 1, self.oov, np.int32 if self.oov < 2**31 else np.int64)
+        numbers[_above(values, low)] = np.arange(self.first, self.oov)
+        return low, numbers
+
+    def _looked_up(self, array: pa.Array, low: int, table: np.ndarray) -> tuple[np.ndarray, int]:
+        place = np.minimum(_above(array.to_numpy(), low), np.uint64(len(table) - 1))
+        numbers = table[place.view(np.int64)].astype(np.int64)
         return numbers, int((numbers == self.oov).sum())
 
     def decode(self, numbers: Any) -> np.ndarray:
@@ -193,6 +217,11 @@ class IdMap:
         if self.kind == "text":
             return head + "\0".join(self._values.to_pylist()).encode()
         return head + self.values.tobytes()
+
+
+def _above(values: np.ndarray, low: int) -> np.ndarray:
+    """uint64: values of 64 bits less ``low``; those below it wrap round and are large."""
+    return values.view(np.uint64) - np.uint64(low % 2**64)
 
 
 def _cast_or_null(array: pa.Array, kind: pa.DataType) -> pa.Array:

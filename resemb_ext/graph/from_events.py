@@ -11,7 +11,7 @@ from . import arrow, checks, numbering, parquet
 from .data import GraphData
 from .events import RAW_IDS, Progress, check_log, frame_columns, frame_events, log_events
 from .events import build as build_from_arrays
-from .streamed import Ids, Source
+from .streamed import Ids, Kept, Source
 from .streamed import build as build_from_batches
 from .update import updated
 
@@ -38,6 +38,10 @@ class EventLog(Protocol):
 
 class FromEvents(GraphData):
     """Graphs of events, and graphs with more events."""
+
+    if TYPE_CHECKING:
+
+        def save(self, path: str | os.PathLike[str]) -> None: ...
 
     @classmethod
     def _of(cls, built: GraphData) -> "Self":
@@ -249,7 +253,7 @@ class FromEvents(GraphData):
             return cls._of(build_from_arrays(*frame_events(opened, columns), **common))
         with opened.reader(list(dict.fromkeys(columns.values())), batch_rows) as reader:
             unit = arrow.time_unit(reader.schema.field(columns["time"]).type) if "time" in columns else None
-            source = Source(columns, lambda: (batch for batch in reader), None, unit, RAW_IDS)
+            source = Source(columns, lambda _: (batch for batch in reader), None, unit, RAW_IDS)
             return cls._of(build_from_batches(source, memory=memory, spill_dir=spill_dir, **common))
 
     @classmethod
@@ -270,6 +274,9 @@ class FromEvents(GraphData):
         memory: int | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         batch_rows: int = 1 << 18,
+        work_dir: str | os.PathLike[str] | None = None,
+        restart: bool = False,
+        save: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         progress: Progress = None,
         **options: "Unpack[BuildOptions]",
@@ -280,6 +287,10 @@ class FromEvents(GraphData):
         file without a name in ``spill_dir``, which is gone however the process ends: 12 bytes an event
         (20 where users or times do not fit 32 bits) and 4 or 8 more. What counts beside ``memory``: batches,
         the graph itself, 4 to 8 bytes an item and thread, and all pairs' counts with ``keep_counts``.
+
+        With ``work_dir``, the same call goes on where a killed one, or one that was interrupted or met a full
+        disk, stood: at most one GiB of events or of positions is done again. Finished rows lie on disk
+        until the graph is whole, 8 bytes an edge.
 
         Args:
             path: a file, or several, whose rows follow each other.
@@ -293,12 +304,18 @@ class FromEvents(GraphData):
             memory: bytes; None means half of the machine's.
             spill_dir: folder; None means the system's folder for temporary files.
             batch_rows: rows read at once.
+            work_dir: folder to keep the work in, made where it is not there; the call that ends removes
+                what it keeps, also where the events or arguments turn out wrong. It takes the place of
+                ``spill_dir``.
+            restart: drop the work that ``work_dir`` holds, of whatever build.
+            save: with ``work_dir``: file to save the graph to before the work is removed.
             padding_idx, keep_counts, threads, progress, options: as of ``from_events``.
 
         Raises:
             FileNotFoundError: no such file or folder.
-            OSError: the disk is full.
-            ValueError: a column is missing, a file is damaged, a null or a label other than 0 and 1 (its
+            OSError: the disk is full, or has no room for the events.
+            ValueError: ``work_dir`` holds the work of another build, other files or damaged work, or is used
+                with ``keep_counts`` or ``spill_dir``; a column is missing, a file is damaged, a null or a label other than 0 and 1 (its
                 row is named), a ``before`` that is no number or date, and as ``from_events``, where
                 positions count the events that count.
             TypeError: labels that are not numbers, ``before`` of another kind than the times, and as
@@ -310,30 +327,45 @@ class FromEvents(GraphData):
         paths = parquet.paths_of(path)
         named = {"user": user, "item": item, "time": time, "label": label}
         columns = {field: name for field, name in named.items() if name is not None}
+        kept: Kept | None = None
+        made: list[Self] = []
+
+        def finish(graph: GraphData) -> None:
+            made.append(cls._of(graph))
+            if save is not None:
+                made[0].save(save)
+
+        if work_dir is not None:
+            if spill_dir is not None:
+                raise ValueError("spill_dir and work_dir are both given; work_dir takes its place")
+            kept = Kept(work_dir, restart, finish)
+        elif restart or save is not None:
+            raise ValueError(f"{'restart' if restart else 'save'} needs work_dir, whose work it is about")
         rows, unit = parquet.survey(paths, columns)
         source = Source(
             columns,
-            lambda: parquet.read(paths, list(columns.values()), batch_rows),
+            lambda skip: parquet.read(paths, list(columns.values()), batch_rows, skip),
             rows,
             unit,
             "map other ids with {field}s=rx.data.IdMap.fit(...)",
             before,
             users,
             items,
+            None if kept is None else parquet.identity(paths),
         )
-        return cls._of(
-            build_from_batches(
-                source,
-                num_items=num_items,
-                padding_idx=padding_idx,
-                keep_counts=keep_counts,
-                memory=memory,
-                spill_dir=spill_dir,
-                threads=threads,
-                progress=progress,
-                options=dict(options),
-            )
+        graph = build_from_batches(
+            source,
+            num_items=num_items,
+            padding_idx=padding_idx,
+            keep_counts=keep_counts,
+            memory=memory,
+            spill_dir=spill_dir,
+            threads=threads,
+            progress=progress,
+            options=dict(options),
+            kept=kept,
         )
+        return made[0] if made else cls._of(graph)
 
     def update(
         self,

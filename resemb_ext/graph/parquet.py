@@ -1,5 +1,6 @@
 """Events of Parquet files, read in batches."""
 
+import hashlib
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -51,15 +52,45 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}")
 
 
-def read(paths: Sequence[Path], columns: Sequence[str], rows: int) -> Generator[Any]:
-    """The files' batches of these columns."""
+def identity(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """JSON-able, of files that ``survey`` could read: what changes when their content does.
+
+    That is their size, the time of their last change and a digest of Parquet's footer, which says where every
+    page lies and, as most writers make it, between which values.
+    """
+    found = []
+    for path in paths:
+        status = path.stat()
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            size = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - min(size, status.st_size - 8), os.SEEK_END)
+            footer = hashlib.sha256(file.read()).hexdigest()
+        found.append(
+            {"path": str(path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns, "footer": footer}
+        )
+    return found
+
+
+def read(paths: Sequence[Path], columns: Sequence[str], rows: int, skip: int = 0) -> Generator[Any]:
+    """The files' batches of these columns, without the first ``skip`` rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(rows, columns=list(columns))
+                groups = list(range(file.num_row_groups))
+                while groups and (size := file.metadata.row_group(groups[0]).num_rows) <= skip:
+                    skip -= size
+                    del groups[0]
+                if not groups:
+                    continue
+                for batch in file.iter_batches(rows, groups, columns=list(columns)):
+                    left = batch.slice(min(skip, len(batch)))
+                    skip -= len(batch) - len(left)
+                    if len(left):
+                        yield left
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of the file's content

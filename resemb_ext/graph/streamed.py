@@ -1,7 +1,10 @@
 """Graphs of events that are read in batches."""
 
+import errno
+import hashlib
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -11,9 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import arrow, checks, numbering
+from . import arrow, checks, numbering, resumed
 from .data import GraphData
 from .events import (
+    Call,
     Events,
     Progress,
     Totals,
@@ -27,6 +31,7 @@ from .events import (
     thread_count,
 )
 from .options import Options, categories
+from .work import Work
 
 _AHEAD = 3  # batches read before they are wanted
 
@@ -44,21 +49,35 @@ class Source(NamedTuple):
 
     Attributes:
         columns: names of the columns of "user" and "item", and perhaps "time" and "label".
-        batches: gives the Arrow batches, which have these columns; called once.
+        batches: gives the Arrow batches, which have these columns, without the first rows, as many as its
+            argument says; called once.
         rows: of all batches, None: not known.
         unit: the dtype of dates, where times are dates.
         remedy: what to do about ids that are no integers.
         before, users, items: as of ``InterestGraph.from_parquet``.
+        identity: JSON-able, what changes when the events do.
     """
 
     columns: dict[str, str]
-    batches: Callable[[], Generator[Any]]
+    batches: Callable[[int], Generator[Any]]
     rows: int | None
     unit: str | None
     remedy: str
     before: Any = None
     users: Ids | None = None
     items: Ids | None = None
+    identity: Any = None
+
+
+class Kept(NamedTuple):
+    """A folder to go on in after a kill; ``work_dir`` and ``restart`` as of ``InterestGraph.from_parquet``.
+
+    finish: called with the graph before the work is removed.
+    """
+
+    work_dir: str | os.PathLike[str]
+    restart: bool
+    finish: Callable[[GraphData], object]
 
 
 def build(
@@ -72,11 +91,9 @@ def build(
     threads: int | None,
     progress: Progress,
     options: dict[str, Any],
+    kept: Kept | None = None,
 ) -> GraphData:
     """The arrays and meta data of ``InterestGraph.from_parquet``, which documents the arguments."""
-    folder = os.fspath(spill_dir) if spill_dir is not None else tempfile.gettempdir()
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"spill_dir: folder {folder} does not exist")
     limit = _memory(memory)
     if num_items is None and source.items is not None:
         num_items = source.items.size
@@ -89,41 +106,150 @@ def build(
     workers = thread_count(threads)
     chosen = Options.of(options, source.unit, "time" in source.columns)
     source = source._replace(before=_cut(source.before, source.unit))
-    store = event_store(source.rows or 0, folder, limit)
-    totals, times = Totals(), None
-    with progress_call(progress) as report:
-        done = 0
-        for events, read in _read_ahead(source):
-            store.add(
-                *events[:3],
-                num_items=-1 if num_items is None else num_items,
-                padding=-1 if padding is None else padding,
-            )
-            totals, times = totals.plus(events, workers), events.time
-            done += read
-            if report is not None and source.rows is not None:
-                report(done, 3 * max(source.rows, 1))
-        rows = done if source.rows is None else source.rows
-        total = 3 * max(rows, 1)
-        height = num_items
-        if height is None:
-            height = max(store.largest_item, -1 if padding is None else padding) + 1
-            if not height:
-                raise ValueError("num_items is None and there are no events; give num_items")
-        category = categories(options.get("category"), height)
-        native = chosen.native(num_items=height, events=store.count, padding=padding, category=category)
-        ids = numbering.of_maps(source.items, source.users, keep_counts)
-        meta = meta_of(chosen, height, padding, totals, source.unit) | ids
-
-        def later(step: int, steps: int) -> None:
-            if report is not None:
-                report(rows + (2 * rows * step // steps if steps else 2 * rows), total)
-
+    plan = _Plan(source, num_items, padding, keep_counts, limit, workers, chosen, options)
+    if kept is not None:
         if keep_counts:
-            counts = count_pairs(store, native, times, category, workers, later)
-            return from_counts(counts, native, meta, workers)
-        arrays = store.build(native, threads=workers, progress=later)
-    return built(arrays, height, meta)
+            raise ValueError("keep_counts keeps all pairs in memory, and cannot go on in a work_dir; leave one out")
+        with Work(kept.work_dir, plan.identity(), kept.restart) as work, progress_call(progress) as report:
+            _check_room("work_dir", work.folder, plan, _bytes_on_disk(plan, 0) if not work.state else 0)
+            events = resumed.EventWork(work, source.rows or 0, limit)
+            graph = _resumable(plan, events, report)
+            kept.finish(graph)
+            work.finish()
+            return graph
+    folder = os.fspath(spill_dir) if spill_dir is not None else tempfile.gettempdir()
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"spill_dir: folder {folder} does not exist")
+    _check_room("spill_dir", folder, plan, _bytes_on_disk(plan, limit))
+    with progress_call(progress) as report:
+        return _at_once(plan, event_store(source.rows or 0, folder, limit), report)
+
+
+class _Plan(NamedTuple):
+    """Checked arguments of a build."""
+
+    source: Source
+    num_items: int | None
+    padding: int | None
+    keep_counts: bool
+    memory: int
+    workers: int
+    chosen: Options
+    given: dict[str, Any]
+
+    def add(self, store: Any, events: Events) -> None:
+        store.add(
+            *events[:3],
+            num_items=-1 if self.num_items is None else self.num_items,
+            padding=-1 if self.padding is None else self.padding,
+        )
+
+    def height(self, largest_item: int) -> int:
+        if self.num_items is not None:
+            return self.num_items
+        height = max(largest_item, -1 if self.padding is None else self.padding) + 1
+        if not height:
+            raise ValueError("num_items is None and there are no events; give num_items")
+        return height
+
+    def native(self, height: int, events: int, category: np.ndarray | None) -> dict[str, Any]:
+        return self.chosen.native(num_items=height, events=events, padding=self.padding, category=category)
+
+    def category(self, height: int) -> np.ndarray | None:
+        return categories(self.given.get("category"), height)
+
+    def meta(self, height: int, totals: Totals) -> dict[str, Any]:
+        ids = numbering.of_maps(self.source.items, self.source.users, self.keep_counts)
+        return meta_of(self.chosen, height, self.padding, totals, self.source.unit) | ids
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able, all that the graph depends on."""
+        source = self.source
+        groups = self.given.get("category")
+        return {
+            "files": source.identity,
+            "columns": source.columns,
+            "before": None if source.before is None else str(source.before),
+            "users": _map_identity("users", source.users),
+            "items": _map_identity("items", source.items),
+            "num_items": self.num_items,
+            "padding_idx": self.padding,
+            "category": None if groups is None else hashlib.sha256(checks.integers("category", groups)).hexdigest(),
+            **self.chosen.meta(),
+        }
+
+
+def _map_identity(name: str, ids: Any) -> list[Any] | None:
+    if ids is None:
+        return None
+    if not hasattr(ids, "fingerprint"):
+        raise TypeError(f"{name} is a {type(ids).__name__}; with work_dir, expected a map such as rx.data.IdMap")
+    return [ids.size, ids.fingerprint()]
+
+
+def _bytes_on_disk(plan: _Plan, memory: int) -> int:
+    """The least that the events of a log, all of which count, take on disk beyond this memory."""
+    source = plan.source
+    if source.rows is None or source.before is not None or "label" in source.columns:
+        return 0
+    events, sequence = 12 * source.rows, (4 if plan.chosen.max_gap is None else 8) * source.rows
+    return (events if events > memory else 0) + (sequence if sequence > memory - memory // 4 else 0)
+
+
+def _check_room(name: str, folder: str | os.PathLike[str], plan: _Plan, need: int) -> None:
+    """OSError where a folder has no room for what will surely be spilled."""
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{name}: {plan.source.rows:,} events need {need / 1e9:.1f} GB, and {os.fspath(folder)} has"
+            f" {free / 1e9:.1f} GB free; choose another folder",
+        )
+
+
+def _resumable(plan: _Plan, events: resumed.EventWork, report: Call | None) -> GraphData:
+    rows, totals = events.rows, events.totals
+    steps = resumed.Steps(report, plan.source.rows or 0)
+    if not events.all_read:
+        steps.at(0)(rows, steps.rows)
+        for batch, read in _read_ahead(plan.source, rows):
+            plan.add(events.store, batch)
+            totals = totals.plus(batch, plan.workers)
+            rows += read
+            steps.at(0)(rows, steps.rows)
+            events.save(rows, totals)
+        events.save(rows, totals, end=True)
+    height = plan.height(events.largest_item)
+    native = plan.native(height, totals.events, plan.category(height))
+    arrays = resumed.build(events, native, plan.memory, plan.workers, steps)
+    return built(arrays, height, plan.meta(height, totals))
+
+
+def _at_once(plan: _Plan, store: Any, report: Call | None) -> GraphData:
+    rows, totals, times = 0, Totals(), None
+    known = plan.source.rows
+    for events, read in _read_ahead(plan.source, 0):
+        plan.add(store, events)
+        totals, times = totals.plus(events, plan.workers), events.time
+        rows += read
+        if known is not None:
+            resumed.Steps(report, known).at(0)(rows, known)
+    steps = resumed.Steps(report, rows if known is None else known)
+    height = plan.height(store.largest_item)
+    category = plan.category(height)
+    native = plan.native(height, store.count, category)
+    meta = plan.meta(height, totals)
+
+    def later(done: int, total: int) -> None:
+        if 2 * done < total:
+            steps.at(1)(2 * done, total)
+        else:
+            steps.at(2)(2 * done - total, total)
+
+    if plan.keep_counts:
+        counts = count_pairs(store, native, times, category, plan.workers, later)
+        return from_counts(counts, native, meta, plan.workers)
+    return built(store.build(native, threads=plan.workers, progress=later), height, meta)
 
 
 def _memory(memory: int | None) -> int:
@@ -154,9 +280,9 @@ def _cut(before: Any, unit: str | None) -> Any:
     return date
 
 
-def _read_ahead(source: Source) -> Iterator[tuple[Events, int]]:
+def _read_ahead(source: Source, skip: int) -> Iterator[tuple[Events, int]]:
     """``_batches``, of which a thread reads the next ones while the caller uses this one."""
-    batches = _batches(source)
+    batches = _batches(source, skip)
     try:
         with ThreadPoolExecutor(1) as reader:
             coming = deque(reader.submit(next, batches, None) for _ in range(_AHEAD))
@@ -178,10 +304,9 @@ def _close(batches: Generator[Any]) -> None:
             time.sleep(0.001)
 
 
-def _batches(source: Source) -> Generator[tuple[Events, int]]:
-    """The events that count, and how many rows they were picked from."""
-    first = 0
-    batches = source.batches()
+def _batches(source: Source, first: int) -> Generator[tuple[Events, int]]:
+    """The events that count from row ``first`` on, and how many rows they were picked from."""
+    batches = source.batches(first)
     try:
         for batch in batches:
             yield _picked(source, batch, first), len(batch)

@@ -174,3 +174,13 @@ def test_decode_refuses_padding_oov_and_outside(number):
 def test_foreign_descriptions_are_refused(data):
     with pytest.raises(ValueError, match="not an id map"):
         IdMap.from_dict(data)
+
+
+@pytest.mark.parametrize("ids", [[5, 7, 9, 6], [-3, 4, 2**40], [2**63 - 1, 2**63 - 2], [-(2**63), 2**63 - 1], [8]])
+def test_dense_maps_are_looked_up_as_others(ids):
+    known = IdMap.fit(np.array(ids))
+    asked = np.array([*ids, *(i - 1 for i in ids if i > -(2**63)), 0, -(2**63), 2**63 - 1], dtype=np.int64)
+    numbers, unseen = known.encode(asked)
+    place = {value: known.first + rank for rank, value in enumerate(sorted(ids))}
+    assert numbers.tolist() == [place.get(int(i), known.oov) for i in asked]
+    assert unseen == sum(int(i) not in place for i in asked)
