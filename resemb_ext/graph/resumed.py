@@ -12,6 +12,7 @@ from .work import Work
 # Work that a kill may cost: bytes of events, and of positions whose rows are counted.
 _EVENT_BYTES, _POSITION_BYTES = 1 << 30, 1 << 30
 _SORTED_EVENTS = 1 << 26
+_LEAST_PASSES = 8
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -135,16 +136,16 @@ def _count(
             threads=threads,
             progress=None,
         )
+        # A pass holds its rows twice for a moment, so it makes a part of them even where all positions fit.
+        positions = min(_POSITION_BYTES, max(events * 4 // _LEAST_PASSES, 1))
         while first < height:
             begun = int(occurrences[:first].sum(dtype=np.int64))
-            last, (indptr, neighbors, weights, degree) = rows.rows(
-                first,
-                _POSITION_BYTES,
-                threads=threads,
-                progress=lambda done, _, begun=begun: show(begun + done, events),
+            last, found = rows.rows(
+                first, positions, threads=threads, progress=lambda done, _, begun=begun: show(begun + done, events)
             )
-            crc = work.write(f"rows-{first}", [indptr, neighbors, weights, degree])
-            parts.append({"first": first, "last": last, "edges": len(neighbors), "crc": crc})
+            crc = work.write(f"rows-{first}", found)
+            parts.append({"first": first, "last": last, "edges": len(found[1]), "crc": crc})
+            del found
             work.save(counting={**state, "parts": parts})
             first = last
         del rows, occurrences
