@@ -19,15 +19,17 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Named one by one: to collect every test file takes time, and one that fails to import would end the run.
-TESTS = tuple(f"tests/cuda/test_{part}.py" for part in ("device", "attention", "capture", "pinned"))
+TESTS = tuple(f"tests/cuda/test_{part}.py" for part in ("device", "states", "attention", "capture", "pinned"))
 PARTS = ("tests", "memcheck", "racecheck")
 LIMIT_S = 450  # of all parts together
 _TESTS_S = 300  # of the tests alone
 SANITIZED = (
     "tests/cuda/test_device.py",
+    "tests/cuda/test_states.py",
     "tests/cuda/test_attention.py",
     "-k",
-    "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None",
+    "every_width and float32 and (-8 or -18 or 18-3) or long_sums and edges and None"
+    " or state_is_the_cpus and bfloat16 and (7-decay or 16-adamw)",
 )
 # torch's allocator puts many tensors into one block, in which no reading past an end would be seen.
 _SANITIZED_ENV = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

@@ -15,6 +15,8 @@ from benchmarks.gpu.variants import (
     SPARSE_ADAM,
     STEP,
     STEP_BF16,
+    STEP_BF16_COMPACT,
+    STEP_COMPACT,
     UNIQUE,
 )
 
@@ -51,6 +53,8 @@ def ratios(cell: dict[str, Any]) -> list[dict[str, Any]]:
     tell("ours / plain with SparseAdam", ms.get(STEP), ms.get(SPARSE_ADAM))
     tell("float32 / bfloat16 lookup", ms.get(LOOKUP), ms.get(LOOKUP_BF16))
     tell("float32 / bfloat16 step", ms.get(STEP), ms.get(STEP_BF16))
+    tell("step with float32 / compact state", ms.get(STEP), ms.get(STEP_COMPACT))
+    tell("float32 step / bfloat16 tables with compact state", ms.get(STEP), ms.get(STEP_BF16_COMPACT))
     tell("attention / average link, forward + backward", ms.get(ATTENTION), ms.get(AVERAGE))
     if "din" in cell:
         per_s = {n: v["samples_per_s"] for n, v in cell["din"]["variants"].items() if "samples_per_s" in v}

@@ -22,6 +22,9 @@ LOOKUP_BF16 = "forward: resemb_ext, bfloat16 tables"
 GATHER_SUM = "forward: embedding_bag over the unique rows' list"
 STEP = "step: resemb_ext, Adam in backward"
 STEP_BF16 = "step: resemb_ext, Adam in backward, bfloat16 tables"
+STEP_COMPACT = "step: resemb_ext, Adam in backward, compact state"
+STEP_BF16_COMPACT = "step: resemb_ext, Adam in backward, bfloat16 tables rounded at random, compact state"
+OTHER_STATES = ("bfloat16", "rowwise", "bfloat16_rowwise")
 CAPTURED = "step: resemb_ext, Adam in backward, replayed from a CUDA graph"
 SPARSE_ADAM = "step: plain, SparseAdam"
 AVERAGE = "forward + backward: resemb_ext, dense gradients"
@@ -215,6 +218,14 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
         ATTENTION: whole(lambda: both_ways(embedding(case, link="attention"))),
         STEP: whole(lambda: in_backward(case)),
         STEP_BF16: whole(lambda: in_backward(case, torch.bfloat16)),
+        STEP_COMPACT: whole(lambda: in_backward(case, state="compact")),
+        STEP_BF16_COMPACT: whole(lambda: in_backward(case, torch.bfloat16, state="compact", stochastic_rounding=True)),
+        **{
+            f"step: resemb_ext, Adam in backward, {state} state": whole(
+                lambda state=state: in_backward(case, state=state)
+            )
+            for state in OTHER_STATES
+        },
         CAPTURED: whole(lambda: captured(case)),
         "step: resemb_ext, Adam in backward, graph in pinned host memory": whole(lambda: pinned_in_backward(case)),
         "step: resemb_ext, optim.Adam": with_state(steps.own),

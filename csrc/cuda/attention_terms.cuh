@@ -88,13 +88,6 @@ struct AttendedColumns {
   };
   using Common = typename StoreRows<A>::Common;
   __device__ __forceinline__ Common common() const { return rows.common(); }
-  __device__ __forceinline__ bool needs_squares() const { return false; }
-  template <int N>
-  __device__ A squares(const Row&, int64_t, const A (&)[N]) const {
-    return 0;
-  }
-  __device__ void take_squares(Row&, A, const Lanes&) const {}
-
   __device__ __forceinline__ Row begin(int64_t v, const Lanes& lanes, const Common& all) const {
     return {rows.begin(v, lanes, all), v, own[v]};
   }

@@ -2,15 +2,21 @@
 #pragma once
 
 #ifndef RESEMB_EMULATE
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "cuda/runtime.cuh"
 
 namespace resemb::cuda {
+
+#ifdef RESEMB_EMULATE
+using std::exp, std::pow, std::sqrt;  // of float where the number is one, as on the device
+#endif
 
 __device__ __forceinline__ uint32_t bits_of(float f) {
   uint32_t bits;
@@ -101,19 +107,90 @@ __device__ __forceinline__ void store(T* p, const T (&in)[N]) {
   }
 }
 
+// Two numbers of a 16-bit type in a word, the first in its low half: one instruction converts each on the
+// device, where numbers apart would first have to be taken out of their words.
+template <class T>
+struct Pair;
+template <>
+struct Pair<BFloat> {
+  static __device__ __forceinline__ void upcast(uint32_t word, float& first, float& second) {
+    first = float_of(word << 16);
+    second = float_of(word & 0xffff0000u);
+  }
+  static __device__ __forceinline__ uint32_t downcast(float first, float second) {
+#ifdef RESEMB_EMULATE
+    return static_cast<uint32_t>(Downcast<BFloat>::of(second).bits) << 16 | Downcast<BFloat>::of(first).bits;
+#else
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    uint32_t word;
+    memcpy(&word, &pair, 4);
+    return word;
+#endif
+  }
+};
+template <>
+struct Pair<Half> {
+  static __device__ __forceinline__ void upcast(uint32_t word, float& first, float& second) {
+    first = cuda::upcast(Half{static_cast<uint16_t>(word)});
+    second = cuda::upcast(Half{static_cast<uint16_t>(word >> 16)});
+  }
+  static __device__ __forceinline__ uint32_t downcast(float first, float second) {
+#ifdef RESEMB_EMULATE
+    return static_cast<uint32_t>(Downcast<Half>::of(second).bits) << 16 | Downcast<Half>::of(first).bits;
+#else
+    const __half2 pair = __floats2half2_rn(first, second);
+    uint32_t word;
+    memcpy(&word, &pair, 4);
+    return word;
+#endif
+  }
+};
+
+// N numbers as they lie in memory: in words of two where the type is one of 16 bits and N even.
+template <class T, int N>
+struct Raw {
+  static constexpr bool kPairs = sizeof(T) == 2 && N % 2 == 0;
+  static constexpr int kWords = kPairs ? N / 2 : N;
+  using Word = std::conditional_t<kPairs, uint32_t, T>;
+  Word word[kWords];
+
+  __device__ __forceinline__ void load(const T* p) {
+    cuda::load<kWords>(reinterpret_cast<const Word*>(p), word);
+  }
+  __device__ __forceinline__ void store(T* p) const { cuda::store<kWords>(reinterpret_cast<Word*>(p), word); }
+  __device__ __forceinline__ void upcast(Acc<T> (&out)[N]) const {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kPairs) {
+        Pair<T>::upcast(word[i], out[2 * i], out[2 * i + 1]);
+      } else {
+        out[i] = cuda::upcast(word[i]);
+      }
+    }
+  }
+  __device__ __forceinline__ void downcast(const Acc<T> (&in)[N]) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kPairs) {
+        word[i] = Pair<T>::downcast(in[2 * i], in[2 * i + 1]);
+      } else {
+        word[i] = cuda::downcast<T>(in[i]);
+      }
+    }
+  }
+};
+
 template <int N, class T>
 __device__ __forceinline__ void load_upcast(const T* p, Acc<T> (&out)[N]) {
-  T raw[N];
-  load<N>(p, raw);
-#pragma unroll
-  for (int i = 0; i < N; ++i) out[i] = upcast(raw[i]);
+  Raw<T, N> raw;
+  raw.load(p);
+  raw.upcast(out);
 }
 template <class T, int N>
 __device__ __forceinline__ void store_downcast(T* p, const Acc<T> (&in)[N]) {
-  T raw[N];
-#pragma unroll
-  for (int i = 0; i < N; ++i) raw[i] = downcast<T>(in[i]);
-  store<N>(p, raw);
+  Raw<T, N> raw;
+  raw.downcast(in);
+  raw.store(p);
 }
 
 // The same to a type known at run time, at element `at`. Accumulators are doubles exactly where it is f64.

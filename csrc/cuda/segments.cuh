@@ -25,6 +25,13 @@ struct Lanes {
     for (int bit = size / 2; bit > 0; bit /= 2) value += __shfl_xor_sync(mask, value, bit);
     return value;
   }
+  __device__ __forceinline__ uint32_t largest(uint32_t value) const {
+    for (int bit = size / 2; bit > 0; bit /= 2) {
+      const uint32_t other = __shfl_xor_sync(mask, value, bit);
+      if (other > value) value = other;
+    }
+    return value;
+  }
 };
 
 inline int lanes_for(int64_t dim, int columns_a_lane) {
@@ -51,17 +58,18 @@ __device__ __forceinline__ void add_terms(const Terms& terms, const S* source, i
   int64_t t = first;
   for (; t + kInFlight <= past; t += kInFlight) {
     Edge<A> term[kInFlight];
-    S row[kInFlight][N];
+    Raw<S, N> row[kInFlight];
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) term[k] = terms.term(t + k, col);
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-      load<N>(source + static_cast<int64_t>(term[k].source) * dim + col, row[k]);
+      row[k].load(source + static_cast<int64_t>(term[k].source) * dim + col);
     }
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) sum[j] += term[k].weight * upcast(row[k][j]);
+      A numbers[N];
+      row[k].upcast(numbers);
+      add_scaled(sum, term[k].weight, numbers);
     }
   }
   for (; t < past; ++t) {
@@ -101,29 +109,36 @@ struct LongSums {
   }
 };
 
-// Hands the columns of row s to `finish`, where `active`; sum_at(col, sum) makes them. A finish that needs
-// the row's sum of squares first gets the sums twice.
-template <class S, int N, class Finish, class SumAt>
-__device__ __forceinline__ void finish_row(const Finish& finish, const typename Finish::Common& all,
-                                           int64_t s, int64_t dim, const Lanes& lanes, bool active,
-                                           const SumAt& sum_at) {
-  using A = Acc<S>;
-  typename Finish::Row row{};
-  if (active) row = finish.begin(s, lanes, all);
-  if (finish.needs_squares()) {
-    A squares = 0;
-    for (int64_t base = 0; base < dim; base += lanes.size * N) {
-      A sum[N] = {};
-      const int64_t col = base + lanes.lane * N;
-      sum_at(col, sum);
-      if (active && col < dim) squares += finish.squares(row, col, sum);
-    }
-    if (active) finish.take_squares(row, lanes.sum(squares), lanes);
-  }
-  for (int64_t base = 0; base < dim; base += lanes.size * N) {
-    A sum[N] = {};
-    const int64_t col = base + lanes.lane * N;
+// A finish that may have to look at all of a row's columns before it stores them.
+template <class Finish>
+concept Looks = requires { typename Finish::Totals; };
+
+// Hands the columns of a row to `finish`, where `active`; sum_at(col, sum) adds their sums to `sum`. Those
+// that the lanes hold at once are made once.
+template <class A, int N, class Finish, class SumAt>
+__device__ __forceinline__ void finish_row(const Finish& finish, typename Finish::Row& row, int64_t dim,
+                                           const Lanes& lanes, bool active, const SumAt& sum_at) {
+  A sum[N];
+  const auto make = [&](int64_t col) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum[j] = 0;
     sum_at(col, sum);
+  };
+  const int64_t width = lanes.size * N;
+  bool made = false;
+  if constexpr (Looks<Finish>) {
+    if (finish.looks()) {
+      typename Finish::Totals totals{};
+      for (int64_t col = lanes.lane * N, base = 0; base < dim; base += width, col += width) {
+        make(col);
+        if (active && col < dim) finish.look(row, totals, col, sum);
+      }
+      if (active) finish.settle(row, totals, lanes);
+      made = dim <= width;
+    }
+  }
+  for (int64_t col = lanes.lane * N, base = 0; base < dim; base += width, col += width) {
+    if (!made) make(col);
     if (active && col < dim) finish.store(row, col, sum);
   }
 }
@@ -140,7 +155,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       if (lanes.lane == 0) longs.add(s, range.past - range.first);
       continue;
     }
-    finish_row<S, N>(finish, all, s, dim, lanes, true, [&](int64_t col, Acc<S>(&sum)[N]) {
+    typename Finish::Row row = finish.begin(s, lanes, all);
+    finish_row<Acc<S>, N>(finish, row, dim, lanes, true, [&](int64_t col, Acc<S>(&sum)[N]) {
       if (col < dim) add_terms<S, N>(terms, source, dim, col, range.first, range.past, sum);
     });
   }
@@ -178,7 +194,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const auto all = finish.common();
   for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     const LongSegment segment = longs.segments[i];
-    finish_row<S, N>(finish, all, segment.segment, dim, lanes, group == 0, [&](int64_t col, A(&sum)[N]) {
+    typename Finish::Row row{};
+    if (group == 0) row = finish.begin(segment.segment, lanes, all);
+    finish_row<A, N>(finish, row, dim, lanes, group == 0, [&](int64_t col, A(&sum)[N]) {
       if (col < dim) {
         for (uint32_t k = group; k < segment.chunks; k += groups) {
           A row[N];
@@ -262,13 +280,6 @@ struct StoreRows {
   };
   struct Common {};
   __device__ __forceinline__ Common common() const { return {}; }
-  __device__ __forceinline__ bool needs_squares() const { return false; }
-  template <class A, int N>
-  __device__ A squares(const Row&, int64_t, const A (&)[N]) const {
-    return 0;
-  }
-  template <class A>
-  __device__ void take_squares(Row&, A, const Lanes&) const {}
 
   __device__ __forceinline__ Row begin(int64_t s, const Lanes&, const Common&) const {
     int64_t target = s;

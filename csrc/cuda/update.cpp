@@ -1,24 +1,12 @@
 // Steps of the optimizers on CUDA, apart and in backward.
 #include "cuda/update.h"
 
-#include <stdexcept>
-
 #include "cuda/backend.h"
 #include "cuda/backward.h"
 
 namespace resemb::cuda {
-namespace {
-
-void check_forms(const UpdateArgs& a) {
-  if (a.first_form != Moment::acc || (a.second_form != Moment::acc && a.rule != Rule::rowwise_adagrad)) {
-    throw std::invalid_argument("state: no CUDA kernels for compact state; expected state='float32'");
-  }
-}
-
-}  // namespace
 
 void Backend::update(const UpdateArgs& a, int64_t num_items) {
-  check_forms(a);
   if (a.rows != nullptr) check_rows(context_, {a.rows, a.num_rows, num_items}, /*to_fault=*/true, nullptr);
   update_rows(context_, a, num_items);
 }
@@ -27,8 +15,6 @@ void Backend::advance(const Advance& a) { advance_step(context_, a); }
 
 void Backend::backward_step(const Lookup& x, int32_t* plan, const void* grad, const UpdateArgs& central,
                             const UpdateArgs& residual, void* sample_weights) {
-  check_forms(central);
-  check_forms(residual);
   const BackwardPass b(context_, x, plan, grad);
   // Before anything is written: it reads the tables.
   b.sample_weights(sample_weights);

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const int64_t n = count.get();
   const auto all = step.common();
   for (int64_t i = first_group(lane_count); i < n; i += all_groups(lane_count)) {
-    const int64_t number = step.items != nullptr ? step.items[i] : a.rows != nullptr ? a.rows[i] : i;
+    const int64_t number = step.number_of(i);
     if (static_cast<uint64_t>(number) >= static_cast<uint64_t>(num_items)) continue;  // check_rows tells
     typename StepRows<T>::Row row = step.begin_row(number, lanes, all);
     if (a.rule == Rule::decay) {
@@ -47,20 +47,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       continue;
     }
     const G* grad = static_cast<const G*>(a.grad) + (i - a.grad_first) * a.dim;
-    if (step.needs_squares()) {
-      A squares = 0;
-      for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
-        A g[N];
-        load_upcast<N>(grad + col, g);
-        squares += step.squares(row, col, g);
-      }
-      step.take_squares(row, lanes.sum(squares), lanes);
-    }
-    for (int64_t col = lanes.lane * N; col < a.dim; col += lane_count * N) {
-      A g[N];
-      load_upcast<N>(grad + col, g);
-      step.store(row, col, g);
-    }
+    finish_row<A, N>(step, row, a.dim, lanes, true, [&](int64_t col, A(&g)[N]) {
+      if (col < a.dim) load_upcast<N>(grad + col, g);
+    });
   }
 }
 
@@ -69,8 +58,7 @@ __global__ void advance_kernel(Advance a) {
 }
 
 bool state_allows_vectors(const UpdateArgs& a, DType type) {
-  return allows_vectors(a.dim, type,
-                        {a.param, a.first, a.rule == Rule::rowwise_adagrad ? nullptr : a.second});
+  return allows_vectors(a.dim, type, {a.param, a.first, a.second_form == Moment::row ? nullptr : a.second});
 }
 
 template <class T, class G>

@@ -21,7 +21,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import checks, din, speed, variants
 from benchmarks.gpu.cells import draw_graph
 from benchmarks.gpu.ratios import ratios
-from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP, UNIQUE
+from benchmarks.gpu.variants import GATHER_SUM, SPARSE_ADAM, STEP, STEP_COMPACT, UNIQUE
 from resemb_ext import _loader
 from tests.processes import ended
 
@@ -114,6 +114,7 @@ def test_ratios_tell_what_is_missing() -> None:
         "variants": {
             GATHER_SUM: {"ms": 1.5},
             STEP: {"ms": 5.0},
+            STEP_COMPACT: {"ms": 2.0},
             SPARSE_ADAM: {"ms": 10.0},
             "step: res, a": {"ms": 20.0},
             "step: res, b": {"ms": 30.0},
@@ -133,6 +134,7 @@ def test_ratios_tell_what_is_missing() -> None:
     assert found["ours / plain with SparseAdam"] == {"what": "ours / plain with SparseAdam", "found": 0.5}
     assert found[f"{UNIQUE} / stage dedupe of ours"]["found"] == 3.0
     assert found["float32 / bfloat16 step"]["found"] is None
+    assert found["step with float32 / compact state"]["found"] == 2.5
     memory = "scratch of a step, integers of 4 bytes / (P + min(P, H) K)"
     assert found[memory]["found"] == 8.0
     cell["memory"] = {"failed": "OutOfMemoryError: x"}

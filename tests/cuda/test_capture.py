@@ -35,6 +35,8 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adam": (rx.optim.Adam, {"weight_decay": 0.01}),
     "adam by row": (rx.optim.Adam, {"bias_correction": "row"}),
     "adamw": (rx.optim.AdamW, {"stochastic_rounding": True}),
+    "adam, bfloat16 state": (rx.optim.Adam, {"state": "bfloat16"}),
+    "adam by row, int8 state": (rx.optim.Adam, {"state": "int8_rowwise", "bias_correction": "row"}),
 }
 WAITS = {
     "_local_scalar_dense",

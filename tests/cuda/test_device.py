@@ -26,6 +26,8 @@ OPTIMIZERS = {
     "adam": lambda p: rx.optim.Adam(p, lr=0.01),
     "adam by row": lambda p: rx.optim.Adam(p, lr=0.01, bias_correction="row"),
     "adamw": lambda p: rx.optim.AdamW(p, lr=0.01),
+    "adam, bfloat16 state": lambda p: rx.optim.Adam(p, lr=0.01, state="bfloat16"),
+    "adam, int8 state": lambda p: rx.optim.Adam(p, lr=0.01, state="int8_rowwise"),
     "global decay": lambda p: rx.optim.Adam(p, lr=0.01, weight_decay=1.0, decay="global"),
 }
 

@@ -127,16 +127,40 @@ MUTANTS = {
         ("3", "4"),
         "seed 3",
     ),
-    "steps that take a row's last squares for their sum": (
-        "update.cu",
-        "squares += step.squares(row, col, g);",
-        "squares = step.squares(row, col, g);",
+    "int8 moments whose scale is that of a lane's own columns": (
+        "update.cuh",
+        "lanes.largest(totals.largest)",
+        "totals.largest",
         "update",
         ("problems", "0", "12"),
-        "differs from that after them",
+        "after a step",
     ),
 }
 MORE_MUTANTS = {
+    "second moments by row of the last columns alone": (
+        "update.cuh",
+        "totals.squares += g[j] * g[j];",
+        "totals.squares = g[j] * g[j];",
+        "update",
+        ("problems", "0", "12"),
+        "second moment after a step",
+    ),
+    "counts of a row's steps that a lane may read after they are raised": (
+        "update.cuh",
+        "    __syncwarp(lanes.mask);  // all have read",
+        "    // all have read",
+        "update",
+        ("problems", "0", "12"),
+        "after a step|differs from that after them",
+    ),
+    "bfloat16 moments that are loaded eight bytes at a time wherever they lie": (
+        "numbers.cuh",
+        "bool aligned = dim % static_cast<int64_t>(16 / item_size(type)) == 0;",
+        "bool aligned = true;",
+        "update",
+        ("problems", "0", "8"),
+        "AddressSanitizer",
+    ),
     "bags that begin a position late": (
         "bags.cuh",
         "if (offsets[middle] <= p) {",
@@ -299,6 +323,7 @@ def test_operators_on_some_problems(operators: Path) -> None:
     for tests, chosen in (
         (["tests/op/test_parity.py", "tests/op/test_attention.py"], "any_problem"),
         (["tests/optim/test_rules.py"], "formulas or low_precision"),
+        (["tests/optim/test_compact.py"], "within_rounding or own_bits"),
         (["tests/optim/test_in_backward.py"], "steps_in_the_kernel"),
     ):
         run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, profile="some")
@@ -378,9 +403,36 @@ def test_optimizers(operators: Path) -> None:
         "-k",
         "not avx2 and not bit_for_bit",
         "tests/optim/test_rules.py",
+        "tests/optim/test_compact.py",
         "tests/optim/test_decay.py",
         "tests/optim/test_in_backward.py",
     )
+
+
+STATES = """
+import sys
+import torch
+sys.path.insert(0, "tests/cuda")
+import test_states as states
+
+cases = states.cases()
+on_cpu = [states.stepped(*case, "cpu") for case in cases]
+torch.ops.load_library(sys.argv[1])
+for case, expected in zip(cases, on_cpu):
+    for name, value in states.stepped(*case, "cpu").items():
+        assert torch.equal(value, expected[name]), (case, name)
+print("ok", len(cases))
+"""
+
+
+@pytest.mark.full
+def test_states_are_the_cpus_bit_for_bit(operators: Path) -> None:
+    """Where neither fuses a multiplication and an addition, and sums of squares are exact in any order."""
+    command = [sys.executable, "-c", STATES, str(operators)]
+    environment = {**os.environ, "RESEMB_ISA": "baseline"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert re.fullmatch(r"ok \d{2,}\n", done.stdout), done.stderr[-3000:]
+    assert "Overriding a previously registered kernel" in done.stderr, done.stderr[-2000:]
 
 
 FAULTS = """

@@ -45,7 +45,7 @@ void check_bad_id(Problem& p, const Results& good, Random& random) {
   p.ids[at] = bad[random.below(4)];
   const Inputs in(p);
   Call call(2);
-  const Results r = run_steps(p, in, call, 2);
+  const Results r = run_steps(p, in, call, Stepped::none);
   require(call.fault.state == 2 && call.fault.wrong == resemb::cuda::Wrong::id &&
               call.fault.value == p.ids[at] && call.fault.position == at && call.fault.bound == p.items,
           "a bad id goes unseen");
@@ -89,7 +89,8 @@ bool run_problems(uint64_t first, uint64_t past) {
       const Inputs in(p);
       Random random(seed);
       Call one(1 + static_cast<int>(random.below(5))), other(1 + static_cast<int>(random.below(5)));
-      const Results a = run_steps(p, in, one, 2), b = run_steps(p, in, other, 3);
+      const Results a = run_steps(p, in, one, Stepped::central),
+                    b = run_steps(p, in, other, Stepped::residual);
       one.require_no_fault();
       other.require_no_fault();
       compare(p, a, expected);

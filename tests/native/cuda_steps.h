@@ -3,40 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
-#include <memory>
 #include <vector>
 
 #include "cuda/lookup.h"
-#include "cuda/update.h"
-#include "expected.h"
+#include "cuda_update.h"
 
 namespace driver {
-
-// Blocks of exactly the bytes asked for, filled with NaN and impossible indices.
-class ExactMemory final : public resemb::cuda::Memory {
- public:
-  void* bytes(size_t n) override {
-    void* data = nullptr;
-    if (posix_memalign(&data, 64, n) != 0) throw std::bad_alloc();
-    std::memset(data, 0xff, n);
-    blocks_.emplace_back(static_cast<char*>(data), &std::free);
-    return data;
-  }
-
- private:
-  std::vector<std::unique_ptr<char, void (*)(void*)>> blocks_;
-};
-
-// Everything of one call: a stream's worth of launches on a device of `max_blocks`.
-struct Call {
-  ExactMemory memory;
-  resemb::cuda::Fault fault{};
-  resemb::cuda::Context context;
-  explicit Call(int max_blocks) : context{nullptr, &memory, &fault, max_blocks} {}
-
-  void require_no_fault() const { require(fault.state == 0, "a fault is reported where there is none"); }
-};
 
 struct Inputs {
   Indices ids, neighbors;
@@ -77,62 +49,10 @@ struct Results {
   Array central_by_rows, residual_by_rows, weights_by_rows;
 };
 
-// Tables and state of one optimizer, from a seed.
-struct Table {
-  Array param, first, second;
-  std::vector<int32_t> steps;
-  std::vector<double> decayed;
-  resemb::UpdateArgs a{};
+// The table whose optimizer steps are checked as well: they take most of the time.
+enum class Stepped { none, central, residual };
 
-  Table(const Problem& p, int rule, Random random)
-      : param(random.array(p.table, p.items * p.dim, p.aligned)),
-        first(p.acc(), p.items * p.dim, p.aligned),
-        second(p.acc(), p.items * p.dim, p.aligned),
-        steps(static_cast<size_t>(p.items)),
-        decayed(static_cast<size_t>(p.items)) {
-    a.rule = static_cast<resemb::Rule>(rule);
-    a.table = p.table;
-    a.dim = p.dim;
-    a.param = param.data();
-    a.first = first.zero().data();
-    a.second = second.zero().data();
-    a.row_steps = steps.data();
-    a.decayed = decayed.data();
-    a.decay_now = -0.1;
-    a.shrink = 0.9;
-    a.weight_decay = 0.1;
-    a.lr = 0.1;
-    a.beta1 = a.beta2 = 0.9;
-    a.eps = 1e-8;
-    a.random_rounding = rule % 2 == 0;
-  }
-  bool same_bits(const Table& other) const {
-    return param.same_bits(other.param) && first.same_bits(other.first) && second.same_bits(other.second) &&
-           steps == other.steps && decayed == other.decayed;
-  }
-};
-
-// The step made with the sums is, bit for bit, that on the sums stored before.
-inline void step_every_rule(const Problem& p, const resemb::Lookup& x, const resemb::cuda::Columns& columns,
-                            const Array& g, const Array& gradient, const std::vector<int64_t>& items,
-                            int blocks) {
-  for (int rule = 0; rule <= static_cast<int>(resemb::Rule::decay); ++rule) {
-    Call call(blocks);
-    Table apart(p, rule, Random(7));
-    apart.a.rows = items.data();
-    apart.a.grad = gradient.data();
-    apart.a.num_rows = static_cast<int64_t>(items.size());
-    resemb::cuda::update_rows(call.context, apart.a, p.items);
-    for (const int64_t item : items) require(apart.steps[item] == 1, "a row is not stepped once");
-    if (rule == static_cast<int>(resemb::Rule::decay)) continue;
-    Table together(p, rule, Random(7));
-    resemb::cuda::step_central(call.context, x, columns, g.data(), together.a);
-    require(together.same_bits(apart), "the step made with the sums differs from that after them");
-    call.require_no_fault();
-  }
-}
-
-inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blocks) {
+inline Results run_steps(const Problem& p, const Inputs& in, Call& call, Stepped stepped) {
   using namespace resemb::cuda;
   using resemb::Lookup;
   const Lookup& x = in.lookup;
@@ -163,6 +83,11 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   std::vector<int64_t> numbers(unique);
   to_int64(c, groups.ids, unique, numbers.data());
   r.residual_by_rows = rows.spread(numbers, p.dim, p.items * p.dim);
+  if (stepped == Stepped::residual) {
+    check_steps(p, rows, numbers, 3, [&](Call& again, const resemb::UpdateArgs& a) {
+      step_residual(again.context, x, groups, g.data(), a);
+    });
+  }
 
   const TouchedEdges edges = touched_edges(c, x, groups);
   const Columns columns = transpose(c, x, edges);
@@ -174,7 +99,11 @@ inline Results run_steps(const Problem& p, const Inputs& in, Call& call, int blo
   numbers.resize(touched);
   to_int64(c, columns.items, touched, numbers.data());
   r.central_by_rows = values.spread(numbers, p.dim, p.items * p.dim);
-  step_every_rule(p, x, columns, g, values, numbers, blocks);
+  if (stepped == Stepped::central) {
+    check_steps(p, values, numbers, 2, [&](Call& again, const resemb::UpdateArgs& a) {
+      step_central(again.context, x, columns, g.data(), a);
+    });
+  }
 
   const DType link = p.weights_gradient();
   const int64_t touched_edges = *edges.count;
