@@ -37,6 +37,8 @@ Bad input ends with one line and exit status 2; --debug shows the traceback.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 SPINS = 20_000  # turns of a waiting thread before it sleeps; between 50 microseconds and a millisecond
 
+TENSOR_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's switch: "1" asks for huge pages under large tensors
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of the usage."""
@@ -75,6 +77,16 @@ def wait_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
+def ask_for_huge_pages() -> None:
+    """Lets torch ask for huge pages under tensors of 2 MiB and more, unless the environment says otherwise.
+
+    The backward of a lookup reads the rows of its gradient in the order of the ids, each on another page. On pages of
+    4 KiB that costs a page walk a row, which virtual machines make several times dearer. Linux alone knows them; torch
+    reads the variable once, when it first allocates.
+    """
+    os.environ.setdefault(TENSOR_PAGES, "1")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``resemb``; see ``resemb_ext.cli.main``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -85,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands.add_parser(name, help=text)
         root.parse_args(arguments)
     wait_briefly()
+    ask_for_huge_pages()
     from resemb_ext.cli import main as run
 
     return run(arguments)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import resemb_command
-from resemb_command import COMMANDS, SPINS, WAITING, command_of, wait_briefly
+from resemb_command import COMMANDS, SPINS, TENSOR_PAGES, WAITING, ask_for_huge_pages, command_of, wait_briefly
 from resemb_ext.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Python code in a process of its own, where no variable says how threads wait but those given."""
-    clean = {name: value for name, value in os.environ.items() if name not in WAITING}
+    """Python code in a process of its own, without the variables that the command sets but those given."""
+    clean = {name: value for name, value in os.environ.items() if name not in (*WAITING, TENSOR_PAGES)}
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -91,16 +91,49 @@ def test_the_users_way_of_waiting_stays(monkeypatch, name):
     }
 
 
-def test_the_variable_is_set_before_torch_loads():
+def test_the_variables_are_set_before_torch_loads():
     done = run(
         "import os, sys, resemb_command\n"
         "class Finder:\n"
         "    def find_spec(self, name, *rest):\n"
-        "        if name == 'torch': print('spins', os.environ.get('GOMP_SPINCOUNT')); sys.exit()\n"
+        "        if name != 'torch': return\n"
+        f"        print('set:', os.environ.get('GOMP_SPINCOUNT'), os.environ.get('{TENSOR_PAGES}'))\n"
+        "        sys.exit()\n"
         "sys.meta_path.insert(0, Finder())\n"
         "resemb_command.main(['doctor'])"
     )
-    assert done.stdout.splitlines()[-1] == f"spins {SPINS}", done.stderr
+    assert done.stdout.splitlines()[-1] == f"set: {SPINS} 1", done.stderr
+
+
+def test_huge_pages_are_asked_for_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv(TENSOR_PAGES, "0")
+    ask_for_huge_pages()
+    assert os.environ[TENSOR_PAGES] == "0"
+    monkeypatch.delenv(TENSOR_PAGES)
+    ask_for_huge_pages()
+    assert os.environ[TENSOR_PAGES] == "1"
+
+
+@pytest.mark.full
+def test_torch_lays_large_tensors_on_huge_pages():
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not switch.exists() or "[never]" in switch.read_text():
+        pytest.skip("needs a Linux kernel that gives huge pages")
+    done = run(
+        "import resemb_command\n"
+        "resemb_command.ask_for_huge_pages()\n"
+        "import torch\n"
+        "tensor = torch.ones(16 << 20)\n"
+        "place, flags = tensor.data_ptr(), None\n"
+        "for line in open('/proc/self/smaps'):\n"
+        "    words = line.split()\n"
+        "    if '-' in words[0]:\n"
+        "        first, past = (int(at, 16) for at in words[0].split('-'))\n"
+        "    elif words[0] == 'VmFlags:' and first <= place + (32 << 20) < past:\n"
+        "        flags = words[1:]\n"
+        "print('hg' in flags)"
+    )
+    assert done.stdout.splitlines()[-1] == "True", done.stderr
 
 
 def test_the_script_is_that_of_the_package():
