@@ -12,6 +12,7 @@ from benchmarks.gpu.variants import (
     GATHER_SUM,
     LOOKUP,
     LOOKUP_BF16,
+    LOOKUP_HALF_WEIGHTS,
     SPARSE_ADAM,
     STEP,
     STEP_BF16,
@@ -52,6 +53,7 @@ def ratios(cell: dict[str, Any]) -> list[dict[str, Any]]:
             tell(f"{baseline} / stage {stage} of ours", ms[baseline], own[stage])
     tell("ours / plain with SparseAdam", ms.get(STEP), ms.get(SPARSE_ADAM))
     tell("float32 / bfloat16 lookup", ms.get(LOOKUP), ms.get(LOOKUP_BF16))
+    tell("lookup with link weights in float32 / float16", ms.get(LOOKUP), ms.get(LOOKUP_HALF_WEIGHTS))
     tell("float32 / bfloat16 step", ms.get(STEP), ms.get(STEP_BF16))
     tell("step with float32 / compact state", ms.get(STEP), ms.get(STEP_COMPACT))
     tell("float32 step / bfloat16 tables with compact state", ms.get(STEP), ms.get(STEP_BF16_COMPACT))

@@ -19,6 +19,7 @@ from benchmarks.steps import Step, StepState
 
 LOOKUP = "forward: resemb_ext"
 LOOKUP_BF16 = "forward: resemb_ext, bfloat16 tables"
+LOOKUP_HALF_WEIGHTS = "forward: resemb_ext, link weights in float16"
 GATHER_SUM = "forward: embedding_bag over the unique rows' list"
 STEP = "step: resemb_ext, Adam in backward"
 STEP_BF16 = "step: resemb_ext, Adam in backward, bfloat16 tables"
@@ -50,10 +51,10 @@ def _without_edges(items: int) -> rx.InterestGraph:
 def embedding(case: Case, **options: Any) -> rx.ResEmbedding:
     """A module over the case's graph, which is not copied through the host, with tables of its own."""
     graph, device = _without_edges(case.cell.items), case.central.device
-    link = options.pop("link", "given")
+    link, kind = options.pop("link", "given"), options.pop("weights", torch.float32)
     module = rx.ResEmbedding(graph, case.cell.dim, link=link, device=device, **options)
     weights = case.link_weights.log() if link == "attention" else case.link_weights
-    module._indptr, module._neighbors, module._link_weights = case.indptr, case.neighbors32, weights
+    module._indptr, module._neighbors, module._link_weights = case.indptr, case.neighbors32, weights.to(kind)
     return module
 
 
@@ -207,6 +208,7 @@ def variants(case: Case, compiled: bool) -> dict[str, Maker]:
     found: dict[str, Maker] = {
         LOOKUP: forward(lambda c: embedding(c)),
         LOOKUP_BF16: forward(lambda c: embedding(c, dtype=torch.bfloat16)),
+        LOOKUP_HALF_WEIGHTS: forward(lambda c: embedding(c, weights=torch.float16)),
         GATHER_SUM: lambda: gather_sum(case),
         UNIQUE: deduped,
         EDGE_SORT: sorted_edges,

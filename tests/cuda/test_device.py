@@ -56,6 +56,23 @@ def test_every_width(dim: int, dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [7, 64])
+def test_half_weights(dim: int, dtype: torch.dtype) -> None:
+    check_problem(
+        make_problem(
+            num_items=60,
+            dim=dim,
+            positions=200,
+            neighbors=7,
+            vary=True,
+            dtype=dtype,
+            weights_dtype=torch.float16,
+            device="cuda",
+        )
+    )
+
+
 @pytest.mark.parametrize("bags", [None, 3])
 @pytest.mark.parametrize(
     "sums",
