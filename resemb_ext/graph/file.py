@@ -177,7 +177,7 @@ def _array(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...]) -> np.n
             raise ValueError(f"{name} has {left} bytes for shape {shape}")
         # NumPy's own memory lies on huge pages; the stream alone would hand out bytes to copy.
         array = np.empty(shape[0], dtype)
-        place = memoryview(array.view(np.uint8))
+        place = array.view(np.uint8).data
         for begin in range(0, left, _CHUNK):
             part = stream.read(min(_CHUNK, left - begin))
             place[begin : begin + len(part)] = part

@@ -13,26 +13,26 @@ from .work import Work
 _EVENT_BYTES, _POSITION_BYTES = 1 << 30, 1 << 30
 _SORTED_EVENTS = 1 << 26
 _LEAST_PASSES = 8
+_SHARES = 4, 2, 6  # of reading, sorting and counting in the time of a build
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Steps(NamedTuple):
-    """How far a build is, for its progress: the shares of reading, sorting and counting are those of their times."""
+    """How far a build is, for its progress."""
 
     report: Call | None
     rows: int
-    shares = (4, 2, 6)
 
     def at(self, step: int) -> Callable[[int, int], None]:
         """Reports ``done`` of ``total`` of a step: 0 reading, 1 sorting, 2 counting."""
-        before, share = sum(self.shares[:step]), self.shares[step]
+        before, share = sum(_SHARES[:step]), _SHARES[step]
         rows = max(self.rows, 1)
 
         def show(done: int, total: int) -> None:
             if self.report is not None:
                 part = share * rows if not total else share * rows * done // total
-                self.report(before * rows + part, sum(self.shares) * rows)
+                self.report(before * rows + part, sum(_SHARES) * rows)
 
         return show
 

@@ -174,7 +174,9 @@ class _Plan(NamedTuple):
             "items": _map_identity("items", source.items),
             "num_items": self.num_items,
             "padding_idx": self.padding,
-            "category": None if groups is None else hashlib.sha256(checks.integers("category", groups)).hexdigest(),
+            "category": None
+            if groups is None
+            else hashlib.sha256(checks.integers("category", groups).data).hexdigest(),
             **self.chosen.meta(),
         }
 

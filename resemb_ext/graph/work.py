@@ -112,7 +112,7 @@ class Work:
         sums = []
         with open(self.folder / name, "wb") as file:
             for array in arrays:
-                content = memoryview(np.ascontiguousarray(array)).cast("B")
+                content = np.ascontiguousarray(array).data.cast("B")
                 file.write(content)
                 sums.append(zlib.crc32(content))
         return sums
@@ -127,7 +127,7 @@ class Work:
         try:
             with open(path, "rb") as file:
                 for array, expected in zip(into, sums, strict=True):
-                    content = memoryview(array).cast("B")
+                    content = array.data.cast("B")
                     if file.readinto(content) != len(content) or zlib.crc32(content) != expected:
                         raise ValueError(f"{path} is not what the build wrote; {_DROPPED}")
         except FileNotFoundError:

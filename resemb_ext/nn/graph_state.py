@@ -33,7 +33,7 @@ def encode(graph: InterestGraph, whole: bool) -> Tensor:
     content = np.empty(2 * _DIGITS + _size(arrays), np.uint8)
     head, body = np.split(content, [2 * _DIGITS])
     _write(arrays, body)
-    head[:] = np.frombuffer((graph.hash + hashlib.sha256(body).hexdigest()).encode(), np.uint8)
+    head[:] = np.frombuffer((graph.hash + hashlib.sha256(body.data).hexdigest()).encode(), np.uint8)
     return torch.from_numpy(content)
 
 
@@ -114,10 +114,10 @@ def decode(state: Any, name: str) -> InterestGraph:
         found = {"link": state["link"], **{key: state["graph"][key].cpu().numpy() for key in _ARRAYS}}
     elif isinstance(state, Tensor) and state.dtype == torch.uint8 and not state.is_meta:
         digest, body = np.split(state.detach().cpu().contiguous().numpy()[_DIGITS:], [_DIGITS])
-        if hashlib.sha256(body).hexdigest().encode() != digest.tobytes():
+        if hashlib.sha256(body.data).hexdigest().encode() != digest.tobytes():
             raise damaged
-        found = _read(body)
-        found["link"] = found["link"].tobytes().decode()
+        arrays = _read(body)
+        found = {**arrays, "link": arrays["link"].tobytes().decode()}
     else:
         raise ValueError(f"state_dict: no graph under {name}; it is kept with save_graph=True")
     graph = InterestGraph(**found)

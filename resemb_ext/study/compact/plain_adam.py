@@ -68,8 +68,9 @@ class PlainAdam:
         self.form = form
         self.generator = torch.Generator().manual_seed(seed)
         self.tables = [
-            (table, lr, l2, form.first(*table.shape, self.generator), form.second(*table.shape, self.generator))
+            (table, lr, l2, form.first(*size, self.generator), form.second(*size, self.generator))
             for table, lr, l2 in tables
+            for size in [(table.shape[0], table.shape[1])]
         ]
         self.steps = 0
 
