@@ -82,7 +82,7 @@ def train(
         graph=dataset.graph,
     )
     dtype = getattr(torch, cell.table_dtype)
-    for name in ("item_embedding", "category_embedding"):
+    for name in ("item_embedding", "category_embedding")[: 2 if config.category else 1]:
         setattr(model, name, Float32Vectors(getattr(model, name).to(dtype)))
     groups = parameter_groups(model, config)
     tables = [(p, g["lr"], g["weight_decay"]) for g in groups if g["name"] != "other" for p in g["params"]]
