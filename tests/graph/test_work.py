@@ -238,7 +238,6 @@ BUILD = """
     import sys
     from resemb_ext import InterestGraph
     from resemb_ext.graph import resumed
-from resemb_ext.runtime.files import locked
 
     resumed._EVENT_BYTES, resumed._POSITION_BYTES, resumed._SORTED_EVENTS = 300_000, 60_000, 20_000
     print("ready", flush=True)
@@ -249,13 +248,13 @@ from resemb_ext.runtime.files import locked
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 def test_killed_at_random_moments(tmp_path, seed):
     frame = events(150_000, 3_000, seed)
     path, work, out = write(tmp_path / "log.parquet", frame, 20_000), tmp_path / "work", tmp_path / "graph.npz"
     moment = random.Random(seed)
     command = [sys.executable, "-c", textwrap.dedent(BUILD), path, work, out]
-    for _ in range(12):
+    for _ in range(6):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert child.stdout.readline() == "ready\n"
