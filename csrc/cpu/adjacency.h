@@ -75,7 +75,7 @@ RESEMB_INLINE void put_eight(double* to, f8 v) {
 template <class A>
 RESEMB_INLINE void convert(const Half* from, int64_t count, A* to) {
   if (count < 8) {
-    put_eight(to, load_part(from, count));
+    if (count > 0) put_eight(to, load_part(from, count));
     return;
   }
   int64_t k = 0;

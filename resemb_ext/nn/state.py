@@ -71,7 +71,7 @@ class GraphState(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles keep: the graph once, as arrays. Memory that processes share goes as tensors."""
-        state = self.__dict__.copy()
+        state = super().__getstate__()
         tensors = {name: state.pop(name) for name in graph_tensors.ATTRIBUTES}
         if all(tensor.device.type == "cpu" and tensor.is_shared() for tensor in tensors.values()):
             state |= tensors

@@ -167,4 +167,4 @@ def test_progress_of_a_stream_ends_at_its_total():
     calls = []
     reader = pa.Table.from_pandas(events()).to_reader(100)
     InterestGraph.from_dataframe(reader, **NAMES, progress=lambda *call: calls.append(call))
-    assert calls[-1] == (6_000, 6_000) and [d for d, _ in calls] == sorted(d for d, _ in calls)
+    assert calls[-1] == (24_000, 24_000) and [d for d, _ in calls] == sorted(d for d, _ in calls)

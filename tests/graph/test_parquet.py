@@ -197,7 +197,7 @@ def test_progress_reaches_its_total(tmp_path):
     calls = []
     InterestGraph.from_parquet(tmp_path / "log.parquet", batch_rows=3_000, progress=lambda *call: calls.append(call))
     done = [d for d, _ in calls]
-    assert done == sorted(done) and calls[-1] == (60_000, 60_000) and calls[0] == (3_000, 60_000)
+    assert done == sorted(done) and calls[-1] == (240_000, 240_000) and calls[0] == (12_000, 240_000)
 
 
 DATES = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[s]")

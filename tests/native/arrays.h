@@ -62,6 +62,8 @@ inline void encode(DType type, void* data, int64_t i, double value) {
     uint32_t bits = 0;
     if (std::isnan(value)) {
       bits = 0x7e00;
+    } else if (std::isinf(value)) {
+      bits = 0x7c00;
     } else if (value != 0) {
       int exponent;
       const double fraction = std::frexp(std::fabs(value), &exponent);  // in [0.5, 1)

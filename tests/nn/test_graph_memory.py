@@ -110,7 +110,6 @@ def test_a_module_on_the_meta_device_comes_back() -> None:
     with FakeTensorMode():
         fake = make(**half)
         assert fake._link_weights.dtype == torch.float16
-        assert type(copy.deepcopy(fake)._neighbors).__name__ == "FakeTensor"
 
 
 def test_pickles_of_before_hold_tensors_of_their_own() -> None:

@@ -142,8 +142,8 @@ def test_dtypes_that_were_found() -> None:
     ops, rows = torch.ops.resemb_ext, torch.tensor([0, 1])
     with pytest.raises(ValueError, match="indptr: expected dtype int64, found int32"):
         ops.distinct_neighbors(rows, GRAPH[0].int(), GRAPH[1])
-    with pytest.raises(ValueError, match="weights: expected dtype float32 or float64, found Half"):
-        look_up(rows, graph=(*GRAPH[:2], GRAPH[2].half()))
+    with pytest.raises(ValueError, match="weights: expected dtype float32, float64 or float16, found bfloat16"):
+        look_up(rows, graph=(*GRAPH[:2], GRAPH[2].bfloat16()))
     momentum, moments = [0.0] * 7, torch.zeros(H, D, dtype=torch.float64)
     with pytest.raises(ValueError, match="first: expected dtype float32, found float64"):
         ops.update_rows_(
