@@ -102,7 +102,7 @@ class ResEmbedding(ResEmbeddingBase, nn.Embedding):
             graph: interest graph over the same H items.
             exact: C = T and R = T - W T, so that E = T to rounding; else R = 0, so that E = W T is T
                 smoothed over the graph. Rounding is that of R in the tables' dtype: of half a unit in its last
-                place, |R| / 256 at most in bfloat16 and |R| / 2048 in float16, and that of the output beside it.
+                place, ``|R| / 256`` at most in bfloat16 and ``|R| / 2048`` in float16, and that of the output beside it.
             **options: of the constructor. ``keep_padding=True`` keeps the vector of a padding row that is not zero;
                 ``padding_idx=None`` makes it an item like others.
 

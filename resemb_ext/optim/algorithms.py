@@ -234,7 +234,7 @@ class Adam(RowSparseOptimizer):
     - "compact": the one of these that is recommended, "int8_rowwise".
 
     Rowwise: v <- beta2 v + (1 - beta2) mean over columns of g^2, one number a row (FBGEMM's partial row-wise Adam).
-    int8: exp_avg_scale is the largest |m| of the row over 127, as in 8-bit optimizers (Dettmers et al. 2022) with
+    int8: exp_avg_scale is the largest ``|m|`` of the row over 127, as in 8-bit optimizers (Dettmers et al. 2022) with
     the row as block and linear codes. bfloat16 and int8 moments are rounded at random to one of their two
     neighbours, with a chance by nearness, so that their mean is exact (Gupta et al. 2015); the step itself uses
     them before rounding. A gradient that is not finite makes its row's int8 moments NaN, and its row's v where that
