@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -314,25 +315,32 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 20)
 @examples(100)
 def test_raw_ids_are_numbered_as_a_dict_numbers_them(kind_and_ids: tuple, first: int, data: st.DataObject) -> None:
     kind, ids = kind_and_ids
-    split = data.draw(st.integers(0, len(ids)))
-    parts = [part if kind is None else np.array(part, kind) for part in (ids[:split], ids[split:])]
-    items = Items(parts[0], first).extended(Items(parts[1], first + split))
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=4))), len(ids)]
+    parts = [ids[a:b] if kind is None else np.array(ids[a:b], kind) for a, b in pairwise(cuts)]
+    items = Items(parts[0], first)
+    for start, part in zip(cuts[1:], parts[1:], strict=False):
+        items = items.extended(Items(part, first + start))
     section = items.section()
-    items = Items.of(items.header(section), section, "x")
+    again = Items.of(items.header(section), section, "x")
     assert (items.oov, len(items), items.first) == (first + len(ids), len(ids), first)
     known = {value: first + k for k, value in enumerate(ids)}
     more = {None: TEXT, np.int64: INTEGERS, np.uint64: st.integers(0, 2**64 - 1)}[kind]
     asked = [*ids, *data.draw(st.lists(more, max_size=4))]
     asked_of = asked if kind is None else np.array(asked, kind)
-    assert items.encode(asked_of).tolist() == [known.get(value, items.oov) for value in asked]
+    for one in (items, again):
+        assert one.encode(asked_of).tolist() == [known.get(value, items.oov) for value in asked]
+    assert list(items.values) == list(again.values) == ids
 
 
 def test_raw_ids_of_other_types_are_refused() -> None:
     words, numbers = Items(["a", "b"]), Items(np.array([-4, 5]))
     with pytest.raises(TypeError, match=r"ids: found '3' of type int, and the table's are text"):
         words.encode(["a", 3])
-    with pytest.raises(TypeError, match=r"ids: found <U1, and the table's are integers"):
-        numbers.encode(["a"])
+    for odd, name in (("a", "str"), (True, "bool"), (0.5, "float")):
+        with pytest.raises(TypeError, match=f"ids: found '{odd}' of type {name}, and the table's are integers"):
+            numbers.encode([5, odd])
+    assert numbers.encode([-4, 2**63, 5, 2**64, -(2**63) - 1]).tolist() == [1, 3, 2, 3, 3]
+    assert Items(np.array([2**63], np.uint64)).encode([-4, 2**63]).tolist() == [2, 1]
     assert numbers.encode(np.array([2**64 - 4, 5], np.uint64)).tolist() == [3, 2]
     with pytest.raises(TableError, match="found text ids, and the table's are int64"):
         numbers.extended(Items(["x"], 3))

@@ -23,7 +23,7 @@ from .framing import Fields, bytes_of, mapped, named, pack, unpack
 from .idmap import MAX_ROWS, Items, ItemsHeader
 from .rows import DTYPES, MAX_DIM, row_bytes
 
-__all__ = ["TableHeader", "check_rows", "map_rows", "open_table", "read_header", "row_bytes", "write_table"]
+__all__ = ["TableHeader", "check_rows", "map_rows", "open_table", "packed", "read_header", "row_bytes", "write_table"]
 
 VERSION = 1
 MAX_SEQUENCE = 99_999_999
@@ -152,7 +152,7 @@ def write_table(
     header = _table(fields_of(TableHeader(**given)), "fields")
     size, count, digest = header.row_bytes, 0, hashlib.sha256()
     with open(path, "wb") as file:
-        file.write(pack(_TABLE, fields_of(header)))
+        file.write(packed(header))
         for block in blocks:
             check_block(block, size)
             count += len(block)
@@ -166,8 +166,13 @@ def write_table(
         if section is not None:
             file.write(bytes_of(section))
         file.seek(0)
-        file.write(pack(_TABLE, fields_of(replace(header, digest=digest.hexdigest()))))
+        file.write(packed(replace(header, digest=digest.hexdigest())))
     return read_header(path)
+
+
+def packed(header: TableHeader) -> bytes:
+    """What stands before the rows in the file of a table with this header; its fingerprint and body are found anew."""
+    return pack(_TABLE, fields_of(header))
 
 
 def check_block(block: np.ndarray, size: int) -> None:

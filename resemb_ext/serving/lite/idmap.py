@@ -58,8 +58,55 @@ class ItemsHeader:
         return {"kind": self.kind, "first": self.first, "count": self.count, "bytes": self.bytes, "sha256": self.digest}
 
 
+class _Part:
+    """Raw ids of one type, one after another, and how they are found."""
+
+    def __init__(self, values: np.ndarray | list[str], first: int) -> None:
+        self.values, self.first = values, first
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        known = {word: number for number, word in enumerate(self.values, self.first)}
+        self._check_distinct(len(known))
+        return known
+
+    @cached_property
+    def _by_value(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.values, kind="stable")
+        ascending = np.asarray(self.values)[order]
+        self._check_distinct(len(ascending) - int((ascending[1:] == ascending[:-1]).sum()))
+        return order, ascending
+
+    def _check_distinct(self, distinct: int) -> None:
+        if distinct < len(self):
+            raise TableError(f"items: {len(self) - distinct} of the {len(self)} ids are repeats")
+
+    def find_text(self, words: list[str], out: np.ndarray) -> None:
+        """Puts numbers of those that are there into ``out``."""
+        known = self._by_text
+        for place, word in enumerate(words):
+            number = known.get(word)
+            if number is not None:
+                out[place] = number
+
+    def find(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """The same for integers."""
+        order, values = self._by_value
+        if not len(values):
+            return
+        # What the type of the values cannot hold is not among them.
+        fits = numbers >= 0 if values.dtype == np.uint64 else numbers <= np.iinfo(np.int64).max
+        cast = np.where(fits, numbers, 0).astype(values.dtype)
+        place = np.minimum(np.searchsorted(values, cast), len(values) - 1)
+        found = fits & (values[place] == cast)
+        out[found] = order[place[found]] + self.first
+
+
 class Items:
-    """Raw ids in the order of their numbers.
+    """Raw ids in the order of their numbers. It never changes.
 
     Args:
         values: int64 or uint64 [n], or texts; each once.
@@ -70,32 +117,39 @@ class Items:
     """
 
     def __init__(self, values: np.ndarray | Sequence[str], first: int = 1) -> None:
-        self.first = int(first)
+        held: np.ndarray | list[str]
         if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-            wide = np.uint64 if values.dtype == np.uint64 else np.int64
-            self._values: np.ndarray | list[str] = values.astype(wide, copy=False)
-            self.kind = str(self._values.dtype)
+            held = values.astype(np.uint64 if values.dtype == np.uint64 else np.int64, copy=False)
+            self.kind = str(held.dtype)
         else:
-            self._values = list(values)
-            if not all(type(value) is str for value in self._values):
-                odd = next(value for value in self._values if type(value) is not str)
+            held = list(values)
+            odd = next((value for value in held if type(value) is not str), None)
+            if odd is not None:
                 raise TableError(f"items: found the id {str(odd)[:40]!r} of type {type(odd).__name__}, expected text")
             self.kind = "text"
+        self.first = int(first)
+        self._set((_Part(held, self.first),))
+
+    def _set(self, parts: tuple[_Part, ...]) -> None:
+        self._parts = parts
+        self._count = sum(map(len, parts))
         if self.oov > MAX_ROWS:
             raise TableError(f"items: their numbers would reach {self.oov}, and may reach {MAX_ROWS}")
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray | list[str]:
         """int64 or uint64 [n], or a list of texts."""
-        return self._values
+        if self.kind == "text":
+            return [word for part in self._parts for word in part.values]
+        return np.concatenate([np.asarray(part.values).astype(self.kind, copy=False) for part in self._parts])
 
     @property
     def oov(self) -> int:
         """Number of every id that is not there."""
-        return self.first + len(self._values)
+        return self.first + self._count
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self._count
 
     def section(self) -> np.ndarray:
         """uint8: the bytes of the section.
@@ -103,10 +157,11 @@ class Items:
         Raises:
             TableError: a text that UTF-8 cannot hold.
         """
-        if isinstance(self._values, np.ndarray):
-            return np.ascontiguousarray(self._values, self._values.dtype.newbyteorder("<")).view(np.uint8)
+        values = self.values
+        if isinstance(values, np.ndarray):
+            return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).view(np.uint8)
         try:
-            letters = [value.encode() for value in self._values]
+            letters = [value.encode() for value in values]
         except UnicodeEncodeError as error:
             raise TableError(f"items: {error.object[:40]!r} cannot be written as UTF-8") from None
         offsets = np.zeros(len(letters) + 1, "<i8")
@@ -140,7 +195,7 @@ class Items:
         return cls(words, header.first)
 
     def extended(self, new: Items) -> Items:
-        """These with further ids behind.
+        """These with further ids behind; takes as long as the new ones need, where these were looked up before.
 
         Raises:
             TableError: integers behind texts or the other way round, repeats, numbers that do not follow, or integers
@@ -152,14 +207,19 @@ class Items:
             raise TableError(f"items: the new ids are numbered from {new.first}, expected {self.oov}")
         if len(new) and (self.encode(new.values) != self.oov).any():
             raise TableError("items: some of the new ids are there already")
-        if isinstance(self._values, list):
-            return Items([*self._values, *new.values], self.first)
-        parts = [self._values, np.asarray(new.values)]
+        out = object.__new__(Items)
+        out.first, out.kind = self.first, self.kind
         if self.kind != new.kind:
-            if any(part.dtype == np.int64 and part.size and part.min() < 0 for part in parts):
+            arrays = [np.asarray(part.values) for part in (*self._parts, *new._parts)]
+            if any(array.dtype == np.int64 and array.size and array.min() < 0 for array in arrays):
                 raise TableError("items: negative ids and ids beyond 2**63 - 1 fit no one type")
-            parts = [part.astype(np.uint64) for part in parts]
-        return Items(np.concatenate(parts), self.first)
+            out.kind = "uint64"
+        # The first part, most often that of the base, stays; the others are joined so that they are few.
+        parts, last = list(self._parts), _joined(new._parts)
+        while len(parts) > 1 and len(parts[-1]) <= len(last):
+            last = _joined((parts.pop(), last))
+        out._set((*parts, last))
+        return out
 
     def encode(self, ids: Any) -> np.ndarray:
         """Numbers of raw ids.
@@ -173,42 +233,42 @@ class Items:
         Raises:
             TypeError: texts where the ids are integers, the other way round, or what is neither.
             TableError: the table has an id twice.
-        TableError: the table has an id twice.
         """
         if self.kind == "text":
             words = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-            odd = next((word for word in words if type(word) is not str), None)
+            odd = next((word for word in words if not isinstance(word, str)), None)
             if odd is not None:
                 raise TypeError(f"ids: found {str(odd)[:40]!r} of type {type(odd).__name__}, and the table's are text")
-            known = self._by_text
-            return np.array([known.get(word, self.oov) for word in words], np.int64)
-        numbers = np.asarray(ids)
-        if not numbers.size:
-            return np.empty(0, np.int64)
-        if numbers.dtype.kind not in "iu":
-            raise TypeError(f"ids: found {numbers.dtype}, and the table's are integers")
-        order, values = self._by_value
-        # What the type of the values cannot hold is not among them.
-        fits = numbers >= 0 if values.dtype == np.uint64 else numbers <= np.iinfo(np.int64).max
-        if not len(values):
-            return np.full(len(numbers), self.oov, np.int64)
-        cast = np.where(fits, numbers, 0).astype(values.dtype)
-        place = np.minimum(np.searchsorted(values, cast), len(values) - 1)
-        return np.where(fits & (values[place] == cast), order[place] + self.first, self.oov)
+            out = np.full(len(words), self.oov, np.int64)
+            for part in self._parts:
+                part.find_text(words, out)
+            return out
+        numbers, other = _integers(ids)
+        out = np.full(len(numbers), self.oov, np.int64)
+        for part in self._parts:
+            part.find(numbers, out)
+        for place, value in other.items():  # beyond int64, among integers of Python
+            out[place] = self.oov if value >= 2**64 or value < 0 else self.encode(np.array([value], np.uint64))[0]
+        return out
 
-    @cached_property
-    def _by_text(self) -> dict[str, int]:
-        known = {word: number for number, word in enumerate(self._values, self.first)}
-        self._check_distinct(len(known))
-        return known
 
-    @cached_property
-    def _by_value(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self._values, kind="stable")
-        ascending = np.asarray(self._values)[order]
-        self._check_distinct(len(ascending) - int((ascending[1:] == ascending[:-1]).sum()))
-        return order, ascending
+def _joined(parts: Sequence[_Part]) -> _Part:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0].values, list):
+        return _Part([word for part in parts for word in part.values], parts[0].first)
+    arrays = [np.asarray(part.values) for part in parts]
+    kind = np.uint64 if any(array.dtype == np.uint64 for array in arrays) else np.int64
+    return _Part(np.concatenate([array.astype(kind, copy=False) for array in arrays]), parts[0].first)
 
-    def _check_distinct(self, distinct: int) -> None:
-        if distinct < len(self):
-            raise TableError(f"items: {len(self) - distinct} of the {len(self)} ids are repeats")
+
+def _integers(ids: Any) -> tuple[np.ndarray, dict[int, int]]:
+    """Ids as int64 or uint64, and by their places those that neither holds."""
+    if isinstance(ids, np.ndarray) and (ids.dtype.kind in "iu" or not ids.size):
+        return ids.astype(np.int64) if not ids.size else ids, {}
+    values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    odd = next((v for v in values if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, np.integer))), None)
+    if odd is not None:
+        raise TypeError(f"ids: found {str(odd)[:40]!r} of type {type(odd).__name__}, and the table's are integers")
+    other = {place: int(v) for place, v in enumerate(values) if not -(2**63) <= v < 2**63}
+    return np.array([0 if place in other else int(v) for place, v in enumerate(values)], np.int64), other

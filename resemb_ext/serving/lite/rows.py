@@ -39,12 +39,13 @@ def _layout(dtype: str, dim: int) -> np.dtype:
     return np.dtype([("q", "u1", (columns,)), ("scale", number), ("bias", number)])
 
 
-def encode(vectors: np.ndarray, dtype: str) -> np.ndarray:
+def encode(vectors: np.ndarray, dtype: str, first: int = 0) -> np.ndarray:
     """Rows of float32 vectors.
 
     Args:
         vectors: float32 [n, D], finite.
         dtype: one of ``DTYPES``.
+        first: number of the first row, for messages.
 
     Returns:
         uint8 [n, ``row_bytes(dtype, D)``].
@@ -61,14 +62,14 @@ def encode(vectors: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype in _FLOATS:
             held = np.ascontiguousarray(vectors, _FLOATS[dtype])
-            _check_finite(held, dtype)
+            _check_finite(held, dtype, first)
             return held.view(np.uint8)
         low, high = vectors.min(1, keepdims=True), vectors.max(1, keepdims=True)
         rows = np.empty(count, _layout(dtype, dim))
         if dtype == "int8":
             spread = high - low
             rows["scale"], rows["bias"] = (spread / np.float32(255))[:, 0], low[:, 0]
-            _check_finite(spread, dtype)
+            _check_finite(spread, dtype, first)
             inverse = np.float32(255) / (spread + _EPSILON)
             rows["q"] = np.rint((vectors - low) * inverse)
         else:
@@ -77,17 +78,17 @@ def encode(vectors: np.ndarray, dtype: str) -> np.ndarray:
             spread = high - bias
             scale = np.where(spread == 0, np.float32(1), spread / np.float32(15)).astype("<f2").astype(np.float32)
             scale[(scale == 0) | np.isinf(1 / np.where(scale == 0, np.float32(1), scale))] = 1
-            _check_finite(bias + scale, dtype)
+            _check_finite(bias + scale, dtype, first)
             q = np.clip(np.rint((vectors - bias) * (np.float32(1) / scale)), 0, 15).astype(np.uint8)
             rows["q"] = q[:, ::2] | q[:, 1::2] << 4
             rows["scale"], rows["bias"] = scale[:, 0], low[:, 0]
     return rows.view(np.uint8).reshape(count, size)
 
 
-def _check_finite(numbers: np.ndarray, dtype: str) -> None:
+def _check_finite(numbers: np.ndarray, dtype: str, first: int) -> None:
     good = np.isfinite(numbers).all(1)
     if not good.all():
-        raise TableError(f"vectors: row {int(np.argmin(good))} holds a number that is not finite in {dtype}")
+        raise TableError(f"vectors: row {first + int(np.argmin(good))} holds a number that is not finite in {dtype}")
 
 
 def decode(rows: np.ndarray, dtype: str, dim: int) -> np.ndarray:

@@ -266,7 +266,13 @@ def apply(snapshot: Snapshot, deltas: Sequence[Delta], names: Sequence[str]) -> 
         [snapshot.numbers, *(d.numbers for d in deltas)], [snapshot.overlay, *(d.rows for d in deltas)]
     )
     bits, before = _bitmap(numbers, at.rows)
-    return replace(at, numbers=numbers, overlay=overlay, bits=bits, before=before)
+    made = replace(at, numbers=numbers, overlay=overlay, bits=bits, before=before)
+    items = vars(snapshot).get("items")
+    if items is not None:  # those that were read already
+        for delta in deltas:
+            items = items if delta.items is None else items.extended(delta.items)
+        vars(made)["items"] = items
+    return made
 
 
 def _check_follows(at: Snapshot, delta: Delta, name: str) -> None:
