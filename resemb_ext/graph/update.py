@@ -51,6 +51,12 @@ def updated(
         height = checks.whole_number("num_items", num_items, height)
     elif is_log:
         height = max(height, new_events.num_items)
+    elif len(events.item) and events.item.max() >= height:
+        at = int(np.argmax(events.item >= height))
+        raise IndexError(
+            f"item[{at}] is {events.item[at]}, expected an id in [0, num_items = {height}); give num_items, more than the "
+            "largest id, for new items"
+        )
     if category is not None and not options.category_edges:
         raise ValueError("category is given but the graph has no category edges")
     groups = categories(category, height) if category is not None else old.category

@@ -17,11 +17,11 @@ from resemb_ext.graph import InterestGraph
 
 from . import graph_tensors
 from .attention import AttentionLink
+from .growing import Growing
 from .plain import PlainTables, draws
-from .state import GraphState
 
 
-class ResEmbeddingBase(GraphState, PlainTables):
+class ResEmbeddingBase(Growing, PlainTables):
     """What ``ResEmbedding`` and ``ResEmbeddingBag`` share: tables, graph, link, and all but ``forward``.
 
     Its arguments and attributes are those of ``ResEmbedding``.

@@ -17,6 +17,7 @@ from .dense import step_dense
 from .loading import Saved
 from .row_sparse import RowGradient, RowStep, gradient_rows, is_table, require_table, update_rows, whole_table
 from .state import complete_state, count_of_torch, place_count, state_dtype
+from .tie import tie_of
 
 _DECAYS = ("touched", "global")
 
@@ -176,6 +177,13 @@ class RowSparseOptimizer(Saved):
 
     def _table_seed(self, index: int) -> int:
         return self._seed + (index << 32)
+
+    def _rows_have_moved(self, tables: list[Tensor]) -> None:
+        """After tables were given more rows, and the state with them: earlier lookups cannot be stepped any more."""
+        tie = tie_of(self)
+        for lookup in list(tie.lookups) if tie is not None else ():
+            if any(id(table) in lookup.tables for table in tables) and lookup.in_pass is None:
+                lookup.in_pass = -1
 
     # Steps in backward.
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from resemb_ext._ownership import TAKE_SPARSE, owner_of
 from resemb_ext.optim import RowSparseOptimizer
+from resemb_ext.runtime.living import living
 
-from .living import living
 from .report import OptimizerChange
 from .swap import Swap
 from .walk import Place, plain_values

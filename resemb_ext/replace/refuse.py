@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resemb_ext.nn import ResEmbeddingBase, combined
+from resemb_ext.runtime.living import living
 
 from .graphs import named
-from .living import living
 from .names import Table
 from .walk import Place, join
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from resemb_ext._bags import normalize_padding_idx
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
+from resemb_ext.runtime.living import living
 
 from . import optimizers, refuse
 from .graphs import graph_of, named
-from .living import living
 from .names import Table, choose
 from .plan import Plan
 from .report import Replacement

@@ -10,9 +10,9 @@ from torch import nn
 
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase, plain_class
 from resemb_ext.nn.combining import graph_attributes
+from resemb_ext.runtime.living import living
 
 from . import optimizers, refuse
-from .living import living
 from .names import Table, embeddings
 from .plan import Plan
 from .report import Replacement

@@ -1,1 +1,1 @@
-"""What commands and experiments share: whole files, blocks of pages, progress, environment, peak memory."""
+"""What commands and experiments share: whole files, blocks of pages, progress, environment, living objects, peak memory."""

@@ -94,7 +94,9 @@ def test_larger_logs_files_and_more_items(tmp_path):
     graph = InterestGraph.from_events(*old, num_items=850, **options)
     graph.save(tmp_path / "g.npz")
     graph = InterestGraph.load(tmp_path / "g.npz")
-    with pytest.raises(IndexError, match=r"item\[\d+\] is \d+, expected an id in \[0, num_items = 850"):
+    with pytest.raises(
+        IndexError, match=r"item\[\d+\] is \d+, expected an id in \[0, num_items = 850\); give num_items"
+    ):
         graph.update(new)
     graph = graph.update(pd.DataFrame(dict(zip(("user", "item", "time"), new, strict=True))), num_items=950)
     both = [np.concatenate(columns) for columns in zip(old, new, strict=True)]
