@@ -146,6 +146,9 @@ def test_a_version_is_its_base_with_all_deltas_over_it(history: tuple, at_once: 
     assert (known.rows, known.oov, known.sequence) == (len(expected), len(expected) - 1, len(grown))
     for one in (now, known):
         np.testing.assert_array_equal(one.gather(np.arange(one.rows)), expected)
+        cuts = np.unique(rng.integers(0, one.rows + 1, 3)).tolist()
+        blocks = [one.block(a, b) for a, b in pairwise([0, *cuts, one.rows])]
+        np.testing.assert_array_equal(np.concatenate(blocks), expected)
         np.testing.assert_array_equal(one.gather([2**40, -(2**40)]), expected[[-1, -1]])
         # The five arrays, as the kernel reads them.
         for i in range(one.rows):

@@ -8,7 +8,7 @@ from .errors import TableError
 from .format import TableHeader, check_rows, map_rows, open_table, read_header, write_table
 from .idmap import Items
 from .rows import DTYPES, decode, encode, row_bytes
-from .snapshot import Snapshot, apply, open_base, read_snapshot
+from .snapshot import Snapshot, apply, open_base, read_snapshot, read_version
 from .versions import Head, folder_of, read_head
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "read_head",
     "read_header",
     "read_snapshot",
+    "read_version",
     "row_bytes",
     "write_delta",
     "write_table",

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import TableError
-from .framing import Fields, bytes_of, mapped, named, pack, unpack
+from .framing import Fields, bytes_of, mapped, named, pack, read_ahead, unpack
 from .idmap import MAX_ROWS, Items, ItemsHeader
 from .rows import DTYPES, MAX_DIM, row_bytes
 
@@ -229,6 +229,8 @@ def check_rows(header: TableHeader, rows: np.ndarray, name: Path | str) -> None:
     """
     digest, step = hashlib.sha256(), max(1, _BLOCK // header.row_bytes)
     for start in range(0, len(rows), step):
-        digest.update(bytes_of(rows[start : start + step]))
+        block = rows[start : start + step]
+        read_ahead(block)
+        digest.update(bytes_of(block))
     if digest.hexdigest() != header.digest:
         raise TableError(f"{named(name)}: is damaged: its rows do not match their sha256")

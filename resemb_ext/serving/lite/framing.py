@@ -158,6 +158,18 @@ def mapped(file: BinaryIO) -> np.ndarray:
     return np.frombuffer(held, np.uint8)
 
 
+def read_ahead(part: np.ndarray) -> None:
+    """Asks the system to read a part of what ``mapped`` gave, where it is about to be read from end to end."""
+    whole = part
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    held = whole.base.obj if isinstance(whole.base, memoryview) else whole.base
+    if isinstance(held, mmap.mmap) and part.nbytes:
+        at = part.ctypes.data - whole.ctypes.data
+        start = at - at % mmap.PAGESIZE
+        held.madvise(mmap.MADV_WILLNEED, start, at + part.nbytes - start)
+
+
 def bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of an array, row after row."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

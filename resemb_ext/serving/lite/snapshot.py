@@ -15,7 +15,7 @@ import numpy as np
 from .deltas import Delta, read_delta
 from .errors import TableError
 from .format import TableHeader, check_rows, open_table
-from .framing import named
+from .framing import named, read_ahead
 from .idmap import Items
 from .versions import Head, base_files, delta_file, read_head
 
@@ -140,6 +140,25 @@ class Snapshot:
             out[rows == self.padding] = 0
         return out
 
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Rows from start up to stop, as bytes: for readers of all rows, one block after another.
+
+        Returns:
+            uint8 [stop - start, row_bytes], to be read alone: the mapped rows themselves, where no delta changed one.
+        """
+        inside = self.base[start:stop]
+        read_ahead(inside)
+        low, high = np.searchsorted(self.numbers, [start, stop])
+        padded = self.padding is not None and start <= self.padding < stop
+        if low == high and not padded and len(inside) == stop - start:
+            return inside
+        out = np.zeros((stop - start, self.header.row_bytes), np.uint8)
+        out[: len(inside)] = inside
+        out[self.numbers[low:high] - start] = self.overlay[low:high]
+        if self.padding is not None and padded:
+            out[self.padding - start] = 0
+        return out
+
     def verify(self) -> None:
         """Compares all rows and raw ids of the base with their sha256; deltas were compared when they were read.
 
@@ -165,7 +184,7 @@ def read_snapshot(path: Path | str, known: Snapshot | None = None) -> Snapshot:
     while True:
         head = read_head(path)
         try:
-            return _alone(path, known) if head is None else _in_force(path, head, known)
+            return _alone(path, known) if head is None else read_version(path, head, known)
         except (TableError, FileNotFoundError):
             if read_head(path) == head:
                 raise  # else: another version took its place, and files of this one may be gone
@@ -176,7 +195,12 @@ def _alone(path: Path | str, known: Snapshot | None) -> Snapshot:
     return known if known is not None and known.fingerprint == found.fingerprint else found
 
 
-def _in_force(path: Path | str, head: Head, known: Snapshot | None) -> Snapshot:
+def read_version(path: Path | str, head: Head, known: Snapshot | None = None) -> Snapshot:
+    """The version of a table that a head names, whether it is in force or not.
+
+    Raises:
+        FileNotFoundError, TableError: as ``read_snapshot``.
+    """
     deltas: list[Delta] = []
     names: list[str] = []
     sequence, fingerprint = head.sequence, head.fingerprint
