@@ -17,6 +17,7 @@ COMMANDS = {
     "tune": "search training options on validation, for both arms alike",
     "predict": "score a file of (history, target) rows with a saved run",
     "export": "write a trained model as torch.export or ONNX, to serve without this package",
+    "publish": "publish what changed in a run's item vectors to a served table, or roll it back",
     "graph": "build and inspect interest graphs",
     "study": "test the paper's claims on real logs",
     "bench": "time the operators against plain PyTorch (in the source tree)",

@@ -39,13 +39,13 @@ def _layout(dtype: str, dim: int) -> np.dtype:
     return np.dtype([("q", "u1", (columns,)), ("scale", number), ("bias", number)])
 
 
-def encode(vectors: np.ndarray, dtype: str, first: int = 0) -> np.ndarray:
+def encode(vectors: np.ndarray, dtype: str, first: int | np.ndarray = 0) -> np.ndarray:
     """Rows of float32 vectors.
 
     Args:
         vectors: float32 [n, D], finite.
         dtype: one of ``DTYPES``.
-        first: number of the first row, for messages.
+        first: number of the first row, for messages; or those of all rows.
 
     Returns:
         uint8 [n, ``row_bytes(dtype, D)``].
@@ -85,10 +85,12 @@ def encode(vectors: np.ndarray, dtype: str, first: int = 0) -> np.ndarray:
     return rows.view(np.uint8).reshape(count, size)
 
 
-def _check_finite(numbers: np.ndarray, dtype: str, first: int) -> None:
+def _check_finite(numbers: np.ndarray, dtype: str, first: int | np.ndarray) -> None:
     good = np.isfinite(numbers).all(1)
     if not good.all():
-        raise TableError(f"vectors: row {first + int(np.argmin(good))} holds a number that is not finite in {dtype}")
+        at = int(np.argmin(good))
+        row = first[at] if isinstance(first, np.ndarray) else first + at
+        raise TableError(f"vectors: row {row} holds a number that is not finite in {dtype}")
 
 
 def decode(rows: np.ndarray, dtype: str, dim: int) -> np.ndarray:

@@ -39,6 +39,7 @@ class Snapshot:
         sequence: of this version.
         fingerprint: hex sha256 of the header of the file that made this version.
         numbers: int64 [n], the rows of the overlay.
+        written: rows that its deltas hold, one by one.
         meta: what the base's header and those of the deltas say, the later ones over the earlier.
     """
 
@@ -53,6 +54,7 @@ class Snapshot:
     sequence: int
     fingerprint: str
     numbers: np.ndarray
+    written: int
     meta: dict[str, Any]
     _section: np.ndarray = field(repr=False)
     _new_items: tuple[Items, ...] = field(default=(), repr=False)
@@ -256,6 +258,7 @@ def open_base(path: Path | str) -> Snapshot:
         sequence=header.sequence,
         fingerprint=header.fingerprint,
         numbers=np.empty(0, np.int64),
+        written=0,
         meta=header.meta,
         _section=section,
     )
@@ -281,6 +284,7 @@ def apply(snapshot: Snapshot, deltas: Sequence[Delta], names: Sequence[str]) -> 
             oov=delta.header.oov,
             sequence=delta.header.sequence,
             fingerprint=delta.header.fingerprint,
+            written=at.written + delta.header.count,
             meta={**at.meta, **delta.header.meta},
             _new_items=at._new_items if delta.items is None else (*at._new_items, delta.items),
         )
