@@ -11,7 +11,7 @@ from resemb_ext import _registration as _registration
 from resemb_ext import functional, optim, reference
 from resemb_ext._loader import release_memory
 from resemb_ext.graph import InterestGraph
-from resemb_ext.nn import ResEmbedding, ResEmbeddingBag
+from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, Smoothing
 from resemb_ext.replace import replace_embeddings, restore_embeddings
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "InterestGraph",
     "ResEmbedding",
     "ResEmbeddingBag",
+    "Smoothing",
     "data",
     "export",
     "functional",

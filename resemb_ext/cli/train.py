@@ -57,6 +57,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "hops",
         "heads",
         "edge_dropout",
+        "smooth",
     ),
     "model": (
         "model",

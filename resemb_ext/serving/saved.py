@@ -16,6 +16,7 @@ from resemb_ext.data.arrow import canonical_ids
 from resemb_ext.data.columns import printable
 from resemb_ext.graph import InterestGraph
 from resemb_ext.models import TorchBatch
+from resemb_ext.nn import Smoothing
 from resemb_ext.runtime.digests import read_checked_json
 from resemb_ext.train.building import make_model
 from resemb_ext.train.checkpoint import BEST, load_checkpoint
@@ -23,6 +24,7 @@ from resemb_ext.train.config import RunConfig
 from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
 from resemb_ext.train.inputs import ids_digest
 from resemb_ext.train.saving import check_made_for
+from resemb_ext.train.smoothing import with_smoothed_items
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +64,11 @@ class SavedModel:
         path = arm_folder(folder, arm, seed) / BEST
         if not path.is_file():
             raise ValueError(f"{folder} has no checkpoint of arm {arm} with seed {seed}")
-        items, categories, item_category = _read_ids(folder, folder / IDS)
+        items, categories, item_category, item_counts = _read_ids(folder, folder / IDS)
         state = load_checkpoint(path)
         check_made_for(path, state, {"id_maps": ids_digest(items, categories, item_category), "embedding": arm})
-        graph = InterestGraph.load(folder / GRAPH) if arm == "res" else None
+        smooths = bool(config.smoothing_strengths)
+        graph = InterestGraph.load(folder / GRAPH) if arm == "res" or smooths else None
         if graph is not None and graph.same_items(items) is False:
             raise ValueError(
                 f"{folder / IDS} numbers the items otherwise than {folder / GRAPH}: one of them is not the run's"
@@ -83,6 +86,13 @@ class SavedModel:
         except (LookupError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} does not fit the run's model: {reason}") from error
+        if smooths:
+            strength = _strength(folder, arm_folder(folder, arm, seed) / ENTRY)
+            assert graph is not None
+            if item_counts is None:
+                raise ValueError(f"{folder / IDS} has no item_counts, which a smoothed run needs")
+            if strength > 0:
+                model = with_smoothed_items(model, Smoothing(graph, item_counts, strength))
         used = item_category if config.category else None
         return cls(model.eval(), items, used, arm, seed, config.max_history)
 
@@ -177,7 +187,20 @@ def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) 
     return max(found, key=lambda pair: found[pair])
 
 
-def _read_ids(folder: Path, path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None]:
+def _strength(folder: Path, path: Path) -> float:
+    """By which an arm's item table was smoothed."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} is not finished, so that its strength of smoothing is not chosen; finish the run with "
+            "resemb train --resume"
+        )
+    try:
+        return float(read_checked_json(folder, path)["smoothing"]["strength"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+
+
+def _read_ids(folder: Path, path: Path) -> tuple[IdMap, IdMap | None, np.ndarray | None, np.ndarray | None]:
     if not path.is_file():
         raise FileNotFoundError(f"no id maps {path}")
     held = read_checked_json(folder, path)
@@ -187,10 +210,14 @@ def _read_ids(folder: Path, path: Path) -> tuple[IdMap, IdMap | None, np.ndarray
         of_item = held.get("item_category")
         maps = None if categories is None else IdMap.from_dict(categories)
         array = None if of_item is None else np.asarray(of_item, dtype=np.int64)
+        met = held.get("item_counts")
+        counts = None if met is None else np.asarray(met, dtype=np.int64)
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if array is not None and (
         array.shape != (items.size,) or maps is None or array.min() < 0 or array.max() >= maps.size
     ):
         raise ValueError(f"{path}: item_category does not fit the maps")
-    return items, maps, array
+    if counts is not None and (counts.shape != (items.size,) or counts.min() < 0):
+        raise ValueError(f"{path}: item_counts does not fit the map of items")
+    return items, maps, array, counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .options import check, from_mapping, option
 AUTO_SPLIT = "auto"
 AUTO_TABLES = "auto"
 FLOAT_STATE = "float32"
+SMOOTHING_STRENGTHS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 LARGE_TABLE = 100_000  # items above which "auto" steps the rows of a batch alone
 
 
@@ -197,6 +199,12 @@ class RunConfig(FitConfig):
     heads: int = option(1, "heads of the link attention; they share the dimension", low=1)
     edge_dropout: float = option(0.0, "share of edges dropped in training, of the link attention", low=0, below=1)
 
+    smooth: str = option(
+        "off",
+        "after training, smooth the item table over the graph, rare items most: off, auto (strength by validation) or "
+        "a strength in events",
+    )
+
     model: str = option("dnn", "model", choices=tuple(MODELS))
     model_options: tuple[str, ...] = option(
         (), "options of this model alone, each NAME=VALUE, say softmax=true for din"
@@ -251,6 +259,7 @@ class RunConfig(FitConfig):
                     f"{name}: model {self.model} has no such option; leave it at {defaults[name]!r}, "
                     f"found {getattr(self, name)!r}"
                 )
+        _ = self.smoothing_strengths  # refuses other words
         if self.allow_future_edges and self.graph is None:
             raise ValueError("allow_future_edges: needs graph, a saved one")
         if self.cross_fit == 1:
@@ -270,6 +279,21 @@ class RunConfig(FitConfig):
     def own_model_options(self) -> dict[str, Any]:
         """``model_options`` by name."""
         return parse_own_options(self.model, self.model_options)
+
+    @property
+    def smoothing_strengths(self) -> tuple[float, ...]:
+        """Strengths of smoothing to choose from by validation, in events; empty where nothing is smoothed."""
+        if self.smooth == "off":
+            return ()
+        if self.smooth == "auto":
+            return SMOOTHING_STRENGTHS
+        try:
+            strength = float(self.smooth)
+        except ValueError:
+            strength = math.nan
+        if not (math.isfinite(strength) and strength > 0):
+            raise ValueError(f"smooth must be off, auto or a number of events above 0; found {self.smooth!r}")
+        return (strength,)
 
     def column(self, field: str) -> str | Literal[False] | None:
         """The column named for a field of the log: False where "-" leaves it out, None to guess."""

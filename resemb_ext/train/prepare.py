@@ -31,7 +31,7 @@ class Prepared:
     Attributes:
         log, split: the events and how they are held out.
         valid, test: evaluation samples, the same for all arms and seeds.
-        graph: interest graph of the training events; None when no arm needs one.
+        graph: interest graph of the training events; None where neither an arm nor smoothing needs one.
         truth: of a simulated log, else None.
         domain: int64 [H], domain of each item for the aggregation radius (negative: none), or
             None where the log has no domains.
@@ -101,11 +101,11 @@ def prepare(config: RunConfig) -> Prepared:
     if split.how == "leave-last-out" and not times_are_positions(log):
         other += ", or split time, which leaves a user several validation rows"
     check_metric(valid, config.metric, other)
-    with_graph = "res" in config.arms
-    graph = make_graph(config, split) if with_graph else None
+    with_res = "res" in config.arms
+    graph = make_graph(config, split) if with_res or config.smoothing_strengths else None
     folds = None
     if config.cross_fit:
-        build = partial(graph_of, config) if with_graph else None
+        build = partial(graph_of, config) if with_res else None
         folds = CrossFit.of(split, config.cross_fit, build)
     return Prepared(log, split, valid, test, graph, truth, domain, source, folds)
 

@@ -22,6 +22,7 @@ from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.runtime.progress import Progress, RunWarning
 
 from . import report
+from .bayes import best_possible
 from .clock import mean_seconds
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .folder import (
@@ -48,6 +49,7 @@ from .logs import Logs
 from .loop import fit
 from .opening import opened
 from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, resolved, train_samples
+from .smoothing import smooth
 from .statistics import shown, summarise
 from .threads import faster_threads, training_step
 
@@ -233,12 +235,13 @@ def _run(
     log = prepared.log
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
     ids: dict[str, Any] = {k: None if m is None else m.to_dict() for k, m in maps.items()}
-    write_recorded_json(folder, folder / IDS, {**ids, "item_category": log.item_category})
+    counts = prepared.split.item_counts if config.smoothing_strengths else None
+    write_recorded_json(folder, folder / IDS, {**ids, "item_category": log.item_category, "item_counts": counts})
     write_table(folder, folder / CANDIDATES, _identity(prepared, prepared.valid))
 
     # What can be told before training is, so that it cannot fail after it.
     split, parameters = prepared.split.summary(), None if prepared.truth is None else prepared.truth.parameters
-    bayes, about_graph, of_inputs = _bayes(prepared), _about_graph(prepared), hashes(prepared)
+    bayes, about_graph, of_inputs = best_possible(prepared), _about_graph(prepared), hashes(prepared)
     runs: list[dict[str, Any]] = []
     scores = _identity(prepared, prepared.test)
     sizes = {"valid": len(prepared.valid), "test": len(prepared.test)}
@@ -330,7 +333,7 @@ def train_arm(
             model,
             train,
             prepared.valid,
-            prepared.test,
+            None if config.smoothing_strengths else prepared.test,
             config=config.fit_config(),
             seed=seed,
             folder=place,
@@ -341,6 +344,11 @@ def train_arm(
             progress=show,
             name=name,
         )
+        smoothed = smooth(model, prepared, config) if config.smoothing_strengths else None
+    if smoothed is not None:
+        model, done.valid = smoothed.model, smoothed.valid
+        done.test_scores, done.test = smoothed.test_scores, smoothed.test
+        show.say(f"{name}  smoothed with strength {smoothed.about['strength']:g}, chosen by validation")
     radius = None
     if prepared.domain is not None:
         try:
@@ -369,6 +377,7 @@ def train_arm(
         "epochs": done.epochs,
         "best_epoch": done.best_epoch,
         "steps": done.steps,
+        "smoothing": None if smoothed is None else smoothed.about,
         "stopped": done.stopped,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "wall_s": done.wall_s,
@@ -376,29 +385,6 @@ def train_arm(
         "history": done.history,
     }
     return plain(entry), done.test_scores
-
-
-def _bayes(prepared: Prepared) -> dict[str, Any] | None:
-    """AUC and gAUC of the best possible scorer on the same candidates, for a simulated log.
-
-    ``exact`` says whether the negatives' distribution is modelled exactly (see ``bayes_scores``).
-    """
-    if prepared.truth is None:
-        return None
-    result: dict[str, Any] = {}
-    for which, samples in (("valid", prepared.valid), ("test", prepared.test)):
-        score = prepared.truth.bayes_scores(samples)
-        seen = samples.target_seen
-        result[which] = {
-            **_ranking(samples.label, score, samples.user),
-            "seen": _ranking(samples.label[seen], score[seen], samples.user[seen]),
-            "exact": which == "test" and prepared.split.how == "leave-last-out",
-        }
-    return result
-
-
-def _ranking(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    return {"auc": metrics.auc(labels, scores), "gauc": metrics.gauc(labels, scores, users)}
 
 
 def _identity(prepared: Prepared, samples: Samples) -> dict[str, np.ndarray]:
