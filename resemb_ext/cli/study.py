@@ -19,6 +19,8 @@ EXAMPLES = """examples:
   resemb study compare --data ml-1m.parquet --setting ml-1m=time-sample --out study
   resemb study untuned --data ml-1m.parquet --setting ml-1m=dense --out study
   resemb study compact --data amazon-beauty.parquet --out study --only 'trade-*'
+  resemb study coldstart --data amazon-beauty.parquet --data ml-1m.parquet --setting ml-1m=sample --out study
+  resemb study quantised --data amazon-beauty.parquet --out study --only 'din-*'
   resemb study report --out benchmarks/results/study --into docs/study
 
 A stopped study continues when the same command is given again.
@@ -31,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "study",
         help=COMMANDS["study"],
         description="Runs studies of the paper's claims in small pieces, and reports them from JSON.\n\n"
-        + "\n".join(f"  {name:<8} {study.question}" for name, study in STUDIES.items()),
+        + "\n".join(f"  {name:<9} {study.question}" for name, study in STUDIES.items()),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -11,6 +11,9 @@ from resemb_ext.runtime.files import check_out
 from resemb_ext.study.bound import experiment as bound
 from resemb_ext.study.bound import page as bound_page
 from resemb_ext.study.bound import protocol as bound_protocol
+from resemb_ext.study.coldstart import experiment as coldstart
+from resemb_ext.study.coldstart import page as coldstart_page
+from resemb_ext.study.coldstart import protocol as coldstart_protocol
 from resemb_ext.study.compact import experiment as compact
 from resemb_ext.study.compact import page as compact_page
 from resemb_ext.study.compact import protocol as compact_protocol
@@ -23,6 +26,9 @@ from resemb_ext.study.delay import protocol as delay_protocol
 from resemb_ext.study.harness.pieces import Piece, Source, file_source, run_pieces, simulated_source
 from resemb_ext.study.harness.report import Page, write_page
 from resemb_ext.study.harness.results import Results, has_results, load_results
+from resemb_ext.study.quantised import experiment as quantised
+from resemb_ext.study.quantised import page as quantised_page
+from resemb_ext.study.quantised import protocol as quantised_protocol
 from resemb_ext.study.radius import experiment as radius
 from resemb_ext.study.radius import page as radius_page
 from resemb_ext.study.radius import protocol as radius_protocol
@@ -98,6 +104,22 @@ STUDIES: dict[str, Study] = {
         compact.pieces,
         compact_page.page,
         compact_protocol.PROTOCOL,
+        tuple(compare_protocol.SETTINGS),
+    ),
+    "coldstart": Study(
+        "Rows of new items without training",
+        "What are the rows of new items worth that grow from the graph alone?",
+        coldstart.pieces,
+        coldstart_page.page,
+        coldstart_protocol.PROTOCOL,
+        tuple(coldstart_protocol.SETTINGS),
+    ),
+    "quantised": Study(
+        "Served tables of fewer bits",
+        "What do served item tables of 16, 8 and 4 bits cost in gAUC?",
+        quantised.pieces,
+        quantised_page.page,
+        quantised_protocol.PROTOCOL,
         tuple(compare_protocol.SETTINGS),
     ),
 }

@@ -1,0 +1,1 @@
+"""What rows of new items are worth that were never trained."""

@@ -1,0 +1,1 @@
+"""What served tables of 16, 8 and 4 bits cost in gAUC."""
