@@ -53,10 +53,10 @@ class Smoothing:
         if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
             raise ValueError("counts: found a negative number or one that is not finite; expected numbers of events")
         self._graph, self._counts = graph, numbers.astype(np.float64)
-        self._tensors: dict[str, Tensor] | None = None
+        self._tensors: tuple[Tensor, Tensor, Tensor] | None = None  # indptr, neighbors, weights
         self._gate = torch.empty(0)
 
-    def _prepared(self) -> tuple[dict[str, Tensor], Tensor]:
+    def _prepared(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """The gated rows of W, and the gate, float32 [H]: made once."""
         if self._tensors is None:
             graph = self._graph.with_link("average") if self._graph.link == "raw" else self._graph
@@ -69,11 +69,8 @@ class Smoothing:
             gate[met] = self.strength / (self.strength + self._counts[met])
             weights *= np.divide(gate, sums, out=np.zeros_like(sums), where=sums > 0)[rows]
             tensors = host_tensors(graph, "given", pinned=False)
-            self._tensors = {
-                "indptr": tensors["_indptr"],
-                "neighbors": tensors["_neighbors"],
-                "weights": torch.from_numpy(weights.astype(np.float32)),
-            }
+            link = torch.from_numpy(weights.astype(np.float32))
+            self._tensors = tensors["_indptr"], tensors["_neighbors"], link
             self._gate = torch.from_numpy(gate.astype(np.float32))
         return self._tensors, self._gate
 
@@ -99,7 +96,7 @@ class Smoothing:
             out = torch.empty_like(central)
             for start in range(0, len(out), _BLOCK_ROWS):
                 ids = torch.arange(start, min(start + _BLOCK_ROWS, len(out)))
-                out[start : start + len(ids)] = functional.res_embedding(ids, central, kept, **tensors)
+                out[start : start + len(ids)] = functional.res_embedding(ids, central, kept, *tensors)
             if padding_idx is not None:
                 out[padding_idx] = central[padding_idx]
             return out.to(table.device)

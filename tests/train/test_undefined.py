@@ -157,7 +157,7 @@ def test_a_radius_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
     assert "domains: none taken" in (done.folder / "summary.md").read_text()
 
 
-@pytest.mark.parametrize("part", ["_bayes", "_about_graph"])
+@pytest.mark.parametrize("part", ["best_possible", "_about_graph"])
 def test_what_needs_no_training_is_found_before_it(tmp_path, monkeypatch, part):
     def fail(*_, **__):
         raise MemoryError("no memory")
