@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "min_count",
         "weighting",
         "damping",
+        "keep_counts",
         "link",
         "graph_weights",
         "hops",

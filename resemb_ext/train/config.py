@@ -192,6 +192,9 @@ class RunConfig(FitConfig):
     max_gap: float | None = option(None, "graph: longest time between two joined events, in the log's unit", low=0)
     session_gap: float | None = option(None, "graph: a longer time between two events ends a session", low=0)
     weighting: str = option("count", "graph: weight of an edge", choices=WEIGHTINGS)
+    keep_counts: bool = option(
+        False, "graph: keep the counts of all pairs in the run's graph.npz, 12 bytes a pair; resemb grow needs them"
+    )
     damping: float = option(0.0, "graph: weights are divided by popularity to this power", low=0)
     link: str = option("average", "link weights of Res-embedding", choices=("average", "gcn", "attention", "given"))
     graph_weights: str = option("float32", "dtype of the link weights", choices=("float32", "float16"))
@@ -262,6 +265,12 @@ class RunConfig(FitConfig):
         _ = self.smoothing_strengths  # refuses other words
         if self.allow_future_edges and self.graph is None:
             raise ValueError("allow_future_edges: needs graph, a saved one")
+        if self.keep_counts and self.graph is not None:
+            raise ValueError(
+                "keep_counts: is of a graph built from the log; graph names a saved one, which has them or not"
+            )
+        if self.keep_counts and self.embedding == "plain":
+            raise ValueError("keep_counts: needs the arm res, a plain embedding has no graph")
         if self.cross_fit == 1:
             raise ValueError("cross_fit must be 0 or at least 2, found 1")
         if self.cross_fit and self.graph is not None:

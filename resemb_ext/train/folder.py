@@ -25,11 +25,12 @@ from .statistics import summarise
 CONFIG, RESULT, SCORES = "config.resolved.json", "result.json", "test_scores.parquet"
 GRAPH, IDS = "graph.npz", "id_maps.json"
 CANDIDATES, ARMS, ENTRY = "valid_candidates.parquet", "arms", "run.json"
+GROWN = "grown.json"  # of a run that resemb grow made of another
 RUN = Kind(
     "run",
-    (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS, LOGGED),
+    (CONFIG, RESULT, SCORES, report.SUMMARY, report.CURVES, GRAPH, IDS, CANDIDATES, INPUTS, LOGGED, GROWN),
     ARMS,
-    recorded=(CONFIG, RESULT, SCORES, IDS, CANDIDATES, INPUTS, f"{ARMS}/*/{ENTRY}", f"{LOGGED}/{STATE}"),
+    recorded=(CONFIG, RESULT, SCORES, IDS, CANDIDATES, INPUTS, GROWN, f"{ARMS}/*/{ENTRY}", f"{LOGGED}/{STATE}"),
     other=("tune.json", "a search"),
 )
 
@@ -69,6 +70,11 @@ def resumed_config(config: RunConfig) -> RunConfig:
     if config.out is None:
         raise ValueError("resume: name the run folder")
     saved = saved_config(config.out)
+    if (Path(config.out) / GROWN).exists():
+        raise ValueError(
+            f"resume: {config.out} holds a grown run ({GROWN}), which was not trained there; to train on all events, start "
+            "a new run"
+        )
     config = with_resolved(config, saved.to_dict())
     changed = changed_options(config.to_dict(), saved.to_dict(), RunConfig)
     if changed:

@@ -137,6 +137,7 @@ def graph_of(config: RunConfig, log: data.Log) -> InterestGraph:
         min_count=config.min_count,
         weighting=config.weighting,
         damping=config.damping,
+        keep_counts=config.keep_counts,
         threads=config.threads,
     )
 

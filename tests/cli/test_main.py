@@ -16,7 +16,11 @@ from resemb_ext.cli.doctor import device, lines
 from resemb_ext.train import TrainingDiverged
 from resemb_ext.train import prepare as prepare_module
 
-COMMANDS = (*("data", "train", "tune", "predict", "export", "publish", "graph", "study", "bench"), "doctor", "selftest")
+COMMANDS = (
+    *("data", "train", "tune", "predict", "export", "publish", "grow", "graph", "study", "bench"),
+    "doctor",
+    "selftest",
+)
 FAST = ["--epochs", "1", "--dim", "4", "--hidden", "4", "--batch-size", "256", "--threads", "1"]
 
 
