@@ -3,7 +3,7 @@
 An int8 row is D uint8 numbers q, then scale and bias in float32; its vector is q scale + bias. An int4 row is D/2
 bytes of two numbers each, the low half first, then scale and bias in float16. The bytes are those of
 ``torch.ops.quantized.embedding_bag_byte_prepack`` and ``embedding_bag_4bit_prepack``, after the reference code of
-FBGEMM (``QuantUtils.cc``).
+FBGEMM (``QuantUtils.cc``); but where 0 and -0 both are the smallest number of a row, the sign of the bias is any.
 """
 
 from __future__ import annotations
