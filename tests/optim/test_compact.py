@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, init_device_mesh
 
 from resemb_ext import optim
 from resemb_ext.optim.moments import STATES
@@ -317,6 +320,20 @@ def test_a_module_that_becomes_float64_is_refused_before_anything_is_written() -
     with pytest.raises(ValueError, match=r"parameter 0: state='compact' for a Tensor of torch\.float64"):
         optimizer.step()
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_sharded_table_is_refused(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        weight: Any = DTensor.from_local(torch.zeros(4, 2), init_device_mesh("cpu", (1,)))
+        table = nn.Parameter(weight)
+        with pytest.raises(ValueError, match="parameter 0: state='compact' for a DTensor"):
+            optimizer = optim.Adam([table], lr=0.1, state="compact")
+            table.grad = DTensor.from_local(torch.ones(4, 2), init_device_mesh("cpu", (1,)))
+            optimizer.step()
+        assert not table.full_tensor().any()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_unknown_names() -> None:

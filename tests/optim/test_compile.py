@@ -24,6 +24,8 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "rowwise": (optim.RowwiseAdagrad, {"lr": 0.1}),
     "row": (optim.Adam, {"lr": 0.1, "bias_correction": "row"}),
     "adamw": (optim.AdamW, {"lr": 0.1}),
+    "compact": (optim.Adam, {"lr": 0.1, "state": "compact", "seed": 3}),
+    "half": (optim.AdamW, {"lr": 0.1, "state": "bfloat16", "seed": 3}),
     "global": (optim.AdamW, {"lr": 0.1, "weight_decay": 0.3, "decay": "global"}),
 }
 LINKS = ("average", "gcn", "attention", "given", "plain")
