@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
 import weakref
 from collections import Counter
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -19,21 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from resemb_ext import InterestGraph, ResEmbedding, models, optim
 from resemb_ext.testing.problems import make_graph
 
-H, D = 700, 20
-ALL: dict[str, tuple[Any, dict[str, Any]]] = {
-    "sgd": (optim.SGD, {"lr": 0.1}),
-    "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
-    "adagrad": (optim.Adagrad, {"lr": 0.1}),
-    "rowwise": (optim.RowwiseAdagrad, {"lr": 0.1}),
-    "adam": (optim.Adam, {"lr": 0.01, "bias_correction": "row"}),
-    "adamw": (optim.AdamW, {"lr": 0.01, "stochastic_rounding": True}),
-    "global": (optim.Adam, {"lr": 0.01, "weight_decay": 1.0, "decay": "global"}),
-    **{
-        state: (optim.Adam, {"lr": 0.01, "state": state, "stochastic_rounding": True, "weight_decay": decay})
-        for state, decay in (("bfloat16", 0.1), ("rowwise", 0.0), ("bfloat16_rowwise", 0.1), ("int8_rowwise", 0.0))
-    },
-    "compact": (optim.Adam, {"lr": 0.01, "state": "compact", "weight_decay": 1.0, "decay": "global"}),
-}
+from .stepped import ALL, D, H, check_same, ids_of, linked, pair, res_embedding
 
 
 class Calls(TorchDispatchMode):
@@ -47,37 +30,6 @@ class Calls(TorchDispatchMode):
         if func.namespace == "resemb_ext":
             self.count[func._schema.name.split("::")[1]] += 1
         return func(*args, **(kwargs or {}))
-
-
-def res_embedding(dtype: torch.dtype = torch.float32, seed: int = 0) -> ResEmbedding:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    graph = InterestGraph.from_csr(*make_graph(rng, H, 40, vary=True, exponent=1.3))
-    return ResEmbedding(graph, D, link="given", padding_idx=None, sparse=True, dtype=dtype)
-
-
-def pair(kind: str, module: nn.Module) -> tuple[Any, Any, nn.Module]:
-    """(stepped in backward, stepped after it, the latter's module)."""
-    build, options = ALL[kind]
-    twin = copy.deepcopy(module)
-    inside, after = build(module.parameters(), **options), build(twin.parameters(), **options)
-    if options.get("decay") == "global":
-        inside.attach(module)
-        after.attach(twin)
-    inside.step_in_backward(module)
-    return inside, after, twin
-
-
-def ids_of(step: int, count: int = 900) -> Tensor:
-    rng = np.random.default_rng(step)
-    return torch.from_numpy((rng.random(count) ** 3 * H).astype(np.int64))
-
-
-def check_same(module: nn.Module, twin: nn.Module, inside: Any, after: Any) -> None:
-    for a, b in zip(module.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(a, b)
-        for key, value in after.state[b].items():
-            assert torch.equal(inside.state[a][key], value), key
 
 
 @pytest.mark.operators("res_embedding_backward_step_")
@@ -259,15 +211,6 @@ def test_din_dedupes_once_a_step() -> None:
     assert calls.count["coalesce_rows"] == 0
 
 
-def linked(link: str) -> nn.Module:
-    """A small module of that link, or a plain embedding."""
-    torch.manual_seed(0)
-    if link == "plain":
-        return nn.Embedding(H, D, sparse=True)
-    graph = InterestGraph.from_csr(*make_graph(np.random.default_rng(0), H, 6))
-    return ResEmbedding(graph, D, link=link, sparse=True)
-
-
 def total(module: Any, reads: str, step: int) -> Tensor:
     """A loss over one lookup, two, a bag, or a bag with sample weights that are learned."""
     ids = ids_of(step, 60)
@@ -432,90 +375,3 @@ def test_checkpointed_lookups_are_one_step(link: str) -> None:
     inside.step()
     after.step()
     check_same(module, twin, inside, after)
-
-
-class TestRefused:
-    def unchanged(self, module: nn.Module, before: list[Tensor]) -> None:
-        for p, b in zip(module.parameters(), before, strict=True):
-            assert torch.equal(p, b)
-
-    @pytest.fixture(params=["res", "plain"])
-    def module(self, request: pytest.FixtureRequest) -> nn.Module:
-        return res_embedding() if request.param == "res" else nn.Embedding(H, D, sparse=True)
-
-    def test_second_backward_of_one_graph(self, module: nn.Module) -> None:
-        optimizer = optim.SGD(module.parameters(), lr=0.1)
-        optimizer.step_in_backward(module)
-        loss = module(ids_of(0)).sum()
-        loss.backward(retain_graph=True)
-        before = [p.detach().clone() for p in module.parameters()]
-        with pytest.raises(RuntimeError, match="second backward of one graph"):
-            loss.backward()
-        self.unchanged(module, before)
-
-    def test_create_graph(self, module: nn.Module) -> None:
-        optimizer = optim.SGD(module.parameters(), lr=0.1)
-        optimizer.step_in_backward(module)
-        before = [p.detach().clone() for p in module.parameters()]
-        with pytest.raises(RuntimeError, match="create_graph"):
-            module(ids_of(0)).square().sum().backward(create_graph=True)
-        self.unchanged(module, before)
-
-    def test_a_table_of_two_optimizers(self, module: nn.Module) -> None:
-        early = torch.optim.SGD(module.parameters(), lr=0.1)
-        own = optim.SGD(module.parameters(), lr=0.1)
-        own.step_in_backward(module)
-        with pytest.raises(ValueError, match="another optimizer steps in backward; take it out"):
-            optim.Adam(module.parameters())
-        with pytest.raises(ValueError, match="stepped in backward already"):
-            own.step_in_backward(module)
-        with pytest.raises(RuntimeError, match="another optimizer steps in backward"):
-            early.step()
-        own.step()
-
-    def test_tables_of_others_and_dense_gradients(self) -> None:
-        module = res_embedding()
-        with pytest.raises(ValueError, match="not among this optimizer's parameters"):
-            optim.SGD([module.central]).step_in_backward(module)
-        dense = nn.Embedding(H, D)
-        with pytest.raises(ValueError, match="sparse=True"):
-            optim.SGD(dense.parameters()).step_in_backward(dense)
-
-    def test_a_penalty_on_the_table(self) -> None:
-        module = nn.Embedding(H, D, sparse=True)
-        optimizer = optim.SGD(module.parameters())
-        optimizer.step_in_backward(module)
-        with pytest.raises(RuntimeError, match="weight_decay"):
-            (module(ids_of(0)).sum() + module.weight.square().sum()).backward()
-
-    @pytest.mark.parametrize("link", ["average", "attention", "plain"])
-    def test_reentrant_checkpoints(self, link: str) -> None:
-        """They run a backward pass for each."""
-        module = linked(link)
-        optim.SGD(module.parameters(), lr=0.1).step_in_backward(module)
-        before = [p.detach().clone() for p in module.parameters()]
-        scale = torch.ones((), requires_grad=True)
-        pieces = [checkpoint(lambda s, n=n: module(ids_of(n)) * s, scale, use_reentrant=True) for n in range(2)]
-        with pytest.raises(RuntimeError, match="take use_reentrant=False"):
-            torch.stack(pieces).sum().backward()
-        self.unchanged(module, before)
-
-    def test_a_table_used_beside_its_lookup(self) -> None:
-        module = linked("average")
-        optim.SGD(module.parameters(), lr=0.1).step_in_backward(module)
-        beside = nn.functional.embedding(ids_of(0), module.central, sparse=True)
-        with pytest.raises(RuntimeError, match="used beside its embedding's lookup"):
-            (module(ids_of(0)).sum() + beside.sum()).backward()
-
-    @pytest.mark.full
-    def test_more_than_one_rank(self, tmp_path: Any) -> None:
-        mp.spawn(_two_ranks, (str(tmp_path / "store"),), nprocs=2)
-
-
-def _two_ranks(rank: int, store: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    module = nn.Embedding(H, D, sparse=True)
-    with pytest.raises(RuntimeError, match="2 ranks would each step"):
-        optim.SGD(module.parameters()).step_in_backward(module)
-    torch.distributed.destroy_process_group()
