@@ -9,6 +9,7 @@ from typing import Any
 
 from resemb_command import COMMANDS
 from resemb_ext.graph import InterestGraph
+from resemb_ext.runtime.files import check_out
 
 from .graph_build import add_build
 from .graph_common import add_log, command, print_table, read
@@ -16,6 +17,7 @@ from .graph_common import add_log, command, print_table, read
 EXAMPLES = """examples:
   resemb graph build --data events.parquet --split leave-last-out --out graph.npz
   resemb graph build --data huge.parquet --stream --memory 4G --before 1700000000 --out graph.npz
+  resemb graph mix week.npz:2 year.npz --top-k 20 --out graph.npz
   resemb graph stats graph.npz
   resemb graph neighbors graph.npz B000142FVW --data events.parquet
 """
@@ -32,6 +34,18 @@ def add_parser(subparsers: Any) -> None:
     )
     commands = parser.add_subparsers(dest="graph_command", metavar="COMMAND", required=True)
     add_build(commands)
+    mix = command(
+        commands,
+        "mix",
+        "make one graph of several over the same items",
+        "resemb graph mix week.npz:2 year.npz --top-k 20 --out graph.npz",
+    )
+    mix.add_argument(
+        "graphs", metavar="GRAPH[:SHARE]", nargs="+", help="file written by graph build, and its share (default: 1)"
+    )
+    mix.add_argument("--top-k", type=int, metavar="K", help="heaviest other items kept in a row (default: all)")
+    mix.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    mix.set_defaults(run=_run_mix)
     stats = command(commands, "stats", "describe a graph", "resemb graph stats graph.npz --json")
     stats.add_argument("graph", metavar="GRAPH", type=Path, help="file written by graph build")
     stats.add_argument("--json", action="store_true", help="print JSON")
@@ -47,6 +61,25 @@ def add_parser(subparsers: Any) -> None:
     add_log(near, required=False, purpose="the log the graph was built from: show raw item ids")
     near.add_argument("--json", action="store_true", help="print JSON")
     near.set_defaults(run=_run_neighbors)
+
+
+def _run_mix(args: argparse.Namespace) -> int:
+    """``resemb graph mix``."""
+    files, shares = [], []
+    for text in args.graphs:
+        name, colon, share = text.rpartition(":")
+        if not colon or Path(text).is_file():
+            name, share = text, "1"
+        try:
+            shares.append(float(share))
+        except ValueError:
+            raise ValueError(f"GRAPH[:SHARE]: the share in {text!r} is {share!r}, expected a number") from None
+        files.append(Path(name))
+    check_out(args.out, files)
+    graph = InterestGraph.mixed([InterestGraph.load(path) for path in files], shares, top_k=args.top_k)
+    graph.save(args.out)
+    print(f"{args.out}: {graph.num_items:,} items, {graph.num_edges:,} entries")
+    return 0
 
 
 def _run_stats(args: argparse.Namespace) -> int:

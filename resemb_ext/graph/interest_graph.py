@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import csr, edges, file, links, meta, numbering, precision, shifted, stats
+from . import csr, edges, file, links, made, meta, mixing, numbering, precision, shifted, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
 
@@ -133,6 +133,66 @@ class InterestGraph(FromEvents):
         """
         indptr, neighbors, values = edges.csr_of(edge_index, weights, num_items)
         return cls.from_csr(indptr, neighbors, values, directed=directed)
+
+    @classmethod
+    def from_categories(
+        cls, category: Any, popularity: Any = None, *, top_k: int = 10, padding_idx: int | None = None
+    ) -> "InterestGraph":
+        """Joins each item to the most popular other ones of its category, with weight 1.
+
+        It knows of no event, so it serves items that were never met. ``mixed`` adds it to a graph of events.
+
+        Args:
+            category: integers [H], the category of each item (``log.item_category``); negative: none.
+            popularity: numbers [H] >= 0, such as ``split.item_counts``; None: ties by id alone.
+            top_k: other items kept in a row; ties: the smaller id.
+            padding_idx: a row without entries, that no other points at.
+
+        Raises:
+            ValueError: no items, another number of popularities, one that is negative or not finite; top_k below 1.
+            TypeError: categories that are no integers.
+        """
+        return cls(**made.by_category(category, popularity, top_k, padding_idx))
+
+    @classmethod
+    def from_vectors(cls, vectors: Any, *, top_k: int = 10, padding_idx: int | None = None) -> "InterestGraph":
+        """Joins each item to those with the most similar vectors, weighted by their cosine, where it is above 0.
+
+        For vectors of content (text, images), or of another model. All pairs are compared, in blocks: the time grows
+        with H^2 D. Where vectors saw held-out events, so does the graph.
+
+        Args:
+            vectors: floats [H, D], an array or tensor. Rows of zeros have no neighbours.
+            top_k: other items kept in a row.
+            padding_idx: a row without entries, that no other points at.
+
+        Raises:
+            ValueError: another shape or dtype, a number that is not finite, top_k below 1.
+        """
+        return cls(**made.by_vectors(vectors, top_k, padding_idx))
+
+    @classmethod
+    def mixed(cls, graphs: Any, shares: Any = None, *, top_k: int | None = None) -> "InterestGraph":
+        """Several graphs over the same items as one: z_ij = sum over graphs g of share_g z^g_ij / sum_{k != i} z^g_ik.
+
+        A row's own entries are left out, so that a link adds its self weight anew. A graph in which an item has no
+        neighbour adds nothing to its row.
+
+        Args:
+            graphs: InterestGraphs of raw weights and of the same H items.
+            shares: numbers above 0, one a graph; None: the same for all.
+            top_k: heaviest other items kept in a row, ties by id; None keeps all.
+
+        Returns:
+            A directed graph of raw weights. It keeps the event digest that all its graphs of events share, so that
+            ``resemb train`` knows it as one of training events; ``from_categories`` has no events.
+
+        Raises:
+            ValueError: no graphs; other numbers of items, or items numbered by another map; a graph that holds a
+                link's weights or is shifted; shares that are not positive.
+            TypeError: no list of graphs, or shares that are no numbers.
+        """
+        return cls(**mixing.mixed(graphs, shares, top_k))
 
     def to_edge_index(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """The stored entries as edges in the form of PyTorch Geometric; degree and meta do not go along.
