@@ -12,6 +12,7 @@ from benchmarks.frameworks.recbole_report import din_table as recbole_table
 from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section
 from benchmarks.report import attention_table, din_attention_table, din_table, din_versions_table, lazy_table, table
+from benchmarks.serving_report import serving_section
 from benchmarks.suite_report import draw, suite_section
 from resemb_ext.runtime.files import write_text
 from resemb_ext.runtime.pages import put_block
@@ -44,6 +45,7 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
             "attention": attention_table(load("attention")),
         },
         DOCS / "integrations" / "recbole.md": {"recbole din": recbole_table(load("recbole_din"))},
+        DOCS / "tables.md": {"serving": serving_section(load("serving"))},
         DOCS / "graph.md": {"graph": graph_section(load("graph"), GRAPH_PLOT.name)},
     }
 

@@ -35,6 +35,16 @@ PyObject* advise_huge_pages(PyObject*, PyObject* args) {
   return PyBool_FromLong(resemb::cpu::advise_huge_pages(reinterpret_cast<void*>(address), bytes));
 }
 
+PyObject* preload_pages(PyObject*, PyObject* args) {
+  unsigned long long address = 0, bytes = 0;
+  if (!PyArg_ParseTuple(args, "KK", &address, &bytes)) return nullptr;
+  bool done = false;
+  Py_BEGIN_ALLOW_THREADS;
+  done = resemb::cpu::preload_pages(reinterpret_cast<void*>(address), bytes);
+  Py_END_ALLOW_THREADS;
+  return PyBool_FromLong(done);
+}
+
 // Switches the stages' clocks on or off, and returns and clears what they counted, in nanoseconds.
 PyObject* take_profile(PyObject*, PyObject* on) {
   const int wanted = PyObject_IsTrue(on);
@@ -98,6 +108,8 @@ PyMethodDef methods[] = {
     {"release_memory", release_memory, METH_NOARGS, "Free the memory kept between calls; returns its bytes."},
     {"advise_huge_pages", advise_huge_pages, METH_VARARGS,
      "Ask for huge pages under (address, bytes); whether the system took the request."},
+    {"preload_pages", preload_pages, METH_VARARGS,
+     "Bring the pages of a mapped file, (address, bytes), into memory; whether the system could."},
     {"take_profile", take_profile, METH_O, "Nanoseconds a stage since the last call; clocks on or off."},
     {"select_isa", select_isa, METH_O, "Choose a path by name; 'auto' takes the best."},
     {"update_names", update_names, METH_NOARGS,

@@ -89,4 +89,17 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
       "Tensor query, Tensor offsets, Tensor by_query, Tensor w_key, Tensor w_product, Tensor slope, "
       "Tensor out_weight, Tensor out_bias) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // Rows of a served table, float32 [*ids, D], see common/quantized.h: base and overlay uint8 [*, row bytes],
+  // bits int64 and before int32 [ceil(rows / 64)], all three empty without an overlay; bits_each: of a
+  // number, 4, 8, 16 or 32; oov and padding -1: none. On the CPU alone.
+  m.def(
+      "read_rows(Tensor ids, Tensor base, Tensor bits, Tensor before, Tensor overlay, int bits_each, int "
+      "rows, "
+      "int oov, int padding) -> Tensor");
+  // The same summed by bag, [B, D]: offsets of ids [P], with the last bag's end where `ends`, or without them
+  // ids [B, N]. divisor: 0 none, 1 the number of ids, 2 their weights' sum.
+  m.def(
+      "pool_rows(Tensor ids, Tensor? offsets, Tensor? weights, bool ends, int divisor, Tensor base, Tensor "
+      "bits, "
+      "Tensor before, Tensor overlay, int bits_each, int rows, int oov, int padding) -> Tensor");
 }

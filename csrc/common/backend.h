@@ -6,6 +6,7 @@
 
 #include "common/activation.h"
 #include "common/lookup.h"
+#include "common/quantized.h"
 #include "common/update.h"
 
 namespace resemb {
@@ -93,6 +94,12 @@ class Backend {
     throw std::invalid_argument("keys: no kernels for their device");
   }
   virtual void activate_backward(const ActivationArgs& args) { activate(args); }
+
+  // Lookups and bags of a served table; of the CPU alone.
+  virtual void read_rows(const ServedRows&) {
+    throw std::invalid_argument("ids: no kernels for their device");
+  }
+  virtual void pool_rows(const ServedBags& x) { read_rows(x); }
 };
 
 }  // namespace resemb

@@ -27,6 +27,8 @@ class Backend final : public resemb::Backend {
   void activate(const ActivationArgs& a) override;
   void activate_backward(const ActivationArgs& a) override;
   void advance(const Advance& a) override { a.run(); }
+  void read_rows(const ServedRows& x) override;
+  void pool_rows(const ServedBags& x) override;
 
  private:
   Parallel parallel_;

@@ -10,6 +10,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace resemb::cpu {
@@ -62,6 +63,21 @@ bool advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t byte
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t past = end / kHugePage * kHugePage;
   return first < past && madvise(reinterpret_cast<void*>(first), past - first, MADV_HUGEPAGE) == 0;
+#else
+  return false;
+#endif
+}
+
+bool preload_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) noexcept {
+#if defined(__linux__)
+  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ, of Linux 5.14
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data) / page * page;
+  const uintptr_t past = (reinterpret_cast<uintptr_t>(data) + bytes + page - 1) / page * page;
+  void* start = reinterpret_cast<void*>(first);
+  madvise(start, past - first, MADV_NORMAL);  // else it is read page by page
+  madvise(start, past - first, MADV_HUGEPAGE);
+  return madvise(start, past - first, kPopulateRead) == 0;
 #else
   return false;
 #endif

@@ -26,6 +26,10 @@ size_t release_blocks() noexcept;
 // large table cost a page walk each. Returns whether the system took the request.
 bool advise_huge_pages(void* data, size_t bytes) noexcept;
 
+// Brings the pages of a mapped file into memory, on huge ones where the system has them. Returns false, with
+// nothing done, where it cannot.
+bool preload_pages(void* data, size_t bytes) noexcept;
+
 template <class T>
 class Buffer {
  public:

@@ -8,6 +8,7 @@
 
 #include "common/activation.h"
 #include "common/attention.h"
+#include "common/quantized.h"
 #include "common/types.h"
 #include "common/update.h"
 
@@ -154,6 +155,10 @@ struct Kernels {
   // See common/activation.h; scratch: args.scratch() numbers, partial: args.partial(), written.
   void (*activate)(const ActivationArgs&, void* scratch, int64_t begin, int64_t end);
   void (*activate_backward)(const ActivationArgs&, void* scratch, void* partial, int64_t begin, int64_t end);
+  // Over positions, and over bags whose bounds were checked. Return the first position whose id is bad or
+  // whose row is nowhere, or -1; what they have written then means nothing.
+  int64_t (*read_rows)(const ServedRows&, int64_t begin, int64_t end);
+  int64_t (*pool_rows)(const ServedBags&, int64_t begin, int64_t end);
 };
 
 // The kernels in use: the best path of this processor, or the one that RESEMB_ISA names.

@@ -14,10 +14,13 @@ void rank(const RankArgs&, int64_t begin, int64_t end);
 void update(const UpdateArgs&, int64_t begin, int64_t end);
 void activate(const ActivationArgs&, void* scratch, int64_t begin, int64_t end);
 void activate_backward(const ActivationArgs&, void* scratch, void* partial, int64_t begin, int64_t end);
+int64_t read_rows(const ServedRows&, int64_t begin, int64_t end);
+int64_t pool_rows(const ServedBags&, int64_t begin, int64_t end);
 
 constexpr Kernels table_of(const char* isa) {
-  return {isa,  gather, segment_sum, attend, attend_backward, attention_segment_sum,
-          copy, dot,    rank,        update, activate,        activate_backward};
+  return {isa,       gather,   segment_sum, attend, attend_backward, attention_segment_sum,
+          copy,      dot,      rank,        update, activate,        activate_backward,
+          read_rows, pool_rows};
 }
 
 }  // namespace RESEMB_ISA

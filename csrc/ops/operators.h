@@ -12,5 +12,6 @@ void implement_attention(Library& m);
 void implement_table_rows(Library& m);
 void implement_updates(Library& m);
 void implement_activation(Library& m);  // on the CPU alone
+void implement_quantized(Library& m);   // likewise
 
 }  // namespace resemb

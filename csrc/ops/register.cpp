@@ -16,6 +16,7 @@ void implement(resemb::Library& m) {
 STABLE_TORCH_LIBRARY_IMPL(resemb_ext, CPU, m) {
   implement(m);
   resemb::implement_activation(m);
+  resemb::implement_quantized(m);
 }
 
 #if defined(RESEMB_ON_CUDA) && !defined(RESEMB_EMULATE)

@@ -5,6 +5,7 @@ from .exported import ExportedModel, load_export
 from .grow import GrownRun, grow_run
 from .saved import SavedModel
 from .scoring import Scored, score_file
+from .table import Table
 
 __all__ = [
     "ExportedModel",
@@ -12,6 +13,7 @@ __all__ = [
     "SavedModel",
     "Scored",
     "ScoringModule",
+    "Table",
     "export_run",
     "fold",
     "grow_run",

@@ -77,7 +77,7 @@ def vectors_of(source: Any) -> Vectors:
         # nn.Embedding shows the padding row as it is, where a table reads zeros.
         if padding is not None and isinstance(source, nn.Embedding) and bool(weight[padding].any()):
             padding = None
-        return Vectors(*weight.shape, padding, weight.__getitem__)
+        return Vectors(weight.shape[0], weight.shape[1], padding, weight.__getitem__)
     if isinstance(source, np.ndarray) and source.dtype.kind == "f":
         source = torch.from_numpy(source)
     if not isinstance(source, Tensor) or not source.is_floating_point():
@@ -85,7 +85,7 @@ def vectors_of(source: Any) -> Vectors:
         raise TypeError(f"source: found {found}; expected an embedding, or a floating tensor or array [H, D]")
     if source.dim() != 2 or not all(source.shape):
         raise ValueError(f"source: shape {tuple(source.shape)}; expected [H, D]")
-    return Vectors(*source.shape, None, source.detach().__getitem__)
+    return Vectors(source.shape[0], source.shape[1], None, source.detach().__getitem__)
 
 
 def _folded(module: ResEmbeddingBase) -> Vectors:
