@@ -47,7 +47,7 @@ ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newco
 #: Options of other programs: pip, pytest, hypothesis, ruff, nvcc.
 OTHERS = {"--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"}
 #: Pages whose commands train, search, export or step a model.
-TRAINS = ("optimizers", "serve", "training", "tune")
+TRAINS = ("grow", "optimizers", "serve", "training", "tune")
 #: Snippets that need a GPU.
 GPU = "torch.cuda.CUDAGraph"
 #: Sizes made smaller: what is written, what is run.
@@ -66,6 +66,8 @@ def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame["category"] = "c" + (frame["item_id"] % 4).astype(str)
     frame.to_parquet(folder / "events.parquet")
     frame.to_csv(folder / "events.csv", index=False)
+    later = frame.iloc[:30].assign(item_id=frame["item_id"].max() + np.arange(30) % 3, timestamp=1_700_000_000)
+    later.to_parquet(folder / "today.parquet")
     raw = frame.assign(behavior="pv")[["user_id", "item_id", "category", "behavior", "timestamp"]]
     raw.to_csv(folder / "raw.csv", index=False, header=False)
     rows = pd.DataFrame({"history": [item[:3].tolist(), []], "target": item[:2].tolist()})
