@@ -47,7 +47,7 @@ ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newco
 #: Options of other programs: pip, pytest, hypothesis, ruff, nvcc.
 OTHERS = {"--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"}
 #: Pages whose commands train, search, export or step a model.
-TRAINS = ("grow", "optimizers", "serve", "training", "tune")
+TRAINS = ("grow", "optimizers", "publish", "serve", "training", "tune")
 #: Snippets that need a GPU.
 GPU = "torch.cuda.CUDAGraph"
 #: Sizes made smaller: what is written, what is run.
@@ -101,7 +101,7 @@ def _marked(page: Path) -> Any:
 
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES if page not in FRAMEWORK_PAGES])
 def test_page_runs(page: Path, place: Path) -> None:
-    if page.stem == "serve":  # its commands start from a run
+    if page.stem in ("publish", "serve"):  # their commands start from a run
         assert main(["train", "--data", "events.parquet", "--epochs", "1", "--out", "runs/first", "--quiet"]) == 0
     names: dict[str, Any] = {}
     for block in blocks(page):
