@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "write a trained model as torch.export or ONNX, to serve without this package",
     "publish": "publish what changed in a run's item vectors to a served table, or roll it back",
     "grow": "add the items of new events to a saved run, without training",
+    "neighbors": "show the items whose vectors are nearest to an item's",
     "graph": "build and inspect interest graphs",
     "study": "test the paper's claims on real logs",
     "bench": "time the operators against plain PyTorch (in the source tree)",

@@ -1,5 +1,5 @@
-"""The public names of ``resemb_ext.serving.export``, under their short path."""
+"""The public names of ``resemb_ext.serving`` for exports, under their short path."""
 
-from resemb_ext.serving.export import ScoringModule, export_run, fold, write_export
+from resemb_ext.serving import ScoringModule, export_run, fold, write_export
 
 __all__ = ["ScoringModule", "export_run", "fold", "write_export"]

@@ -16,9 +16,6 @@ An export is a folder:
 
 from __future__ import annotations
 
-import copy
-import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +24,16 @@ from torch import Tensor, nn
 
 from resemb_ext.data import IdMap
 from resemb_ext.models import CTRModel, TorchBatch
-from resemb_ext.nn import ResEmbeddingBase
 from resemb_ext.runtime.digests import sha256_of
-from resemb_ext.runtime.files import naming, remove_temporaries, staging, write_json
+from resemb_ext.runtime.files import remove_temporaries, write_json
 
-from .exported import ABOUT, FORMAT, ITEMS, ONNX, ONNX_DATA, PROGRAM, VERSION, onnx_scorer, read_about
+from .exportable import PADDING, fold, refuse_fields, refuse_not_finite
+from .exported import ABOUT, FORMAT, ITEMS, VERSION, read_about
+from .guard import in_table
 from .saved import SavedModel
+from .writing import ONNX, ONNX_DATA, PROGRAM, move_into, need_onnx, write_programs, written_into
 
-PADDING = 0
 _EXAMPLE_ROWS = 5
-# Scores of an export may differ from the model's by the order of their sums.
-_RTOL, _ATOL = 1e-3, 1e-4
 
 
 class ScoringModule(nn.Module):
@@ -58,30 +54,10 @@ class ScoringModule(nn.Module):
 
     def __init__(self, model: CTRModel, item_category: np.ndarray | None = None, *, oov: int | None = None) -> None:
         super().__init__()
-        missing = [
-            name
-            for name, needed in (
-                ("user", model.user_embedding is not None),
-                ("context", len(model.context_embeddings) > 0),
-                ("dense", model.dense > 0),
-                ("category", model.category_embedding is not None and item_category is None),
-            )
-            if needed
-        ]
-        if missing:
-            raise ValueError(
-                f"model: cannot be exported, since it takes {', '.join(missing)}; an export scores "
-                "a target and a history of items, with their categories where those are known"
-            )
-        if model.padding_idx != PADDING:
-            raise ValueError(
-                f"model: its item embedding must have padding_idx {PADDING} to be exported, found {model.padding_idx}"
-            )
+        refuse_fields(model, has_categories=item_category is not None)
         self.oov = _oov(model, item_category, oov)
         self.model = fold(model).eval()
-        for name, value in self.model.state_dict().items():
-            if isinstance(value, Tensor) and not torch.isfinite(value).all():
-                raise ValueError(f"model: {name} holds values that are not finite")
+        refuse_not_finite(self.model)
         categories = None if item_category is None else torch.from_numpy(item_category)
         self.register_buffer("item_category", categories)
 
@@ -99,7 +75,7 @@ class ScoringModule(nn.Module):
         ).float()
 
     def _in_table(self, ids: Tensor) -> Tensor:
-        return ids.masked_fill((ids < 0) | (ids > self.oov), self.oov)
+        return in_table(ids, self.oov + 1, self.oov)
 
 
 def _oov(model: CTRModel, item_category: np.ndarray | None, oov: int | None) -> int:
@@ -113,12 +89,6 @@ def _oov(model: CTRModel, item_category: np.ndarray | None, oov: int | None) -> 
         if size is not None and not PADDING < oov < size:
             raise ValueError(f"oov is {oov}, expected one of the {size} rows of {what} but {PADDING}, the padding")
     return oov
-
-
-def fold(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in which every ``ResEmbedding`` or bag is the plain table that it amounts to."""
-    memo = {id(m): m.to_plain() for m in model.modules() if isinstance(m, ResEmbeddingBase)}
-    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
 
 
 def export_run(
@@ -154,16 +124,11 @@ def export_run(
     place = Path(out) if out is not None else Path(folder) / "export"
     _check_place(place, {PROGRAM, ITEMS, *((ONNX, ONNX_DATA) if onnx else ())}, overwrite)
     if onnx:
-        _need_onnx()
+        need_onnx()
     saved = SavedModel.load(folder, arm, seed)
     assert isinstance(saved.model, CTRModel)
     module = ScoringModule(saved.model, saved.item_category, oov=saved.items.oov)
-    target = Path(os.path.realpath(place))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A folder that is there may be a file system of its own, into which nothing can be renamed.
-    with naming(place), staging(target / ABOUT if target.exists() else target) as beside:
-        temporary = beside / target.name
-        temporary.mkdir()
+    with written_into(place, ABOUT) as (temporary, target):
         write_export(module, saved.items, saved.max_history, temporary, onnx=onnx)
         about = {
             "format": FORMAT,
@@ -179,7 +144,8 @@ def export_run(
             "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
         }
         write_json(temporary / ABOUT, about)
-        _put(temporary, target)
+        earlier = read_about(target)["sha256"] if (target / ABOUT).exists() else {}
+        move_into(temporary, target, ABOUT, [*earlier])
     return place
 
 
@@ -211,49 +177,9 @@ def write_export(module: ScoringModule, items: IdMap, max_history: int, place: P
     history[2, max_history // 2 :] = PADDING
     target[3], history[3, 0], target[4], history[4, 0] = -1, items.size, 2**40, -(2**40)  # outside the table
     rows = torch.export.Dim("batch", min=1)
-    program = torch.export.export(module, (target, history), dynamic_shapes={"target": {0: rows}, "history": {0: rows}})
-    foreign = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("resemb_ext")})
-    if foreign:
-        raise ValueError(
-            f"model: cannot be exported, since {', '.join(foreign)} would be needed to load it; "
-            "only ResEmbedding and ResEmbeddingBag have a plain table to put in its place"
-        )
-    # By way of memory: torch's own writer of files ends the process where the disk is full.
-    content = io.BytesIO()
-    torch.export.save(program, content)
-    (place / PROGRAM).write_bytes(content.getbuffer())
-    with torch.inference_mode():
-        expected = module(target, history)
-        single = module(target[:1], history[:1])
-        loaded = torch.export.load(place / PROGRAM).module()
-        _same(PROGRAM, loaded(target, history), expected)
-        _same(PROGRAM, loaded(target[:1], history[:1]), single)
-    if onnx:
-        written = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=["target", "history"], output_names=["logit"]
-        )
-        assert written is not None
-        written.save(str(place / ONNX))
-        score = onnx_scorer(place / ONNX)
-        for some, found in (
-            (expected, score(target.numpy(), history.numpy())),
-            (single, score(target[:1].numpy(), history[:1].numpy())),
-        ):
-            _same(ONNX, torch.from_numpy(found), some)
+    some = [{"target": target, "history": history}, {"target": target[:1], "history": history[:1]}]
+    write_programs(module, some, {"target": {0: rows}, "history": {0: rows}}, place, onnx=onnx)
     write_json(place / ITEMS, {**items.to_dict(), "oov": items.oov, "padding": PADDING})
-
-
-def _same(name: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape or not torch.allclose(found, expected, _RTOL, _ATOL):
-        raise RuntimeError(f"{name}: scores {found.tolist()}; the model {expected.tolist()}")
-
-
-def _need_onnx() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise ImportError(f'onnx: needs {name} (pip install "resemb_ext[onnx]"): {error}') from error
 
 
 def _check_place(place: Path, names: set[str], overwrite: bool) -> None:
@@ -276,21 +202,3 @@ def _check_place(place: Path, names: set[str], overwrite: bool) -> None:
         raise ValueError(
             f"out: {place / min(foreign)} is no file of the export there; move it or choose another folder"
         )
-
-
-def _put(temporary: Path, place: Path) -> None:
-    """Moves a finished folder into place, or its files into an earlier export's, whose others then go.
-
-    ``export.json`` comes last: until then its digests are those of the earlier files, and what is
-    neither the one export nor the other is refused when it is loaded.
-    """
-    if not place.exists():
-        os.replace(temporary, place)
-        return
-    earlier = read_about(place)["sha256"] if (place / ABOUT).exists() else {}
-    written = {file.name for file in temporary.iterdir()}
-    for name in sorted(written - {ABOUT}):
-        os.replace(temporary / name, place / name)
-    for name in sorted(set(earlier) - written):
-        (place / name).unlink(missing_ok=True)
-    os.replace(temporary / ABOUT, place / ABOUT)

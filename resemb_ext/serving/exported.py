@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from resemb_ext.data import IdMap
 from resemb_ext.runtime.digests import check_digests
 from resemb_ext.runtime.files import read_json
 
+from .writing import ONNX, ONNX_DATA, PROGRAM, onnx_runner, torch_runner
+
 FORMAT = "resemb-export"
 VERSION = 1
-PROGRAM, ONNX, ITEMS, ABOUT = "model.pt2", "model.onnx", "items.json", "export.json"
-ONNX_DATA = f"{ONNX}.data"  # where torch puts the weights of a model beyond 2 GB
+ITEMS, ABOUT = "items.json", "export.json"
 _FILES = {PROGRAM, ONNX, ONNX_DATA, ITEMS}
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -62,12 +62,14 @@ def load_export(folder: Path | str, *, onnx: bool = False) -> ExportedModel:
     digests = {name: digest for name, digest in about["sha256"].items() if name in (*used, ITEMS)}
     check_digests(place, digests, "export again, or copy the whole folder anew")
     items = IdMap.from_dict(read_json(place / ITEMS))
-    score = onnx_scorer(place / ONNX) if onnx else _torch_scorer(place / PROGRAM)
+    run = onnx_runner(place / ONNX) if onnx else torch_runner(place / PROGRAM)
 
     def in_table(ids: np.ndarray) -> np.ndarray:  # programs of older exports lack it
         return np.where((ids < 0) | (ids > items.oov), items.oov, ids)
 
-    return ExportedModel(about, items, lambda target, history: score(in_table(target), in_table(history)))
+    return ExportedModel(
+        about, items, lambda target, history: run({"target": in_table(target), "history": in_table(history)})
+    )
 
 
 def read_about(place: Path) -> dict[str, Any]:
@@ -86,25 +88,3 @@ def read_about(place: Path) -> dict[str, Any]:
     if about.get("version") != VERSION:
         raise ValueError(f"{place / ABOUT} has version {about.get('version')!r}; this release reads {VERSION}")
     return about
-
-
-def _torch_scorer(path: Path) -> Score:
-    program = torch.export.load(path).module()
-
-    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return program(torch.from_numpy(target), torch.from_numpy(history)).numpy()
-
-    return score
-
-
-def onnx_scorer(path: Path) -> Score:
-    """Scores by an ONNX model, on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def score(target: np.ndarray, history: np.ndarray) -> np.ndarray:
-        return session.run(["logit"], {"target": target, "history": history})[0]
-
-    return score

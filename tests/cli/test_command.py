@@ -40,7 +40,7 @@ def test_help_and_errors_of_the_root_load_no_torch(arguments):
     if status:
         assert done.stderr.startswith("resemb: error: ") and done.stderr.count("\n") == 1
     else:
-        assert all(f"    {name} " in done.stdout and text[:30] in done.stdout for name, text in COMMANDS.items())
+        assert all(f"    {name}" in done.stdout and text[:30] in done.stdout for name, text in COMMANDS.items())
 
 
 def test_the_root_parser_is_that_of_all_commands():

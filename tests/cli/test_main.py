@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from resemb_ext.train import TrainingDiverged
 from resemb_ext.train import prepare as prepare_module
 
 COMMANDS = (
-    *("data", "train", "tune", "predict", "export", "publish", "grow", "graph", "study", "bench"),
+    *("data", "train", "tune", "predict", "export", "publish", "neighbors", "grow", "graph", "study", "bench"),
     "doctor",
     "selftest",
 )
@@ -60,7 +61,7 @@ def test_root_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert all(f"    {command} " in shown for command in COMMANDS)
+    assert all(re.search(rf"^    {command}\s", shown, re.MULTILINE) for command in COMMANDS)
 
 
 @pytest.mark.full

@@ -56,6 +56,15 @@ if not all(map(importlib.util.find_spec, ("tensorboard", "mlflow"))):
     SMALLER[" --log-to tensorboard mlflow=runs/mlruns"] = ""  # tests/integrations/loggers runs them
 
 
+#: Words of commands and snippets that need a package of an extra, and the package; without it they are not run.
+NEEDS = {"--table": "onnxscript", "served": "onnxscript", "examples.service": "fastapi", "export_index": "usearch"}
+
+
+def _lacks(text: str) -> bool:
+    """Whether a command or snippet needs a package that is not there."""
+    return any(word in text and importlib.util.find_spec(package) is None for word, package in NEEDS.items())
+
+
 @pytest.fixture(scope="module")
 def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the pages name, small."""
@@ -106,7 +115,7 @@ def test_page_runs(page: Path, place: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks(page):
         where = f"{page.name}:{block.line}"
-        if block.language == "python" and GPU not in block.text:
+        if block.language == "python" and GPU not in block.text and not _lacks(block.text):
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
         elif block.language == "bash":
             for words in block.commands:
@@ -134,7 +143,7 @@ def _run_command(words: list[str], where: str) -> None:
     text = " ".join(words)
     if text.startswith("python -m benchmarks"):
         _check_options(words[2], [word for word in words[3:] if word.startswith("--")])
-    if text.startswith(ELSEWHERE) or any(text == f"resemb {name}" for name in ELSEWHERE_RESEMB):
+    if _lacks(text) or text.startswith(ELSEWHERE) or any(text == f"resemb {name}" for name in ELSEWHERE_RESEMB):
         return
     for written, run in SMALLER.items():
         text = text.replace(written, run)
@@ -155,7 +164,8 @@ def all_options() -> set[str]:
     texts = [command.format_help() for command in _commands(parser())]
     programs = [path for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()]
     names = [f"benchmarks.{path.stem}".removesuffix(".__main__") for path in programs if path.stem != "publish"]
-    texts += [_help_of(module) for module in ("benchmarks.frameworks", "benchmarks.gpu", "docs.picture", *names)]
+    others = ("benchmarks.frameworks", "benchmarks.gpu", "docs.picture", "examples.service", "examples.service.load")
+    texts += [_help_of(module) for module in (*others, *names)]
     return set(re.findall(r"--[\w-]+", " ".join(texts))) | OTHERS
 
 

@@ -16,7 +16,7 @@ import resemb_ext as rx
 from resemb_ext.cli import main
 from resemb_ext.data import IdMap
 from resemb_ext.models import DIN, DNN
-from resemb_ext.serving import SavedModel, ScoringModule, export, export_run, load_export, write_export
+from resemb_ext.serving import SavedModel, ScoringModule, export_run, load_export, write_export, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 4
@@ -170,7 +170,7 @@ def test_a_replacement_cut_short_is_refused_and_can_be_done_again(trained, copie
     about["sha256"]["items.json"] = "its digest"
     (copied / "export.json").write_text(json.dumps(about))
     with monkeypatch.context() as patch:
-        patch.setattr(export.os, "replace", dies)
+        patch.setattr(writing.os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
             export_run(trained, copied, arm="plain", overwrite=True)
     with pytest.raises(ValueError, match="its sha256 differs; export again"):

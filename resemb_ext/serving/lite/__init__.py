@@ -3,6 +3,7 @@
 Needs NumPy alone, and nothing of ``resemb_ext`` beside this folder, which can be copied to where no torch is.
 """
 
+from .bundle import Bundle, BundleError, Scores
 from .deltas import Delta, DeltaHeader, read_delta, read_delta_header, write_delta
 from .errors import TableError
 from .format import TableHeader, check_rows, map_rows, open_table, read_header, write_table
@@ -13,10 +14,13 @@ from .versions import Head, folder_of, read_head
 
 __all__ = [
     "DTYPES",
+    "Bundle",
+    "BundleError",
     "Delta",
     "DeltaHeader",
     "Head",
     "Items",
+    "Scores",
     "Snapshot",
     "TableError",
     "TableHeader",
