@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from .encoding import encode_rows
 from .following import Next, first_new
-from .lite.rows import decode, encode
+from .lite.rows import decode
 from .lite.snapshot import Snapshot
 from .vectors import Vectors
 
@@ -33,7 +34,7 @@ def changed_rows(
     """
     numbers, rows, compared = [np.empty(0, np.int64)], [np.empty((0, now.header.row_bytes), np.uint8)], 0
     for ids, block in _read(vectors, candidates, first_new(now, upcoming)):
-        encoded = encode(block, now.dtype, first=ids)
+        encoded = encode_rows(block, now.dtype, first=ids)
         changed = moved(now, ids, encoded, tolerance)
         numbers.append(ids[changed])
         rows.append(encoded[changed])
@@ -41,7 +42,7 @@ def changed_rows(
     return np.concatenate(numbers), np.concatenate(rows), compared
 
 
-def _read(vectors: Vectors, candidates: np.ndarray | None, new: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read(vectors: Vectors, candidates: np.ndarray | None, new: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Row numbers, ascending, and their vectors, in blocks that stay in cache."""
     if candidates is not None:
         candidates = np.union1d(candidates, np.arange(new, vectors.rows))
@@ -55,7 +56,7 @@ def _read(vectors: Vectors, candidates: np.ndarray | None, new: int) -> Iterator
             ids = candidates[start:stop]
             block = vectors.at(torch.from_numpy(ids))
         for first in range(0, len(ids), small):
-            yield ids[first : first + small], block[first : first + small].numpy()
+            yield ids[first : first + small], block[first : first + small]
 
 
 def moved(now: Snapshot, ids: np.ndarray, encoded: np.ndarray, tolerance: float) -> np.ndarray:

@@ -18,12 +18,13 @@ from resemb_ext.data import IdMap
 from resemb_ext.runtime.files import write_atomic
 
 from .changes import changed_rows, moved
+from .encoding import encode_rows
 from .following import Next, check_all_new, following, grown_by, items_of, row_numbers
 from .lite.deltas import write_delta
 from .lite.errors import TableError
 from .lite.format import read_header, write_table
 from .lite.idmap import Items
-from .lite.rows import encode, row_bytes
+from .lite.rows import row_bytes
 from .lite.snapshot import Snapshot, read_snapshot
 from .lite.versions import base_file, delta_file, read_head
 from .vectors import Vectors, vectors_of
@@ -178,10 +179,10 @@ def publish_rows(
         twice = np.flatnonzero(wanted[1:] == wanted[:-1])
         if len(twice):
             raise ValueError(f"numbers: row {wanted[twice[0]]} is there twice")
-        held = torch.as_tensor(vectors).detach().to("cpu", torch.float32).numpy()
+        held = torch.as_tensor(vectors).detach().to("cpu", torch.float32)
         if held.shape != (len(wanted), now.dim):
-            raise ValueError(f"vectors: shape {held.shape}; expected {(len(wanted), now.dim)}")
-        encoded = encode(held[order], now.dtype, first=wanted)
+            raise ValueError(f"vectors: shape {tuple(held.shape)}; expected {(len(wanted), now.dim)}")
+        encoded = encode_rows(held[torch.from_numpy(order)].contiguous(), now.dtype, first=wanted)
         if upcoming.oov is not None and upcoming.oov != now.oov and upcoming.oov not in wanted:
             wanted = np.append(wanted, upcoming.oov)
             encoded = np.concatenate([encoded, now.gather([now.oov])])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resemb_ext.nn.base import ResEmbeddingBase
 
-from . import lite
+from .encoding import encode_rows
 
 # Numbers that a module computes at once, and of those that are encoded while they are in cache.
 _READ, _ENCODED = 1 << 22, 1 << 18
@@ -48,9 +48,9 @@ class Vectors:
         """
         step, small = max(1, _READ // self.dim), max(1, _ENCODED // self.dim)
         for start in range(0, self.rows, step):
-            vectors = self.block(start, min(start + step, self.rows)).numpy()
+            vectors = self.block(start, min(start + step, self.rows))
             for first in range(0, len(vectors), small):
-                yield lite.encode(vectors[first : first + small], dtype, first=start + first)
+                yield encode_rows(vectors[first : first + small], dtype, first=start + first)
 
     @staticmethod
     def _float32(vectors: Tensor) -> Tensor:

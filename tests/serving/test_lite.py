@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from resemb_ext.runtime.files import write_text
 from resemb_ext.serving import lite
+from resemb_ext.serving.encoding import encode_rows
 from resemb_ext.serving.lite import Items, TableError
 from resemb_ext.serving.lite.versions import delta_file
 from resemb_ext.testing.strategies import examples
@@ -79,6 +80,7 @@ def test_rows_are_those_of_torch(dtype: str, half: int, rows: int, seed: int, sc
     expected = pack(torch.from_numpy(vectors))
     found = lite.encode(vectors, dtype)
     np.testing.assert_array_equal(found, expected.numpy())
+    np.testing.assert_array_equal(encode_rows(torch.from_numpy(vectors), dtype), found)
     np.testing.assert_allclose(lite.decode(found, dtype, dim), unpack(expected).numpy(), rtol=1e-6, atol=scale * 1e-6)
 
 
@@ -98,6 +100,8 @@ def test_what_a_dtype_cannot_hold_is_refused(dtype: str) -> None:
         vectors[2, 1], vectors[2, 2] = value, -3e38
         with pytest.raises(TableError, match=f"row 2 holds a number that is not finite in {dtype}"):
             lite.encode(vectors, dtype)
+        with pytest.raises(TableError, match=f"row 7 holds a number that is not finite in {dtype}"):
+            encode_rows(torch.from_numpy(vectors), dtype, first=5)
     assert lite.encode(vectors[:0], dtype).shape == (0, lite.row_bytes(dtype, 6))
 
 
