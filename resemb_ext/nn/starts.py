@@ -38,7 +38,8 @@ def _start(graph: GraphData, rows: np.ndarray, known: np.ndarray, central: Tenso
     """Sets those rows that have a known neighbour; bool, which they are."""
     from scipy.sparse import csr_array
 
-    begin, count = graph.indptr[rows], np.diff(graph.indptr)[rows]
+    begin = graph.indptr[rows]
+    count = graph.indptr[rows + 1] - begin
     row = np.repeat(np.arange(len(rows)), count)
     entry = np.arange(len(row)) + np.repeat(begin - np.cumsum(count) + count, count)
     counts = known[graph.neighbors[entry]] & (graph.weights[entry] > 0)

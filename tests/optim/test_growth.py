@@ -64,6 +64,7 @@ def step(emb: ResEmbedding, optimizer: Any, number: int) -> None:
     optimizer.zero_grad()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", OWN)

@@ -19,7 +19,7 @@ from resemb_ext.serving.lite.snapshot import read_snapshot
 from resemb_ext.serving.publish import publish
 from resemb_ext.train import run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("one_thread")]
 SMALL: dict[str, Any] = {
     **{"epochs": 1, "batch_size": 256, "dim": 8, "hidden": (8,), "threads": 1, "max_history": 5},
     **{"progress": False, "keep_counts": True, "embedding": "res"},
@@ -106,7 +106,6 @@ def _first_order(model: torch.nn.Module) -> str:
     return name
 
 
-@pytest.mark.full
 def test_predict_export_publish_and_growing_again(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = tmp_path / "items.table"
     before = SavedModel.load(trained, "res", 0)
@@ -188,7 +187,6 @@ def test_a_table_of_other_vectors_leaves_the_grown_run(
     assert SavedModel.load(out).items.size > 0
 
 
-@pytest.mark.full
 def test_runs_that_cannot_grow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     OLD.assign(session=OLD.timestamp // 100).to_csv(tmp_path / "log.csv", index=False)
     NEW.to_csv(tmp_path / "new.csv", index=False)

@@ -47,6 +47,7 @@ def test_what_is_held_out_given_and_tested(cut: Cut) -> None:
     assert (log.item[cut.tested] >= cut.first_cold).all() and len(cut.tested) == 200
 
 
+@pytest.mark.full
 def test_graphs_and_training_see_no_tested_event(cut: Cut) -> None:
     log = cut.log
     warm = np.flatnonzero(cut.order < 0)
@@ -80,6 +81,7 @@ def test_samples_are_test_events_and_unknown_items(cut: Cut, among: bool) -> Non
     assert among or (target[:, 1:] < cut.first_cold).any()
 
 
+@pytest.mark.full
 def test_rows_of_each_method(cut: Cut) -> None:
     graphs = {given: cut.graph(given) for given in (1, 5)}
     H = cut.log.num_items
