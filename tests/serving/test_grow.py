@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,16 @@ def test_what_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "exists; choose another folder" in refused(capsys, "grow", trained, new, "--out", tmp_path / "there")
     assert "holds no run" in refused(capsys, "grow", tmp_path, new)
     assert not [*tmp_path.glob(".*")]
+
+
+def test_a_full_disk_leaves_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("resemb_ext.serving.grow.save_checkpoint", full)
+    with pytest.raises(OSError, match="nothing was written") as error:
+        grow_run(trained, trained.parent / "new.parquet", tmp_path / "grown", seed=0)
+    assert error.value.filename == str(tmp_path / "grown") and not [*tmp_path.iterdir()]
 
 
 def test_a_table_of_other_vectors_leaves_the_grown_run(
