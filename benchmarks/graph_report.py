@@ -85,3 +85,14 @@ def graph_section(result: dict[str, Any], plot: str) -> str:
             graph_table(result),
         ]
     )
+
+
+def large_line(result: dict[str, Any]) -> str:
+    """One line: what a build of a log larger than memory took."""
+    m, s, run = result["machine"], result["settings"], result["run"]
+    return (
+        f"{s['events']:,} events of {s['items']:,} items in Parquet files of {s['log_mib'] / 1024:.1f} GiB (window "
+        f"{s['window']}, top_k {s['top_k']}, `--memory {s['memory_mib'] // 1024}G`, {s['threads']} threads, {m['cpu']}) "
+        f"took {run['seconds']:.0f} s, {run['cpu_seconds']:.0f} CPU seconds, and {run['peak_mib'] / 1024:.1f} GiB at the "
+        f"peak, in {run['starts']} start{'s' * (run['starts'] > 1)}."
+    )
