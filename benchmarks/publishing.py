@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +96,22 @@ def _embedding(items: int, dim: int, neighbors: int, draw: np.random.Generator) 
     ids = np.sort((start + np.arange(neighbors, dtype=np.int32) * (items // neighbors)) % items, axis=1)
     graph = rx.InterestGraph.from_csr(indptr, ids.reshape(-1))
     return rx.ResEmbedding(graph, dim).requires_grad_(False).eval()
+
+
+def section(part: Mapping[str, Any]) -> str:
+    """Markdown: a table of what ``measure`` found, with its machine where that was added."""
+    seconds, size, of_full = part["seconds"], part["bytes"], part["of_full"]
+    lines = [
+        f"**Publishing {part['share']:.0%} changed rows, H = {part['items']:,}, D = {part['dim']}, {part['dtype']}**",
+        "",
+        "| | seconds | of the full export | MB | of the full export |",
+        "|---|---:|---:|---:|---:|",
+        f"| full export | {seconds['full']:.2f} | | {size['full'] / 1e6:.1f} | |",
+    ]
+    for name, what in (("known", "rows are named"), ("scanned", "all rows are compared")):
+        share = of_full[name]
+        lines.append(
+            f"| {what} | {seconds[name]:.2f} | {share['seconds']:.1%} | {size[name] / 1e6:.1f} | {share['bytes']:.1%} |"
+        )
+    lines += ["", f"A reader goes to the new version in {seconds['refresh'] * 1000:.0f} ms."]
+    return "\n".join(lines)
