@@ -98,19 +98,18 @@ def _run_publish(args: argparse.Namespace) -> int:
 
 def _publish(args: argparse.Namespace) -> int:
     from resemb_ext.serving import SavedModel
-    from resemb_ext.serving.publish import publish
+    from resemb_ext.serving.publish_run import publish_run
 
     saved = SavedModel.load(args.folder, args.arm, args.seed)
-    done = publish(
-        saved.model.item_embedding,
+    done = publish_run(
+        saved,
         args.to,
-        items=saved.items,
+        run=args.folder.resolve().name,
         dtype=args.dtype,
         tolerance=args.tolerance,
         full=args.full,
         compact=args.compact,
         keep=args.keep,
-        meta={"run": args.folder.resolve().name, "arm": saved.arm, "seed": saved.seed},
     )
     if done.kind == "nothing":
         print(f"no row of {args.to} changed; version {done.sequence} stays in force")

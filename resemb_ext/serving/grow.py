@@ -29,7 +29,8 @@ from resemb_ext.train.config import RunConfig
 from resemb_ext.train.folder import GRAPH, GROWN, IDS, arm_folder, saved_config, write_config
 from resemb_ext.train.inputs import ids_digest
 
-from .publish import COMPACT, Published, publish
+from .publish import COMPACT, Published
+from .publish_run import publish_run
 from .saved import SavedModel
 
 ARM = "res"
@@ -139,11 +140,10 @@ def grow_run(
         os.rename(made, target)
     published = None
     if to is not None:
-        meta = {"run": target.name, "arm": ARM, "seed": saved.seed}
-        options: dict[str, Any] = {"tolerance": tolerance, "compact": compact, "keep": keep, "meta": meta}
+        options: dict[str, Any] = {"tolerance": tolerance, "compact": compact, "keep": keep}
         try:
             # All rows are compared: the version in force may be of another run.
-            published = publish(saved.model.item_embedding, to, items=log.items, dtype=dtype, **options)
+            published = publish_run(saved, to, run=target.name, items=log.items, dtype=dtype, **options)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"{error}; the grown run is in {place}, and resemb publish {place} --to {to} publishes it"

@@ -14,6 +14,8 @@ from resemb_ext.cli import main
 from resemb_ext.cli.publish import COMPACT, DTYPES
 from resemb_ext.serving import SavedModel, lite
 from resemb_ext.serving import publish as publishing
+from resemb_ext.serving.beside_table import layers_digest
+from resemb_ext.serving.publish_run import publish_run
 
 
 def shown(capsys: pytest.CaptureFixture, *arguments: object) -> str:
@@ -90,3 +92,30 @@ def test_one_thing_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 
 def test_the_command_names_what_the_package_has() -> None:
     assert lite.DTYPES == DTYPES and publishing.COMPACT == COMPACT
+
+
+@pytest.mark.full
+def test_a_table_that_was_exported_beside_a_model_takes_no_vectors_of_others(
+    trained, tmp_path, capsys, monkeypatch
+) -> None:
+    path = tmp_path / "items.table"
+    saved = SavedModel.load(trained, "res", 0)
+    publishing.publish(
+        saved.model.item_embedding, path, items=saved.items, meta={"model": layers_digest(saved.model), "run": "first"}
+    )
+    moved = copy.deepcopy(saved.model)
+    with torch.no_grad():
+        moved.item_embedding.residual[3] += 1
+    done = publish_run(dataclasses.replace(saved, model=moved), path, run="second", compact=9)
+    assert (done.kind, lite.read_snapshot(path).meta["run"]) == ("delta", "second")
+
+    other = copy.deepcopy(moved)
+    with torch.no_grad():
+        next(module for module in other.modules() if isinstance(module, torch.nn.Linear)).weight += 1
+    monkeypatch.setattr(SavedModel, "load", lambda *given: dataclasses.replace(saved, model=other))
+    held = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for options in ((), ("--full",)):
+        line = refused(capsys, trained, "--to", path, *options)
+        assert f"{path}: was exported beside a model with other layers, which cannot read these vectors" in line
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == held
+    assert "version 0 is in force: a base" in shown(capsys, trained, "--to", tmp_path / "other.table")
