@@ -195,6 +195,7 @@ def _trained_on(folder: Path, saved: SavedModel) -> dict[str, Any]:
         "options": options,
         "metrics": {part: entry.get(part) for part in ("valid", "test")},
         "best_epoch": entry.get("best_epoch"),
+        "smoothing": entry.get("smoothing"),
     }
 
 

@@ -18,6 +18,7 @@ from resemb_ext._registration_serving import pool_rows, read_rows
 from resemb_ext.runtime.files import write_atomic
 
 from . import lite
+from .neighbors import export_index
 from .vectors import vectors_of
 
 _BITS = {"int4": 4, "int8": 8, "float16": 16, "float32": 32}
@@ -252,6 +253,32 @@ class Table:
             rows[: len(base)] = base
             rows[_tensor(snapshot.numbers)] = _tensor(snapshot.overlay)
         return rows.view(_TORCH[self.dtype]) if self.dtype in _TORCH else rows
+
+    def export_index(
+        self,
+        kind: str,
+        path: Path | str,
+        *,
+        metric: str = "cos",
+        dtype: str = "f32",
+        connectivity: int = 16,
+        expansion: int = 128,
+    ) -> Path:
+        """Writes an index of the items of this version, by usearch, faiss or hnswlib; see ``neighbors.export_index``.
+
+        Args:
+            kind: "usearch", "faiss" or "hnswlib"; each is an extra.
+            path: file to write; ``PATH.json`` beside it says what it was made of.
+            metric: "cos", "ip" or "l2".
+            dtype: "f32"; for usearch also "f16", and with "cos" "i8".
+            connectivity, expansion: links of an item, and candidates that are looked at when one is added.
+
+        Raises:
+            ValueError, ImportError, OSError: as ``neighbors.export_index``.
+        """
+        return export_index(
+            self, kind, path, metric=metric, dtype=dtype, connectivity=connectivity, expansion=expansion
+        )
 
     def refresh(self) -> bool:
         """Goes to the version in force; lookups that run meanwhile finish with theirs.

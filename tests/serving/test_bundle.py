@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,12 +19,14 @@ from hypothesis import strategies as st
 from resemb_ext.cli import main
 from resemb_ext.serving import SavedModel, export_bundle
 from resemb_ext.serving import bundle as bundle_module
+from resemb_ext.serving.grow import grow_run
 from resemb_ext.serving.lite import TableError, decode, read_snapshot, write_table
 from resemb_ext.serving.lite.bundle import Bundle, BundleError, padded_histories, read_about
 from resemb_ext.serving.lite.command import main as command
 from resemb_ext.serving.lite.command import read_rows
 from resemb_ext.serving.publish import publish_rows
 from resemb_ext.testing.strategies import examples
+from resemb_ext.train import run
 from tests.serving.conftest import LONGEST
 from tests.serving.runtimes import needs_onnx
 
@@ -384,27 +387,71 @@ def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch, part):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("model", ["fm", "deepfm", "wide_deep", "dien", "pnn", "dnn"])
-def test_every_model_is_a_bundle(model, tmp_path):
-    from resemb_ext.train import run
+# Of other runs.
 
-    folder = run(
-        data="simulated",
-        model=model,
-        out=str(tmp_path / "run"),
-        epochs=1,
-        batch_size=512,
-        dim=4,
-        threads=1,
-        progress=False,
-        eval_negatives=2,
-        max_history=3,
-        arms=("res",),
-    ).folder
+
+def trained_on(place, frame, **options):
+    """The folder of a small run of the res arm on a log."""
+    frame.to_csv(place / "log.csv", index=False)
+    small = {
+        "epochs": 1,
+        "batch_size": 256,
+        "dim": 4,
+        "hidden": (8,),
+        "threads": 1,
+        "progress": False,
+        "eval_negatives": 2,
+    }
+    options = {"max_history": 2, "embedding": "res", **small, **options}
+    if options["model"] == "fm":
+        del options["hidden"]
+    return run(data=str(place / "log.csv"), out=str(place / "run"), **options).folder
+
+
+def events(first, last, items, seed):
+    draw = np.random.default_rng(seed)
+    item = draw.choice([*items], last - first)
+    user = draw.integers(0, 50, last - first)
+    return pd.DataFrame(
+        {"user_id": user, "item_id": item, "timestamp": np.arange(first, last), "category": [f"c{i % 3}" for i in item]}
+    )
+
+
+def numbers_for(saved, count=30):
+    draw = np.random.default_rng(0)
+    return draw.integers(1, saved.items.size, count), draw.integers(1, saved.items.size, 2 * count), np.full(count, 2)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("model", ["fm", "wide_deep", "dien", "pnn"])
+def test_every_model_is_a_bundle(model, tmp_path):
+    folder = trained_on(tmp_path, events(0, 600, range(40), 0), model=model, category=model != "pnn")
     saved = SavedModel.load(folder)
     opened = Bundle.open(export_bundle(folder, table="float32"))
-    draw = np.random.default_rng(0)
-    rows = draw.integers(1, saved.items.size, 20), draw.integers(1, saved.items.size, 40), np.full(20, 2)
+    rows = numbers_for(saved)
     np.testing.assert_allclose(opened.score_numbers(*rows), saved.score(*rows), rtol=1e-4, atol=1e-5)
-    assert (folder / "bundle" / "weights.table").exists() == (model in ("fm", "deepfm", "wide_deep"))
+    assert (folder / "bundle" / "weights.table").exists() == (model in ("fm", "wide_deep"))
+
+
+@pytest.mark.full
+def test_a_smoothed_run_is_a_bundle(tmp_path):
+    folder = trained_on(tmp_path, events(0, 600, range(40), 0), model="dnn", smooth="5", embedding="plain")
+    saved, place = SavedModel.load(folder), export_bundle(folder, table="float32")
+    rows = numbers_for(saved)
+    np.testing.assert_allclose(Bundle.open(place).score_numbers(*rows), saved.score(*rows), rtol=1e-4, atol=1e-5)
+    assert "5" in json.dumps(read_about(place)["trained_on"]["smoothing"])
+
+
+@pytest.mark.full
+def test_a_grown_run_is_taken_as_a_version(tmp_path):
+    """Its items score in the bundle as in the grown run's own model."""
+    folder = trained_on(tmp_path, events(0, 900, range(40), 0), model="din", keep_counts=True)
+    opened = Bundle.open(export_bundle(folder, table="float32"))
+    events(1000, 1080, range(30, 50), 1).to_csv(tmp_path / "new.csv", index=False)
+    done = grow_run(folder, tmp_path / "new.csv", to=folder / "bundle" / "items.table")
+    assert done.new_items > 0 and opened.refresh() and opened.version == 1
+    grown = SavedModel.load(done.folder)
+    assert np.asarray(opened.items.values).tolist() == grown.items.values.tolist()
+    rows = numbers_for(grown, 200)
+    np.testing.assert_allclose(opened.score_numbers(*rows), grown.score(*rows), rtol=1e-4, atol=1e-5)
+    assert opened.score([int(grown.items.values[-1])], [[]]).unseen == 0

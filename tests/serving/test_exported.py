@@ -1,6 +1,5 @@
 """Exports read back: damage, ids outside the table in every runtime, and what an export leaves alone."""
 
-import importlib.util
 import json
 import os
 import runpy
@@ -17,18 +16,10 @@ from resemb_ext.cli import main
 from resemb_ext.data import IdMap
 from resemb_ext.models import DIN, DNN
 from resemb_ext.serving import SavedModel, ScoringModule, export_run, load_export, write_export, writing
+from tests.serving.runtimes import HAS_ONNX, RUNTIMES, ids_of, scorer
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 4
-
-
-def has(*names):
-    return all(importlib.util.find_spec(name) for name in names)
-
-
-needs_onnx = pytest.mark.skipif(
-    not has("onnx", "onnxscript", "onnxruntime"), reason='needs ONNX: pip install -e ".[onnx]"'
-)
 
 
 @pytest.fixture
@@ -182,7 +173,6 @@ def test_a_replacement_cut_short_is_refused_and_can_be_done_again(trained, copie
 
 
 ITEMS = IdMap.fit(np.arange(100, 117))  # numbers 1 to 17, unseen 18
-OUTSIDE = [-1, -7, ITEMS.oov + 1, ITEMS.oov + 5, 2**31, -(2**31) - 1, 2**62]
 
 
 def module_of(model):
@@ -208,23 +198,7 @@ def rows_outside(ids):
     inside = [
         torch.where((ids < 0) | (ids > ITEMS.oov), torch.full_like(ids, ITEMS.oov), ids) for ids in (target, history)
     ]
-    return (target, history), tuple(inside)
-
-
-def openvino_score(path):
-    import openvino
-
-    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda target, history: torch.from_numpy(model([target.numpy(), history.numpy()])[0].copy())
-
-
-def onnx_score(path):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda *rows: torch.from_numpy(
-        session.run(None, dict(zip(("target", "history"), (ids.numpy() for ids in rows), strict=True)))[0]
-    )
+    return {"target": target, "history": history}, tuple(inside)
 
 
 @pytest.fixture(scope="module", params=["dnn", pytest.param("din", marks=pytest.mark.full)])
@@ -232,32 +206,15 @@ def programs(request, tmp_path_factory):
     """A module, and its folder with a program and, where its packages are installed, an ONNX model."""
     folder = tmp_path_factory.mktemp("programs")
     module = module_of(request.param)
-    write_export(module, ITEMS, LONGEST, folder, onnx=has("onnx", "onnxscript", "onnxruntime"))
+    write_export(module, ITEMS, LONGEST, folder, onnx=HAS_ONNX)
     return module, folder
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [
-        "eager",
-        "torch.export",
-        pytest.param("onnxruntime", marks=needs_onnx),
-        pytest.param(
-            "openvino",
-            marks=[needs_onnx, pytest.mark.skipif(not has("openvino"), reason="needs OpenVINO: pip install openvino")],
-        ),
-    ],
-)
+@pytest.mark.parametrize("runtime", ["eager", *RUNTIMES])
 def test_ids_outside_the_table_are_the_out_of_vocabulary_row(programs, runtime):
     module, folder = programs
-    score = {
-        "eager": lambda: module,
-        "torch.export": lambda: torch.export.load(folder / "model.pt2").module(),
-        "onnxruntime": lambda: onnx_score(folder / "model.onnx"),
-        "openvino": lambda: openvino_score(folder / "model.onnx"),
-    }[runtime]()
-    # OpenVINO on a CPU takes the lower 32 bits of an input, before the model sees it.
-    ids = [i for i in OUTSIDE if runtime != "openvino" or abs(i) < 2**31]
+    score = scorer(runtime, folder) if runtime != "eager" else lambda inputs: module(**inputs)
+    ids = [ITEMS.oov + 1, ITEMS.oov + 5, *ids_of(runtime)]
     outside, inside = rows_outside(ids)
     with torch.inference_mode():
         expected = module.model(
@@ -267,11 +224,11 @@ def test_ids_outside_the_table_are_the_out_of_vocabulary_row(programs, runtime):
                 history_category=None if module.item_category is None else module.item_category[inside[1]],
             )
         )
-        torch.testing.assert_close(score(*outside), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(score(outside), expected, rtol=1e-4, atol=1e-5)
     padded = inside[1].clone()
     padded[padded == ITEMS.oov] = 0
     with torch.inference_mode():  # such an id is no padding
-        assert (score(inside[0], padded) - expected).abs()[len(ids) :].max() > 1e-4
+        assert (score({"target": inside[0], "history": padded}) - expected).abs()[len(ids) :].max() > 1e-4
 
 
 def test_the_number_of_unseen_ids_must_be_a_row(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.cli import main
-from resemb_ext.serving import SavedModel
+from resemb_ext.serving import SavedModel, Table
 from resemb_ext.serving import neighbors as module
 from resemb_ext.serving.indexes import LIBRARIES
 from resemb_ext.serving.lite import Items, decode, encode, read_snapshot, write_table
@@ -129,6 +129,14 @@ def test_an_index_finds_what_is_nearest(tmp_path, kind, metric):
         hits += len(set(rows) & set(near.rows.tolist()))
     assert hits >= 0.95 * 390
     assert sorted(file.name for file in tmp_path.iterdir()) == ["items.index", "items.index.json", "items.table"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_writes_an_index_of_itself(tmp_path, kind):
+    table = Table.write(vectors_of(), tmp_path / "items.table", oov=59)
+    index = open_index(table.export_index(kind, tmp_path / "items.index", metric="l2", connectivity=8, expansion=40))
+    assert index.about["made_of"]["table"] == table.snapshot.header.id and index.about["items"] == 59  # no padding
+    assert set(nearest(table, 3, 5, metric="l2", index=index).rows.tolist()) <= set(range(59)) - {3}
 
 
 @pytest.mark.parametrize("kind", KINDS)
