@@ -121,9 +121,7 @@ def holders(optimizers: Iterable[_Optimizer], tables: Mapping[str, Tensor]) -> l
 
 
 def _grows(optimizer: _Optimizer) -> bool:
-    return hasattr(optimizer, "_rows_have_moved") or (
-        isinstance(optimizer, _BY_ROW) and type(optimizer).__module__.startswith("torch.optim")
-    )
+    return hasattr(optimizer, "_rows_have_moved") or isinstance(optimizer, _BY_ROW)  # those of Lightning are both
 
 
 def _group_of(optimizer: _Optimizer, table: Tensor) -> dict[str, Any] | None:

@@ -29,6 +29,22 @@ from .events import (
 from .options import Options, categories
 
 
+class LateEventError(ValueError):
+    """An event comes before the last one of its user that the graph saw.
+
+    Attributes:
+        user: its user, as numbered.
+        time, last: of the event, and of the user's last one before.
+    """
+
+    def __init__(self, at: int, user: int, time: Any, last: Any) -> None:
+        super().__init__(
+            f"time[{at}] is {time}, before the last event of user {user} that the graph saw, at {last}; events that come"
+            " late need a rebuild"
+        )
+        self.user, self.time, self.last = user, time, last
+
+
 def updated(
     graph: GraphData, new_events: Any, num_items: int | None, category: Any, threads: int | None, progress: Progress
 ) -> GraphData:
@@ -162,7 +178,4 @@ def _check_times(graph: GraphData, old: KeptCounts, events: Events) -> None:
     early = (users[place] == events.user) & (events.time < newest[place])
     if early.any():
         at = int(np.argmax(early))
-        raise ValueError(
-            f"time[{at}] is {events.time[at]}, before the last event of user {events.user[at]} that"
-            f" the graph saw, at {newest[place][at]}; events that come late need a rebuild"
-        )
+        raise LateEventError(at, int(events.user[at]), events.time[at], newest[place][at])

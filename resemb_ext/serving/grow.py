@@ -19,6 +19,7 @@ from resemb_ext import data
 from resemb_ext._growth import RowMoves
 from resemb_ext.data import IdMap, Log
 from resemb_ext.graph import InterestGraph
+from resemb_ext.graph.update import LateEventError
 from resemb_ext.models.factors import FirstOrder
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.nn.starts import starts_of
@@ -107,7 +108,13 @@ def grow_run(
     log = _read(events, config, held, saved.items, columns or {})
     categories = None if held["categories"] is None else IdMap.from_dict(held["categories"])
     of_item = _item_category(events, config, held, categories, log)
-    larger = graph.update(log)
+    try:
+        larger = graph.update(log)
+    except LateEventError as late:
+        raise ValueError(
+            f"{events}: user {log.users.decode([late.user])[0]!r} has an event at {late.time}, before the last one that "
+            f"the run's graph saw, at {late.last}; leave such events out, or train anew"
+        ) from late
 
     changed = grow_model(saved.model, larger, saved.items, log.items)
     state = load_checkpoint(arm_folder(folder, ARM, saved.seed) / BEST)

@@ -138,6 +138,13 @@ def _check_state(optimizer: Any, emb: ResEmbedding, before: dict[Any, Any], opti
             assert (value[fresh] == expected).all(), key
 
 
+def test_subclasses_as_frameworks_make_them() -> None:
+    class Wrapped(torch.optim.Adam):
+        __module__ = "framework"
+
+    _compare(Wrapped, {"lr": 0.01}, dtype=torch.float32, sparse=False, in_backward=False)
+
+
 def test_an_optimizer_whose_state_is_not_by_row_is_refused() -> None:
     small, large = graphs()
     emb = ResEmbedding(small, D, "given", padding_idx=0)

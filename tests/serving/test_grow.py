@@ -167,7 +167,7 @@ def test_what_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for events_, options, says in (
         (tmp_path / "none.csv", (), "none.csv"),
         (tmp_path / "bare.csv", (), "has no category column, which the run's model takes of its 6 new items"),
-        (tmp_path / "early.csv", (), "before the last event of user"),
+        (tmp_path / "early.csv", (), "early.csv: user 'u1' has an event at 5, before the last one"),
         (new, ("--seed", 7), "has no seed 7; it has 0, 1"),
         (new, ("--keep", 3), "--keep is of a table; name one with --to"),
     ):
