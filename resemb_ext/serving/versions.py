@@ -246,7 +246,7 @@ def remove_old(path: Path, count: int) -> None:
     now = next(v for v in found if v.in_force)
     if path not in needed:
         # The table's own file is a base that nobody needs: that of the version in force takes its place.
-        os.replace(base_file(path, now.base), path)
+        os.replace(base_file(path, now.base), os.path.realpath(path))
         needed[path] = now
     # The newest first: what is left by a kill are whole versions.
     for sequence, file in sorted(_files(path), reverse=True):

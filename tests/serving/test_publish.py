@@ -361,3 +361,15 @@ def test_items_of_a_table_need_its_map(tmp_path: Path) -> None:
     publish(draw(5), path, oov=4)
     with pytest.raises(TableError, match="items: the table has no raw ids to compare them with"):
         publish(draw(5), path, items=IdMap.fit([1, 2, 3]))
+
+
+def test_a_link_to_a_table_is_the_table(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "real.table", tmp_path / "items.table"
+    publish(draw(20), real)
+    link.symlink_to(real)
+    publish(draw(20, seed=1), link, compact=9)
+    publish(draw(20, seed=2), link, compact=9, full=True)
+    assert [v.sequence for v in keep_newest(link, 1)] == [v.sequence for v in versions(real)] == [2]
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["items.table", "there"]
+    np.testing.assert_array_equal(vectors(link), lite.decode(lite.encode(draw(20, seed=2), "int8"), "int8", 6))

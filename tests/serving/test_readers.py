@@ -10,16 +10,20 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resemb_ext.data import IdMap
-from resemb_ext.serving import lite
+from resemb_ext.serving import Table, lite
 from resemb_ext.serving.lite import TableError, framing
 from resemb_ext.serving.publish import publish
 from resemb_ext.serving.versions import roll_back, verify, versions
@@ -58,12 +62,39 @@ def check(now: lite.Snapshot, draw: np.random.Generator) -> None:
     assert (lite.decode(found, "int8", 64) == expected).all()
 
 
-def read_until(path: Path, end: float, seed: int) -> int:
-    """Reads until some time; gives how many versions it saw."""
+def look_up(path: Path, goes_on: Callable[[], bool], seed: int) -> int:
+    """Looks up in two threads, while a third one goes to new versions; gives how many it saw."""
+    torch.set_num_threads(1)
+    table = Table.open(path)
+
+    def one(seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        while goes_on():
+            rows = draw.integers(0, rows_at(0), 100)
+            before = table.sequence
+            found = table(torch.from_numpy(rows)).numpy().astype(np.uint8)
+            stamps = found[:, 6:10].copy().view("<u4")[:, 0].astype(np.int64)
+            assert (found == stamped(rows, stamps).astype(np.uint8)).all()  # no torn row
+            whole = [v for v in range(before, table.sequence + 1) if (stamp_at(rows, v) == stamps).all()]
+            assert whole, (before, table.sequence)  # all of one version
+
+    seen = {table.sequence}
+    with ThreadPoolExecutor(2) as threads:
+        work = [threads.submit(one, 10 * seed + k) for k in range(2)]
+        while goes_on():
+            table.refresh()
+            seen.add(table.sequence)
+        for done in work:
+            done.result()
+    return len(seen)
+
+
+def read(path: Path, goes_on: Callable[[], bool], seed: int) -> int:
+    """Reads with NumPy alone; gives how many versions it saw."""
     draw = np.random.default_rng(seed)
     now = lite.read_snapshot(path)
     seen = {now.sequence}
-    while time.monotonic() < end:
+    while goes_on():
         before = now
         now = lite.read_snapshot(path, None if draw.random() < 0.2 else before)
         assert now.sequence >= before.sequence
@@ -84,32 +115,45 @@ def test_readers_see_whole_versions_while_others_are_published(readers: int, sec
     start = np.arange(rows_at(0))
     vectors = stamped(start, np.zeros(len(start), np.int64))
     publish(vectors, path)
-    end = time.monotonic() + seconds
+    ready, stop = (lambda seed: tmp_path / f"ready-{seed}"), tmp_path / "stop"
+
+    def goes_on(seed: int) -> bool:
+        ready(seed).touch()
+        return not stop.exists()
+
     children = []
     for seed in range(readers):
         child = os.fork()
         if not child:
             status = 99
             try:
-                status = min(50, read_until(path, end, seed))
+                status = min(50, (look_up if seed % 2 else read)(path, partial(goes_on, seed), seed))
             except BaseException:
                 traceback.print_exc()
                 sys.stderr.flush()
             finally:
                 os._exit(status)
         children.append(child)
-    sequence = 0
-    while time.monotonic() < end:
-        sequence += 1
-        rows = np.arange(rows_at(sequence))
-        stamps = stamp_at(rows, sequence)
-        changed = rows[stamps == sequence]
-        vectors = np.concatenate([vectors, np.zeros((GROWTH, 64), np.float32)])
-        vectors[changed] = stamped(changed, stamps[changed])
-        # Deltas, a new base after each third, and old files removed at once.
-        done = publish(vectors, path, rows=changed, compact=0.35, keep=1)
-        assert (done.sequence, done.changed) == (sequence, len(changed))
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    try:
+        limit = time.monotonic() + 60
+        while not all(ready(seed).exists() for seed in range(readers)):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        end, sequence = time.monotonic() + seconds, 0
+        while time.monotonic() < end or sequence < 5:
+            sequence += 1
+            rows = np.arange(rows_at(sequence))
+            stamps = stamp_at(rows, sequence)
+            changed = rows[stamps == sequence]
+            vectors = np.concatenate([vectors, np.zeros((GROWTH, 64), np.float32)])
+            vectors[changed] = stamped(changed, stamps[changed])
+            # Deltas, a new base after each third, and old files removed at once.
+            done = publish(vectors, path, rows=changed, compact=0.35, keep=1)
+            assert (done.sequence, done.changed) == (sequence, len(changed))
+        time.sleep(seconds / 5)
+    finally:
+        stop.touch()
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert all(1 < status < 99 for status in statuses), statuses
     check(lite.read_snapshot(path), np.random.default_rng(0))
     verify(path)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ def _digest(fields: dict) -> str:
 
 
 def folder_of(path: Path | str) -> Path:
-    """The folder of a table's versions."""
-    return Path(f"{named(path)}.d")
+    """The folder of a table's versions; of a symbolic link, beside the file that it leads to."""
+    real = os.path.realpath(path) if os.path.islink(path) else named(path)
+    return Path(f"{real}.d")
 
 
 def read_head(path: Path | str) -> Head | None:
