@@ -6,9 +6,10 @@
 namespace resemb::cpu {
 namespace RESEMB_ISA {
 
-// Rows are found, and asked for, this many positions before they are read; the words of the overlay as many
-// before that.
-constexpr int64_t kRowsAhead = 48, kRing = 128;
+// Rows are found, and asked for, a block before they are read, and the words of the overlay a block before
+// that. A block at once: asked for one by one between rows that are decoded, half as many are on their way
+// together where each costs a walk of the page table.
+constexpr int64_t kBlockRows = 32;
 
 typedef uint8_t b8 __attribute__((vector_size(8)));
 
@@ -121,20 +122,24 @@ class Found {
         overlay_(x.overlay),
         overlay_rows_(x.overlay_rows),
         next_(first),
-        past_(past) {
+        past_(past),
+        turn_(first) {
     // Rows lie at multiples of a power of two, which bounds how many lines one takes.
     const uintptr_t all = reinterpret_cast<uintptr_t>(base_) | reinterpret_cast<uintptr_t>(overlay_) |
                           static_cast<uintptr_t>(bytes_) | 64;
     const int64_t apart = static_cast<int64_t>(all & -all);
     lines_ = (64 - apart + bytes_ - 1) / 64;  // but for the last
-    for (int64_t p = first; p < past && p < first + kRowsAhead; ++p) fetch_words(p);
-    while (next_ < past && next_ < first + kRowsAhead) find_next();
+    fetch_words(first);
+    find_block();
   }
 
   // The row of the position after the one before; null for padding.
   RESEMB_INLINE const char* take(int64_t p) {
-    if (next_ < past_) find_next();
-    return ring_[p & (kRing - 1)];
+    if (p == turn_) {
+      turn_ = next_;
+      find_block();
+    }
+    return rows_found_[p & (2 * kBlockRows - 1)];
   }
   // The same of any position.
   RESEMB_INLINE const char* find(int64_t p) {
@@ -165,21 +170,26 @@ class Found {
     if (bad_ < 0 || p < bad_) bad_ = p;
     return nullptr;
   }
-  RESEMB_INLINE void fetch_words(int64_t p) const {
+  // Asks for the overlay's words of a block.
+  RESEMB_INLINE void fetch_words(int64_t first) const {
     if (bits_ == nullptr) return;
-    const int64_t row = id(p);
-    if (static_cast<uint64_t>(row) >= static_cast<uint64_t>(rows_)) return;
-    prefetch(bits_ + (row >> 6));
-    prefetch(before_ + (row >> 6));
+    for (int64_t p = first; p < past_ && p < first + kBlockRows; ++p) {
+      const int64_t row = id(p);
+      if (static_cast<uint64_t>(row) >= static_cast<uint64_t>(rows_)) continue;
+      prefetch(bits_ + (row >> 6));
+      prefetch(before_ + (row >> 6));
+    }
   }
-  RESEMB_INLINE void find_next() {
-    if (next_ + kRowsAhead < past_) fetch_words(next_ + kRowsAhead);
-    const char* row = find(next_);
-    ring_[next_ & (kRing - 1)] = row;
-    ++next_;
-    if (row == nullptr) return;
-    for (int64_t line = 0; line < lines_; ++line) prefetch(row + 64 * line);
-    prefetch(row + bytes_ - 1);
+  RESEMB_INLINE void find_block() {
+    const int64_t stop = next_ + kBlockRows < past_ ? next_ + kBlockRows : past_;
+    fetch_words(stop);
+    for (; next_ < stop; ++next_) {
+      const char* row = find(next_);
+      rows_found_[next_ & (2 * kBlockRows - 1)] = row;
+      if (row == nullptr) continue;
+      for (int64_t line = 0; line < lines_; ++line) prefetch(row + 64 * line);
+      prefetch(row + bytes_ - 1);
+    }
   }
 
   const void* ids_;
@@ -190,8 +200,10 @@ class Found {
   const uint64_t* bits_;
   const int32_t* before_;
   const char* overlay_;
-  int64_t overlay_rows_, next_, past_, bad_ = -1;
-  const char* ring_[kRing];
+  int64_t overlay_rows_, next_, past_;
+  int64_t turn_;  // the position whose turn is that of the next block
+  int64_t bad_ = -1;
+  const char* rows_found_[2 * kBlockRows];
 };
 
 // Of rows narrower than a piece, through copies of a piece.

@@ -30,6 +30,7 @@ MAX_SEQUENCE = 99_999_999
 _TABLE = b"RXTABLE\x01"
 UNKNOWN = "0" * 64
 _BLOCK = 1 << 24  # bytes that are hashed at once
+_WRITE = 1 << 24  # bytes that are written at once: Linux then caches them on one huge page
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def write_table(
     }
     header = _table(fields_of(TableHeader(**given)), "fields")
     size, count, digest = header.row_bytes, 0, hashlib.sha256()
-    with open(path, "wb") as file:
+    with open(path, "wb", _WRITE) as file:
         file.write(packed(header))
         for block in blocks:
             check_block(block, size)
