@@ -335,6 +335,9 @@ def test_what_is_no_bundle_is_one_line(copied, tmp_path):
         ({"format": "other"}, "is not of resemb export --table"),
         ({"sha256": {**about["sha256"], "../x": ""}}, "is damaged"),
         ({"table": None}, "is damaged"),
+        ({"table": {**about["table"], "dim": "4"}}, "is damaged"),
+        ({"sha256": {}}, "is damaged"),
+        ({"max_history": None}, "is damaged"),
     ):
         (copied / "bundle.json").write_text(json.dumps({**about, **changes}))
         with pytest.raises(BundleError, match=words):

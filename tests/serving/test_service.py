@@ -218,6 +218,8 @@ def test_it_scores_checks_and_takes_new_versions(copied, trained, tmp_path):
     with serving(copied, "--poll", "0.1", "--max-rows", "5") as (process, port):
         status, health = ask(port, "/healthz")
         assert status == 200 and (health["status"], health["version"], health["model"]) == ("ok", 0, "DIN")
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "libtorch" not in mapped and "onnxruntime" in mapped
         status, found = ask(port, "/score", {"rows": rows})
         assert status == 200 and found["version"] == 0
         np.testing.assert_allclose(found["logit"], expected()[0], rtol=1e-6)

@@ -290,6 +290,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         and all(_plain(name) for name in digests)
         and type(about.get("max_history")) is int
         and isinstance(table.get("model"), str)
+        and type(table.get("dim")) is int
+        and isinstance(about.get("model"), str)
     )
     if not whole:
         raise BundleError(f"{path} is damaged: it lacks what a bundle is scored with")
