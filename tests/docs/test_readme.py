@@ -67,6 +67,14 @@ def test_times_of_the_step() -> None:
     assert f"plain tables: {step[picture.OUR_PLAIN]['median_ms']:.0f} ms" in TEXT
 
 
+def test_peak_memory() -> None:
+    found = load("compact")["memory"]["10000000"]
+    peaks = {name: one["peak_bytes"] / 2**30 for name, one in found["processes"].items()}
+    plain, compact = peaks["plain nn.Embedding, SparseAdam"], peaks["resemb_ext, compact"]
+    text = f"{compact:.1f} GiB with [compact state](docs/optimizers.md) | plain table with SparseAdam {plain:.1f} GiB"
+    assert ROWS[f"peak memory of training, 10,000,000 items, D = {found['dim']}"] == text
+
+
 def test_times_of_the_graph_builder() -> None:
     cells = load("graph")["cells"]
     (large,) = (cell["runs"] for cell in cells if cell["events"] == 10_000_000)
