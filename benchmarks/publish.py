@@ -11,6 +11,7 @@ from benchmarks.compact_report import compact_section, short_table
 from benchmarks.frameworks.recbole_report import din_table as recbole_table
 from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section, large_line
+from benchmarks.publishing import section as publishing_section
 from benchmarks.report import attention_table, din_attention_table, din_table, din_versions_table, lazy_table, table
 from benchmarks.serving_report import serving_section
 from benchmarks.suite_report import draw, suite_section
@@ -45,6 +46,7 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
             "attention": attention_table(load("attention")),
         },
         DOCS / "integrations" / "recbole.md": {"recbole din": recbole_table(load("recbole_din"))},
+        DOCS / "publish.md": {"publishing": publishing_section(load("publishing"))},
         DOCS / "tables.md": {"serving": serving_section(load("serving"))},
         DOCS / "build-graph.md": {"graph large": large_line(load("graph_large"))},
         DOCS / "graph.md": {"graph": graph_section(load("graph"), GRAPH_PLOT.name)},
