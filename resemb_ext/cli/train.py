@@ -59,6 +59,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "heads",
         "edge_dropout",
         "smooth",
+        "swap",
     ),
     "model": (
         "model",
@@ -93,6 +94,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "in_backward",
         "state",
         "save_every",
+        "fresh_embeddings",
     ),
     "run": ("seed", "threads", "out", "overwrite", "log_to"),
 }

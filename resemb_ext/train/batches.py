@@ -10,11 +10,18 @@ import torch
 from resemb_ext.data import Samples
 from resemb_ext.models import TorchBatch
 
+from .swaps import Swaps
 
-def train_batches(samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[TorchBatch]:
-    """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on."""
-    for batch in samples.batches(batch_size, shuffle=True, seed=seed, epoch=epoch, start=start):
-        yield TorchBatch.of(batch)
+
+def train_batches(
+    samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0, swaps: Swaps | None = None
+) -> Iterator[TorchBatch]:
+    """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on, with ids swapped."""
+    order = samples.order(seed, epoch)
+    for low in range(start * batch_size, len(samples), batch_size):
+        rows = order[low : low + batch_size]
+        batch = samples.batch(rows)
+        yield TorchBatch.of(batch if swaps is None else swaps.batch(batch, rows, seed=seed, epoch=epoch))
 
 
 def shared_batches(samples: Samples, batch_size: int) -> Iterator[TorchBatch]:

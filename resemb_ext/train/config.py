@@ -207,6 +207,10 @@ class RunConfig(FitConfig):
         "after training, smooth the item table over the graph, rare items most: off, auto (strength by validation) or "
         "a strength in events",
     )
+    swap: float = option(
+        0.0, "probability that an id of a training batch is swapped for a neighbour in the graph", low=0, high=1
+    )
+    fresh_embeddings: bool = option(False, "draw the embedding tables anew at the start of every epoch but the first")
 
     model: str = option("dnn", "model", choices=tuple(MODELS))
     model_options: tuple[str, ...] = option(
@@ -279,6 +283,8 @@ class RunConfig(FitConfig):
             raise ValueError(
                 "cross_fit: lookups over several graphs are not stepped in backward; leave out in_backward"
             )
+        if self.cross_fit and self.swap:
+            raise ValueError("cross_fit: swaps go over one graph; leave out swap")
         if self.simulated:
             for name in (*(f"{field}_column" for field in FIELDS), "delimiter", "drop_null"):
                 if getattr(self, name) not in (None, False):

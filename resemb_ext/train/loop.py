@@ -25,10 +25,12 @@ from .config import FitConfig
 from .crossfit import FoldTables
 from .diagnose import likely_cause
 from .evaluate import Metrics, batch_of, check_metric, device_of, measure, predict
+from .fresh import draw_anew, seed_of_epoch
 from .interrupt import Interrupts, TrainingInterrupted
 from .optimizer import build_optimizer
 from .saving import Saver
 from .statistics import shown
+from .swaps import Swaps
 
 
 class TrainingDiverged(RuntimeError):
@@ -77,6 +79,8 @@ def fit(
     folder: Path | str | None = None,
     resume: bool = False,
     folds: FoldTables | None = None,
+    swaps: Swaps | None = None,
+    redraw: Callable[[int], nn.Module] | None = None,
     made_for: Mapping[str, str] | None = None,
     give_up: Callable[[Sequence[dict[str, Any]]], bool] | None = None,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
@@ -105,6 +109,9 @@ def fit(
         resume: continue from ``folder``'s last checkpoint where there is one, bit for bit on the
             CPU; else start anew, as with False.
         folds: for cross-fitting: batches of one fold of users each, looked up over its graph.
+        swaps: ids of training batches are swapped by it; not with ``folds``.
+        redraw: makes a new model from a seed; at the start of every epoch but the first its embedding tables
+            replace the model's (``resemb_ext.train.fresh``). None keeps the tables.
         made_for: what the samples and ids are, by name, say hashes. Checkpoints keep it; continuing
             from one that was made for others is refused.
         give_up: asked after every epoch with the result's history; True ends training there.
@@ -131,10 +138,19 @@ def fit(
     show = progress if isinstance(progress, Progress) else Progress(progress)
     torch.manual_seed(seed)
     optimizer = build_optimizer(model, config, seed)
+    if swaps is not None and folds is not None:
+        raise ValueError("swaps: go over one graph; leave out folds")
+    made_for = {
+        **(made_for or {}),
+        "swaps": "none" if swaps is None else swaps.key,
+        "embeddings": "kept" if redraw is None else "drawn anew each epoch",
+    }
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)
-    training = _Training(model, optimizer, train, valid, config, seed, folds, give_up, on_epoch, saver, show, name)
+    training = _Training(
+        model, optimizer, train, valid, config, seed, folds, swaps, redraw, give_up, on_epoch, saver, show, name
+    )
     if resume and saver is not None and saver.can_resume:
         training.take_up(saver.load_last())
     else:
@@ -167,6 +183,8 @@ class _Training:
         config: FitConfig,
         seed: int,
         folds: FoldTables | None,
+        swaps: Swaps | None,
+        redraw: Callable[[int], nn.Module] | None,
         give_up: Callable[[Sequence[dict[str, Any]]], bool] | None,
         on_epoch: Callable[[dict[str, Any]], object] | None,
         saver: Saver | None,
@@ -176,6 +194,7 @@ class _Training:
         self.model, self.optimizer = model, optimizer
         self.train, self.valid = train, valid
         self.config, self.seed, self.folds = config, seed, folds
+        self.swaps, self.redraw = swaps, redraw
         self.give_up, self.on_epoch, self.saver, self.show, self.name = give_up, on_epoch, saver, show, name
         self.result = FitResult()
         # Of the epoch under way: batches done, sum of their losses, time spent.
@@ -248,6 +267,8 @@ class _Training:
         model, optimizer, clock = self.model, self.optimizer, self.clock
         config, epoch = self.config, self.result.epochs + 1
         model.train()
+        if self.redraw is not None and epoch > 1 and self.batch == 0:
+            draw_anew(model, optimizer, config, self.redraw, seed_of_epoch(self.seed, epoch))
         device = device_of(model)
         steps, batches = self._batches(epoch)
         clock.skip()
@@ -308,7 +329,7 @@ class _Training:
         size, folds = self.config.batch_size, self.folds
         place = {"seed": self.seed, "epoch": epoch, "start": self.batch}
         if folds is None:
-            batches = train_batches(self.train, size, **place)
+            batches = train_batches(self.train, size, **place, swaps=self.swaps)
             return self.train.num_batches(size), ((nullcontext(), b) for b in batches)
         of_folds = folds.batches(self.train, size, **place)
         number = folds.num_batches(self.train, size)

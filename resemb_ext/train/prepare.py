@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.runtime.files import check_out
 
-from .building import make_model
+from .building import PADDING, make_model
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
 from .ready import read_split
 from .saving import Sizes, checkpoint_sizes
+from .swaps import Swaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Prepared:
     Attributes:
         log, split: the events and how they are held out.
         valid, test: evaluation samples, the same for all arms and seeds.
-        graph: interest graph of the training events; None where neither an arm nor smoothing needs one.
+        graph: interest graph of the training events; None where no arm, smoothing or swap needs one.
         truth: of a simulated log, else None.
         domain: int64 [H], domain of each item for the aggregation radius (negative: none), or
             None where the log has no domains.
@@ -102,7 +104,7 @@ def prepare(config: RunConfig) -> Prepared:
         other += ", or split time, which leaves a user several validation rows"
     check_metric(valid, config.metric, other)
     with_res = "res" in config.arms
-    graph = make_graph(config, split) if with_res or config.smoothing_strengths else None
+    graph = make_graph(config, split) if with_res or config.smoothing_strengths or config.swap else None
     folds = None
     if config.cross_fit:
         build = partial(graph_of, config) if with_res else None
@@ -238,6 +240,19 @@ def build_folds(config: RunConfig, prepared: Prepared, model: nn.Module, arm: st
         for graph in (cross.graphs if arm == "res" else ())
     )
     return FoldTables(model, others, cross.fold)
+
+
+def fit_parts(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int) -> dict[str, Any]:
+    """The arguments ``folds``, ``swaps`` and ``redraw`` of ``fit`` for an arm."""
+    swaps = None
+    if config.swap:
+        assert prepared.graph is not None
+        swaps = Swaps(prepared.graph, config.swap, PADDING)
+    return {
+        "folds": build_folds(config, prepared, model, arm, seed),
+        "swaps": swaps,
+        "redraw": partial(build_model, config, prepared, arm) if config.fresh_embeddings else None,
+    }
 
 
 def item_vectors(table: nn.Module) -> np.ndarray:

@@ -48,7 +48,7 @@ from .loggers import RunLogger
 from .logs import Logs
 from .loop import fit
 from .opening import opened
-from .prepare import Prepared, build_folds, build_model, check_models, item_vectors, prepare, resolved, train_samples
+from .prepare import Prepared, build_model, check_models, fit_parts, item_vectors, prepare, resolved, train_samples
 from .smoothing import smooth
 from .statistics import shown, summarise
 from .threads import faster_threads, training_step
@@ -338,7 +338,7 @@ def train_arm(
             seed=seed,
             folder=place,
             resume=place is not None,
-            folds=build_folds(config, prepared, model, arm, seed),
+            **fit_parts(config, prepared, model, arm, seed),
             made_for={**made_for(prepared), "embedding": arm},
             on_epoch=on_epoch,
             progress=show,

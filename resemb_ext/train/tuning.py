@@ -24,7 +24,7 @@ from .inputs import INPUTS, check_inputs, located
 from .interrupt import TrainingInterrupted
 from .loop import TrainingDiverged, fit
 from .opening import Kind, opened
-from .prepare import Prepared, build_folds, build_model, check_models, prepare, resolved, train_samples
+from .prepare import Prepared, build_model, check_models, fit_parts, prepare, resolved, train_samples
 from .report import write_report
 from .runner import describe, measured_threads
 from .saving import check_space, space_needed
@@ -230,7 +230,7 @@ class _Search:
                     seed=seed,
                     folder=folder / TRIAL / f"{arm}-{number}-seed{seed}",
                     resume=True,
-                    folds=build_folds(config, prepared, model, arm, seed),
+                    **fit_parts(config, prepared, model, arm, seed),
                     progress=Progress(False),
                     name=name,
                 )
