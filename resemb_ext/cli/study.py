@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   resemb study compact --data amazon-beauty.parquet --out study --only 'trade-*'
   resemb study coldstart --data amazon-beauty.parquet --data ml-1m.parquet --setting ml-1m=sample --out study
   resemb study quantised --data amazon-beauty.parquet --out study --only 'din-*'
+  resemb study gain --data amazon-beauty.parquet --data ml-1m.parquet --setting ml-1m=both --out study --jobs 2
   resemb study report --out benchmarks/results/study --into docs/study
 
 A stopped study continues when the same command is given again.

@@ -23,6 +23,9 @@ from resemb_ext.study.compare import protocol as compare_protocol
 from resemb_ext.study.delay import experiment as delay
 from resemb_ext.study.delay import page as delay_page
 from resemb_ext.study.delay import protocol as delay_protocol
+from resemb_ext.study.gain import experiment as gain
+from resemb_ext.study.gain import page as gain_page
+from resemb_ext.study.gain import protocol as gain_protocol
 from resemb_ext.study.harness.pieces import Piece, Source, file_source, run_pieces, simulated_source
 from resemb_ext.study.harness.report import Page, write_page
 from resemb_ext.study.harness.results import Results, has_results, load_results
@@ -121,6 +124,14 @@ STUDIES: dict[str, Study] = {
         quantised_page.page,
         quantised_protocol.PROTOCOL,
         tuple(compare_protocol.SETTINGS),
+    ),
+    "gain": Study(
+        "A gain over the cheap alternatives",
+        "Does a form of Res-embedding gain more than every cheaper trick, and hurt on no log?",
+        gain.pieces,
+        gain_page.page,
+        gain_protocol.PROTOCOL,
+        tuple(gain_protocol.SETTINGS),
     ),
 }
 

@@ -53,6 +53,7 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
         ("coldstart", "Share of retraining's gain"),
         ("compact", "Test gAUC, form minus float32"),
         ("delay", "Behaviour models on logs"),
+        ("gain", "The finalists: test gAUC"),
         ("quantised", "Test gAUC of the item table in fewer bits"),
         ("radius", "Value at gamma minus value at gamma 1"),
         ("untuned", "Test, res minus plain"),

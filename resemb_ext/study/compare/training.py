@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -95,7 +95,14 @@ def trials_file(variant: Variant) -> str:
     return f"trials-{variant.key}.checkpoint.json"
 
 
-def users_file(variant: Variant) -> str:
+class Named(Protocol):
+    """What was trained, by the key of its pieces."""
+
+    @property
+    def key(self) -> str: ...
+
+
+def users_file(variant: Named) -> str:
     """Each user's AUC under each seed, for contrasts."""
     return f"users-{variant.key}.npz"
 
@@ -249,7 +256,7 @@ def by_frequency(samples: data.Samples, scores: np.ndarray, counts: np.ndarray) 
     return found
 
 
-def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) -> dict[str, Any]:
+def take_contrast(one: Named, other: Named, scale: Scale, context: Context) -> dict[str, Any]:
     """The test gAUC of ``one`` minus that of ``other``, by the bootstrap; that and two other metrics over seeds."""
     of_one, of_other = (_user_aucs(context.folder, variant) for variant in (one, other))
     rows = of_one["rows"]
@@ -266,6 +273,6 @@ def take_contrast(one: Variant, other: Variant, scale: Scale, context: Context) 
     return {"one": one.key, "other": other.key, "gauc": found, "over_seeds": over_seeds}
 
 
-def _user_aucs(folder: Path, variant: Variant) -> dict[str, np.ndarray]:
+def _user_aucs(folder: Path, variant: Named) -> dict[str, np.ndarray]:
     with np.load(folder / users_file(variant)) as file:
         return {name: file[name] for name in ("auc", "rows")}

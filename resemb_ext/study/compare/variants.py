@@ -101,6 +101,29 @@ MAIN = ("plain", "centre", "res", "gcn-1", "gcn-2", "attention")
 CONTROLS = ("plain-2d", "two-tables", "item2vec", "laplacian", "res-entries", "res-labels")
 
 
+def build_model(table: ItemTable, dataset: Dataset, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
+    """A new model with an item table, a function of the seed.
+
+    Args:
+        table: makes the item table.
+        dataset: of the log.
+        config: the options of the run.
+        seed: of the start, and of what the table draws.
+        penalty: strength along the graph, for a table with one.
+    """
+    model = make_model(
+        config,
+        lambda options: table.make(dataset, options, seed),
+        seed,
+        num_items=dataset.log.num_items,
+        num_categories=dataset.log.num_categories,
+    )
+    if table.penalty:
+        assert penalty is not None
+        return GraphPenalty(model, dataset.graph, penalty)
+    return model
+
+
 @dataclass(frozen=True, order=True)
 class Group:
     """Variants that differ in the item table alone."""
@@ -143,26 +166,8 @@ class Variant:
         return replace(self, table=table)
 
     def build(self, dataset: Dataset, config: RunConfig, seed: int, penalty: float | None) -> nn.Module:
-        """A new model, a function of the seed.
-
-        Args:
-            dataset: of the variant's log.
-            config: the options of the run.
-            seed: of the start, and of what the table draws.
-            penalty: strength along the graph, for a table with one.
-        """
-        table = TABLES[self.table]
-        model = make_model(
-            config,
-            lambda options: table.make(dataset, options, seed),
-            seed,
-            num_items=dataset.log.num_items,
-            num_categories=dataset.log.num_categories,
-        )
-        if table.penalty:
-            assert penalty is not None
-            return GraphPenalty(model, dataset.graph, penalty)
-        return model
+        """A new model, as ``build_model``."""
+        return build_model(TABLES[self.table], dataset, config, seed, penalty)
 
 
 def variants_of(log: str, *, category: bool, tables: Iterable[str] | None = None) -> list[tuple[int, Variant]]:

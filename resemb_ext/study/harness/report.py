@@ -203,7 +203,8 @@ def _origins(results: Results) -> str:
         for name, value in {"processor": "not recorded", **piece["versions"]}.items():
             versions.setdefault(name, {})[str(value)] = None
     texts = [f"{name}: {' or '.join(values)}" for name, values in versions.items()]
-    lines.append("- " + "; ".join(texts))
+    if texts:
+        lines.append("- " + "; ".join(texts))
     return "\n".join(lines)
 
 

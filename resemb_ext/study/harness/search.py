@@ -145,6 +145,29 @@ def _moved(point: Point, which: int, step: int) -> Point:
     return (*point[:which], step, *point[which + 1 :])
 
 
+def among_best(
+    values: Sequence[float], others: Sequence[Sequence[float]], *, rungs: Sequence[int], keep: int = 3, least: int = 2
+) -> bool:
+    """Whether a training goes on, by successive halving that stops trials on the way (Li et al. 2020, ASHA).
+
+    At an epoch of ``rungs`` a training goes on where fewer than 1 / ``keep`` of all trainings there, itself among
+    them and rounded up, were better at that epoch or before.
+
+    Args:
+        values: validation metric after each epoch.
+        others: those of earlier trainings; one that ended before an epoch does not count there.
+        rungs: epochs at which it is decided.
+        keep: one of so many goes on.
+        least: other trainings at an epoch, below which the answer is True.
+    """
+    epochs = len(values)
+    there = [max(other[:epochs]) for other in others if len(other) >= epochs]
+    if epochs not in rungs or len(there) < least:
+        return True
+    better = sum(other > max(values) for other in there)
+    return better < math.ceil((len(there) + 1) / keep)
+
+
 def cannot_reach(values: Sequence[float], target: float, *, cap: int, first: int = 6, span: int = 3) -> bool:
     """Whether a training cannot reach ``target`` even if it went on gaining as fast as lately.
 
