@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +46,36 @@ def write_programs(
         ValueError: the program has operators of this package, which would be needed to load it.
         RuntimeError: what was written scores otherwise than ``module``.
     """
-    given, named = _arguments(inputs[0])
+    with _quiet():
+        written = _write(module, inputs[0], dynamic, place, onnx)
+    for some in inputs:
+        given, named = _arguments(some)
+        with torch.inference_mode():
+            expected = module(*given, **named)
+        for name, score in written.items():
+            _same(name, torch.from_numpy(score({key: value.numpy() for key, value in some.items()})), expected)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what torch and onnxscript say of their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _write(module: nn.Module, some: Inputs, dynamic: Mapping[str, Any], place: Path, onnx: bool) -> dict[str, Run]:
+    """Writes the programs; gives what scores with each, by its file's name."""
+    given, named = _arguments(some)
     program = torch.export.export(module, given, named, dynamic_shapes=dict(dynamic))
     foreign = sorted({str(node.target) for node in program.graph.nodes if str(node.target).startswith("resemb_ext")})
     if foreign:
@@ -58,16 +89,11 @@ def write_programs(
     (place / PROGRAM).write_bytes(content.getbuffer())
     written: dict[str, Run] = {PROGRAM: torch_runner(place / PROGRAM)}
     if onnx:
-        model = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[*inputs[0]], output_names=["logit"])
+        model = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[*some], output_names=["logit"])
         assert model is not None
         model.save(str(place / ONNX))
         written[ONNX] = onnx_runner(place / ONNX)
-    for some in inputs:
-        given, named = _arguments(some)
-        with torch.inference_mode():
-            expected = module(*given, **named)
-        for name, score in written.items():
-            _same(name, torch.from_numpy(score({key: value.numpy() for key, value in some.items()})), expected)
+    return written
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

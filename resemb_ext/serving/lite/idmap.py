@@ -267,6 +267,11 @@ def _integers(ids: Any) -> tuple[np.ndarray, dict[int, int]]:
     if isinstance(ids, np.ndarray) and (ids.dtype.kind in "iu" or not ids.size):
         return ids.astype(np.int64) if not ids.size else ids, {}
     values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if set(map(type, values)) == {int}:
+        try:
+            return np.array(values, np.int64), {}
+        except OverflowError:
+            pass  # some lie beyond int64
     odd = next((v for v in values if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, np.integer))), None)
     if odd is not None:
         raise TypeError(f"ids: found {str(odd)[:40]!r} of type {type(odd).__name__}, and the table's are integers")
