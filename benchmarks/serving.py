@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import publishing
 from benchmarks.machine import available_bytes, machine
 from benchmarks.serving_report import serving_section
 from benchmarks.timing import interleave, summary
@@ -31,7 +32,7 @@ from resemb_ext.testing.problems import zipf_ids
 
 OWN = "resemb_ext"
 BYTE = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
-PARTS = ("int8", "cached", "sparse")
+PARTS = ("int8", "cached", "sparse", "publishing")
 BAG = 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _BLOCK = 1 << 16  # rows that are drawn at once
@@ -172,6 +173,11 @@ def measure_sparse(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_publishing(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """A version of 1 % changed rows, beside a full export."""
+    return publishing.measure(items=args.published_items, dim=args.dim, folder=folder)
+
+
 def one_process(asked: Mapping[str, Any]) -> dict[str, float]:
     """Opens a table and answers bags, cold and again, in this process.
 
@@ -214,13 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving",
         description="Tables of 8 bits: a large one against torch's embedding_bag_byte, one in the page cache against "
-        "float32 F.embedding, and a file of 7.2 GB with holes: opening, memory and time of 10,000 bags. The large "
-        "one needs about 3 GiB of free memory at H = 10,000,000, and 0.7 GB of disk.",
+        "float32 F.embedding, a file of 7.2 GB with holes: opening, memory and time of 10,000 bags, and the cost of "
+        "publishing 1 % changed rows. The large one needs about 3 GiB of free memory at H = 10,000,000, and 0.7 GB of disk.",
         epilog="example: python -m benchmarks.serving --items 1000000 --only int8 cached --out serving.json",
     )
     parser.add_argument("--items", type=int, default=10_000_000, help="H of the large table")
     parser.add_argument("--cached-items", type=int, default=63_000, help="H of the table in the page cache")
     parser.add_argument("--sparse-items", type=int, default=100_000_000, help="H of the file with holes")
+    parser.add_argument(
+        "--published-items", type=int, default=10_000_000, help="H of the table whose version is published"
+    )
     parser.add_argument("--dim", type=int, default=64, help="D")
     parser.add_argument("--positions", type=int, default=200_000, help="ids of a call, a multiple of 20")
     parser.add_argument(
@@ -253,7 +262,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         SystemExit: less memory is free than the large table needs.
     """
     result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    parts = {"int8": measure_int8, "cached": measure_cached, "sparse": measure_sparse}
+    parts = {"int8": measure_int8, "cached": measure_cached, "sparse": measure_sparse, "publishing": measure_publishing}
     need = args.items * (args.dim + 8) * 2 + 2**30
     if "int8" in args.only and need > available_bytes():
         raise SystemExit(f"int8: needs {need / 2**30:.1f} GiB, found {available_bytes() / 2**30:.1f} GiB free")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks import publishing
 from benchmarks.report import ratio_text
 
 _MIB = 2**20
@@ -12,11 +13,8 @@ _MIB = 2**20
 
 def serving_section(result: Mapping[str, Any]) -> str:
     """Markdown: a table a part that the result has, each with its machine."""
-    parts = [
-        make(result[name])
-        for name, make in (("int8", _int8), ("cached", _cached), ("sparse", _sparse))
-        if name in result
-    ]
+    makers = {"int8": _int8, "cached": _cached, "sparse": _sparse, "publishing": publishing.section}
+    parts = [make(result[name]) for name, make in makers.items() if name in result]
     return "\n\n".join(parts)
 
 

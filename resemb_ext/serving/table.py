@@ -191,7 +191,8 @@ class Table:
             TypeError: no tensor, or another dtype.
             ValueError: ids on another device.
         """
-        _check(ids)
+        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu:
+            _check(ids)
         return read_rows(ids, *self._now.arguments)
 
     def bag(
@@ -222,7 +223,8 @@ class Table:
             ValueError: shapes, dtypes, mode or offsets that do not fit.
             RuntimeError: weights that require a gradient.
         """
-        _check(ids)
+        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu:
+            _check(ids)
         if mode != "mean" or mean_divisor != "weights":
             check_pooling(mode, mean_divisor)
         if offsets is None and include_last_offset:
@@ -328,8 +330,7 @@ def _opened(path: str, preload: bool) -> Table:
 
 
 def _check(ids: Any) -> None:
-    if type(ids) is Tensor and ids.dtype in _IDS and ids.is_cpu:
-        return
+    """Of all but a plain tensor of ids on the CPU: small lookups would feel these checks."""
     check_ids(ids)
     if ids.is_nested:
         raise ValueError("ids: a nested tensor; a table takes ids and offsets")

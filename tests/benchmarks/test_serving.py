@@ -31,13 +31,13 @@ def test_all_parts_are_measured_kept_and_shown(
         "--positions",
         "400",
     ]
-    sizes += ["--cached-positions", "40", "--bags", "50", "--sparse-rounds", "1"]
+    sizes += ["--cached-positions", "40", "--bags", "50", "--sparse-rounds", "1", "--published-items", "600"]
     arguments = ["serving", *sizes, "--rounds", "2", "--warmup", "1", "--folder", str(tmp_path), "--out", str(out)]
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", [*arguments, "--only", "int8"])
     serving.main()
     first = json.loads(out.read_text())
-    monkeypatch.setattr(sys, "argv", [*arguments, "--only", "cached", "sparse"])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--only", "cached", "sparse", "publishing"])
     serving.main()
     torch.set_num_threads(threads)
     result = json.loads(out.read_text())
@@ -47,6 +47,7 @@ def test_all_parts_are_measured_kept_and_shown(
     assert set(result["cached"]["cells"]) == {"40"}
     for found in result["sparse"]["processes"].values():
         assert 0 < found["touched_bytes"] <= 200_000 * 24 + 4096 and found["open_ms"] > 0
+    assert result["publishing"]["items"] == 600
     assert result["sparse"]["file_bytes"] == 4096 + 200_000 * 24
     shown = serving_section(result)
     assert shown in capsys.readouterr().out

@@ -311,3 +311,14 @@ def test_writes_into_the_rows_stay_in_this_process(tmp_path) -> None:
     before, expected = path.read_bytes(), table(torch.arange(9))
     table.as_torch().fill_(0)
     assert path.read_bytes() == before and torch.equal(Table.open(path)(torch.arange(9)), expected)
+
+
+@pytest.mark.full
+def test_in_a_compiled_program(tmp_path) -> None:
+    table = Table.write(torch.randn(30, 8), tmp_path / "t", oov=2)
+    ids, offsets = torch.tensor([1, 40, 7, 7]), torch.tensor([0, 3])
+
+    def scores(ids: torch.Tensor) -> torch.Tensor:
+        return table(ids).sum(1)[:2] + table.bag(ids, offsets, "sum").sum(1)
+
+    torch.testing.assert_close(torch.compile(scores)(ids), scores(ids))
