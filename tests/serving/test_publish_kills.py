@@ -170,20 +170,20 @@ def check(kind: str, path: Path, some: slice) -> int:
 
 
 @pytest.mark.full
-@pytest.mark.usefixtures("unsynced")
+@pytest.mark.usefixtures("unsynced", "one_thread")
 @pytest.mark.parametrize("kind", WORK)
 def test_a_kill_leaves_the_version_before_or_the_new_one(kind: str, tmp_path: Path) -> None:
     # Six times, and readers forty times: more than 200 in all.
     assert check(kind, tmp_path / "items.table", slice(None)) >= 33
 
 
-@pytest.mark.usefixtures("unsynced")
+@pytest.mark.usefixtures("unsynced", "one_thread")
 def test_a_few_kills(tmp_path: Path) -> None:
     assert check("a delta", tmp_path / "items.table", slice(3, None, 5)) >= 4
 
 
 @pytest.mark.full
-@pytest.mark.usefixtures("unsynced")
+@pytest.mark.usefixtures("unsynced", "one_thread")
 def test_killed_readers_change_nothing_and_others_go_on(tmp_path: Path) -> None:
     path = tmp_path / "items.table"
     _three_versions(path)

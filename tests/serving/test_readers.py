@@ -105,7 +105,7 @@ def read(path: Path, goes_on: Callable[[], bool], seed: int) -> int:
     return len(seen)
 
 
-@pytest.mark.usefixtures("unsynced")
+@pytest.mark.usefixtures("unsynced", "one_thread")
 @pytest.mark.parametrize(
     ("readers", "seconds"),
     [(2, 0.5), pytest.param(8, 6, marks=pytest.mark.full), pytest.param(8, 60, marks=pytest.mark.slow)],
