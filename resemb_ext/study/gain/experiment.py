@@ -8,7 +8,7 @@ is a difference of two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,6 @@ QUICK_ARMS = ("plain", "plain-smooth", "swap-smooth", "res-smooth")
 
 def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
     """All pieces: what the comparisons need first, of every log; then the arms' test scores."""
-    scale = QUICK if quick else FULL
     first: list[Piece] = []
     then: list[Piece] = []
     for source in sources:
@@ -39,12 +38,13 @@ def pieces(sources: Sequence[Source], *, quick: bool) -> list[Piece]:
             logs = Logs(dataset_of(source, part.setting))
             category = source.log.num_categories > 0
             for model in part.models[:1] if quick else part.models:
+                scale = QUICK if quick else replace(FULL, trials=part.trials[0], more_trials=part.trials[1])
                 group = Group(f"{source.name}-{part.name}", model, category)
                 names = arms_of(category=category, dense=part.dense or model != "dnn")
                 if quick:
                     names = [name for name in names if name in QUICK_ARMS]
                 first += finalist_pieces(group, names, logs, scale)
-                if model == "dnn":
+                if model == "dnn" and not part.dense:
                     then += arm_pieces(group, names, logs, scale)
     return first + then
 

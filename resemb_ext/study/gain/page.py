@@ -76,17 +76,20 @@ def _finalists(results: Results, groups: Sequence[Group]) -> Table:
         seeds = [_result(results, f"seeds-{Cell(group, role).key}") for role in ROLES]
         if all(entry is None for entry in chosen):
             continue
-        cells = [
-            "not run"
-            if search is None
-            else ARMS[search["arm"]].title + (f": {_gauc(runs)}" if runs is not None else "")
-            for search, runs in zip(chosen, seeds, strict=True)
-        ]
+        cells = [_finalist(search, runs) for search, runs in zip(chosen, seeds, strict=True)]
         gains = [_minus(results, Cell(group, one), other) for one, other in PAIRS]
         shown = [signed(None if gain is None else gain["gauc"]) for gain in gains]
         rows.append((group.title, *cells, *shown))
     header = ("log, split, model", "plain", "best cheap alternative", "best form", "best - plain", "best - cheap")
     return Table("The finalists: test gAUC, mean ± standard deviation over seeds", header, rows)
+
+
+def _finalist(search: dict[str, Any] | None, runs: dict[str, Any] | None) -> str:
+    """The arm, its test gAUC, and whether all neighbours of its options were tried."""
+    if search is None:
+        return "not run"
+    found = ARMS[search["arm"]].title + ("" if runs is None else f": {_gauc(runs)}")
+    return found + ("" if search["closed"] else ", search not closed")
 
 
 def _gauc(runs: dict[str, Any], part: str = "test") -> str:

@@ -35,11 +35,11 @@ PROTOCOL: dict[str, Any] = {
     "trained), cheap (the best of plain, and of plain smoothed, started by item2vec, with a graph-Laplacian penalty, "
     "twice as wide, with swapped ids, with fresh tables each epoch, all smoothed) and best (the best of res, res smoothed, "
     "over a wide graph, over a wide graph mixed with categories, both smoothed); the search of all three goes on to 24 "
-    "trials, and the page says whether it is closed",
+    "trials (ml-1m: 12), and the page says whether it is closed",
     "where": "Amazon logs, leave-last-out, DNN: all arms; the same with DIN, and DNN on ml-1m with all training rows (split by "
     "time, and leave-last-out) and on taobao (split by time): plain, plain smoothed, item2vec smoothed, res, res smoothed, "
     "res over the wide graph smoothed; time: histories of 20 and 4 negatives, leave-last-out: 50 and 20",
-    "tuning": "every arm by the same local search of 12 trials from one common start, validation gAUC of seed 0; moves as "
+    "tuning": "every arm by the same local search of 12 trials (ml-1m: 8) from one common start, validation gAUC of seed 0; moves as "
     "in study compare, and each arm's own option (penalty, probability of a swap); successive halving: a trial stops after "
     "2, 4 or 8 epochs where it is not among the best third of the trials so far at that epoch, and counts with its best "
     "epoch, not smoothed",
@@ -70,20 +70,23 @@ class Part:
         name: after the log's.
         setting: split and samples.
         models: "dnn", "din".
-        dense: only the arms that a dense log gets.
+        dense: only the arms that a dense log gets, and test scores of finalists alone.
+        trials: of an arm, and of a finalist in all.
     """
 
     name: str
     setting: Setting
     models: tuple[str, ...]
     dense: bool = False
+    trials: tuple[int, int] = (TRIALS, MORE_TRIALS)
 
 
 _LAST = Setting()
 _TIME = Setting("time", 20, 4)
+_FEW = (8, 12)  # an epoch of a million events takes several times that of the others
 #: Parts by setting; the first setting is that of a log for which none is named.
 SETTINGS: dict[str, tuple[Part, ...]] = {
     "leave-last-out": (Part("last", _LAST, ("dnn", "din")),),
     "time": (Part("time", _TIME, ("dnn",), dense=True),),
-    "both": (Part("time", _TIME, ("dnn",), dense=True), Part("last", _LAST, ("dnn",), dense=True)),
+    "both": (Part("time", _TIME, ("dnn",), True, _FEW), Part("last", _LAST, ("dnn",), True, _FEW)),
 }
