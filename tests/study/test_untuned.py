@@ -32,8 +32,8 @@ NOT_SET = {
     *(f"{name}_column" for name in ("user", "item", "time", "category", "label", "session")),
     *("data", "out", "overwrite", "threads", "graph", "allow_future_edges", "sim_seed", "save_every"),
     *("delimiter", "drop_null", "history_separator", "log_to"),
-    # The kept pieces are of float32, which is their default.
-    *("table_dtype", "state", "graph_weights"),
+    # The kept pieces are of float32, and of tables and batches as they come, which are their defaults.
+    *("table_dtype", "state", "graph_weights", "smooth", "swap", "fresh_embeddings", "keep_counts"),
 }
 
 
