@@ -66,6 +66,9 @@ struct Softmax {
   uint32_t *long_count, *long_ids;
   int64_t most_long;
 
+  // Asked of the rows: where they have no edges, `dots` is null too.
+  __device__ bool differentiates() const { return row_scores != nullptr; }
+
   // Whether all log z of the id are finite and it is itself among its neighbours.
   template <class Team>
   __device__ bool usable(const Team& team, int64_t u, int64_t first, int64_t past, int64_t edge) const {
@@ -120,12 +123,12 @@ struct Softmax {
         const int64_t i = t * heads + h;
         const A kept = factor(dropout, u, edge + t - first, h);
         const A own_share = alpha[i] * share;
-        alpha[i] = dots != nullptr ? own_share : own_share * kept;
-        if (dots == nullptr) continue;
+        alpha[i] = differentiates() ? own_share : own_share * kept;
+        if (!differentiates()) continue;
         dots[i] *= kept;  // from here on the gradient of alpha before dropout
         mean += own_share * dots[i];
       }
-      if (dots != nullptr) differentiate(team, dropout, u, first, past, edge, h, team.join(mean, Plus()));
+      if (differentiates()) differentiate(team, dropout, u, first, past, edge, h, team.join(mean, Plus()));
     }
   }
 

@@ -43,7 +43,7 @@ def test_a_weight_moves_by_no_more_than_is_documented(values: list[float]) -> No
     exact = graph.weights.astype(np.float64)
     assert (np.abs(half.weights - exact) <= np.maximum(exact * 2.0**-11, 2.0**-25)).all()
     assert np.array_equal(half.weights, graph.weights.astype(np.float16))
-    assert np.shares_memory(half.neighbors, graph.neighbors)
+    assert not fits or np.shares_memory(half.neighbors, graph.neighbors)
 
 
 @pytest.mark.parametrize("weight", [65520.0, 1e9, 2.0**-25, 1e-12])

@@ -29,6 +29,19 @@ def test_any_problem(isa: str, problem: Problem, sparse: bool, seed: int, thread
     check(problem, seed, sparse=sparse)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_graph_without_edges(isa: str, sparse: bool) -> None:
+    """The gradients of a_src, a_dst and b are 0, not what their memory held."""
+    problem = make(num_items=4, dim=6, positions=9, neighbors=2, heads=2)
+    empty = dataclasses.replace(
+        problem,
+        indptr=torch.zeros_like(problem.indptr),
+        neighbors=problem.neighbors[:0],
+        log_weights=problem.log_weights[:0],
+    )
+    check(empty, sparse=sparse)
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("sparse", [False, True])
