@@ -3,5 +3,6 @@
 from .events import digest_events
 from .interest_graph import InterestGraph
 from .options import WEIGHTINGS
+from .rows import GraphRows, RowBlock
 
-__all__ = ["WEIGHTINGS", "InterestGraph", "digest_events"]
+__all__ = ["WEIGHTINGS", "GraphRows", "InterestGraph", "RowBlock", "digest_events"]

@@ -52,14 +52,20 @@ def verify(arrays: dict[str, np.ndarray], link: str) -> None:
     indptr, neighbors, weights, degree = (arrays[name] for name in ARRAYS)
     if link not in ("raw", *links.LINKS):
         raise ValueError(f"link is {link!r}, expected raw or one of {', '.join(links.LINKS)}")
+    verify_rows(indptr, neighbors, weights, degree, len(indptr) - 1)
+
+
+def verify_rows(
+    indptr: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, degree: np.ndarray, num_items: int
+) -> None:
+    """The same of some rows of a graph of ``num_items`` items."""
     checks.check_indptr(indptr, len(neighbors))
-    height = len(indptr) - 1
-    if neighbors.dtype != checks.neighbor_dtype(height):
-        raise ValueError(f"neighbors has dtype {neighbors.dtype} for {height} items")
-    checks.check_neighbors(indptr, neighbors, height)
+    if neighbors.dtype != checks.neighbor_dtype(num_items):
+        raise ValueError(f"neighbors has dtype {neighbors.dtype} for {num_items} items")
+    checks.check_neighbors(indptr, neighbors, num_items)
     if checks.unsorted_at(indptr, neighbors) is not None:
         raise ValueError("neighbors: rows are not ascending")
-    if len(weights) != len(neighbors) or len(degree) != height:
+    if len(weights) != len(neighbors) or len(degree) != len(indptr) - 1:
         raise ValueError("weights or degree have the wrong length")
     for name, array in (("weights", weights), ("degree", degree)):
         checks.finite_total(name, array)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import csr, edges, file, links, made, meta, mixing, numbering, precision, shifted, stats
+from . import csr, edges, file, links, made, meta, mixing, numbering, precision, rows, shifted, stats
 from .counts import KeptCounts
 from .from_events import FromEvents
 
@@ -133,6 +133,23 @@ class InterestGraph(FromEvents):
         """
         indptr, neighbors, values = edges.csr_of(edge_index, weights, num_items)
         return cls.from_csr(indptr, neighbors, values, directed=directed)
+
+    @classmethod
+    def from_rows(cls, path: "str | os.PathLike[str] | rows.GraphRows") -> "InterestGraph":
+        """The graph whose rows ``rx.spark.interest_graph`` wrote into a folder of Parquet files.
+
+        Beside the graph, some thousand rows are in memory. ``rx.graph.GraphRows`` reads the rows of one of several
+        processes.
+
+        Args:
+            path: the folder, or a URI that ``pyarrow.fs`` knows.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: the folder is unfinished, or a part is missing or damaged.
+        """
+        stored = path if isinstance(path, rows.GraphRows) else rows.GraphRows(path)
+        return cls(**stored.fields())
 
     @classmethod
     def from_categories(

@@ -105,7 +105,7 @@ def build(
         padding = checks.whole_number("padding_idx", padding_idx, 0, most)
     workers = thread_count(threads)
     chosen = Options.of(options, source.unit, "time" in source.columns)
-    source = source._replace(before=_cut(source.before, source.unit))
+    source = source._replace(before=cut_of(source.before, source.unit))
     plan = _Plan(source, num_items, padding, keep_counts, limit, workers, chosen, options)
     if kept is not None:
         if keep_counts:
@@ -260,7 +260,7 @@ def _memory(memory: int | None) -> int:
     return checks.whole_number("memory", memory, 1)
 
 
-def _cut(before: Any, unit: str | None) -> Any:
+def cut_of(before: Any, unit: str | None) -> Any:
     """``before`` as times are compared with it: a number, or datetime64 where times are dates."""
     if before is None:
         return None
