@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 SLOW_ROUNDS = 3
 HOPELESS = 40.0  # a variant slower by this factor is timed once
+COLLECTED = 0.05  # seconds of a round before which garbage is collected: in a shorter one, the collector's cold caches show
 
 
 def interleave(
@@ -40,8 +41,11 @@ def interleave(
     rng = np.random.default_rng(0)
     first: dict[str, float] = {}
     limit: dict[str, int] = {}  # rounds of slow variants
+    spent_last = COLLECTED
     for turn in tqdm(range(warmup + rounds), desc=label, leave=False, disable=None):
-        gc.collect()
+        if spent_last >= COLLECTED:
+            gc.collect()
+        began = time.perf_counter()
         for name in rng.permutation(names):
             elapsed = np.nan
             if name not in limit or warmup <= turn < warmup + limit[name]:
@@ -52,6 +56,7 @@ def interleave(
             first.setdefault(name, elapsed)
             if turn >= warmup:
                 seconds[name].append(elapsed)
+        spent_last = time.perf_counter() - began
         if slow and turn == 0 and warmup:
             times = {name: spent / first[slow[0]] for name, spent in first.items()}
             limit = {n: 1 if x > HOPELESS else SLOW_ROUNDS for n, x in times.items() if x > slow[1]}

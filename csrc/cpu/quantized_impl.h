@@ -22,14 +22,15 @@ RESEMB_INLINE i8 widened_codes(const char* p) {
 }
 
 // What a format's row is made of: pieces of kColumns numbers, each summed in a Sum, and the scale and bias of
-// all. A piece of fewer columns is read and written through a copy.
+// all. A piece of fewer columns is read and written through a copy. Sums leave out the biases, which are added
+// up once a row, not once a piece.
 struct Floats {
   static constexpr int64_t kColumns = 8;
   using Sum = f8;
   static RESEMB_INLINE int64_t at(int64_t col) { return 4 * col; }
   static RESEMB_INLINE float scale(const char*, int64_t) { return 1; }
   static RESEMB_INLINE float bias(const char*, int64_t) { return 0; }
-  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale, float) {
+  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) {
     sum += scale * load(reinterpret_cast<const float*>(p));
   }
   static RESEMB_INLINE void make(Sum& sum, const char* p, float, float) {
@@ -39,7 +40,7 @@ struct Floats {
 
 struct Halves : Floats {
   static RESEMB_INLINE int64_t at(int64_t col) { return 2 * col; }
-  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale, float) {
+  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) {
     sum += scale * load(reinterpret_cast<const Half*>(p));
   }
   static RESEMB_INLINE void make(Sum& sum, const char* p, float, float) {
@@ -54,8 +55,8 @@ struct Bytes {
   static RESEMB_INLINE float scale(const char* row, int64_t dim) { return read<float>(row + dim); }
   static RESEMB_INLINE float bias(const char* row, int64_t dim) { return read<float>(row + dim + 4); }
   static RESEMB_INLINE f8 codes(const char* p) { return __builtin_convertvector(widened_codes(p), f8); }
-  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale, float bias) {
-    sum = (sum + bias) + scale * codes(p);
+  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) {
+    sum += scale * codes(p);
   }
   static RESEMB_INLINE void make(Sum& sum, const char* p, float scale, float bias) {
     sum = scale * codes(p) + bias;
@@ -73,10 +74,10 @@ struct Nibbles {
   static RESEMB_INLINE float bias(const char* row, int64_t dim) {
     return half_value(read<uint16_t>(row + dim / 2 + 2));
   }
-  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale, float bias) {
+  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) {
     const i8 codes = widened_codes(p);
-    sum.even = (sum.even + bias) + scale * __builtin_convertvector(codes & 15, f8);
-    sum.odd = (sum.odd + bias) + scale * __builtin_convertvector(codes >> 4, f8);
+    sum.even += scale * __builtin_convertvector(codes & 15, f8);
+    sum.odd += scale * __builtin_convertvector(codes >> 4, f8);
   }
   static RESEMB_INLINE void make(Sum& sum, const char* p, float scale, float bias) {
     const i8 codes = widened_codes(p);
@@ -85,6 +86,11 @@ struct Nibbles {
   }
 };
 
+RESEMB_INLINE void shift(f8& sum, float by) { sum += by; }
+RESEMB_INLINE void shift(Split& sum, float by) {
+  sum.even += by;
+  sum.odd += by;
+}
 RESEMB_INLINE void divide(f8& sum, float by) { sum /= by; }
 RESEMB_INLINE void divide(Split& sum, float by) {
   sum.even /= by;
@@ -182,14 +188,32 @@ class Found {
   }
   RESEMB_INLINE void find_block() {
     const int64_t stop = next_ + kBlockRows < past_ ? next_ + kBlockRows : past_;
-    fetch_words(stop);
-    for (; next_ < stop; ++next_) {
-      const char* row = find(next_);
-      rows_found_[next_ & (2 * kBlockRows - 1)] = row;
-      if (row == nullptr) continue;
-      for (int64_t line = 0; line < lines_; ++line) prefetch(row + 64 * line);
-      prefetch(row + bytes_ - 1);
+    if (bits_ != nullptr) {
+      fetch_words(stop);
+      for (; next_ < stop; ++next_) keep(next_, find(next_));
+    } else if (int64_) {
+      find_in_base(static_cast<const int64_t*>(ids_), stop);
+    } else {
+      find_in_base(static_cast<const int32_t*>(ids_), stop);
     }
+  }
+  // Most tables have no overlay and most ids a row: what few need stays out of their loop's registers.
+  template <class Id>
+  RESEMB_INLINE void find_in_base(const Id* ids, int64_t stop) {
+    const int64_t rows = rows_, padding = padding_, bytes = bytes_;
+    const char* const base = base_;
+    for (; next_ < stop; ++next_) {
+      const int64_t row = ids[next_];
+      const bool plain = (static_cast<uint64_t>(row) < static_cast<uint64_t>(rows)) & (row != padding);
+      keep(next_, __builtin_expect(plain, 1) ? base + row * bytes : find(next_));
+    }
+  }
+  RESEMB_INLINE void keep(int64_t p, const char* row) {
+    rows_found_[p & (2 * kBlockRows - 1)] = row;
+    if (row == nullptr) return;
+    prefetch(row);
+    for (int64_t line = 1; line < lines_; ++line) prefetch(row + 64 * line);
+    prefetch(row + bytes_ - 1);
   }
 
   const void* ids_;
@@ -208,10 +232,10 @@ class Found {
 
 // Of rows narrower than a piece, through copies of a piece.
 template <class R>
-RESEMB_INLINE void add_narrow(typename R::Sum& sum, const char* row, int64_t dim, float scale, float bias) {
+RESEMB_INLINE void add_narrow(typename R::Sum& sum, const char* row, int64_t dim, float scale) {
   char part[4 * R::kColumns] = {};
   __builtin_memcpy(part, row, R::at(dim));
-  R::add(sum, part, scale, bias);
+  R::add(sum, part, scale);
 }
 template <class Sum>
 RESEMB_INLINE void put_narrow(float* to, const Sum& sum, int64_t dim) {
@@ -236,7 +260,8 @@ RESEMB_INLINE int64_t read_as(const ServedRows& x, int64_t begin, int64_t end) {
     const float scale = R::scale(row, dim), bias = R::bias(row, dim);
     if (dim < lanes) {
       typename R::Sum sum{};
-      add_narrow<R>(sum, row, dim, scale, bias);
+      add_narrow<R>(sum, row, dim, scale);
+      shift(sum, bias);
       put_narrow(to, sum, dim);
       continue;
     }
@@ -267,9 +292,13 @@ struct Pieces {
     for (int i = 0; i < N; ++i) v[i] = typename R::Sum{};
   }
   static RESEMB_INLINE int64_t at(int i, int64_t last) { return i == N - 1 ? last : i * R::kColumns; }
-  RESEMB_INLINE void add(const char* row, int64_t col, int64_t last, float scale, float bias) {
+  RESEMB_INLINE void add(const char* row, int64_t col, int64_t last, float scale) {
 #pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) R::add(v[i], row + R::at(col + at(i, last)), scale, bias);
+    for (int i = 0; i < N; ++i) R::add(v[i], row + R::at(col + at(i, last)), scale);
+  }
+  RESEMB_INLINE void shift_by(float by) {
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) shift(v[i], by);
   }
   RESEMB_INLINE void divide_by(float by) {
 #pragma GCC unroll 8
@@ -284,9 +313,10 @@ template <class R>
 struct NarrowPiece {
   typename R::Sum v = {};
 
-  RESEMB_INLINE void add(const char* row, int64_t, int64_t dim, float scale, float bias) {
-    add_narrow<R>(v, row, dim, scale, bias);
+  RESEMB_INLINE void add(const char* row, int64_t, int64_t dim, float scale) {
+    add_narrow<R>(v, row, dim, scale);
   }
+  RESEMB_INLINE void shift_by(float by) { shift(v, by); }
   RESEMB_INLINE void divide_by(float by) { divide(v, by); }
   RESEMB_INLINE void save(float* to, int64_t dim) const { put_narrow(to, v, dim); }
 };
@@ -301,26 +331,23 @@ RESEMB_INLINE int64_t pool_as(const ServedBags& x, int64_t begin, int64_t end) {
     const int64_t first = x.begin(b), past = x.end(b);
     float* to = x.out + b * dim;
     int64_t count = 0;
-    float total = 0;  // of weights
+    float total = 0, bias = 0;  // of weights, and of their rows' biases
     const auto sum_columns = [&]<class S>(S sum, int64_t col, int64_t last) RESEMB_LAMBDA_INLINE {
       for (int64_t p = first; p < past; ++p) {
         // The first columns find the rows; the others' lie in cache then.
         const char* row = col == 0 ? found.take(p) : found.find(p);
         if (row == nullptr) continue;
-        float scale = R::scale(row, dim), bias = R::bias(row, dim);
-        if (weights != nullptr) {
-          scale *= weights[p];
-          bias *= weights[p];
-        }
+        const float weight = weights != nullptr ? weights[p] : 1;
         if (col == 0) {
           ++count;
-          if (weights != nullptr) total += weights[p];
+          total += weight;
+          bias += weight * R::bias(row, dim);
         }
-        sum.add(row, col, last, scale, bias);
+        sum.add(row, col, last, weight * R::scale(row, dim));
       }
+      sum.shift_by(bias);
       if (x.divisor != Divisor::none && count > 0) {
-        const bool by_weights = x.divisor == Divisor::weights && weights != nullptr;
-        sum.divide_by(by_weights ? total : static_cast<float>(count));
+        sum.divide_by(x.divisor == Divisor::weights ? total : static_cast<float>(count));
       }
       sum.save(to + col, last);
     };
