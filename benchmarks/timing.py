@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 SLOW_ROUNDS = 3
 HOPELESS = 40.0  # a variant slower by this factor is timed once
-COLLECTED = 0.05  # seconds of a round before which garbage is collected: in a shorter one, the collector's cold caches show
+COLLECTED = (
+    0.05  # seconds of a round before which garbage is collected: in a shorter one, the collector's cold caches show
+)
 
 
 def interleave(

@@ -22,8 +22,8 @@ RESEMB_INLINE i8 widened_codes(const char* p) {
 }
 
 // What a format's row is made of: pieces of kColumns numbers, each summed in a Sum, and the scale and bias of
-// all. A piece of fewer columns is read and written through a copy. Sums leave out the biases, which are added
-// up once a row, not once a piece.
+// all. A piece of fewer columns is read and written through a copy. Sums leave out the biases, which are
+// added up once a row, not once a piece.
 struct Floats {
   static constexpr int64_t kColumns = 8;
   using Sum = f8;
@@ -55,9 +55,7 @@ struct Bytes {
   static RESEMB_INLINE float scale(const char* row, int64_t dim) { return read<float>(row + dim); }
   static RESEMB_INLINE float bias(const char* row, int64_t dim) { return read<float>(row + dim + 4); }
   static RESEMB_INLINE f8 codes(const char* p) { return __builtin_convertvector(widened_codes(p), f8); }
-  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) {
-    sum += scale * codes(p);
-  }
+  static RESEMB_INLINE void add(Sum& sum, const char* p, float scale) { sum += scale * codes(p); }
   static RESEMB_INLINE void make(Sum& sum, const char* p, float scale, float bias) {
     sum = scale * codes(p) + bias;
   }
