@@ -15,7 +15,7 @@ from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, Smoothing
 from resemb_ext.replace import replace_embeddings, restore_embeddings
 
 if TYPE_CHECKING:
-    from resemb_ext import data, export, metrics, models, serving, testing, train
+    from resemb_ext import data, distributed, export, metrics, models, serving, testing, train
 
 try:
     __version__ = version("resemb_ext")
@@ -28,6 +28,7 @@ __all__ = [
     "ResEmbeddingBag",
     "Smoothing",
     "data",
+    "distributed",
     "export",
     "functional",
     "metrics",
@@ -44,6 +45,7 @@ __all__ = [
 
 _ON_DEMAND = (
     "data",
+    "distributed",
     "export",
     "metrics",
     "models",

@@ -22,9 +22,6 @@ from resemb_ext import _registration as _registration  # registers the operators
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What an optimizer looks for in a model.
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-
 TAKE_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam, torch.optim.LBFGS)
 
 
@@ -114,6 +111,46 @@ class ReadHooks(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
+class ShardedTables(nn.Module):
+    """Tables of which each rank of a group holds some rows, and steps them alone.
+
+    Their gradients are sums over all ranks, divided by the number of ranks.
+
+    Attributes:
+        num_embeddings: rows of all ranks together.
+        sparse: whether gradients are sparse.
+        after_lookup: called with what has been fetched for a lookup, of which gradients come, and with the tables.
+    """
+
+    num_embeddings: int
+    sparse: bool
+    after_lookup: Callable[..., None] | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_lookup = None
+        self._read_hooks: list[ReadHook] = []
+
+    def _tables(self) -> tuple[nn.Parameter, ...]:
+        """C and R, or the one table."""
+        return tuple(self.parameters(recurse=False))
+
+    def _announce(self, group: Any) -> None:
+        """Lets optimizers know over which group its tables lie; the module keeps that alive."""
+        self._group = group
+        for table in self._tables():
+            _sharded[table] = group
+
+    def register_read_hook(self, hook: ReadHook) -> None:
+        """Calls a hook before rows are read or written, as of ``ReadHooks``."""
+        self._read_hooks.append(hook)
+
+    def _before_read(self, *rows: Callable[[], Tensor]) -> None:
+        for hook in self._read_hooks:
+            if hook.asks():
+                hook(*rows)
+
+
 class TableOwner(Protocol):
     """An optimizer that steps tables in backward."""
 
@@ -149,8 +186,17 @@ class _ByTable:
         self._entries.pop(id(table), None)
 
 
+# What an optimizer looks for in a model.
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag, ShardedTables)
+
 _owners = _ByTable()
 _replaced = _ByTable()
+_sharded = _ByTable()
+
+
+def group_of(table: Tensor) -> Any:
+    """The group of torch.distributed whose ranks hold a table's rows between them; None where one holds all."""
+    return _sharded.get(table)
 
 
 def set_owner(table: Tensor, owner: TableOwner) -> None:

@@ -39,7 +39,7 @@ def host_tensors(graph: InterestGraph, link: str, pinned: bool) -> dict[str, Ten
             dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
             tensors[name] = torch.empty(array.shape, dtype=dtype, device="cpu")
         elif field == "weights" and link == "attention":
-            tensors[name] = _log_weights(graph, pinned)
+            tensors[name] = log_weights(graph.indptr, graph.weights, pinned)
         elif pinned:
             tensors[name] = _empty(array, pinned)
             tensors[name].numpy()[...] = array
@@ -89,16 +89,16 @@ def _empty(array: np.ndarray, pinned: bool) -> Tensor:
     return empty_table(array.shape, dtype=dtype, device="cpu")
 
 
-def _log_weights(graph: InterestGraph, pinned: bool) -> Tensor:
+def log_weights(indptr: np.ndarray, given: np.ndarray, pinned: bool = False) -> Tensor:
     """log z; of float16 log(z / the row's largest z), which gives the same shares and is rounded less."""
-    tensor = _empty(graph.weights, pinned)
+    tensor = _empty(given, pinned)
     out = tensor.numpy()
-    narrow = graph.weights.dtype == np.float16
-    for rows, span in blocks.of_rows(graph.indptr):
-        weights = graph.weights[span].astype(np.float64)
+    narrow = given.dtype == np.float16
+    for rows, span in blocks.of_rows(indptr):
+        weights = given[span].astype(np.float64)
         if narrow and len(weights):
-            lengths = np.diff(graph.indptr[rows.start : rows.stop + 1])
-            starts = graph.indptr[rows][lengths > 0] - span.start
+            lengths = np.diff(indptr[rows.start : rows.stop + 1])
+            starts = indptr[rows][lengths > 0] - span.start
             weights /= np.repeat(np.maximum.reduceat(weights, starts), lengths[lengths > 0])
         out[span] = np.log(weights)
     return tensor

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from resemb_ext._ownership import group_of
 from resemb_ext._registration import ops as _ops
 
 from .row_sparse import RowGradient, gradient_rows
@@ -47,7 +48,7 @@ def average_gradients(
 
     Args:
         parameters_or_module: the same on all ranks, in the same order. Sharded parameters (DTensor) are passed
-            over: FSDP2 averages them.
+            over, as FSDP2 averages them, and so are tables dealt over ranks.
         group: None for the default one. Without torch.distributed, or alone, gradients stay as they are.
 
     Raises:
@@ -90,7 +91,7 @@ def _gathered_here(parameters_or_module: nn.Module | Tensor | Iterable[Tensor]) 
         given = [parameters_or_module]
     else:
         given = parameters_or_module
-    distinct = {id(parameter): parameter for parameter in given if not is_traceable_wrapper_subclass(parameter)}
+    distinct = {id(p): p for p in given if not is_traceable_wrapper_subclass(p) and group_of(p) is None}
     own = _Gradients(list(distinct.values()), [], {}, None)
     for i, parameter in enumerate(own.parameters):
         gradient = parameter.grad

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
-from resemb_ext._ownership import owner_of, stepped_by_other, untraced
+from resemb_ext._ownership import group_of, owner_of, stepped_by_other, untraced
 
 from . import capture, global_decay, in_backward
 from .dense import step_dense
@@ -204,14 +204,15 @@ class RowSparseOptimizer(Saved):
         Raises:
             ValueError: a table that is not this optimizer's, or a module with dense gradients.
             RuntimeError: here and in backward, before anything is written: more than one rank of
-                torch.distributed, create_graph=True, a second backward of one graph.
+                torch.distributed, unless its tables are dealt over them (``rx.distributed.shard``);
+                create_graph=True, a second backward of one graph.
         """
         in_backward.install(self, module)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Where this is true, GradScaler tells ``step`` of itself, which refuses it."""
-        return any(owner_of(parameter) is self for _, parameter in self._places())
+        return any(owner_of(p) is self or group_of(p) is not None for _, p in self._places())
 
     @untraced
     @torch.no_grad()

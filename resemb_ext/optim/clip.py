@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from resemb_ext._ownership import group_of
 
 from .row_sparse import gradient_rows
 
@@ -25,7 +30,8 @@ def clip_grad_norm_(
     buffer of values to several of them; dense ones are scaled in place.
 
     Sharded gradients (DTensor) may stand beside others, which are then taken to be equal on all ranks, as
-    ``average_gradients`` makes them.
+    ``average_gradients`` makes them. So may those of tables dealt over ranks (``rx.distributed.shard``): all ranks
+    then call it, and get the norm over all rows.
 
     Args:
         parameters: those without a gradient are passed over.
@@ -45,7 +51,7 @@ def clip_grad_norm_(
     if not given:
         return torch.tensor(0.0)
     values = _summed(given)
-    total = _total_norm(values, norm_type, error_if_nonfinite, foreach)
+    total = _norm_over_ranks(given, values, norm_type, error_if_nonfinite, foreach)
     # As in torch: an attempt to keep it 1 where nothing is to be clipped, without reading the device.
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     for value in values:
@@ -57,6 +63,30 @@ def clip_grad_norm_(
 def _sharded(tensor: Tensor) -> bool:
     """Whether it is a DTensor, whose class costs seconds to import."""
     return hasattr(tensor, "full_tensor")
+
+
+def _norm_over_ranks(
+    given: list[Tensor], values: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None
+) -> Tensor:
+    """The norm of all values, where those of dealt tables are parts that ranks hold of one gradient."""
+    dealt: dict[int, tuple[Any, list[Tensor]]] = {}
+    others = []
+    for parameter, value in zip(given, values, strict=True):
+        group = group_of(parameter)
+        if group is None:
+            others.append(value)
+        else:
+            dealt.setdefault(id(group), (group, []))[1].append(value)
+    if not dealt:
+        return _total_norm(values, norm_type, error_if_nonfinite, foreach)
+    norms = [_total_norm(others, norm_type, False, foreach)] if others else []
+    for group, parts in dealt.values():
+        norm = torch.nn.utils.get_total_norm(parts, norm_type, False, foreach)
+        largest = math.isinf(norm_type)
+        power = norm if largest else norm**norm_type
+        dist.all_reduce(power, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=group)
+        norms.append(power if largest else power ** (1 / norm_type))
+    return torch.nn.utils.get_total_norm([n.to(norms[-1].device) for n in norms], norm_type, error_if_nonfinite)
 
 
 def _total_norm(values: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> Tensor:

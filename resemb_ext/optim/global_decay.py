@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from resemb_ext._ownership import EMBEDDINGS, distinct_items, untraced
+from resemb_ext._ownership import EMBEDDINGS, ShardedTables, distinct_items, untraced
 from resemb_ext._registration import ops as _ops
 from resemb_ext._transforms import transformed
 
@@ -146,11 +146,14 @@ def watch(optimizer: TiedOptimizer, module: nn.Module) -> list[Tensor]:
         if not isinstance(part, EMBEDDINGS):
             continue
         register = getattr(part, "register_read_hook", None)
-        own = [part.weight] if register is None else [part.central, part.residual]
-        if register is None:
-            _watch_plain(part, tie)
+        if isinstance(part, ShardedTables):
+            own = [*part._tables()]
         else:
-            register(BeforeRead(tie, *own))  # type: ignore[arg-type]
+            own = [part.weight] if register is None else [part.central, part.residual]  # type: ignore[list-item]
+        if register is None:
+            _watch_plain(part, tie)  # type: ignore[arg-type]
+        else:
+            register(BeforeRead(tie, *own))
         tables.extend(own)  # type: ignore[arg-type]
     return tables
 

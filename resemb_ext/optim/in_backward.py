@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resemb_ext._ownership import EMBEDDINGS, owner_of, set_owner, untraced
+from resemb_ext._ownership import EMBEDDINGS, ShardedTables, group_of, owner_of, set_owner, untraced
 from resemb_ext._registration import look_up, sparse_rows
 from resemb_ext._registration import ops as _ops
 from resemb_ext._registration_attention import attend
@@ -25,8 +25,8 @@ from .tie import Lookup, Tie, TiedOptimizer, tie_of, tie_to
 
 def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
     """See ``RowSparseOptimizer.step_in_backward``."""
-    _refuse_ranks()
     embeddings = [part for part in module.modules() if isinstance(part, EMBEDDINGS)]
+    _refuse_ranks(*(table for part in embeddings for table in part.parameters(recurse=False)))
     for part in embeddings:
         tables = [p for p in part.parameters(recurse=False) if p.requires_grad]
         for table in tables:
@@ -39,7 +39,9 @@ def install(optimizer: TiedOptimizer, module: nn.Module) -> None:
     tie = tie_to(optimizer)
     for part in embeddings:
         stepper: _Stepper
-        if not hasattr(part, "lookup_operator"):
+        if isinstance(part, ShardedTables):
+            part.after_lookup = stepper = _DealtLookups(tie)
+        elif not hasattr(part, "lookup_operator"):
             stepper = _PlainLookups(tie)
             part.register_forward_hook(stepper)
         else:
@@ -64,6 +66,11 @@ def refuse_scaler(optimizer: Any) -> None:
     if vars(optimizer).pop("found_inf", None) is None:  # GradScaler sets both before it calls ``step``
         return
     vars(optimizer).pop("grad_scale", None)
+    if any(group_of(table) is not None for group in optimizer.param_groups for table in group["params"]):
+        raise RuntimeError(
+            "GradScaler: skips a step where this rank's gradients overflow, while other ranks, which hold other rows, "
+            "would make it; train in bfloat16 without a scaler"
+        )
     raise RuntimeError(
         "step_in_backward: GradScaler scales the loss, and backward has stepped the tables on scaled "
         "gradients; call optimizer.step() after backward instead, or train in bfloat16 without a scaler"
@@ -80,8 +87,11 @@ def _adopt(optimizer: TiedOptimizer, table: Tensor) -> bool:
     return owner_of(table) is optimizer
 
 
-def _refuse_ranks() -> None:
+def _refuse_ranks(*tables: Tensor) -> None:
+    """Refuses tables of which each rank has a copy; a dealt row is stepped by its owner alone."""
     distributed = torch.distributed
+    if all(group_of(table) is not None for table in tables):
+        return
     if distributed.is_available() and distributed.is_initialized():
         ranks = distributed.get_world_size()
         if ranks > 1:
@@ -91,7 +101,7 @@ def _refuse_ranks() -> None:
             )
 
 
-def _refuse_backward(lookup: Lookup | None) -> None:
+def _refuse_backward(lookup: Lookup | None, *tables: Tensor) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "steps in backward: create_graph=True asks for gradients of a step; call optimizer.step() "
@@ -106,7 +116,7 @@ def _refuse_backward(lookup: Lookup | None) -> None:
             "steps in backward: a lookup made inside backward, as torch.utils.checkpoint does with "
             "use_reentrant=True, would be stepped apart from the other lookups of the pass; take use_reentrant=False"
         )
-    _refuse_ranks()
+    _refuse_ranks(*tables)
 
 
 @untraced
@@ -119,7 +129,7 @@ def _step_summed(table: Tensor) -> None:
         raise RuntimeError("steps in backward: the table's embedding and optimizer are gone; keep one of them")
     if not optimizer._holds(table):  # it was taken out of the optimizer's groups
         return
-    _refuse_backward(None)
+    _refuse_backward(None, table)
     if not gradient.is_sparse:
         raise RuntimeError(
             "steps in backward: the table's gradient is dense; something beside lookups used it (a "
@@ -146,12 +156,12 @@ def _guard_output(output: Tensor, tie: Tie, *tables: Tensor) -> None:
         return
     lookup = Lookup(_this_pass(), *tables)
     tie.lookups.add(lookup)
-    output.register_hook(functools.partial(_enter, lookup))
+    output.register_hook(functools.partial(_enter, lookup, tables))
 
 
 @untraced
-def _enter(lookup: Lookup, _: Tensor) -> None:
-    _refuse_backward(lookup)
+def _enter(lookup: Lookup, tables: tuple[Tensor, ...], _: Tensor) -> None:
+    _refuse_backward(lookup, *tables)
     lookup.in_pass = _this_pass()
 
 
@@ -202,6 +212,18 @@ class _PlainLookups(_Stepper):
     def work(self, table: Tensor, output: Tensor) -> None:
         if self.steps(table):
             _guard_output(output, self.tie, table)
+
+
+class _DealtLookups(_Stepper):
+    """Called after each lookup of tables that lie dealt over ranks."""
+
+    def __call__(self, fetched: Tensor, *tables: Tensor) -> None:
+        if not self.idle():
+            self.work_untraced(self, fetched, *tables)
+
+    def work(self, fetched: Tensor, *tables: Tensor) -> None:
+        if any([self.steps(table) for table in tables]):
+            _guard_output(fetched, self.tie, *tables)
 
 
 class _LookupOperator(_Stepper):
@@ -301,7 +323,7 @@ class _LookUp(torch.autograd.Function):
     @untraced
     def backward(ctx: Any, grad: Tensor) -> tuple:
         lookup, tie = ctx.lookup, ctx.tie
-        _refuse_backward(lookup)
+        _refuse_backward(lookup, *ctx.tables)
         lookup.in_pass = _this_pass()
         plan, indptr, neighbors, weights, offsets, samples = ctx.saved_tensors
         central, residual = ctx.tables

@@ -1,0 +1,21 @@
+"""Tables dealt over the ranks of torch.distributed: models whose tables outgrow one machine."""
+
+from .deal import Deal
+from .faults import RankError
+from .model import ShardedModel
+from .modules import ShardedEmbedding, ShardedEmbeddingBag, ShardedResEmbedding, ShardedResEmbeddingBag
+from .sharding import shard
+from .tables import ShardedTable, tables
+
+__all__ = [
+    "Deal",
+    "RankError",
+    "ShardedEmbedding",
+    "ShardedEmbeddingBag",
+    "ShardedModel",
+    "ShardedResEmbedding",
+    "ShardedResEmbeddingBag",
+    "ShardedTable",
+    "shard",
+    "tables",
+]

@@ -1,0 +1,59 @@
+"""Training by several ranks is that of one process on the same batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.distributed.worlds import OPTIMIZERS, Case, gathered, train
+from tests.processes import on_ranks
+
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("this torch has no gloo", allow_module_level=True)
+
+STEPS = 50
+LINKS = ("average", "gcn", "attention", "given")
+DTYPES = (torch.float64, torch.bfloat16, torch.float16)
+CASES = [
+    *(Case(link, optimizer) for link in LINKS for optimizer in OPTIMIZERS),
+    *(Case(link, "SGD", dtype) for link in LINKS for dtype in DTYPES),
+    *(Case(link, "Adam", in_backward=True) for link in LINKS),
+    *(Case(link, "Adam", sparse=False) for link in LINKS),
+    *(Case(link, "Adagrad", shard={"graph": "whole"}) for link in LINKS),
+    Case("gcn", "Adam", options={"hops": 2}),
+    Case("attention", "Adagrad", options={"heads": 2}),
+    Case("average", "SGD", options={"weights_dtype": torch.float16}),
+    Case("average", "Adagrad", options={"keep_padding": True, "out_dtype": torch.bfloat16}),
+]
+
+
+def _of_rank(cases: list[Case]) -> list[dict[str, Any]]:
+    return [train(case, STEPS, dist.get_world_size(), dist.get_rank()) for case in cases]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_equals_one_process(ranks: int, tmp_path: Path) -> None:
+    cases = CASES if ranks == 2 else CASES[ranks::3]
+    parts = on_ranks(ranks, tmp_path, _of_rank, cases)
+    for i, case in enumerate(cases):
+        expected, found = train(case, STEPS), gathered([part[i] for part in parts])
+        assert len(expected["losses"]) == STEPS and expected["losses"][-1] < expected["losses"][0], case
+        # One unit in the last place of 16 bits, which a sum in another order may round the other way.
+        rounded = [t for t in (case.dtype, case.options.get("out_dtype")) if t is not None and t.itemsize == 2]
+        unit = torch.finfo(rounded[0]).eps if rounded else 0.0
+        np.testing.assert_allclose(found["losses"], expected["losses"], rtol=0, atol=1e-5 + unit / 8, err_msg=str(case))
+        for kind in ("tables", "others"):
+            for name, value in expected[kind].items():
+                torch.testing.assert_close(
+                    found[kind][name],
+                    value,
+                    rtol=unit,
+                    atol=1e-5 + unit / 8,
+                    msg=lambda m, c=case, n=name: f"{c} {n}: {m}",
+                )
