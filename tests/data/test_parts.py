@@ -14,6 +14,7 @@ import pytest
 
 from resemb_ext.cli import main
 from resemb_ext.data import DataWarning, is_ready_made, read_log
+from tests.data.reading import items_of
 
 ROWS = {"user_id": [1, 1], "item_id": [2, 3], "timestamp": [1, 2]}
 
@@ -21,10 +22,6 @@ ROWS = {"user_id": [1, 1], "item_id": [2, 3], "timestamp": [1, 2]}
 def part(path, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({**ROWS, **columns}), path)
-
-
-def items_of(log):
-    return log.items.decode(log.item).tolist()
 
 
 def test_a_folder_as_spark_writes_it(tmp_path):

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from examples.service.batching import Batcher, Full, Stopping
-from resemb_ext.serving import SavedModel, export_bundle
+from resemb_ext.serving import SavedModel
 from resemb_ext.serving.lite.bundle import Bundle
 from resemb_ext.serving.publish import publish_rows
 from tests.serving.runtimes import needs_onnx
@@ -164,16 +164,6 @@ def test_stopping_answers_what_waits_and_takes_no_more():
 
 
 # The service in a process of its own.
-
-
-@pytest.fixture(scope="module")
-def bundle(trained, tmp_path_factory):
-    return export_bundle(trained, tmp_path_factory.mktemp("service") / "served", table="int8", arm="res", seed=0)
-
-
-@pytest.fixture
-def copied(bundle, tmp_path):
-    return Path(shutil.copytree(bundle, tmp_path / "served"))
 
 
 def ask(port, path, body=None):

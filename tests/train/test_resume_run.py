@@ -5,12 +5,10 @@ import os
 import pty
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -18,40 +16,17 @@ import pytest
 
 import resemb_ext as rx
 from resemb_ext.cli import main
-from resemb_ext.runtime.digests import UncheckedWarning
 from resemb_ext.train import RunConfig, TrainingInterrupted, load_checkpoint, run, saved_config
 from resemb_ext.train import loop as loop_module
 from resemb_ext.train import prepare as prepare_module
+from tests.train.stopped import SMALL, Stopped, simulate_little, stop_after, stopped_run
 
-SMALL = {"epochs": 2, "batch_size": 256, "dim": 8, "hidden": (8,), "progress": False, "threads": 1}
 TIMES = ("samples_per_s", "peak_memory_mb", "peak_memory_before_mb", "wall_s", "seconds_per_epoch", "history")
-
-
-class Stopped(Exception):
-    """Stands for a process that dies."""
 
 
 @pytest.fixture(autouse=True)
 def small_simulation(monkeypatch):
-    whole = rx.data.simulate
-    monkeypatch.setattr(
-        prepare_module.data, "simulate", lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o)
-    )
-
-
-@pytest.fixture(scope="module")
-def one_run(tmp_path_factory):
-    """A finished run of one arm, to be copied."""
-    folder = tmp_path_factory.mktemp("run")
-    whole = rx.data.simulate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            prepare_module.data,
-            "simulate",
-            lambda **o: whole(users=120, items=100, domains=4, events_per_user=(5, 9), **o),
-        )
-        run(**SMALL, embedding="plain", out=str(folder))
-    return folder
+    simulate_little(monkeypatch)
 
 
 def facts(folder):
@@ -66,19 +41,6 @@ def facts(folder):
 def assert_same(one, other):
     assert one[:4] == other[:4]
     pd.testing.assert_frame_equal(one[4], other[4], check_exact=True)
-
-
-def stop_after(monkeypatch, saves):
-    """Lets trainings save some times and then raises after, or instead of, a save."""
-    left, whole = [saves], loop_module._Training.save
-
-    def save(self):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Stopped
-        whole(self)
-
-    monkeypatch.setattr(loop_module._Training, "save", save)
 
 
 @pytest.mark.full
@@ -134,13 +96,6 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path, capsys):
     assert again.result == first.result
     assert (tmp_path / "result.json").stat().st_mtime_ns == written
     assert "is finished; nothing to resume" in capsys.readouterr().err
-
-
-def stopped_run(tmp_path, monkeypatch, **options):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Stopped):
-            run(**{**SMALL, **options}, out=str(tmp_path))
 
 
 def test_other_options_are_refused_by_name(tmp_path, monkeypatch):
@@ -256,109 +211,6 @@ def test_a_lost_terminal_saves(tmp_path):
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
     saved = load_checkpoint(last)["progress"]
     assert saved["step"] > before["step"] and not saved["finished"] and not list(out.rglob(".*"))
-
-
-def cut(content):
-    return content[: len(content) // 2]
-
-
-def foreign(content):
-    return b"PK\x03\x04 something else"
-
-
-def flipped(content):
-    return content[:-5] + bytes([content[-5] ^ 16]) + content[-4:]
-
-
-LAST = "arms/res-seed0/last.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "words"),
-    [
-        (LAST, cut, "last.safetensors is no readable checkpoint"),
-        (LAST, foreign, "last.safetensors is no readable checkpoint"),
-        (LAST, flipped, "last.safetensors is damaged"),
-        ("config.resolved.json", cut, "config.resolved.json does not match its digest"),
-        ("config.resolved.json", flipped, "config.resolved.json does not match its digest"),
-        ("inputs.json", cut, "inputs.json does not match its digest"),
-        ("inputs.json", flipped, "inputs.json does not match its digest"),
-        ("SHA256SUMS", cut, "SHA256SUMS is damaged"),
-    ],
-)
-def test_damaged_files_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, file, damage, words):
-    stopped_run(tmp_path, monkeypatch, embedding="res")
-    path = tmp_path / file
-    path.write_bytes(damage(path.read_bytes()))
-    assert main(["train", "--resume", str(tmp_path), "--quiet"]) == 2
-    shown = capsys.readouterr().err
-    assert words in shown and len(shown.splitlines()) == 1 and "Traceback" not in shown
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("result.json", "{}", "result.json is no result of a run"),
-        ("result.json", "[]", "result.json is no result of a run"),
-        ("result.json", "[" * 100_000, "result.json cannot be read: it is nested too deeply"),
-        ("arms/plain-seed0/run.json", "{}", "has damaged results of arm plain with seed 0"),
-        ("arms/plain-seed0/run.json", "[3]", "has damaged results of arm plain with seed 0"),
-        ("inputs.json", "[]", "inputs.json cannot be read: expected hashes by name"),
-        ("config.resolved.json", '{"model": "Gnn"}', "model must be one of dnn"),
-        ("config.resolved.json", "3", "expected options by name, found int"),
-    ],
-)
-def test_foreign_json_without_digests_is_a_line(one_run, tmp_path, capsys, file, content, words):
-    out = tmp_path / "out"
-    shutil.copytree(one_run, out)
-    (out / "SHA256SUMS").unlink()
-    if file != "result.json":
-        (out / "result.json").unlink()
-    (out / file).write_text(content)
-    assert main(["train", "--resume", str(out), "--quiet"]) == 2
-    warned, shown = capsys.readouterr().err.splitlines()
-    assert words in shown
-    assert warned.startswith("resemb train: warning: ") and warned.endswith("its files are read unchecked")
-
-
-@pytest.mark.parametrize("file", ["arms/plain-seed0/run.json", "test_scores.parquet", "result.json"])
-def test_results_that_were_changed_are_not_resumed_from(one_run, tmp_path, capsys, file):
-    out = tmp_path / "out"
-    shutil.copytree(one_run, out)
-    if file != "result.json":
-        (out / "result.json").unlink()
-    content = bytearray((out / file).read_bytes())
-    content[len(content) // 3] ^= 1
-    (out / file).write_bytes(content)
-    assert main(["train", "--resume", str(out), "--quiet"]) == 2
-    shown = capsys.readouterr().err
-    assert f"{out / file} does not match its digest" in shown and len(shown.splitlines()) == 1
-
-
-def test_checkpoints_of_another_log_are_not_resumed_from(tmp_path, monkeypatch):
-    """Its arms, sizes and options are equal, and its digests are right."""
-    frame = pd.DataFrame({"user_id": np.repeat(range(40), 5), "item_id": np.arange(200) % 17, "timestamp": range(200)})
-    for name, log in (("a", frame), ("b", frame.assign(item_id=frame.item_id[::-1].to_numpy()))):
-        log.to_csv(tmp_path / f"{name}.csv", index=False)
-        stopped_run(tmp_path / name, monkeypatch, data=str(tmp_path / f"{name}.csv"), embedding="plain")
-    shutil.copytree(tmp_path / "b" / "arms", tmp_path / "a" / "arms", dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"last\.safetensors was trained with other data than those here"):
-        run(saved_config(tmp_path / "a"), resume=True, progress=False)
-
-
-def test_an_older_folder_gets_digests_when_it_is_resumed(one_run, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(one_run, out)
-    for name in ("SHA256SUMS", "result.json", "summary.md"):
-        (out / name).unlink()
-    with pytest.warns(UncheckedWarning, match="read unchecked"):
-        first = run(saved_config(out), resume=True, progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert run(saved_config(out), resume=True, progress=False).result == first.result
-    assert (out / "summary.md").exists()
-    lines = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
-    assert {"config.resolved.json", "test_scores.parquet", "arms/plain-seed0/run.json"} < lines
 
 
 @pytest.mark.full
