@@ -6,12 +6,18 @@ import contextlib
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import multiprocessing as mp
+
+# Optimizers import the compiler at their first step.
+_PRELOADED = ["torch", "torch._dynamo", "resemb_ext"]
 
 
 def start(work: Callable[..., Any], args: tuple, processes: int) -> None:
@@ -19,7 +25,7 @@ def start(work: Callable[..., Any], args: tuple, processes: int) -> None:
 
     They are forks of a process that has imported torch and started no thread: importing it takes seconds.
     """
-    multiprocessing.set_forkserver_preload(["torch", "resemb_ext"])
+    multiprocessing.set_forkserver_preload(_PRELOADED)
     mp.start_processes(work, args, processes, start_method="forkserver")
 
 
@@ -46,11 +52,64 @@ def on_ranks(world: int, folder: Path, work: Callable[..., Any], *args: Any) -> 
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple) -> None:
+class Ranks:
+    """Ranks of a gloo group that wait for work, one call after the other; for tests with many examples."""
+
+    def __init__(self, world: int, folder: Path) -> None:
+        multiprocessing.set_forkserver_preload(_PRELOADED)
+        context = multiprocessing.get_context("forkserver")
+        pipes = [context.Pipe() for _ in range(world)]
+        self._pipes = [own for own, _ in pipes]
+        self._processes = [
+            context.Process(target=_wait_for_work, args=(rank, world, str(folder), theirs), daemon=True)
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.close()
+            process.join(20)
+            if process.is_alive():
+                process.kill()
+
+    def run(self, work: Callable[..., Any], *args: Any) -> list[Any]:
+        """What ``work(*args)`` gives on each rank; the first error of one is raised here."""
+        for pipe in self._pipes:
+            pipe.send((work, args))
+        found = [pipe.recv() for pipe in self._pipes]
+        for _value, error in found:
+            if error is not None:
+                raise RuntimeError(error)
+        return [value for value, _ in found]
+
+
+def _wait_for_work(rank: int, world: int, folder: str, pipe: Connection) -> None:
+    _join(rank, world, folder)
+    while True:
+        try:
+            work, args = pipe.recv()
+        except EOFError:
+            os._exit(0)  # as below
+        try:
+            pipe.send((work(*args), None))
+        except Exception:
+            pipe.send((None, traceback.format_exc()))
+
+
+def _join(rank: int, world: int, folder: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     # A file has no port that another process could take.
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+
+
+def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple) -> None:
+    _join(rank, world, folder)
     torch.save(work(*args), f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -6,15 +6,16 @@ import contextlib
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 
-_SECONDS = 5.0  # that ranks wait for each other's accounts of a failure
+_SECONDS = 2.0  # that ranks wait for each other's accounts of a failure
 _EVERY = 0.02
 _CLOSED = ("closed by peer", "connection reset", "broken pipe", "connection refused", "socket closed")
+_OF_EXCHANGES = (*_CLOSED, "timed out", "timeout", "gloo", "nccl", "process group")
 
 
 class RankError(RuntimeError):
@@ -45,18 +46,24 @@ class Faults:
 
     def tell(self, error: BaseException) -> None:
         """Lets the other ranks know why this one ends; only the first cause counts."""
-        if self._told or self.ranks == 1 or isinstance(error, RankError):
+        if self._told or self.ranks == 1 or of_exchange(error):
             return
         self._told = True
         with contextlib.suppress(RuntimeError):  # the store's process may be the one that is gone
             self._store.set(f"cause/{self.rank}", _line(error))
 
     @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """Tells of what the block raises."""
+    def telling(self, what: str) -> Iterator[None]:
+        """Tells of what the block raises, and names the rank at fault where an exchange in it fails.
+
+        Args:
+            what: the block, in words.
+        """
         try:
             yield
         except BaseException as error:
+            if of_exchange(error) and not isinstance(error, RankError):
+                raise self.of(error, what) from None
             self.tell(error)
             raise
 
@@ -87,15 +94,13 @@ class Faults:
             until = time.monotonic() + _SECONDS
             while silent and not causes and time.monotonic() < until:
                 time.sleep(_EVERY)
-                causes = {
-                    r: self._store.get(f"cause/{r}").decode() for r in others if self._store.check([f"cause/{r}"])
-                }
-                silent = [
-                    r for r in others if not self._store.check([f"waits/{r}", f"cause/{r}"]) and not self._spoke(r)
-                ]
+                causes = {r: self._store.get(f"cause/{r}").decode() for r in others if self._has(f"cause/{r}")}
+                silent = [r for r in others if not (self._has(f"waits/{r}") or self._has(f"cause/{r}"))]
+            self._store.set(f"done/{self.rank}", "")
+            self.linger(silent)
         except RuntimeError:
             return RankError(
-                f"{what}: {_line(error)}; the store of torch.distributed is gone too, and with it rank 0", [0]
+                f"rank 0: ended, and with it the store of torch.distributed, while rank {self.rank} was in {what}", [0]
             )
         if causes:
             rank = min(causes)
@@ -105,10 +110,30 @@ class Faults:
             ended = any(sign in str(error).lower() for sign in _CLOSED)
             state = "ended, and closed its connection" if ended else "took no part before the timeout"
             return RankError(f"rank {ranks}: {state}, while rank {self.rank} was in {what}", silent)
-        return RankError(f"{what}: {_line(error)}", [])
+        return RankError(f"{what}: the other ranks have ended, after they had waited for rank {self.rank}", [self.rank])
 
-    def _spoke(self, rank: int) -> bool:
-        return any(self._store.check([f"{kind}/{rank}"]) for kind in ("waits", "cause"))
+    def linger(self, silent: Sequence[int] = ()) -> None:
+        """Keeps the store, which may be rank 0's, until the others have read it.
+
+        Args:
+            silent: ranks that will not.
+        """
+        if self.rank:
+            return
+        until = time.monotonic() + _SECONDS
+        reads = [rank for rank in range(1, self.ranks) if rank not in silent and not self._has(f"cause/{rank}")]
+        while time.monotonic() < until and not all(self._has(f"done/{rank}") for rank in reads):
+            time.sleep(_EVERY)
+
+    def _has(self, key: str) -> bool:
+        return self._store.check([key])
+
+
+def of_exchange(error: BaseException) -> bool:
+    """Whether an error is that of an exchange, for which another rank may be to blame."""
+    if isinstance(error, (RankError, dist.DistError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OF_EXCHANGES)
 
 
 def _line(error: BaseException) -> str:
@@ -128,7 +153,14 @@ def _watch(faults: Faults) -> None:
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
             for each in list(_watched):
                 each.tell(error)
-            return before(kind, error, trace)
+                with contextlib.suppress(RuntimeError):
+                    if each._told:
+                        each.linger()
+            found = before(kind, error, trace)
+            if of_exchange(error) and not isinstance(error, RankError) and _watched:
+                # Of DistributedDataParallel, which does not know the rank.
+                print(next(iter(_watched)).of(error, "an exchange of gradients"), file=sys.stderr)
+            return found
 
         sys.excepthook = hook
     _watched.add(faults)

@@ -33,7 +33,7 @@ class ShardedModel(nn.Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Calls the model; on an error lets the other ranks know why this one ends."""
-        with self._wire.faults.telling():
+        with self._wire.faults.telling("the model's forward pass"):
             return (self._parallel[0] if self._parallel else self.module)(*inputs, **options)
 
     def train(self, mode: bool = True) -> ShardedModel:
