@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resemb_ext import functional
+from resemb_ext._growth import RowMoves
 from resemb_ext.graph import InterestGraph
 
 from .base import ResEmbeddingBase
@@ -55,6 +56,20 @@ class Smoothing:
         self._graph, self._counts = graph, numbers.astype(np.float64)
         self._tensors: tuple[Tensor, Tensor, Tensor] | None = None  # indptr, neighbors, weights
         self._gate = torch.empty(0)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 [H], training events of each item."""
+        return self._counts
+
+    def grown(self, graph: InterestGraph, moves: RowMoves) -> Smoothing:
+        """The same strength over a larger graph, for rows that grew; new rows were met in no training event.
+
+        Args:
+            graph: over the ``moves.new`` rows.
+            moves: from the rows of this smoothing.
+        """
+        return Smoothing(graph, moves.apply(torch.from_numpy(self._counts)).numpy(), self.strength)
 
     def _prepared(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """The gated rows of W, and the gate, float32 [H]: made once."""

@@ -195,7 +195,9 @@ def _trained_on(folder: Path, saved: SavedModel) -> dict[str, Any]:
         "options": options,
         "metrics": {part: entry.get(part) for part in ("valid", "test")},
         "best_epoch": entry.get("best_epoch"),
-        "smoothing": entry.get("smoothing"),
+        "smoothing": None
+        if saved.smoothing is None
+        else {"strength": saved.smoothing.strength, **entry.get("smoothing", {})},
     }
 
 

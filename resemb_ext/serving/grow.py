@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from resemb_ext import data
@@ -29,6 +30,7 @@ from resemb_ext.train.checkpoint import BEST, load_checkpoint, save_checkpoint
 from resemb_ext.train.config import RunConfig
 from resemb_ext.train.folder import GRAPH, GROWN, IDS, arm_folder, saved_config, write_config
 from resemb_ext.train.inputs import ids_digest
+from resemb_ext.train.smoothing import with_smoothed_items
 
 from .publish import COMPACT, Published
 from .publish_run import publish_run
@@ -90,8 +92,8 @@ def grow_run(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the graph keeps no counts or stays within sessions, there is no training with Res-embedding, it is
-            smoothed, the events come too early or lack the categories that the model takes, ``out`` exists. Nothing was
+        ValueError: the graph keeps no counts or stays within sessions, there is no training with Res-embedding,
+            the events come too early or lack the categories that the model takes, ``out`` exists. Nothing was
             written then. A table that does not take the version: the grown run is there, and the message says so.
     """
     folder, events = Path(folder), Path(events)
@@ -101,11 +103,10 @@ def grow_run(
     check_out(place, [events])
     config = saved_config(folder)
     saved = SavedModel.load(folder, ARM, seed)
-    if config.smoothing_strengths:
-        raise ValueError(f"{folder}: its table is smoothed (smooth={config.smooth}); a run with --smooth off can grow")
+    before, smoothing = saved.items, saved.smoothing
     graph = _graph(folder)
     held = read_checked_json(folder, folder / IDS)
-    log = _read(events, config, held, saved.items, columns or {})
+    log = _read(events, config, held, before, columns or {})
     categories = None if held["categories"] is None else IdMap.from_dict(held["categories"])
     of_item = _item_category(events, config, held, categories, log)
     try:
@@ -116,22 +117,30 @@ def grow_run(
             f"the run's graph saw, at {late.last}; leave such events out, or train anew"
         ) from late
 
-    changed = grow_model(saved.model, larger, saved.items, log.items)
+    moves = row_moves(before, log.items)
+    changed = grow_model(saved.trained, larger, moves)
+    saved = replace(saved, model=saved.trained, items=log.items)
+    if smoothing is not None:
+        smoothing = smoothing.grown(larger, moves)
+        saved = replace(saved, model=with_smoothed_items(saved.trained, smoothing), smoothing=smoothing)
+        changed = _with_neighbors(larger, changed)
     state = load_checkpoint(arm_folder(folder, ARM, saved.seed) / BEST)
     digest = ids_digest(log.items, categories, of_item)
-    state |= {"model": saved.model.state_dict(), "made_for": {**state["made_for"], "id_maps": digest}}
+    state |= {"model": saved.trained.state_dict(), "made_for": {**state["made_for"], "id_maps": digest}}
     ids = {**held, "users": log.users.to_dict(), "items": log.items.to_dict(), "item_category": of_item}
-    new_items = len(log.items) - len(saved.items)
+    if held.get("item_counts") is not None:
+        ids["item_counts"] = moves.apply(torch.tensor(held["item_counts"])).numpy()
     about = {
         "format": 1,
         "grown_from": folder.resolve().name,
         "arm": ARM,
         "seed": saved.seed,
         "events": {"name": log.name, "events": len(log), "hash": log.content_hash},
-        "new_items": new_items,
+        "new_items": len(log.items) - len(before),
         "items": len(log.items),
         "rows_changed": len(changed),
         "graph": larger.hash,
+        "smoothing": {"strength": 0.0 if smoothing is None else smoothing.strength},
         "before": read_checked_json(folder, folder / GROWN) if (folder / GROWN).exists() else None,
     }
     target = Path(os.path.realpath(place))
@@ -150,28 +159,32 @@ def grow_run(
         options: dict[str, Any] = {"tolerance": tolerance, "compact": compact, "keep": keep}
         try:
             # All rows are compared: the version in force may be of another run.
-            published = publish_run(saved, to, run=target.name, items=log.items, dtype=dtype, **options)
+            published = publish_run(saved, to, run=target.name, dtype=dtype, **options)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"{error}; the grown run is in {place}, and resemb publish {place} --to {to} publishes it"
             ) from error
-    return GrownRun(place, len(log), new_items, changed, log.items.size, published)
+    return GrownRun(place, len(log), len(log.items) - len(before), changed, log.items.size, published)
 
 
-def grow_model(model: nn.Module, graph: InterestGraph, before: IdMap, items: IdMap) -> np.ndarray:
+def row_moves(before: IdMap, items: IdMap) -> RowMoves:
+    """Of the rows of an id map to those of a larger one, whose out-of-vocabulary row is the last as well."""
+    return RowMoves(before.size, items.size, before.oov if len(items) > len(before) else None)
+
+
+def grow_model(model: nn.Module, graph: InterestGraph, moves: RowMoves) -> np.ndarray:
     """Gives the item tables of a model the rows of new items.
 
     Args:
         model: its ``item_embedding`` is a ResEmbedding.
-        graph: over the items of ``items``.
-        before, items: id maps of the model's rows and of the graph's.
+        graph: over the rows that there are then.
+        moves: of the model's rows.
 
     Returns:
         int64, ascending: rows of the item embedding whose vectors are others than before.
     """
     table = model.item_embedding
     assert isinstance(table, ResEmbedding)
-    moves = RowMoves(before.size, items.size, before.oov if len(items) > len(before) else None)
     changed = table.grow(graph, oov=moves.moved).numpy()
     for part in model.modules():
         if isinstance(part, FirstOrder):
@@ -181,6 +194,15 @@ def grow_model(model: nn.Module, graph: InterestGraph, before: IdMap, items: IdM
                 weight, freeze=False, padding_idx=part.item.padding_idx, sparse=part.item.sparse
             )
     return changed
+
+
+def _with_neighbors(graph: InterestGraph, rows: np.ndarray) -> np.ndarray:
+    """Rows, and those that have one of them as a neighbour: their smoothed vectors follow."""
+    found = np.zeros(graph.num_items, bool)
+    found[rows] = True
+    degree = np.diff(graph.indptr)
+    found[np.repeat(np.arange(graph.num_items), degree)[found[graph.neighbors]]] = True
+    return np.flatnonzero(found)
 
 
 def _next_name(folder: Path) -> Path:

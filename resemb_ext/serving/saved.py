@@ -21,7 +21,7 @@ from resemb_ext.runtime.digests import read_checked_json
 from resemb_ext.train.building import make_model
 from resemb_ext.train.checkpoint import BEST, load_checkpoint
 from resemb_ext.train.config import RunConfig
-from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, IDS, arm_folder, saved_config
+from resemb_ext.train.folder import ARMS, ENTRY, GRAPH, GROWN, IDS, arm_folder, saved_config
 from resemb_ext.train.inputs import ids_digest
 from resemb_ext.train.saving import check_made_for
 from resemb_ext.train.smoothing import with_smoothed_items
@@ -37,6 +37,8 @@ class SavedModel:
         item_category: int64 [H], or None where the model takes no category.
         arm, seed: which one of the run.
         max_history: events of a history that the model looks at, the newest.
+        trained: the model before its item table was smoothed; ``model`` itself where it was not.
+        smoothing: by what it was smoothed, or None.
     """
 
     model: nn.Module
@@ -45,6 +47,8 @@ class SavedModel:
     arm: str
     seed: int
     max_history: int
+    trained: nn.Module
+    smoothing: Smoothing | None
 
     @classmethod
     def load(cls, folder: Path | str, arm: str | None = None, seed: int | None = None) -> SavedModel:
@@ -86,15 +90,17 @@ class SavedModel:
         except (LookupError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} does not fit the run's model: {reason}") from error
+        trained, smoothing = model.eval(), None
         if smooths:
-            strength = _strength(folder, arm_folder(folder, arm, seed) / ENTRY)
+            strength = _strength(folder, arm, seed)
             assert graph is not None
             if item_counts is None:
                 raise ValueError(f"{folder / IDS} has no item_counts, which a smoothed run needs")
             if strength > 0:
-                model = with_smoothed_items(model, Smoothing(graph, item_counts, strength))
+                smoothing = Smoothing(graph, item_counts, strength)
+                model = with_smoothed_items(trained, smoothing).eval()
         used = item_category if config.category else None
-        return cls(model.eval(), items, used, arm, seed, config.max_history)
+        return cls(model, items, used, arm, seed, config.max_history, trained, smoothing)
 
     def score(self, target: np.ndarray, history: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Logits of rows.
@@ -187,8 +193,10 @@ def _choose(folder: Path, config: RunConfig, arm: str | None, seed: int | None) 
     return max(found, key=lambda pair: found[pair])
 
 
-def _strength(folder: Path, path: Path) -> float:
-    """By which an arm's item table was smoothed."""
+def _strength(folder: Path, arm: str, seed: int) -> float:
+    """By which an arm's item table was smoothed; a grown run has it of the one that it was grown from."""
+    grown = folder / GROWN
+    path = grown if grown.is_file() else arm_folder(folder, arm, seed) / ENTRY
     if not path.is_file():
         raise ValueError(
             f"{path.parent} is not finished, so that its strength of smoothing is not chosen; finish the run with "

@@ -198,6 +198,42 @@ def test_a_table_of_other_vectors_leaves_the_grown_run(
     assert SavedModel.load(out).items.size > 0
 
 
+def test_a_smoothed_run_keeps_its_strength(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(data=str(trained.parent / "log.csv"), out=str(tmp_path / "run"), smooth="5", **SMALL)
+    new, table = trained.parent / "new.parquet", tmp_path / "items.table"
+    assert main(["publish", str(tmp_path / "run"), "--to", str(table), "--dtype", "float32"]) == 0
+    before, done = SavedModel.load(tmp_path / "run"), grow_run(tmp_path / "run", new, to=table)
+    after = SavedModel.load(done.folder)
+    split = rx.data.split(rx.data.read_log(trained.parent / "log.csv", label=False), "leave-last-out")
+    counts = np.zeros(
+        after.items.size, np.int64
+    )  # new items, and the out-of-vocabulary row, were met in no training event
+    counts[: before.items.oov] = split.item_counts[:-1]
+    trained_table = after.trained.get_submodule("item_embedding")
+    graph = rx.InterestGraph.load(done.folder / "graph.npz").with_link("average")
+    dense = torch.zeros(after.items.size, after.items.size)
+    dense[np.repeat(np.arange(after.items.size), np.diff(graph.indptr)), graph.neighbors] = torch.tensor(
+        graph.weights.copy()
+    )
+    with torch.no_grad():
+        rows = trained_table.materialize()  # type: ignore[operator]
+    gate = torch.tensor(5 / (5 + counts), dtype=torch.float32)[:, None] * (dense.sum(1, keepdim=True) > 0)
+    expected = rows + gate * (dense @ rows - rows)
+    expected[0] = 0
+    (served,) = [m.weight for n, m in after.model.named_modules() if n == "item_embedding"]
+    torch.testing.assert_close(served, expected, rtol=1e-4, atol=1e-5)
+    old = before.model.get_submodule("item_embedding").weight
+    height = before.items.oov
+    differ = np.flatnonzero((served[:height] != old[:height]).any(1))
+    assert len(differ) and not np.setdiff1d(differ, done.changed).size and done.new_items > 0
+    snapshot = read_snapshot(table)
+    assert np.array_equal(snapshot.gather(np.arange(snapshot.rows)).copy().view(np.float32), served.detach().numpy())
+    # A grown run that is smoothed grows again.
+    events(2000, 2020, range(40, 50), 3).to_csv(tmp_path / "later.csv", index=False)
+    again = grow_run(done.folder, tmp_path / "later.csv")
+    assert SavedModel.load(again.folder).smoothing.strength == 5  # type: ignore[union-attr]
+
+
 def test_runs_that_cannot_grow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     OLD.assign(session=OLD.timestamp // 100).to_csv(tmp_path / "log.csv", index=False)
     NEW.to_csv(tmp_path / "new.csv", index=False)
@@ -209,7 +245,6 @@ def test_runs_that_cannot_grow(tmp_path: Path, capsys: pytest.CaptureFixture) ->
         ),
         ("sessions", {}, "joins events within sessions"),
         ("plain", {"embedding": "plain", "keep_counts": False}, "has no arm res; it has plain"),
-        ("smooth", {"smooth": "auto", "session_column": "-"}, "its table is smoothed (smooth=auto)"),
     ):
         run(data=str(tmp_path / "log.csv"), out=str(tmp_path / name), **{**SMALL, **options})
         assert says in refused(capsys, "grow", tmp_path / name, tmp_path / "new.csv")
