@@ -14,6 +14,7 @@ from benchmarks.graph_report import draw_graph, graph_section, large_line
 from benchmarks.publishing import section as publishing_section
 from benchmarks.report import attention_table, din_attention_table, din_table, din_versions_table, lazy_table, table
 from benchmarks.serving_report import serving_section
+from benchmarks.spark import table as spark_table
 from benchmarks.suite_report import draw, suite_section
 from resemb_ext.runtime.files import write_text
 from resemb_ext.runtime.pages import put_block
@@ -46,6 +47,7 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
             "attention": attention_table(load("attention")),
         },
         DOCS / "integrations" / "recbole.md": {"recbole din": recbole_table(load("recbole_din"))},
+        DOCS / "integrations" / "spark.md": {"spark": spark_table(load("spark"))},
         DOCS / "publish.md": {"publishing": publishing_section(load("publishing"))},
         DOCS / "tables.md": {"serving": serving_section(load("serving"))},
         DOCS / "build-graph.md": {"graph large": large_line(load("graph_large"))},

@@ -17,6 +17,8 @@ from resemb_ext.replace import replace_embeddings, restore_embeddings
 if TYPE_CHECKING:
     from resemb_ext import data, distributed, export, metrics, models, serving, testing, train
 
+    spark: Any  # resemb_ext.integrations.spark, by which name type checkers know it
+
 try:
     __version__ = version("resemb_ext")
 except PackageNotFoundError:  # a source tree on the path, built in place but not installed
@@ -60,4 +62,6 @@ if not TYPE_CHECKING:  # where types are checked, a wrong name is an error
     def __getattr__(name: str) -> Any:
         if name in _ON_DEMAND:
             return importlib.import_module(f"resemb_ext.{name}")
+        if name == "spark":  # not in __all__: pyspark is an extra
+            return importlib.import_module("resemb_ext.integrations.spark")
         raise AttributeError(f"module 'resemb_ext' has no attribute '{name}'")

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from resemb_ext.data.splits import HOWS
 from resemb_ext.graph import WEIGHTINGS, InterestGraph
 from resemb_ext.runtime.files import check_out, check_report, write_json
 
-from .graph_common import add_log, columns_of, command, print_table, read
+from .graph_common import add_log, command, print_table, read
+from .graph_spark import add_spark, check_engine, spark_graph, spark_rows
+from .graph_streamed import streamed
 
 OPTIONS = (
     *("window", "max_gap", "session_gap", "decay", "min_count", "weighting", "damping"),
@@ -28,12 +28,15 @@ _LEAST_MEMORY = 1 << 20  # with less, a build spends its time on the disk
 
 def _run_build(args: argparse.Namespace) -> int:
     """``resemb graph build``: writes the graph and, beside it, its options and statistics as JSON."""
+    if args.category_weight != 1 and not args.category_edges:
+        raise ValueError("--category-weight needs --category-edges, whose weight it is")
+    check_engine(args)
+    if args.out is None:
+        return _run_rows(args)
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"--out: folder {args.out.parent} does not exist")
     if args.out.is_dir():
         raise ValueError(f"--out: {args.out} is a folder, expected a file name")
-    if args.category_weight != 1 and not args.category_edges:
-        raise ValueError("--category-weight needs --category-edges, whose weight it is")
     beside = args.out.with_name(args.out.name + ".json")
     for file in (args.out, beside):
         check_out(file, [args.data])
@@ -45,8 +48,10 @@ def _run_build(args: argparse.Namespace) -> int:
         "keep_counts": args.keep_counts,
         "progress": True if sys.stderr.isatty() else _lines(),
     }
-    if args.stream:
-        graph = _streamed(args, {**options, **common})
+    if args.engine == "spark":
+        graph = spark_graph(args, options)
+    elif args.stream:
+        graph = streamed(args, {**options, **common})
     else:
         for name in ("memory", "before", "spill_dir", "work_dir", "restart"):
             if getattr(args, name):
@@ -77,151 +82,14 @@ def _run_build(args: argparse.Namespace) -> int:
     return 0
 
 
-def _streamed(args: argparse.Namespace, options: dict[str, Any]) -> InterestGraph:
-    """The graph of a Parquet log read in batches, its ids numbered as ``read_log`` numbers them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from resemb_ext.data import IdMap
-    from resemb_ext.data.columns import resolve_columns
-    from resemb_ext.data.kinds import PARQUET
-
-    if args.split != "none":
-        raise ValueError("--split needs the whole log; with --stream give the cut as --before TIME")
-    if options["category_edges"]:
-        raise ValueError("--category-edges needs the whole log; leave out --stream")
-    if not args.data.is_file() or args.data.suffix.lower() not in PARQUET:
-        several = "; InterestGraph.from_parquet takes several in Python" if args.data.is_dir() else ""
-        raise ValueError(f"--data {args.data}: --stream needs a .parquet file{several}")
-    if args.restart and args.work_dir is None:
-        raise ValueError("--restart needs --work-dir, whose work it drops")
-    if args.delimiter is not None:
-        raise ValueError("--delimiter is for text files; --stream reads .parquet")
-    if args.drop_null:
-        raise ValueError("--drop-null needs the whole log; leave out --stream, or write a log without nulls first")
-    wanted = columns_of(args)
-    if wanted["category"]:
-        raise ValueError("--category-column is for --category-edges; leave it out with --stream")
-    wanted["category"] = False
-    try:
-        with pq.ParquetFile(args.data) as file:
-            schema = file.schema_arrow
-            found = resolve_columns(schema.names, wanted, args.data.name).by_field
-            columns = {field: found[field] for field in wanted if field in found}
-            _check_numbers(schema, columns)
-            options, before = _of_times(schema.field(columns["time"]).type, options, args.before)
-            if "session" in columns:
-                raise ValueError(
-                    f"--stream joins the events of a user whatever their sessions, and"
-                    f" {args.data.name} has the session column {columns['session']!r}; leave out"
-                    " --stream, or give --session-column - to ignore it, or, where no two users"
-                    f" share a session's id, --user-column {columns['session']}"
-                )
-            # The distinct ids must fit in memory, the events need not.
-            maps: dict[str, Any] = {}
-            for field, first in (("item", 1), ("user", 0)):
-                name = columns[field]
-                kind = schema.field(name).type
-                if field == "user" and pa.types.is_integer(kind) and kind != pa.uint64():
-                    continue  # taken as they are; only uint64 may not fit
-                maps[f"{field}s"] = IdMap.fit(_distinct(file, name), first=first, name=name)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {str(args.data)!r}: {error}") from None
-    named: dict[str, Any] = columns
-    kept = {"work_dir": args.work_dir, "restart": args.restart, "save": args.out} if args.work_dir else {}
-    return InterestGraph.from_parquet(
-        args.data,
-        **named,
-        **maps,
-        **kept,
-        before=before,
-        memory=args.memory,
-        spill_dir=args.spill_dir,
-        padding_idx=0,
-        **options,
-    )
-
-
-def _distinct(file: Any, name: str) -> Any:
-    """The distinct ids of a column, read in batches; integers of a dense range by a bitmap."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = file.schema_arrow.field(name).type
-    batches = file.iter_batches(1 << 20, columns=[name])
-    span = _id_range(file, name) if kind == pa.int64() else None
-    if span is not None:
-        there = np.zeros(span[1] - span[0] + 1, bool)
-        for batch in batches:
-            column = batch.column(0)
-            if column.null_count:
-                return column  # whose null is an error of the map
-            ids = column.to_numpy()
-            if len(ids) and (ids.min() < span[0] or ids.max() > span[1]):
-                raise ValueError(
-                    f"column {name!r} holds an id outside [{span[0]}, {span[1]}], which the file says it has"
-                )
-            there[ids - span[0]] = True
-        return pa.array(np.flatnonzero(there) + span[0])
-    seen, later, waiting = pa.array([], kind), [], 0
-    for batch in batches:
-        later.append(pc.unique(batch.column(0)))
-        waiting += len(later[-1])
-        if waiting > max(len(seen), 1 << 20):  # so that an id is looked at few times
-            seen, later, waiting = pc.unique(pa.chunked_array([seen, *later])), [], 0
-    return pc.unique(pa.chunked_array([seen, *later]))
-
-
-def _id_range(file: Any, name: str) -> tuple[int, int] | None:
-    """The smallest and largest of an integer column, where all row groups say them and a bitmap of them is small."""
-    at = [file.metadata.schema.column(c).path for c in range(file.metadata.num_columns)].index(name)
-    found = [file.metadata.row_group(g).column(at).statistics for g in range(file.num_row_groups)]
-    if not found or not all(s is not None and s.has_min_max for s in found):
-        return None
-    low, high = min(int(s.min) for s in found), max(int(s.max) for s in found)
-    return (low, high) if high - low < max(file.metadata.num_rows, 1 << 20) else None
-
-
-def _check_numbers(schema: Any, columns: dict[str, str]) -> None:
-    """Times and labels that a whole log may spell as text or decimals are numbers in one that is streamed."""
-    import pyarrow as pa
-
-    plain = (pa.types.is_integer, pa.types.is_floating)
-    tests = {
-        "time": ("numbers or dates", (*plain, pa.types.is_timestamp, pa.types.is_date)),
-        "label": ("0/1 or booleans", (*plain, pa.types.is_boolean)),
-    }
-    for field, (expected, allowed) in tests.items():
-        name = columns.get(field)
-        if name is None:
-            continue
-        kind = schema.field(name).type
-        if not any(test(kind) for test in allowed):
-            other = " or --label-column -" if field == "label" else ""
-            raise ValueError(
-                f"column {name!r} is {kind}; --stream needs {field}s as {expected}: store them so, or leave out"
-                f" --stream{other}"
-            )
-
-
-def _of_times(kind: Any, options: dict[str, Any], before: int | float | None) -> tuple[dict[str, Any], Any]:
-    """Gaps and ``--before`` for a column of this type: of dates they are (Unix) seconds, as everywhere."""
-    import pyarrow as pa
-
-    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        return options, before
-
-    def microseconds(name: str) -> np.timedelta64 | None:
-        seconds = before if name == "before" else options[name]
-        if seconds is None:
-            return None
-        if not abs(seconds) < 2**43:  # beyond the years that a date can hold
-            raise ValueError(f"--{name.replace('_', '-')}: found {seconds}, expected seconds")
-        return np.timedelta64(round(seconds * 10**6), "us")
-
-    gaps = {name: microseconds(name) for name in ("max_gap", "session_gap")}
-    start = microseconds("before")
-    return {**options, **gaps}, None if start is None else np.datetime64(0, "us") + start
+def _run_rows(args: argparse.Namespace) -> int:
+    """Rows in Parquet files alone: the graph need not fit this process."""
+    began = time.perf_counter()
+    rows = spark_rows(args, {name: getattr(args, name) for name in OPTIONS}, args.rows)
+    took = time.perf_counter() - began
+    print(f"{args.rows}: {rows.meta['events']} events of {args.data} ({took:.2f} s)")
+    print_table({"num_items": rows.num_items, "parts": rows.parts})
+    return 0
 
 
 def _lines() -> Callable[[int, int], None]:
@@ -250,7 +118,7 @@ def add_build(commands: Any) -> None:
         "resemb graph build --data events.parquet --split leave-last-out --window 3 --top-k 10 --out graph.npz",
     )
     add_log(build, required=True, purpose="the log, in any format of resemb train; with --stream .parquet alone")
-    build.add_argument("--out", type=Path, required=True, metavar="FILE", help="graph to write")
+    build.add_argument("--out", type=Path, metavar="FILE", help="graph to write")
     build.add_argument(
         "--split",
         choices=("none", *HOWS),
@@ -312,7 +180,10 @@ def add_build(commands: Any) -> None:
         "graph's events and takes it with --allow-future-edges only",
     )
     build.add_argument(
-        "--memory", type=_bytes, metavar="SIZE", help="with --stream: spill beyond it, for example 4G; at least 1M"
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="with --stream: spill beyond it, for example 4G; at least 1M; with --engine spark: its heap, where it is local",
     )
     build.add_argument(
         "--spill-dir", type=Path, metavar="DIR", help="with --stream: folder to spill to (default: that of the system)"
@@ -328,9 +199,10 @@ def add_build(commands: Any) -> None:
         "--before",
         type=_number,
         metavar="T",
-        help="with --stream: use events before this time only (of dates: Unix seconds)",
+        help="with --stream or --engine spark: use events before this time only (of dates: Unix seconds)",
     )
     build.add_argument("--threads", type=int, help="worker threads (default: all CPUs)")
+    add_spark(build)
     build.set_defaults(run=_run_build)
 
 

@@ -38,6 +38,7 @@ ADAPTERS = (
     Adapter("lightning", "lightning", "2.6.6", "2.7", "lightning"),
     Adapter("accelerate", "accelerate", "1.15.0", "1.16", "accelerate"),
     Adapter("transformers", "transformers", "5.24.0", "5.25", "transformers"),
+    Adapter("spark", "pyspark", "4.3.0", "4.4", "spark"),
 )
 
 _SECONDS = 120
