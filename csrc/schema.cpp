@@ -48,6 +48,8 @@ STABLE_TORCH_LIBRARY(resemb_ext, m) {
   m.def("rows_ascend(Tensor rows, int num_items) -> bool");
   // Values summed per row, in order of their appearance: ascending rows [U] and their values [U, D].
   m.def("coalesce_rows(Tensor rows, Tensor values, int num_items) -> (Tensor, Tensor)");
+  // [rows, dim] on the device of `like`, not set; on the CPU from memory that is kept between calls.
+  m.def("empty_rows(Tensor like, int rows, int dim, ScalarType dtype) -> Tensor");
   // Ascending, int64: the items among ids; the neighbours of ascending rows.
   m.def("distinct_items(Tensor ids, int num_items) -> Tensor");
   m.def("distinct_neighbors(Tensor rows, Tensor indptr, Tensor neighbors) -> Tensor");

@@ -8,6 +8,7 @@
 #include <system_error>
 #include <vector>
 
+#include "graph/batch_module.h"
 #include "graph/builder.h"
 #include "graph/digest.h"
 #include "graph/hops.h"
@@ -411,6 +412,7 @@ PYBIND11_MODULE(_builder, module) {
            py::arg("threads"), py::arg("progress"),
            "(last, (indptr, neighbors, weights, degree)) of rows [first, last), whose positions take about\n"
            "`positions` bytes.");
+  define_batches(module);
 }
 
 }  // namespace resemb::graph

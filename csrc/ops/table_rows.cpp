@@ -50,6 +50,12 @@ std::tuple<Tensor, Tensor> coalesce_rows(const Tensor& rows_in, const Tensor& va
   return {out.indices(), out.values()};
 }
 
+Tensor empty_rows(const Tensor& like, int64_t rows, int64_t dim, ScalarType dtype) {
+  if (rows < 0 || dim < 0) fail_value("rows, dim: expected sizes of at least 0");
+  table_type(dtype, "dtype");
+  return Call(like, "like").output({rows, dim}, dtype);
+}
+
 Tensor distinct_items(const Tensor& items, int64_t num_items) {
   const Call call(items, "ids");
   const Tensor ids = call.dense(items, "ids");
@@ -80,6 +86,7 @@ Tensor distinct_neighbors(const Tensor& rows_in, const Tensor& indptr_in, const 
 void implement_table_rows(Library& m) {
   m.impl("rows_ascend", TORCH_BOX(&rows_ascend));
   m.impl("coalesce_rows", TORCH_BOX(&coalesce_rows));
+  m.impl("empty_rows", TORCH_BOX(&empty_rows));
   m.impl("distinct_items", TORCH_BOX(&distinct_items));
   m.impl("distinct_neighbors", TORCH_BOX(&distinct_neighbors));
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from resemb_ext._ownership import distinct_items
 from .deal import Deal
 from .fetch import Trip, Wanted, fetch
 from .lists import Graph, Lists, from_owners
-from .requests import Numbering, Requests, Slots, ask, counts_of
+from .requests import Numbering, Requests, Slots, ask, by_owner, counts_of
 from .wire import Wire
 
 
@@ -88,9 +89,9 @@ class Source:
             bags = positions()
             ids, pads = self._distinct(bags.ids)
             lists = None if self.graph is None or self.graph_is_dealt else self.graph.lists(ids)
-            numbering = None if lists is None else self._number(ids, lists)
-            first = [ids] if numbering is None else [ids, _neighbors(numbering)]
-            counts = self._counts(first)
+            numbering = None if lists is None else self.slots.number(ids, lists, deal)
+            first = [ids] if numbering is None else [ids, numbering.neighbors]
+            counts = counts_of(first, deal)
         except (TypeError, ValueError, IndexError) as error:
             wire.refuse(error, columns=2)
             raise
@@ -98,11 +99,12 @@ class Source:
         requests = ask(wire, deal, first, counts, others)
         if numbering is None:
             if self.graph is not None:
-                lists = from_owners(wire, self.graph, requests[0])
-            numbering = self._number(ids, lists)
+                of_ids = requests[0]
+                lists = from_owners(wire, self.graph, of_ids.served.cpu().numpy(), of_ids.send, of_ids.receive)
+            numbering = self.slots.number(ids, lists, deal)
             if lists is not None:
-                second = [_neighbors(numbering)]
-                counts = self._counts(second)
+                second = [numbering.neighbors]
+                counts = counts_of(second, deal)
                 requests += ask(wire, deal, second, counts, wire.agree(call + 2, counts))
         served = [request.served for request in reversed(requests)]
         before_read(*(_rows_of(rows, deal.count) for rows in served))
@@ -114,55 +116,42 @@ class Source:
                 local_padding = int(self.slots.of[self.padding_idx])
             else:
                 self.slots.of[self.padding_idx] = local_padding
-        found = fetch(trip, self._wanted(requests, numbering, pads), tables)
-        indptr, neighbors, weights = self._graph_of(numbering, lists, height, found[-1])
-        numbers = self.slots.of.index_select(0, bags.ids)
+        found = fetch(trip, self._wanted(requests, numbering), tables)
+        indptr, neighbors, weights = self._graph_of(numbering, lists, height)
+        numbers = self.slots.numbers_of(bags.ids)
         return bags, Batch(numbers, local_padding, found, indptr, neighbors, weights)
 
-    def _distinct(self, ids: Tensor) -> tuple[Tensor, bool]:
+    def _distinct(self, ids: Tensor) -> tuple[np.ndarray, bool]:
         """The items to fetch, by owner and then ascending; whether padding is among them."""
-        found = distinct_items(ids, self.deal.items)
+        found = distinct_items(ids, self.deal.items).cpu().numpy()
         pads = False
         if self.padding_idx is not None:
-            is_padding = found == self.padding_idx
-            pads = self.keep_padding and bool(is_padding.any())
-            if not pads:
-                found = found[~is_padding]
-        return found[torch.argsort(self.deal.owner(found), stable=True)], pads
+            at = int(np.searchsorted(found, self.padding_idx))
+            if at < len(found) and found[at] == self.padding_idx:
+                pads = self.keep_padding
+                found = found if pads else np.delete(found, at)
+        return by_owner(found, self.deal), pads
 
-    def _number(self, ids: Tensor, lists: Lists | None) -> Numbering:
-        neighbors = ids[:0] if lists is None else distinct_items(lists.neighbors, self.deal.items)
-        return self.slots.number(ids, neighbors, self.deal)
-
-    def _counts(self, lists: list[Tensor]) -> Tensor:
-        """int64 [W, 2]: how many rows of one or two tables are wanted of each rank."""
-        counts = torch.zeros((self.deal.ranks, 2), dtype=torch.int64, device=self.slots.of.device)
-        for column, items in enumerate(lists):
-            counts[:, column] = counts_of(items, self.deal)
-        return counts
-
-    def _wanted(self, requests: list[Requests], numbering: Numbering, pads: bool) -> list[Wanted]:
-        all_looked_up = len(numbering.looked_up) == len(numbering.items)
-        places = None if all_looked_up else numbering.looked_up
+    def _wanted(self, requests: list[Requests], numbering: Numbering) -> list[Wanted]:
+        device = self.wire.device
+        places = None
+        if len(numbering.looked_up) != len(numbering.items):
+            places = torch.from_numpy(numbering.looked_up).to(device)
         kept = self.deal.own_place(self.padding_idx) if self.keep_padding else None
         wanted = [Wanted(requests[0], places, kept)]
         if len(requests) > 1:
-            wanted.insert(0, Wanted(requests[1], numbering.neighbors))
+            read = None if numbering.read is None else torch.from_numpy(numbering.read).to(device)
+            wanted.insert(0, Wanted(requests[1], read))
         return wanted
 
-    def _graph_of(
-        self, numbering: Numbering, lists: Lists | None, height: int, like: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        indptr = torch.zeros(height + 1, dtype=torch.int64, device=like.device)
-        if lists is None:
-            return indptr, indptr.new_zeros(0, dtype=torch.int32), like.new_zeros(0, dtype=torch.float32)
-        indptr[1:].index_copy_(0, numbering.looked_up, lists.lengths)
-        return indptr.cumsum_(0), self.slots.of.index_select(0, lists.neighbors), lists.weights
-
-
-def _neighbors(numbering: Numbering) -> Tensor:
-    items = numbering.items
-    return items if numbering.neighbors is None else items[numbering.neighbors]
+    def _graph_of(self, numbering: Numbering, lists: Lists | None, height: int) -> tuple[Tensor, Tensor, Tensor]:
+        indptr = np.zeros(height + 1, np.int64)
+        neighbors, weights = np.empty(0, np.int32), np.empty(0, np.float32)
+        if lists is not None:
+            indptr[numbering.looked_up + 1] = lists.lengths
+            np.cumsum(indptr, out=indptr)
+            neighbors, weights = lists.neighbors, lists.weights
+        return tuple(torch.from_numpy(a).to(self.wire.device) for a in (indptr, neighbors, weights))  # type: ignore[return-value]
 
 
 def _rows_of(served: Tensor, height: int) -> Callable[[], Tensor]:

@@ -79,36 +79,80 @@ class _Fetch(torch.autograd.Function):
 
 def _rows(trip: Trip, wanted: Wanted, table: Tensor) -> Tensor:
     requests, precise = wanted.requests, accumulator(table.dtype)
-    served = table.index_select(0, requests.served).to(trip.dtype or table.dtype)
-    out = table.new_empty((trip.height, table.shape[1]), dtype=precise)
+    travels = trip.dtype or table.dtype
+    out = _room(table, trip.height, precise)
     total = sum(requests.send)
-    if wanted.places is None and served.dtype == precise:
-        trip.wire.to_all("rows", served, requests.receive, requests.send, out=out[:total])
-        return out
-    rows = trip.wire.to_all("rows", served, requests.receive, requests.send)
-    if wanted.places is None:
-        out[:total] = rows
+    direct = wanted.places is None and travels == precise
+    rows = out[:total] if direct else _room(table, total, travels)
+    own = _own_rows(trip.wire, requests, table, rows)
+    if own is None:
+        trip.wire.to_all("rows", _read(table, requests.served, travels), requests.receive, requests.send, rows)
     else:
-        out.index_copy_(0, wanted.places, rows.to(precise))
+        served, receive, send, others = own
+        trip.wire.to_all("rows", _read(table, served, travels), receive, send, others)
+    if wanted.places is not None:
+        out.index_copy_(0, wanted.places, _as(rows, precise))
+    elif not direct:
+        out[:total] = rows
     return out
+
+
+def _own_rows(
+    wire: Wire, requests: Requests, table: Tensor, rows: Tensor
+) -> tuple[Tensor, list[int], list[int], Tensor] | None:
+    """Reads the rows that this rank wants of itself straight to their place, where the others' form one piece.
+
+    Returns:
+        Of the other ranks alone: rows of this rank that they want, how many each, how many are wanted of each, and
+        the place of those; None where the own rows lie in the middle or change their dtype.
+    """
+    if rows.dtype != table.dtype or wire.rank not in (0, wire.ranks - 1):
+        return None
+    count, first = requests.send[wire.rank], wire.rank == 0
+    served = requests.served
+    here, there = (
+        (served[:count], served[count:]) if first else (served[len(served) - count :], served[: len(served) - count])
+    )
+    place, others = (rows[:count], rows[count:]) if first else (rows[len(rows) - count :], rows[: len(rows) - count])
+    torch.index_select(table, 0, here, out=place)
+    receive, send = (
+        [0 if rank == wire.rank else n for rank, n in enumerate(c)] for c in (requests.receive, requests.send)
+    )
+    return there, receive, send, others
 
 
 def _gradient(trip: Trip, wanted: Wanted, gradient: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     requests, precise = wanted.requests, accumulator(dtype)
     total = sum(requests.send)
     values = _values(gradient, wanted, total, trip.height, shape[1], precise, requests.served.device)
-    values = values.to(trip.dtype or precise)
-    sums = trip.wire.to_all("gradients", values, requests.send, requests.receive).to(precise)
+    values = _as(values, trip.dtype or precise)
     rows = requests.served
+    found = _room(values, len(rows), values.dtype)
+    sums = _as(trip.wire.to_all("gradients", values, requests.send, requests.receive, found), precise)
     if wanted.kept_row is not None:
         moving = rows != wanted.kept_row
         rows, sums = rows[moving], sums[moving]
     # Repeated rows are added in the order of their appearance, which is that of ranks.
     rows, sums = _ops.coalesce_rows(rows, sums, shape[0])
-    sums = sums.div_(trip.wire.ranks).to(dtype)
+    if trip.wire.ranks > 1:
+        sums.div_(trip.wire.ranks)
+    sums = sums.to(dtype)
     if trip.sparse:
         return sparse_rows(rows, sums, shape)
     return sums.new_zeros(shape).index_copy_(0, rows, sums)
+
+
+def _read(table: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    return _as(torch.index_select(table, 0, rows, out=_room(table, len(rows), table.dtype)), dtype)
+
+
+def _as(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    return rows if rows.dtype == dtype else _room(rows, len(rows), dtype).copy_(rows)
+
+
+def _room(like: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """[rows, columns of a table], not set."""
+    return _ops.empty_rows(like, rows, like.shape[1], dtype)
 
 
 def _values(

@@ -1,4 +1,7 @@
-"""Neighbour lists of the items of a batch: from this rank's own memory, or from their owners."""
+"""Neighbour lists of the items of a batch: from this rank's own memory, or from their owners.
+
+Lists lie on the host, also where tables lie on a device: a batch's own are small.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from resemb_ext.graph import InterestGraph, blocks
+from resemb_ext.graph.extension import builder
 from resemb_ext.nn import graph_tensors
 
 from .deal import Deal
-from .requests import Requests
 from .wire import Wire
 
 
@@ -26,43 +28,45 @@ class Lists:
         weights: [T], of the graph's dtype; logarithms under the attention link.
     """
 
-    lengths: Tensor
-    neighbors: Tensor
-    weights: Tensor
+    lengths: np.ndarray
+    neighbors: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Rows of a graph as tensors: CSR arrays of all H, or of those that this rank holds.
+    """Rows of a graph: CSR arrays of all H, or of those that this rank holds.
 
     Attributes:
         indptr, neighbors, weights: int64 [rows + 1], int32 or int64 [E], floats [E].
     """
 
-    indptr: Tensor
-    neighbors: Tensor
-    weights: Tensor
+    indptr: np.ndarray
+    neighbors: np.ndarray
+    weights: np.ndarray
 
-    def lists(self, rows: Tensor) -> Lists:
-        """The lists of some rows, int64 [U]."""
-        starts = self.indptr[rows]
-        lengths = self.indptr[rows + 1] - starts
-        past = lengths.cumsum(0)
-        edges = torch.arange(int(past[-1]) if len(past) else 0, device=rows.device)
-        edges += torch.repeat_interleave(starts - past + lengths, lengths)
-        return Lists(lengths, self.neighbors[edges].to(torch.int32), self.weights[edges])
+    def lists(self, rows: np.ndarray) -> Lists:
+        """The lists of some rows, int64 [U].
 
-
-def whole(graph: InterestGraph, link: str, device: torch.device) -> Graph:
-    """A graph of which this rank has all rows."""
-    tensors = graph_tensors.host_tensors(graph, link, pinned=False)
-    return Graph(*(tensors[name].to(device) for name in graph_tensors.ATTRIBUTES))
+        Raises:
+            IndexError: a row that is not there.
+        """
+        return Lists(*builder.lists(self.indptr, self.neighbors, self.weights, rows))
 
 
-def dealt(graph: InterestGraph, link: str, deal: Deal, device: torch.device) -> Graph:
+def whole(graph: InterestGraph, link: str) -> Graph:
+    """A graph of which this rank reads all rows; its arrays are shared."""
+    weights = graph.weights
+    if link == "attention":
+        weights = graph_tensors.log_weights(graph.indptr, weights).numpy()
+    return Graph(graph.indptr, graph.neighbors, weights)
+
+
+def dealt(graph: InterestGraph, link: str, deal: Deal) -> Graph:
     """The rows of a graph that this rank holds, copied."""
     lengths = np.diff(graph.indptr)[deal.rank :: deal.ranks]
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
     neighbors = np.empty(indptr[-1], graph.neighbors.dtype)
     weights = np.empty(indptr[-1], graph.weights.dtype)
     at = 0
@@ -72,20 +76,28 @@ def dealt(graph: InterestGraph, link: str, deal: Deal, device: torch.device) -> 
         neighbors[at:past] = graph.neighbors[span][own]
         weights[at:past] = graph.weights[span][own]
         at = past
-    numbers = graph_tensors.log_weights(indptr, weights) if link == "attention" else torch.from_numpy(weights)
-    return Graph(*(t.to(device) for t in (torch.from_numpy(indptr), torch.from_numpy(neighbors), numbers)))
+    if link == "attention":
+        weights = graph_tensors.log_weights(indptr, weights).numpy()
+    return Graph(indptr, neighbors, weights)
 
 
-def from_owners(wire: Wire, graph: Graph, requests: Requests) -> Lists:
-    """The lists of the items that this rank has asked for; others get theirs."""
-    found = graph.lists(requests.served)
-    lengths = wire.to_all("lists", found.lengths.to(torch.int32), requests.receive, requests.send).long()
-    out = _edges_by_rank(found.lengths, requests.receive)
-    back = _edges_by_rank(lengths, requests.send)
-    neighbors = wire.to_all("lists", found.neighbors, out, back)
-    weights = wire.to_all("lists", found.weights, out, back)
-    return Lists(lengths, neighbors, weights)
+def from_owners(wire: Wire, graph: Graph, served: np.ndarray, send: list[int], receive: list[int]) -> Lists:
+    """The lists of the items that this rank has asked for; others get theirs.
+
+    Args:
+        served: int64, rows of this rank's own part that are asked for, by rank.
+        send, receive: how many this rank asks of each, and each of this one.
+    """
+    found = graph.lists(served)
+    lengths = _exchange(wire, found.lengths.astype(np.int32), receive, send).astype(np.int64)
+    out, back = _edges_by_rank(found.lengths, receive), _edges_by_rank(lengths, send)
+    return Lists(lengths, _exchange(wire, found.neighbors, out, back), _exchange(wire, found.weights, out, back))
 
 
-def _edges_by_rank(lengths: Tensor, counts: list[int]) -> list[int]:
-    return [int(part.sum()) for part in lengths.split(counts)]
+def _exchange(wire: Wire, values: np.ndarray, send: list[int], receive: list[int]) -> np.ndarray:
+    return wire.to_all("lists", torch.from_numpy(values).to(wire.device), send, receive).cpu().numpy()
+
+
+def _edges_by_rank(lengths: np.ndarray, counts: list[int]) -> list[int]:
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return np.diff(ends[np.concatenate([[0], np.cumsum(counts)])]).tolist()

@@ -4,56 +4,56 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from resemb_ext.graph.extension import builder
+
 from .deal import Deal
+from .lists import Lists
 from .wire import Wire
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """Items of a batch with numbers 0, 1, ...: by owner, those looked up before others, then ascending.
+    """Items of a batch with numbers 0, 1, ...: by owner, those looked up before others.
 
     Attributes:
         items: int64 [L].
-        looked_up: int64 [U], the numbers of the items that are looked up.
-        neighbors: int64 [V], the numbers of those that are neighbours; None where all L are.
+        looked_up: int64 [U], ascending: the numbers of the items that are looked up.
+        read: int64 [V], ascending: the numbers of those that are neighbours; None where all L are.
     """
 
-    items: Tensor
-    looked_up: Tensor
-    neighbors: Tensor | None
+    items: np.ndarray
+    looked_up: np.ndarray
+    read: np.ndarray | None
+
+    @property
+    def neighbors(self) -> np.ndarray:
+        """int64 [V]: the items that are neighbours."""
+        return self.items if self.read is None else self.items[self.read]
 
 
 class Slots:
     """A number for each of H items, of which a batch sets its own; int32 [H], used again and again."""
 
-    def __init__(self, items: int, device: torch.device) -> None:
-        self.of = torch.zeros(items, dtype=torch.int32, device=device)
+    def __init__(self, items: int) -> None:
+        self.of = np.zeros(items, np.int32)
 
-    def number(self, ids: Tensor, neighbors: Tensor, deal: Deal) -> Numbering:
+    def number(self, ids: np.ndarray, lists: Lists | None, deal: Deal) -> Numbering:
         """Numbers a batch; ``of`` then holds each item's number.
 
         Args:
-            ids: int64 [U], ascending: the items looked up.
-            neighbors: int64, ascending.
+            ids: int64 [U], distinct, by owner: the items looked up.
+            lists: of their neighbours, which become numbers in place; None for tables without a graph.
         """
-        of = self.of
-        of[ids] = 0
-        of[neighbors] = 1
-        both = of[ids] == 1
-        of[ids] = 2
-        others = neighbors[of[neighbors] == 1]
-        items = torch.cat([ids, others])
-        is_id = torch.ones(len(items), dtype=torch.bool, device=items.device)
-        is_id[len(ids) :] = False
-        order = torch.argsort(deal.owner(items) * 2 + ~is_id, stable=True)
-        items = items[order]
-        of[items] = torch.arange(len(items), dtype=torch.int32, device=items.device)
-        whole = len(others) + int(both.sum()) == len(items)
-        read = None if whole else torch.cat([both, is_id.new_ones(len(others))])[order].nonzero().squeeze(1)
-        return Numbering(items, is_id[order].nonzero().squeeze(1), read)
+        neighbors = np.empty(0, np.int32) if lists is None else lists.neighbors
+        return Numbering(*builder.numbers(self.of, ids, neighbors, deal.ranks))
+
+    def numbers_of(self, ids: Tensor) -> Tensor:
+        """int32: the numbers of ids."""
+        return torch.from_numpy(self.of).index_select(0, ids.cpu()).to(ids.device)
 
 
 @dataclass(frozen=True)
@@ -71,28 +71,36 @@ class Requests:
     served: Tensor
 
 
-def counts_of(items: Tensor, deal: Deal) -> Tensor:
-    """int64 [W]: how many of some items lie with each rank."""
-    return torch.bincount(deal.owner(items), minlength=deal.ranks)
+def by_owner(items: np.ndarray, deal: Deal) -> np.ndarray:
+    """Items by owner, in their order otherwise."""
+    return builder.by_owner(items, deal.ranks)[0]
 
 
-def ask(wire: Wire, deal: Deal, lists: list[Tensor], send: Tensor, receive: Tensor) -> list[Requests]:
+def counts_of(lists: list[np.ndarray], deal: Deal) -> Tensor:
+    """int64 [W, 2]: how many items of one or two lists lie with each rank."""
+    counts = torch.zeros((deal.ranks, 2), dtype=torch.int64)
+    for column, items in enumerate(lists):
+        counts[:, column] = torch.from_numpy(np.bincount(items % deal.ranks, minlength=deal.ranks))
+    return counts
+
+
+def ask(wire: Wire, deal: Deal, lists: list[np.ndarray], send: Tensor, receive: Tensor) -> list[Requests]:
     """Sends each owner the rows that are wanted of it, and takes what others want.
 
     Args:
-        lists: int64, items sorted by owner, one list a table.
+        lists: int64, items by owner, one list a table.
         send: int64 [W, lists], how many of each list lie with each rank.
         receive: int64 [W, lists], how many each rank wants of this one.
     """
     # Rows at their owner are fewer than 2^31.
-    wanted = [deal.place(items).to(torch.int32) for items in lists]
+    wanted = [torch.from_numpy((items // deal.ranks).astype(np.int32)).to(wire.device) for items in lists]
     if wire.ranks == 1:
         return [Requests([len(rows)], [len(rows)], rows.long()) for rows in wanted]
     sizes, sizes_in = send.tolist(), receive.tolist()
     parts = [rows.split([row[i] for row in sizes]) for i, rows in enumerate(wanted)]
     out = torch.cat([part[rank] for rank in range(wire.ranks) for part in parts])
     found = wire.to_all("ids", out, [sum(row) for row in sizes], [sum(row) for row in sizes_in])
-    pieces = found.split([n for row in sizes_in for n in row])
+    pieces = found.split([n for row in sizes_in for n in row[: len(lists)]])
     requests = []
     for i in range(len(lists)):
         served = torch.cat(pieces[i :: len(lists)]).long()

@@ -103,7 +103,7 @@ def shard(
     for number, (name, module) in enumerate(found.items()):
         items: int = module.num_embeddings  # type: ignore[assignment]
         if items not in slots:
-            slots[items] = Slots(items, wire.device)
+            slots[items] = Slots(items)
         deal = Deal(items, wire.ranks, wire.rank)
         wire.names[number] = name
         sharded[id(module)] = _dealt(module, wire, deal, slots[items], number, graph, rows_dtype)
@@ -254,9 +254,9 @@ def _dealt(
     over_graph = isinstance(module, ResEmbeddingBase)
     if over_graph:
         if graph == "whole":
-            own_graph = lists.whole(module.graph, module.link, wire.device)
+            own_graph = lists.whole(module.graph, module.link)
         else:
-            own_graph = lists.dealt(module.graph, module.link, deal, wire.device)
+            own_graph = lists.dealt(module.graph, module.link, deal)
     bag = isinstance(module, nn.EmbeddingBag)
     keeps = module.keep_padding if over_graph else not bag
     source = Source(wire, deal, slots, number, own_graph, graph == "dealt", module.padding_idx, keeps, rows_dtype)

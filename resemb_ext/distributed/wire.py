@@ -91,16 +91,16 @@ class Wire:
             error: what is raised here.
             columns: k of the counts that the other ranks exchange meanwhile.
         """
-        self._heads(0, torch.zeros((self.ranks, columns), dtype=torch.int64, device=self.device), error)
+        self._heads(0, torch.zeros((self.ranks, columns), dtype=torch.int64), error)
 
     def _heads(self, call: int, counts: Tensor, error: Exception | None) -> Tensor:
         if self.ranks == 1:
             if error is not None:
                 raise error
             return counts
-        head = counts.new_empty((self.ranks, 2 + counts.shape[1]))
+        head = torch.empty((self.ranks, 2 + counts.shape[1]), dtype=torch.int64)
         head[:, 0], head[:, 1], head[:, 2:] = int(error is not None), call, counts
-        found = self.to_all("counts", head, [1] * self.ranks, [1] * self.ranks)
+        found = self.to_all("counts", head.to(self.device), [1] * self.ranks, [1] * self.ranks)
         refused, calls = found[:, 0].tolist(), found[:, 1].tolist()
         if any(refused):
             texts = self.gather_text("" if error is None else f"{type(error).__name__}: {error}")
@@ -114,7 +114,7 @@ class Wire:
                 f"rank {other}: looks up another table than rank 0, or in another mode ({self.describe(calls[other])}; "
                 f"rank 0: {self.describe(calls[0])}); expected the same lookups in the same order on every rank"
             )
-        return found[:, 2:]
+        return found[:, 2:].cpu()
 
     def describe(self, call: int) -> str:
         """What a call is for, in words."""
