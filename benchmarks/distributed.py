@@ -77,7 +77,7 @@ class Worker:
 
     def _build(self, setting: Setting, path: Path, ranks: int) -> None:
         torch.manual_seed(0)
-        graph = rx.InterestGraph.load(path)
+        graph = rx.InterestGraph.load(path, mapped=True)
         where = "meta" if ranks > 1 else None
         emb = rx.ResEmbedding(graph, setting.cell.dim, "given", sparse=True, device=where)
         self.model: Any = nn.ModuleList([emb])

@@ -23,6 +23,8 @@ FORMAT = "resemb-interest-graph"
 _READS = (1, 2, 3)
 DTYPES = {"indptr": ("<i8",), "neighbors": ("<i4", "<i8"), "weights": ("<f4", "<f2"), "degree": ("<f8",)}
 _CHUNK = 1 << 20  # bytes
+_ALIGNED = 64  # bytes, of npy headers and so of arrays in the file
+_LOCAL_HEADER, _ZIP64_EXTRA = 30, 20  # bytes before a member's name, and of the field that zipfile puts in itself
 # Members "counts.NAME": either all that are not optional, or none.
 KEPT_DTYPES = {
     "indptr": ("<i8",),
@@ -102,6 +104,7 @@ def write(
             for member, array in {"header": np.frombuffer(text, np.uint8), **members}.items():
                 # A ZipInfo without a date: equal graphs give equal files.
                 info = zipfile.ZipInfo(f"{member}.npy")
+                info.extra = _padding(archive.start_dir, info.filename)
                 with archive.open(info, "w", force_zip64=True) as stream:
                     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                     np.lib.format.write_array(stream, little, (1, 0), allow_pickle=False)
@@ -112,14 +115,29 @@ def write(
 Read = tuple[dict[str, np.ndarray], dict[str, Any], dict[str, np.ndarray]]
 
 
-def read(path: str | os.PathLike[str]) -> Read:
-    """Arrays, header and kept counts of a file; ValueError naming the path where that is no graph file."""
+def _padding(at: int, name: str) -> bytes:
+    """An extra field of a member that begins at some byte of an archive, so that its array can be mapped.
+
+    An npy header takes a multiple of ``_ALIGNED`` bytes. The field is that of Android's zipalign.
+    """
+    before = at + _LOCAL_HEADER + len(name) + _ZIP64_EXTRA + 4
+    blank = -before % _ALIGNED
+    return struct.pack("<HH", 0xD935, blank) + bytes(blank)
+
+
+def read(path: str | os.PathLike[str], mapped: bool = False) -> Read:
+    """Arrays, header and kept counts of a file; ValueError naming the path where that is no graph file.
+
+    Args:
+        path: of the file.
+        mapped: arrays lie in the file's own memory.
+    """
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder, expected a graph file")
     with target.open("rb") as file:
         try:
-            return _read(file)
+            return _read(file, target if mapped else None)
         except _DAMAGE as error:
             # Names inside a damaged file may hold anything, line ends among them.
             why = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
@@ -129,7 +147,7 @@ def read(path: str | os.PathLike[str]) -> Read:
             ) from error
 
 
-def _read(file: Any) -> Read:
+def _read(file: Any, mapped: Path | None) -> Read:
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -148,7 +166,10 @@ def _read(file: Any) -> Read:
         version = header.get("version")
         if version not in _READS or isinstance(version, bool):
             raise ValueError(f"its format version is {version!r}, this release reads {_READS[0]} to {_READS[-1]}")
-        arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
+        if mapped is None:
+            arrays = {name: _array(archive, name, DTYPES[name]) for name in ARRAYS}
+        else:
+            arrays = {name: _mapped(archive, file, mapped, name, DTYPES[name]) for name in ARRAYS}
         kept = {
             name: _array(archive, f"counts.{name}", dtypes)
             for name, dtypes in KEPT_DTYPES.items()
@@ -163,20 +184,45 @@ def _read(file: Any) -> Read:
     return arrays, header, kept
 
 
+def _mapped(archive: zipfile.ZipFile, file: Any, path: Path, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
+    """One member as a vector in the file's memory, which processes share; nothing of it is read here."""
+    info = archive.getinfo(f"{name}.npy")
+    file.seek(info.header_offset + 26)
+    file.seek(info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", file.read(4))))
+    size, dtype = _npy_header(file, name, dtypes, info.file_size)
+    offset = file.tell()
+    if not dtype.isnative:
+        raise ValueError("its arrays are little-endian, which this machine cannot map")
+    if offset % _ALIGNED:
+        raise ValueError(
+            f"{name} begins at byte {offset}, expected a multiple of {_ALIGNED}: files of earlier releases cannot be mapped; "
+            "load and save it again"
+        )
+    return np.memmap(path, dtype, "r", offset, (size,)).view(np.ndarray) if size else np.empty(0, dtype)
+
+
+def _npy_header(stream: Any, name: str, dtypes: tuple[str, ...], file_size: int) -> tuple[int, np.dtype]:
+    """Length and dtype of a vector, whose numbers the stream is then at."""
+    begin = stream.tell()
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"{name} has npy version {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if len(shape) != 1 or dtype.str not in dtypes:
+        raise ValueError(f"{name} is {dtype.str} of shape {shape}, expected {' or '.join(dtypes)}")
+    left = file_size - (stream.tell() - begin)
+    if shape[0] < 0 or left != shape[0] * dtype.itemsize:
+        raise ValueError(f"{name} has {left} bytes for shape {shape}")
+    return shape[0], dtype
+
+
 def _array(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
     """One member as a vector; zipfile verifies the CRC while reading."""
     with archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"{name} has npy version {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if len(shape) != 1 or dtype.str not in dtypes:
-            raise ValueError(f"{name} is {dtype.str} of shape {shape}, expected {' or '.join(dtypes)}")
-        left = archive.getinfo(f"{name}.npy").file_size - stream.tell()
-        if shape[0] < 0 or left != shape[0] * dtype.itemsize:
-            raise ValueError(f"{name} has {left} bytes for shape {shape}")
+        size, dtype = _npy_header(stream, name, dtypes, archive.getinfo(f"{name}.npy").file_size)
+        left = size * dtype.itemsize
         # NumPy's own memory lies on huge pages; the stream alone would hand out bytes to copy.
-        array = np.empty(shape[0], dtype)
+        array = np.empty(size, dtype)
         place = array.view(np.uint8).data
         for begin in range(0, left, _CHUNK):
             part = stream.read(min(_CHUNK, left - begin))

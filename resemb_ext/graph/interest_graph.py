@@ -363,14 +363,20 @@ class InterestGraph(FromEvents):
         file.write(path, self.arrays(), header, kept)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "InterestGraph":
+    def load(cls, path: str | os.PathLike[str], *, mapped: bool = False) -> "InterestGraph":
         """Reads a file written by ``save``, without pickle; content hash and structure are verified.
+
+        Args:
+            path: of the file.
+            mapped: the arrays stay in the file, whose memory the processes of a host share (mmap). Save the graph with
+                its link (``with_link``): a link of other weights would copy them.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is truncated, damaged, foreign or of another version.
+            ValueError: the file is truncated, damaged, foreign or of another version; with ``mapped``, of an earlier
+                release that did not align its arrays.
         """
-        arrays, header, kept = file.read(path)
+        arrays, header, kept = file.read(path, mapped)
         try:
             csr.verify(arrays, header["link"])
             counts: KeptCounts | None = None

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import mmap
 import os
 import zipfile
 import zlib
@@ -88,6 +89,46 @@ def test_plain_numpy_reads_it_and_equal_graphs_give_equal_files(tmp_path, good):
         assert set(arrays) == {"header", "indptr", "neighbors", "weights", "degree"}
         header = json.loads(arrays["header"].tobytes())
     assert header["format"] == "resemb-interest-graph" and header["version"] == 2
+
+
+def is_mapped(array):
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+@pytest.mark.parametrize("weights_dtype", ["float32", "float16"])
+def test_mapped(tmp_path, weights_dtype):
+    graph = a_graph().with_link("gcn", padding_idx=0, weights_dtype=weights_dtype)
+    graph.save(tmp_path / "g.npz")
+    mapped = InterestGraph.load(tmp_path / "g.npz", mapped=True)
+    assert mapped.hash == graph.hash and mapped.meta == graph.meta
+    again = mapped.with_link("gcn", padding_idx=0)
+    for name in ("indptr", "neighbors", "weights", "degree"):
+        found = getattr(mapped, name)
+        np.testing.assert_array_equal(found, getattr(graph, name))
+        assert is_mapped(found) and not found.flags.writeable and found.ctypes.data % 64 == 0
+        assert is_mapped(getattr(again, name))
+    assert not is_mapped(InterestGraph.load(tmp_path / "g.npz").neighbors)
+    other = a_graph().with_link("gcn", padding_idx=0)
+    other.save(tmp_path / "g.npz")  # in its place, not into it
+    np.testing.assert_array_equal(mapped.weights, graph.weights)
+    empty = InterestGraph.from_csr([0, 0], [])
+    empty.save(tmp_path / "empty.npz")
+    assert InterestGraph.load(tmp_path / "empty.npz", mapped=True).hash == empty.hash
+
+
+def test_files_that_cannot_be_mapped(tmp_path, good):
+    with np.load(io.BytesIO(good), allow_pickle=False) as arrays:
+        np.savez(tmp_path / "old.npz", **arrays)
+    InterestGraph.load(tmp_path / "old.npz")
+    with pytest.raises(ValueError, match=r"old.npz is not a readable .* begins at byte .*load and save it again"):
+        InterestGraph.load(tmp_path / "old.npz", mapped=True)
+    flipped = bytearray(good)
+    flipped[good.index(a_graph().degree.tobytes()) + 3] ^= 1
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"flipped.npz is not .*its arrays do not match its hash"):
+        InterestGraph.load(tmp_path / "flipped.npz", mapped=True)
 
 
 def test_files_of_version_1_are_read(tmp_path):
