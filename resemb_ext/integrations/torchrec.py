@@ -1,4 +1,5 @@
-"""TorchRec 1.8: interest graphs of KeyedJaggedTensors, and Res-embeddings in unsharded collections.
+"""TorchRec 1.8: interest graphs of KeyedJaggedTensors, Res-embeddings in unsharded collections, and a collection of them
+that TorchRec shards.
 
 Ids are those of the tables, from 0 on: TorchRec has no padding, as its features are jagged.
 """
@@ -25,12 +26,14 @@ except (ImportError, OSError) as error:  # OSError: a fbgemm that was built for 
         f'TorchRec cannot be imported ({error}); pip install "resemb_ext[torchrec]", see docs/integrations/torchrec.md'
     ) from error
 
+from .torchrec_collection import ResEmbeddingCollection, row_wise_plan
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from resemb_ext.graph.options import BuildOptions
 
-__all__ = ["item_graph", "replace_embeddings"]
+__all__ = ["ResEmbeddingCollection", "item_graph", "replace_embeddings", "row_wise_plan"]
 
 
 def item_graph(
