@@ -30,54 +30,68 @@ def rows_of(counted: DataFrame, events: Events, native: dict[str, Any], parts: i
     items = counted.sparkSession.range(native["num_items"]).select(F.col("id").cast("int").alias("item"))
     own = items.select("item", F.col("item").alias("other"), F.lit(None).cast("float").alias("weight"))
     entries = sided.unionByName(own).withColumn("part", F.col("item") % parts).repartition("part")
-    heaviest = Window.partitionBy("part", "item").orderBy(F.col("weight").desc_nulls_last(), "other")
-    ranked = entries.withColumn("rank", F.row_number().over(heaviest))
-    rows = _joined(ranked, native)
+    # By item first: Spark sorts by the first column alone as fast as by one number.
+    heaviest = Window.partitionBy("item", "part").orderBy(F.col("weight").desc_nulls_last(), "other")
+    so_far = heaviest.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    if native["self_weight"] is not None:
+        self_weight = F.lit(float(native["self_weight"])).cast("float")
+    elif native["top_k"]:
+        self_weight = F.coalesce(F.first("weight").over(so_far), F.lit(1.0).cast("float"))
+    else:
+        self_weight = F.lit(1.0).cast("float")
+    is_own = F.col("weight").isNull()
+    ranked = entries.select(
+        "*",
+        F.row_number().over(heaviest).alias("rank"),
+        F.when(is_own, self_weight).alias("self"),
+        F.sum(F.col("weight").cast("double")).over(so_far).alias("total"),
+    )
+    kept = (F.col("rank") <= native["top_k"]) | is_own
+    entry = F.struct("other", F.coalesce("weight", "self").alias("weight"))
+    if native["weighting"] == "count" and not native["damping"]:
+        rows = (
+            ranked.where(kept)
+            .groupBy("item", "part")
+            .agg(
+                F.max(F.when(is_own, F.coalesce("total", F.lit(0.0)))).alias("total"),
+                F.max("self").alias("self"),
+                F.sort_array(F.collect_list(entry)).alias("entries"),
+            )
+        )
+    else:
+        rows = _with_bins(ranked.drop("total"), F.when(kept, entry))
     padding = F.col("item") == native["padding"]
     return rows.select(
         "part",
         "item",
         F.when(padding, F.array().cast("array<int>")).otherwise(F.col("entries.other")).alias("neighbors"),
-        F.when(padding, F.array().cast("array<float>"))
-        .otherwise(F.transform("entries.weight", lambda weight: F.coalesce(weight, F.col("self"))))
-        .alias("weights"),
+        F.when(padding, F.array().cast("array<float>")).otherwise(F.col("entries.weight")).alias("weights"),
         F.when(padding, F.lit(0.0)).otherwise(F.col("self").cast("double") + F.col("total")).alias("degree"),
     )
 
 
-def _joined(ranked: DataFrame, native: dict[str, Any]) -> DataFrame:
-    """Columns "part", "item", "entries" by id, "self" and "total", the sum of all weights, in double.
+def _with_bins(ranked: DataFrame, kept: Column) -> DataFrame:
+    """Columns "item", "part", "entries" by id, "self" and "total", the sum of all weights, in double.
 
-    Whole numbers, and multiples of 2^-16, add up exactly in any order. Others are added as the C++ builder does: of
-    each power of two exactly, as integers, and then from the smallest power to the largest.
+    Whole numbers, and multiples of 2^-16, add up exactly in any order. Other weights are added here as the C++ builder
+    does: of each power of two exactly, as integers, and then from the smallest power to the largest.
     """
-    kept = F.when((F.col("rank") <= native["top_k"]) | F.col("weight").isNull(), F.struct("other", "weight"))
-    largest = F.max("weight").alias("largest")
-    if native["weighting"] == "count" and not native["damping"]:
-        total = F.coalesce(F.sum(F.col("weight").cast("double")), F.lit(0.0))
-        rows = ranked.groupBy("part", "item").agg(
-            total.alias("total"), largest, F.array_sort(F.collect_list(kept)).alias("entries")
-        )
-    else:
-        weight = F.col("weight").cast("double")
-        # 1e-9 lifts a logarithm that rounding left below a whole number, and none of a smaller float32.
-        power = F.greatest(F.floor(F.log2(weight) + 1e-9) + 127, F.lit(0))
-        ranked = ranked.withColumn("power", F.coalesce(power, F.lit(-1)).cast("int"))
-        mantissa = (weight * F.pow(F.lit(2.0), (150 - F.col("power")).cast("double"))).cast("bigint")
-        bins = ranked.groupBy("part", "item", "power").agg(
-            F.coalesce(F.sum(mantissa), F.lit(0)).alias("mantissas"), largest, F.collect_list(kept).alias("entries")
-        )
-        rows = bins.groupBy("part", "item").agg(
-            F.array_sort(F.collect_list(F.struct("power", "mantissas"))).alias("bins"),
-            F.max("largest").alias("largest"),
-            F.array_sort(F.flatten(F.collect_list("entries"))).alias("entries"),
-        )
-        rows = rows.withColumn("total", F.aggregate("bins", F.lit(0.0), _add_bin))
-    if native["self_weight"] is None:
-        own = F.coalesce("largest", F.lit(1.0).cast("float")) if native["top_k"] else F.lit(1.0).cast("float")
-    else:
-        own = F.lit(float(native["self_weight"])).cast("float")
-    return rows.withColumn("self", own)
+    weight = F.col("weight").cast("double")
+    # 1e-9 lifts a logarithm that rounding left below a whole number, and none of a smaller float32.
+    power = F.greatest(F.floor(F.log2(weight) + 1e-9) + 127, F.lit(0))
+    ranked = ranked.withColumn("power", F.coalesce(power, F.lit(-1)).cast("int"))
+    mantissa = (weight * F.pow(F.lit(2.0), (150 - F.col("power")).cast("double"))).cast("bigint")
+    bins = ranked.groupBy("item", "part", "power").agg(
+        F.coalesce(F.sum(mantissa), F.lit(0)).alias("mantissas"),
+        F.max("self").alias("self"),
+        F.collect_list(kept).alias("entries"),
+    )
+    rows = bins.groupBy("item", "part").agg(
+        F.sort_array(F.collect_list(F.struct("power", "mantissas"))).alias("bins"),
+        F.max("self").alias("self"),
+        F.sort_array(F.flatten(F.collect_list("entries"))).alias("entries"),
+    )
+    return rows.withColumn("total", F.aggregate("bins", F.lit(0.0), _add_bin))
 
 
 def _add_bin(total: Column, bin_: Column) -> Column:
