@@ -7,6 +7,7 @@ import functools
 import weakref
 from typing import Any
 
+import torch
 from torch import nn
 
 from resemb_ext.graph import InterestGraph
@@ -97,8 +98,9 @@ def graph_attributes(own: type) -> frozenset[str]:
         own: the class, or one combined with it.
     """
     bare: Any = own._combines[1] if issubclass(own, Combined) else own
-    ours = bare(InterestGraph.from_csr([0, 1], [0], [1.0]), 1, device="meta")
-    plain = bare._plain_class(1, 1, device="meta")
+    # Tables that are given are not drawn: that would move the random state, or on "meta" import torch's compiler.
+    plain = bare._plain_class(1, 1, _weight=torch.zeros(1, 1))
+    ours = getattr(bare, bare._from_plain_name)(plain, InterestGraph.from_csr([0, 1], [0], [1.0]))
     return frozenset(_names(ours) - _names(plain))
 
 

@@ -29,11 +29,15 @@ def living() -> Living:
     optimizers: dict[int, torch.optim.Optimizer] = {}
     wrappers: list[nn.Module] = []
     modules: list[nn.Module] = []
-    for thing in gc.get_objects():
-        kind = type(thing)  # isinstance would ask the object, and proxies answer for others
-        if issubclass(kind, torch.optim.Optimizer) and "param_groups" in vars(thing):
-            optimizers[id(thing.param_groups)] = thing
-        elif issubclass(kind, nn.Module) and {"_modules", "_parameters"} <= vars(thing).keys():
+    things = gc.get_objects()
+    # isinstance would ask the object, and proxies answer for others; most of the objects are of a few classes.
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, (torch.optim.Optimizer, nn.Module))}
+    for thing in [thing for thing in things if type(thing) in kinds]:
+        kind, held = type(thing), vars(thing).keys()
+        if issubclass(kind, torch.optim.Optimizer):
+            if "param_groups" in held:
+                optimizers[id(thing.param_groups)] = thing
+        elif {"_modules", "_parameters"} <= held:
             modules.append(thing)
             if issubclass(kind, DistributedDataParallel):
                 wrappers.append(thing)
