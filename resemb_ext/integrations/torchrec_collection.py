@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from resemb_ext import functional
 from resemb_ext._ownership import distinct_items
 from resemb_ext.distributed.deal import Deal
 from resemb_ext.distributed.lists import Graph, Lists, whole
-from resemb_ext.distributed.requests import Numbering, Slots
+from resemb_ext.distributed.requests import Slots
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.nn.attention import AttentionLink
@@ -29,18 +30,19 @@ CENTRAL, RESIDUAL = "_central", "_residual"
 
 @dataclass(frozen=True)
 class _Batch:
-    """What one table's features ask of it.
+    """What one table's features ask of it, in numbers of the batch.
 
     Attributes:
-        ids: int64 [P].
-        lists: of the distinct ones.
-        numbering: of all items of the batch.
-        central: int64, the numbers of the items whose row of C is read.
+        ids: int32 [P].
+        lists: of the distinct ones, int64 [U] ``looked_up``.
+        items: int64 [L], of each number.
+        looked_up, central: int64 [U], [V]: the numbers whose rows of R and of C are read.
     """
 
     ids: Tensor
     lists: Lists
-    numbering: Numbering
+    items: Tensor
+    looked_up: Tensor
     central: Tensor
 
 
@@ -122,9 +124,8 @@ class ResEmbeddingCollection(nn.Module):
         batches = {name: self._batch(name, given) for name in self.features}
         asked: dict[str, Tensor] = {}
         for name, batch in batches.items():
-            items = batch.numbering.items
-            asked[name + CENTRAL] = items[batch.central]
-            asked[name + RESIDUAL] = items[batch.numbering.looked_up]
+            asked[name + CENTRAL] = batch.items[batch.central]
+            asked[name + RESIDUAL] = batch.items[batch.looked_up]
         lengths = torch.tensor([len(items) for items in asked.values()])
         place = features.device()
         rows = self.tables(KeyedJaggedTensor(list(asked), torch.cat([*asked.values()]), lengths=lengths.to(place)))
@@ -167,30 +168,28 @@ class ResEmbeddingCollection(nn.Module):
         ids = torch.cat([given[feature].values() for feature in self.features[name]])
         graph = self.graphs[name]
         if name not in self._slots:
-            self._lists[name] = whole(graph, self.link, ids.device)
-            self._slots[name] = Slots(graph.num_items, ids.device)
-        looked_up = distinct_items(ids, graph.num_items)
+            self._lists[name] = whole(graph, self.link)
+            self._slots[name] = Slots(graph.num_items)
+        slots, looked_up = self._slots[name], distinct_items(ids, graph.num_items).cpu().numpy()
         lists = self._lists[name].lists(looked_up)
-        numbering = self._slots[name].number(
-            looked_up, distinct_items(lists.neighbors, graph.num_items), Deal(graph.num_items, 1, 0)
-        )
-        every = torch.arange(len(numbering.items), device=ids.device)
+        numbering = slots.number(looked_up, lists, Deal(graph.num_items, 1, 0))
         # The attention link scores an item by its own row of C too.
-        central = every if numbering.neighbors is None or self.link == "attention" else numbering.neighbors
-        return _Batch(ids, lists, numbering, central)
+        everywhere = numbering.read is None or self.link == "attention"
+        central = np.arange(len(numbering.items)) if everywhere else numbering.read
+        parts = (numbering.items, numbering.looked_up, central)
+        return _Batch(slots.numbers_of(ids), lists, *(torch.from_numpy(part).to(ids.device) for part in parts))
 
     def _vectors(self, name: str, batch: _Batch, central: Tensor, residual: Tensor) -> Tensor:
-        numbering, number = batch.numbering, self._slots[name].of
-        height = len(numbering.items)
+        ids, lists, height, place = batch.ids, batch.lists, len(batch.items), central.device
 
         def placed(rows: Tensor, places: Tensor) -> Tensor:
             return rows if len(rows) == height else rows.new_zeros(height, rows.shape[1]).index_copy(0, places, rows)
 
-        indptr = torch.zeros(height + 1, dtype=torch.int64, device=central.device)
-        indptr[1:].index_copy_(0, numbering.looked_up, batch.lists.lengths)
-        graph = (indptr.cumsum_(0), number.index_select(0, batch.lists.neighbors), batch.lists.weights)
-        ids = number.index_select(0, batch.ids)
-        tables = (placed(central, batch.central), placed(residual, numbering.looked_up))
+        indptr = torch.zeros(height + 1, dtype=torch.int64, device=place)
+        indptr[1:].index_copy_(0, batch.looked_up, torch.from_numpy(lists.lengths).to(place))
+        neighbors, weights = (torch.from_numpy(part).to(place) for part in (lists.neighbors, lists.weights))
+        graph = (indptr.cumsum_(0), neighbors, weights)
+        tables = (placed(central, batch.central), placed(residual, batch.looked_up))
         if self.link != "attention":
             return functional.res_embedding(ids, *tables, *graph)
         link: Any = self.attention[name]
