@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        0; 1 when the work itself failed (training diverged, a test failed); 2 for bad input;
+        0; 1 when the work itself failed (training diverged, a rank is gone, a test failed); 2 for bad input;
         128 and the signal's number after Ctrl-C (130), SIGTERM (143) or SIGHUP (129).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_status(error: Exception) -> int | None:
     """The exit status of an error that the user can mend; None for one of ours."""
+    from resemb_ext.distributed import RankError
     from resemb_ext.train import TrainingDiverged
 
-    if isinstance(error, TrainingDiverged):
+    if isinstance(error, (TrainingDiverged, RankError)):
         return 1
     if isinstance(error, (ValueError, TypeError, IndexError, OSError, ImportError)) or out_of_memory(error):
         return 2

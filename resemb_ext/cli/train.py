@@ -9,6 +9,7 @@ from typing import Any
 
 from resemb_command import COMMANDS
 from resemb_ext.train import RunConfig, read_config, run, saved_config
+from resemb_ext.train.launch import shows
 from resemb_ext.train.options import type_of
 from resemb_ext.train.report import closing
 
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   resemb train --data events.parquet --model din --category --seed 0 1 2 --out runs/din
   resemb train --config run.toml --epochs 5     options from a file; flags come first
   resemb train --resume runs/din                continue a run that was stopped or killed
+  torchrun --nproc-per-node 2 -m resemb_ext train --data events.parquet --out runs/two    tables over two processes
 """
 
 # Every option of RunConfig, in the order of --help.
@@ -121,6 +123,13 @@ def add_parser(subparsers: Any) -> None:
         help="continue the run in this folder (default: --out) from its last checkpoints, with its own "
         "options; others are refused",
     )
+    parser.add_argument(
+        "--distributed",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train with the other processes that torchrun started, each with a part of every table and batch "
+        "(default: where torchrun started this one)",
+    )
     add_options(parser)
     parser.set_defaults(run=_run_train)
 
@@ -187,6 +196,12 @@ def resolve(args: argparse.Namespace) -> RunConfig:
 
 def _run_train(args: argparse.Namespace) -> int:
     """Runs ``resemb train``."""
-    done = run(resolve(args), resume=args.resume is not None, progress=False if args.quiet else None)
-    print(closing(done.result, done.folder))
+    done = run(
+        resolve(args),
+        resume=args.resume is not None,
+        progress=False if args.quiet else None,
+        distributed=args.distributed,
+    )
+    if shows(args.distributed):
+        print(closing(done.result, done.folder))
     return 0

@@ -2,6 +2,7 @@
 
 from .deal import Deal
 from .faults import RankError
+from .gather import gather
 from .model import ShardedModel
 from .modules import ShardedEmbedding, ShardedEmbeddingBag, ShardedResEmbedding, ShardedResEmbeddingBag
 from .sharding import shard
@@ -16,6 +17,7 @@ __all__ = [
     "ShardedResEmbedding",
     "ShardedResEmbeddingBag",
     "ShardedTable",
+    "gather",
     "shard",
     "tables",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from resemb_ext._huge_pages import empty_table
 from resemb_ext._ownership import owner_of, set_replaced
 from resemb_ext.nn import ResEmbedding, ResEmbeddingBag, ResEmbeddingBase
+from resemb_ext.nn.half import HalfEmbedding
 
 from . import lists
 from .batch import Source
@@ -27,6 +28,7 @@ _KINDS: dict[type[nn.Module], type[ShardedLookup]] = {
     ResEmbedding: ShardedResEmbedding,
     ResEmbeddingBag: ShardedResEmbeddingBag,
     nn.Embedding: ShardedEmbedding,
+    HalfEmbedding: ShardedEmbedding,
     nn.EmbeddingBag: ShardedEmbeddingBag,
 }
 _TRAVELS = (None, torch.bfloat16, torch.float16, torch.float32)
@@ -38,6 +40,7 @@ def shard(
     *,
     graph: str = "dealt",
     rows_dtype: torch.dtype | None = None,
+    dense: bool = False,
     timeout: float | None = None,
     **ddp_options: Any,
 ) -> ShardedModel:
@@ -65,6 +68,8 @@ def shard(
             mapped=True)``, and the ranks of a host share its memory.
         rows_dtype: in which rows and gradients travel, say torch.bfloat16. None: rows as tables hold them, gradients in
             the precision of sums, which loses nothing.
+        dense: also deal nn.Embedding and nn.EmbeddingBag with dense gradients, which then are those of this rank's rows.
+            Else they stay whole, under DistributedDataParallel.
         timeout: seconds that an exchange waits for the other ranks; None for that of the group's backend.
         **ddp_options: of DistributedDataParallel, for the other parameters.
 
@@ -92,8 +97,11 @@ def shard(
     found: dict[str, nn.Module] = {}
     try:
         _check_options(graph, rows_dtype)
-        found = _found(model)
-        own: Any = {"": {"graph": graph, "rows_dtype": str(rows_dtype)}, **{n: _described(m) for n, m in found.items()}}
+        found = _found(model, dense)
+        own: Any = {
+            "": {"graph": graph, "rows_dtype": str(rows_dtype), "dense": dense},
+            **{n: _described(m) for n, m in found.items()},
+        }
     except (TypeError, ValueError) as error:
         wire.gather_objects(f"{type(error).__name__}: {error}")
         raise
@@ -131,7 +139,7 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _found(model: nn.Module) -> dict[str, nn.Module]:
+def _found(model: nn.Module, dense: bool) -> dict[str, nn.Module]:
     """The embeddings to deal, by name.
 
     Raises:
@@ -145,7 +153,7 @@ def _found(model: nn.Module) -> dict[str, nn.Module]:
         if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             continue
         over_graph = isinstance(module, ResEmbeddingBase)
-        if not (over_graph or module.sparse):
+        if not (over_graph or module.sparse or dense):
             continue
         place = name or "model"
         if type(module) not in _KINDS:

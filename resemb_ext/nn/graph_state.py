@@ -27,7 +27,7 @@ _OFF = 0.25  # how far a digit may have moved
 def encode(graph: InterestGraph, whole: bool) -> Tensor:
     """The tensor of a graph's hash, or of the whole graph, which it holds once."""
     if not whole:
-        return torch.tensor([float(int(digit, 16)) for digit in graph.hash])
+        return encode_hash(graph.hash)
     arrays = {name: getattr(graph, name) for name in _ARRAYS}
     arrays["link"] = np.frombuffer(graph.link.encode(), np.uint8)
     content = np.empty(2 * _DIGITS + _size(arrays), np.uint8)
@@ -35,6 +35,11 @@ def encode(graph: InterestGraph, whole: bool) -> Tensor:
     _write(arrays, body)
     head[:] = np.frombuffer((graph.hash + hashlib.sha256(body.data).hexdigest()).encode(), np.uint8)
     return torch.from_numpy(content)
+
+
+def encode_hash(digits: str) -> Tensor:
+    """The tensor of a graph's hash."""
+    return torch.tensor([float(int(digit, 16)) for digit in digits])
 
 
 # Safetensors, written and read in place: the library's own functions take and give bytes, which are two more copies

@@ -20,6 +20,8 @@ class HalfEmbedding(nn.Embedding):
     ``nn.Embedding``, without ``max_norm`` and ``scale_grad_by_freq``.
     """
 
+    out_dtype = torch.float32
+
     def forward(self, input: Tensor) -> Tensor:
         """Looks up ids (int64 or int32, any shape): float32 ``[*input.shape, D]``."""
         learns = torch.is_grad_enabled() and self.weight.requires_grad

@@ -10,24 +10,37 @@ import torch
 from resemb_ext.data import Samples
 from resemb_ext.models import TorchBatch
 
+from .ranks import ALONE, Ranks
 from .swaps import Swaps
 
 
 def train_batches(
-    samples: Samples, batch_size: int, *, seed: int, epoch: int, start: int = 0, swaps: Swaps | None = None
+    samples: Samples,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    swaps: Swaps | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[TorchBatch]:
-    """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on, with ids swapped."""
+    """Shuffled batches of one epoch, a function of (seed, epoch), from batch ``start`` on, with ids swapped.
+
+    Of each batch a rank gets its share, which may be empty.
+    """
     order = samples.order(seed, epoch)
     for low in range(start * batch_size, len(samples), batch_size):
         rows = order[low : low + batch_size]
+        rows = rows[ranks.cut(len(rows))]
         batch = samples.batch(rows)
         yield TorchBatch.of(batch if swaps is None else swaps.batch(batch, rows, seed=seed, epoch=epoch))
 
 
-def shared_batches(samples: Samples, batch_size: int) -> Iterator[TorchBatch]:
-    """Batches in order, in which consecutive rows with the same history hold it once."""
-    for low in range(0, len(samples), batch_size):
-        high = min(low + batch_size, len(samples))
+def shared_batches(samples: Samples, batch_size: int, ranks: Ranks = ALONE) -> Iterator[TorchBatch]:
+    """Batches in order, in which consecutive rows with the same history hold it once; of each a rank's share."""
+    for first in range(0, len(samples), batch_size):
+        cut = ranks.cut(min(batch_size, len(samples) - first))
+        low, high = first + cut.start, first + cut.stop
         start, end = samples.start[low:high], samples.end[low:high]
         new = np.ones(high - low, dtype=bool)
         new[1:] = (start[1:] != start[:-1]) | (end[1:] != end[:-1])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from resemb_ext.distributed.deal import Deal
+from resemb_ext.distributed.gather import DTYPES, stored_blocks, write_gathered
+from resemb_ext.distributed.rows import Dealt, in_blocks
+from resemb_ext.distributed.wire import Wire
 from resemb_ext.runtime.files import write_atomic
 
 FORMAT = "resemb-checkpoint"
@@ -24,23 +30,30 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 _TENSOR, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$tuple", "$items", "$float"
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` to ``path`` atomically; equal states give equal bytes.
+def save_checkpoint(path: Path, state: dict[str, Any], wire: Wire | None = None) -> None:
+    """Writes ``state`` to ``path`` atomically; equal states give equal bytes, for any number of ranks.
 
     The file is a safetensors file: every tensor of ``state`` under its path of keys, and in the
     metadata the rest as JSON, with a sha256 over all of it.
 
     Args:
         path: the file; its folder exists.
-        state: dicts, lists, tuples, tensors, numbers, text, bool and None, nested at will.
+        state: dicts, lists, tuples, tensors, numbers, text, bool and None, nested at will. Tensors by row whose rows
+            lie with several ranks are ``Dealt``.
+        wire: between the ranks, all of which call this; rank 0 writes what is not dealt.
 
     Raises:
         TypeError: a value of another type.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; on every rank.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Any] = {}
     content = json.dumps(_pack(state, "", tensors), allow_nan=False)
-    metadata = {"format": FORMAT, "version": str(VERSION), "state": content, "sha256": _digest(content, tensors)}
+    metadata = {"format": FORMAT, "version": str(VERSION), "state": content}
+    if wire is not None:
+        # The digest follows what is written; until then its place is held.
+        write_gathered(path, tensors, {**metadata, "sha256": "0" * 64}, wire, lambda target: _seal(target, content))
+        return
+    metadata["sha256"] = _digest(content, tensors)
 
     def write(target: Path) -> None:
         try:
@@ -52,16 +65,68 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, write)
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sorts a file's metadata, which the library writes in the order of a hash table: another one each time."""
+def _seal(path: Path, content: str) -> None:
+    """Puts the digest of a file's content into its metadata."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        names = list(file.keys())
+    _sort_metadata(path, sha256=_digest(content, {name: Stored(path, name) for name in names}))
+
+
+def _sort_metadata(path: Path, **others: str) -> None:
+    """Sorts a file's metadata, which the library writes in the order of a hash table: another one each time.
+
+    Args:
+        path: of the file.
+        **others: values to put in place of ones of the same length.
+    """
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        header["__metadata__"] = dict(sorted({**header["__metadata__"], **others}.items()))
         content = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         if len(content) <= size:  # else the library writes JSON otherwise than Python, and its order stays
             file.seek(8)
             file.write(content.ljust(size))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a checkpoint, to be read by those who need it, or some rows of it."""
+
+    path: Path
+    name: str
+
+    def whole(self) -> Tensor:
+        """All of it, on the CPU."""
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return file.get_tensor(self.name).clone()
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Its rows, some at a time."""
+        return (block for _, block in stored_blocks(self.path, self.name))
+
+    def own(self, deal: Deal) -> Tensor:
+        """The rows of this rank.
+
+        Raises:
+            ValueError: it has not as many rows as the deal.
+        """
+        shape, found = self.shape, []
+        if not shape or shape[0] != deal.items:
+            raise ValueError(f"{self.name} has shape {list(shape)}; expected {deal.items} rows")
+        for start, block in stored_blocks(self.path, self.name):
+            found.append(block[(deal.rank - start) % deal.ranks :: deal.ranks].clone())
+        return torch.cat(found)
+
+    @property
+    def shape(self) -> torch.Size:
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return torch.Size(file.get_slice(self.name).get_shape())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            return DTYPES[file.get_slice(self.name).get_dtype()]
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -77,22 +142,52 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+    metadata, names = _opened(path)
+    with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
+        # Clones: the file is mapped, and what is loaded must outlive a new one in its place.
+        tensors = {name: file.get_tensor(name).clone() for name in names}
+    return _checked(path, metadata, tensors, True)
+
+
+def open_checkpoint(path: Path | str, check: bool) -> dict[str, Any]:
+    """As ``load_checkpoint``, with ``Stored`` in place of tensors.
+
+    Args:
+        path: of the file.
+        check: compare the content with its digest; one rank of several is enough.
+    """
+    path = Path(path)
+    metadata, names = _opened(path)
+    return _checked(path, metadata, {name: Stored(path, name) for name in names}, check)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            # Clones: the file is mapped, and what is loaded must outlive a new one in its place.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        yield
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
+
+
+def _opened(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The file's metadata and the names of its tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
+        metadata, names = file.metadata() or {}, list(file.keys())
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of resemb_ext")
     if metadata.get("version") != str(VERSION):
         raise ValueError(f"{path} has checkpoint version {metadata.get('version')}, this package reads {VERSION}")
+    return metadata, names
+
+
+def _checked(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Any], check: bool) -> dict[str, Any]:
     content = metadata.get("state", "")
-    if metadata.get("sha256") != _digest(content, tensors):
+    with _readable(path):
+        right = not check or metadata.get("sha256") == _digest(content, tensors)
+    if not right:
         raise ValueError(f"{path} is damaged: its content does not match its digest")
     try:
         state = _unpack(json.loads(content), tensors)
@@ -103,8 +198,11 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return state
 
 
-def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, place: str, tensors: dict[str, Any]) -> Any:
     """``value`` as JSON; its tensors go into ``tensors`` under their place."""
+    if isinstance(value, Dealt):
+        tensors[place] = value
+        return {_TENSOR: place}
     if isinstance(value, Tensor):
         tensors[place] = _own(value.detach(), tensors)
         return {_TENSOR: place}
@@ -132,18 +230,18 @@ def _join(place: str, key: Any) -> str:
     return f"{place}.{key}" if place else str(key)
 
 
-def _own(value: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+def _own(value: Tensor, tensors: Mapping[str, Any]) -> Tensor:
     """A contiguous CPU tensor that shares no storage with those there already."""
     value = value.cpu().contiguous()
     shared = any(
         value.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
         for other in tensors.values()
-        if other.numel()
+        if isinstance(other, Tensor) and other.numel()
     )
     return value.clone() if value.numel() and shared else value
 
 
-def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unpack(value: Any, tensors: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return [_unpack(v, tensors) for v in value]
     if not isinstance(value, dict):
@@ -161,11 +259,15 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {k: _unpack(v, tensors) for k, v in value.items()}
 
 
-def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+def _digest(content: str, tensors: Mapping[str, Tensor | Stored]) -> str:
     digest = hashlib.sha256(content.encode())
     for name in sorted(tensors):
         value = tensors[name]
-        digest.update(f":{name}:{value.dtype}:{list(value.shape)}:".encode())
-        if value.numel():
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        shape, head = list(value.shape), True
+        for block in in_blocks(value) if isinstance(value, Tensor) else value.blocks():
+            if head:
+                digest.update(f":{name}:{block.dtype}:{shape}:".encode())
+                head = False
+            if block.numel():
+                digest.update(block.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

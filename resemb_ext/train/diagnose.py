@@ -14,12 +14,13 @@ _HUGE = 1e4
 
 
 def likely_cause(
-    model: nn.Module, batch: TorchBatch, config: FitConfig, losses: tuple[float, float] | None, *, steps: int
+    model: nn.Module, batch: TorchBatch | None, config: FitConfig, losses: tuple[float, float] | None, *, steps: int
 ) -> str:
     """Half a sentence on the likely cause of a loss or score that is not finite, and what to do.
 
     Args:
         model: as it was when the loss or score was computed.
+        batch: of that loss or score; None leaves out the search of a layer, in which other ranks would have to join.
         batch: the batch of that loss or score.
         config: names the learning rates.
         losses: the first and the newest loss that were finite, or None where this process saw none.
@@ -41,7 +42,7 @@ def likely_cause(
             f"{worst[0]} has grown to {worst[1]:g}{went}; the likely cause is a learning rate that is "
             f"too high ({rate}): lower it"
         )
-    module = _first_bad_module(model, batch)
+    module = None if batch is None else _first_bad_module(model, batch)
     if module is not None:
         return (
             f"all parameters are finite, and the output of {module} is the first that is not: look at "

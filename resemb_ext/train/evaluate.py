@@ -15,6 +15,7 @@ from resemb_ext.data.splits import has_both_classes
 from resemb_ext.models import TorchBatch
 
 from .batches import shared_batches
+from .ranks import ALONE, Ranks
 
 Metrics = dict[str, Any]
 
@@ -26,29 +27,33 @@ def predict(model: nn.Module, samples: Samples, *, batch_size: int = 16384) -> n
     pooling. The model is in evaluation mode meanwhile and returns to the mode it was in.
 
     Args:
-        model: takes a ``TorchBatch`` to logits.
+        model: takes a ``TorchBatch`` to logits. One that ``rx.distributed.shard`` gave scores a share of each batch on
+            every rank, which all call this and get the scores of all.
         samples: ``rx.data.Samples``.
         batch_size: rows a batch.
 
     Returns:
         float32 [N].
     """
-    scores = np.empty(len(samples), dtype=np.float32)
+    ranks = Ranks.of(model)
+    sizes = [min(batch_size, len(samples) - low) for low in range(0, len(samples), batch_size)]
+    cuts = [ranks.cut(size) for size in sizes]
+    scores = np.empty(sum(cut.stop - cut.start for cut in cuts), dtype=np.float32)
     training, device = model.training, device_of(model)
     model.eval()
     try:
         with torch.inference_mode():
-            for start, batch in _eval_batches(samples, batch_size):
+            for start, batch in _eval_batches(samples, batch_size, ranks):
                 logits = model(batch.to(device))
                 scores[start : start + len(batch)] = logits.float().cpu().numpy()
     finally:
         model.train(training)
-    return scores
+    return ranks.together(scores, sizes)
 
 
-def _eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, TorchBatch]]:
+def _eval_batches(samples: Samples, batch_size: int, ranks: Ranks = ALONE) -> Iterator[tuple[int, TorchBatch]]:
     start = 0
-    for batch in shared_batches(samples, batch_size):
+    for batch in shared_batches(samples, batch_size, ranks):
         yield start, batch
         start += len(batch)
 

@@ -25,11 +25,18 @@ class TrainingInterrupted(KeyboardInterrupt):
 class Interrupts:
     """Notes the first SIGINT, SIGTERM or SIGHUP instead of raising; a second one raises KeyboardInterrupt at once.
 
+    Args:
+        once: only note the second one too. torchrun passes on a signal that its processes have got already, and
+            kills those that do not end.
+
     Attributes:
         caught: number of the signal that came, or None.
     """
 
     caught: int | None = None
+
+    def __init__(self, once: bool = False) -> None:
+        self._once = once
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -38,6 +45,6 @@ class Interrupts:
             yield
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.caught is not None:
+        if self.caught is not None and not self._once:
             raise KeyboardInterrupt
         self.caught = signum

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from resemb_ext.data import Samples
+from resemb_ext.distributed.whole import inner
 from resemb_ext.models import TorchBatch
 from resemb_ext.runtime.progress import Progress
 
@@ -27,7 +28,9 @@ from .diagnose import likely_cause
 from .evaluate import Metrics, batch_of, check_metric, device_of, measure, predict
 from .fresh import draw_anew, seed_of_epoch
 from .interrupt import Interrupts, TrainingInterrupted
+from .losses import training_loss
 from .optimizer import build_optimizer
+from .ranks import Ranks
 from .saving import Saver
 from .statistics import shown
 from .swaps import Swaps
@@ -100,7 +103,9 @@ def fit(
     Args:
         model: takes a batch to logits [B] (``rx.models.DNN``, ...), in place on its device. Where it
             has a method ``auxiliary_loss()``, what that gives after a forward pass (a scalar or
-            None) is added to the loss.
+            None) is added to the loss. One that ``rx.distributed.shard`` gave is trained by all its ranks,
+            which call this with the same arguments: each takes its share of every batch, results are the same
+            on all, and rank 0 writes the checkpoints, which are those of one process.
         train, valid, test: ``rx.data.Samples``; test may be None.
         config: options; default ``FitConfig()``.
         seed: of the order of samples and of dropout.
@@ -135,9 +140,10 @@ def fit(
     check_metric(valid, config.metric)
     if resume and folder is None:
         raise ValueError("resume: needs the folder that holds the last checkpoint")
-    show = progress if isinstance(progress, Progress) else Progress(progress)
-    torch.manual_seed(seed)
-    optimizer = build_optimizer(model, config, seed)
+    ranks = Ranks.of(model)
+    show = progress if isinstance(progress, Progress) else Progress(progress if ranks.first else False)
+    torch.manual_seed(ranks.seed(seed))
+    optimizer = build_optimizer(inner(model), config, ranks.seed(seed))
     if swaps is not None and folds is not None:
         raise ValueError("swaps: go over one graph; leave out folds")
     made_for = {
@@ -145,26 +151,28 @@ def fit(
         "swaps": "none" if swaps is None else swaps.key,
         "embeddings": "kept" if redraw is None else "drawn anew each epoch",
     }
+    if not ranks.alone and (folds is not None or redraw is not None):
+        raise ValueError("folds and redraw work on whole tables, which a sharded model has not; leave them out")
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)
     training = _Training(
         model, optimizer, train, valid, config, seed, folds, swaps, redraw, give_up, on_epoch, saver, show, name
     )
-    if resume and saver is not None and saver.can_resume:
+    if resume and saver is not None and ranks.first_does(lambda: saver.can_resume):
         training.take_up(saver.load_last())
     else:
         training.save()  # what cannot be written is found before an epoch is lost
-    interrupts = Interrupts()
+    interrupts = Interrupts(once=not ranks.alone)
     with interrupts.noted():
-        training.run(interrupts)
-    if interrupts.caught is not None:
-        training.interrupted(interrupts.caught)
+        stop = training.run(interrupts)
+    if stop is not None:
+        training.interrupted(stop)
     training.give_best()
     result = training.result
     if test is not None:
         result.test_scores = training.scores(test)
-        result.test = measure(test, result.test_scores)
+        result.test = training.measured(test, result.test_scores)
     trained_s = sum(entry["train_s"] for entry in result.history)
     result.samples_per_s = len(train) * result.epochs / trained_s
     result.wall_s = training.wall_s
@@ -191,7 +199,7 @@ class _Training:
         show: Progress,
         name: str,
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.ranks = model, optimizer, Ranks.of(model)
         self.train, self.valid = train, valid
         self.config, self.seed, self.folds = config, seed, folds
         self.swaps, self.redraw = swaps, redraw
@@ -246,13 +254,15 @@ class _Training:
         if not self.finished:
             self.show.say(f"{self.name}  continues in epoch {result.epochs + 1} after step {result.steps}")
 
-    def run(self, interrupts: Interrupts) -> None:
-        """Trains until patience or epochs run out, or a signal comes."""
+    def run(self, interrupts: Interrupts) -> int | None:
+        """Trains until patience or epochs run out, or a signal comes; its number."""
         while not self.finished:
             self._epoch(interrupts)
             self._end_epoch()
-            if interrupts.caught is not None:
-                return
+            stop = self.ranks.signal(interrupts.caught)
+            if stop is not None:
+                return stop
+        return None
 
     def give_best(self) -> None:
         """Gives the model the weights of the best epoch."""
@@ -271,13 +281,16 @@ class _Training:
             draw_anew(model, optimizer, config, self.redraw, seed_of_epoch(self.seed, epoch))
         device = device_of(model)
         steps, batches = self._batches(epoch)
+        ranks, size = self.ranks, config.batch_size
         clock.skip()
         with self.show.bar(steps, f"{self.name} epoch {epoch}/{config.epochs}", self.batch) as bar:
             for tables, batch in batches:
                 batch = batch.to(device)
                 clock.lap("data")
                 with tables:
-                    loss, value = training_loss(model, batch)
+                    rows = len(batch) if ranks.alone else min(size, len(self.train) - self.batch * size)
+                    loss, value = training_loss(model, batch, rows, ranks)
+                value, stop, due = ranks.step(value, interrupts.caught, self.saver is not None and self.saver.due())
                 clock.lap("forward")
                 if not math.isfinite(value):
                     where = f"the loss is {value} at step {self.result.steps + 1} (epoch {epoch})"
@@ -288,19 +301,24 @@ class _Training:
                 optimizer.zero_grad(set_to_none=True)
                 clock.lap("optimizer")
                 self._losses = (self._losses[0] if self._losses else value, value)
-                self.loss_sum += value * len(batch)
+                self.loss_sum += value * rows
                 self.batch += 1
                 self.result.steps += 1
                 bar.step(value)
-                if interrupts.caught is not None:
+                stop = interrupts.caught if ranks.alone else stop
+                if stop is not None:
                     self.save()
-                    self.interrupted(interrupts.caught)
-                if self.batch < steps and self.saver is not None and self.saver.due():
+                    self.interrupted(stop)
+                if self.batch < steps and due:
                     self.save()
 
     def _diverged(self, where: str, batch: TorchBatch) -> TrainingDiverged:
         """What says where a loss or score of ``batch`` is not finite, and why."""
-        cause = likely_cause(self.model, batch, self.config, self._losses, steps=self.result.steps)
+        ranks = self.ranks
+        cause = likely_cause(
+            inner(self.model), batch if ranks.alone else None, self.config, self._losses, steps=self.result.steps
+        )
+        cause = ranks.first_text(cause)
         return TrainingDiverged(f"{self.name}: {where}: {cause}")
 
     def scores(self, samples: Samples) -> np.ndarray:
@@ -317,9 +335,9 @@ class _Training:
             which = {"valid": "validation"}.get(samples.which, samples.which)
             when = f"the best weights, of epoch {result.best_epoch}" if self.finished else f"epoch {result.epochs + 1}"
             self.model.eval()
+            batch = batch_of(samples, row, size).to(device_of(self.model))
             raise self._diverged(
-                f"the score of {which} sample {row} is {scores[row]} after step {result.steps} ({when})",
-                batch_of(samples, row, size).to(device_of(self.model)),
+                f"the score of {which} sample {row} is {scores[row]} after step {result.steps} ({when})", batch
             )
         return scores
 
@@ -329,7 +347,7 @@ class _Training:
         size, folds = self.config.batch_size, self.folds
         place = {"seed": self.seed, "epoch": epoch, "start": self.batch}
         if folds is None:
-            batches = train_batches(self.train, size, **place, swaps=self.swaps)
+            batches = train_batches(self.train, size, **place, swaps=self.swaps, ranks=self.ranks)
             return self.train.num_batches(size), ((nullcontext(), b) for b in batches)
         of_folds = folds.batches(self.train, size, **place)
         number = folds.num_batches(self.train, size)
@@ -339,7 +357,7 @@ class _Training:
         """Validates, keeps the weights where they are better, and stops where it is time."""
         config, result, clock = self.config, self.result, self.clock
         seconds = clock.total
-        metrics = measure(self.valid, self.scores(self.valid))
+        metrics = self.measured(self.valid, self.scores(self.valid))
         clock.lap("evaluation")
         value = metrics[config.metric]
         loss = self.loss_sum / len(self.train)
@@ -355,7 +373,7 @@ class _Training:
             result.stopped, self.finished = "patience", True
         elif result.epochs == config.epochs:
             self.finished = True
-        elif self.give_up is not None and self.give_up(result.history):
+        elif self.give_up is not None and self.ranks.first_does(partial(self.give_up, result.history)):
             result.stopped, self.finished = "given up", True
         self.save()
         self.show.say(
@@ -365,6 +383,10 @@ class _Training:
         )
         if self.on_epoch is not None:
             self.on_epoch(result.history[-1])
+
+    def measured(self, samples: Samples, scores: np.ndarray) -> Metrics:
+        """Metrics of scores, which rank 0 measures: all stop at the same epoch."""
+        return self.ranks.first_does(lambda: measure(samples, scores))
 
     def _keep_best(self) -> None:
         if self.saver is None:
@@ -379,20 +401,6 @@ class _Training:
         if self.saver is None:
             raise TrainingInterrupted(f"{where}; no folder was given, so nothing is saved", signum)
         raise TrainingInterrupted(f"{where}, saved in {self.saver.folder}", signum)
-
-
-def training_loss(model: nn.Module, batch: TorchBatch) -> tuple[Tensor, float]:
-    """The loss to go backward from, and the logloss within it; NaN where either is not finite."""
-    assert batch.label is not None
-    loss = F.binary_cross_entropy_with_logits(model(batch), batch.label)
-    value = loss.item()
-    auxiliary = getattr(model, "auxiliary_loss", None)
-    extra = None if auxiliary is None else auxiliary()
-    if extra is not None:
-        if not math.isfinite(extra.item()) and math.isfinite(value):
-            value = math.nan
-        loss = loss + extra
-    return loss, value
 
 
 def _copy(value: Any) -> Any:

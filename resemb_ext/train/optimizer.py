@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resemb_ext._ownership import ShardedTables
 from resemb_ext.optim import Adam
 from resemb_ext.optim.moments import moment_form
 
@@ -41,7 +42,7 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict[str, Any]
         if "central" in own and "residual" in own:
             put("central", own["central"])
             put("residual", own["residual"])
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, (nn.Embedding, ShardedTables)):
             put("embedding", own["weight"])
     for parameter in model.parameters():
         put("other", parameter)
@@ -84,7 +85,9 @@ def build_optimizer(model: nn.Module, config: FitConfig, seed: int = 0) -> torch
             way round; or it learns link weights, which steps in backward do not take.
     """
     embeddings = {
-        name or "the model": module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
+        name or "the model": module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Embedding, ShardedTables))
     }
     lazy = config.lazy
     if config.table_optimizer == AUTO_TABLES:

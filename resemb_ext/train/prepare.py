@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from resemb_ext import data
+from resemb_ext._ownership import ShardedTables
 from resemb_ext.data.splits import times_are_positions, usual_split
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
@@ -21,6 +22,7 @@ from .building import PADDING, make_model
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
+from .ranks import Ranks
 from .ready import read_split
 from .saving import Sizes, checkpoint_sizes
 from .swaps import Swaps
@@ -258,11 +260,31 @@ def fit_parts(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str,
 def item_vectors(table: nn.Module) -> np.ndarray:
     """The vectors that an embedding looks up: W C + R for Res-embedding; float32 [H, D].
 
+    Of a table that is dealt over ranks, all of which call this, rank 0 gets them and the others [0, D].
+
     Raises:
         TypeError: not an ``nn.Embedding`` or ``ResEmbedding``.
     """
+    if isinstance(table, ShardedTables):
+        return _looked_up(table)
     if not isinstance(table, nn.Embedding):
         raise TypeError(f"table must be an nn.Embedding, found {type(table).__name__}")
     with torch.no_grad():
         vectors = table.materialize() if isinstance(table, ResEmbedding) else table.weight
     return vectors.detach().float().cpu().numpy()
+
+
+@torch.no_grad()
+def _looked_up(table: ShardedTables, block: int = 1 << 14) -> np.ndarray:
+    """Rank 0 asks for all items, the others for none, in as many lookups."""
+    items, first = table.num_embeddings, Ranks.of(table).first
+    dim: int = table.embedding_dim  # type: ignore[assignment]
+    vectors = np.empty((items if first else 0, dim), np.float32)
+    training = table.training
+    table.eval()
+    for start in range(0, items, block):
+        ids = torch.arange(start, min(start + block, items)) if first else torch.zeros(0, dtype=torch.int64)
+        found = table(ids).float().cpu().numpy()
+        vectors[start : start + len(found)] = found
+    table.train(training)
+    return vectors

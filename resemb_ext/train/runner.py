@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import signal
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from resemb_ext import _loader, metrics
+from resemb_ext import _loader
 from resemb_ext.data import Samples
 from resemb_ext.runtime.digests import write_recorded_json
 from resemb_ext.runtime.environment import environment
 from resemb_ext.runtime.files import plain, shell_word
-from resemb_ext.runtime.peak_memory import PeakMemory
-from resemb_ext.runtime.progress import Progress, RunWarning
+from resemb_ext.runtime.progress import Progress
 
 from . import report
+from .arm import train_arm
 from .bayes import best_possible
-from .clock import mean_seconds
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .folder import (
     CANDIDATES,
@@ -42,15 +41,15 @@ from .folder import (
     write_config,
     write_table,
 )
-from .inputs import check_inputs, hashes, located, made_for
+from .inputs import check_inputs, hashes, located
 from .interrupt import TrainingInterrupted
+from .launch import joined, launched
 from .loggers import RunLogger
 from .logs import Logs
-from .loop import fit
 from .opening import opened
-from .prepare import Prepared, build_model, check_models, fit_parts, item_vectors, prepare, resolved, train_samples
-from .smoothing import smooth
-from .statistics import shown, summarise
+from .prepare import Prepared, build_model, check_models, prepare, resolved, train_samples
+from .ranks import Ranks
+from .statistics import summarise
 from .threads import faster_threads, training_step
 
 
@@ -72,6 +71,7 @@ def run(
     *,
     resume: bool = False,
     log_to: Sequence[str | RunLogger] | None = None,
+    distributed: bool | None = None,
     **options: Any,
 ) -> RunResult:
     """Trains every arm with every seed and writes the run folder.
@@ -89,6 +89,9 @@ def run(
             as without the stop. A run that is done is returned as it is.
         log_to: names as ``RunConfig.log_to`` has them, and loggers of your own; None takes the option's.
             A resumed run goes on in the same logs; your own loggers have to be given again.
+        distributed: whether processes that torchrun started train together, each with a part of the tables and of
+            every batch; the result and the folder are those of one process. All of them call this with the same
+            arguments. None: where torchrun started this one. True also takes torch.distributed's default group.
         **options: override single options; ``progress`` False, True or None as in ``fit``.
 
     Raises:
@@ -98,8 +101,22 @@ def run(
         OSError: the disk is full, or the folder can no longer be written.
         TrainingDiverged: a loss is no longer finite.
         TrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP; the message says how to continue.
+        RankError: another rank is gone.
     """
-    progress = Progress(options.pop("progress", None))
+    with launched(distributed) as ranks:
+        return _run_on(ranks, config, resume, log_to, options)
+
+
+def _run_on(
+    ranks: Ranks,
+    config: RunConfig | None,
+    resume: bool,
+    log_to: Sequence[str | RunLogger] | None,
+    options: dict[str, Any],
+) -> RunResult:
+    """``run`` on ranks, all of which call this; rank 0 shows and writes."""
+    show = options.pop("progress", None)
+    progress = Progress(show if ranks.first else False)
     own = [log for log in log_to or () if not isinstance(log, str)]
     if log_to is not None:
         options["log_to"] = tuple(log for log in log_to if isinstance(log, str))
@@ -108,29 +125,36 @@ def run(
         config = RunConfig(**{**base, **options})
     config = config or RunConfig()
     started = datetime.now(timezone.utc)
+    resume = ranks.all_do(partial(joined, ranks, config, resume))
+    # Files are compared by what they hold.
+    given = {name: value for name, value in config.to_dict().items() if name not in ("data", "graph")}
+    ranks.compare("options", {**given, "resume": resume})
     if resume:
-        config = resumed_config(config)
+        config = ranks.all_do(partial(resumed_config, config))
         folder = Path(str(config.out))
-        done = finished_run(folder)
+        done = ranks.first_does(partial(finished_run, folder))
         if done is not None:
             progress.say(f"{folder} is finished; nothing to resume")
-            report.write_reports(done, folder)
+            ranks.first_does(partial(report.write_reports, done, folder))
             return RunResult(folder, done)
     elif config.out is not None:
-        RUN.check(Path(config.out), config.overwrite)
-    logs = Logs.of(config.log_to, own)
+        ranks.first_does(partial(RUN.check, Path(config.out), config.overwrite))
+    logs = ranks.all_do(partial(Logs.of, *((config.log_to, own) if ranks.first else ((), ()))))
     threads = torch.get_num_threads()
     finished = False
     try:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         # The data comes first: bad input leaves no folder behind.
-        saved = saved_config(folder) if resume else config
-        source = located(config, saved.to_dict(), folder, folder / GRAPH) if resume else config
-        prepared = prepare(source)
+        saved = ranks.all_do(partial(saved_config, folder)) if resume else config
+        source = config
+        if resume:
+            source = ranks.all_do(partial(located, config, saved.to_dict(), folder, folder / GRAPH))
+        prepared = ranks.all_do(partial(prepare, source))
+        ranks.compare("inputs", hashes(prepared))
         progress.say(describe(config, prepared))
         config = resolved(config, prepared)
-        sizes = check_models(config, prepared)
+        sizes = ranks.all_do(partial(check_models, config, prepared))
         if prepared.clean_graph is False:
             progress.say(
                 f"warning: {config.graph} was built from other events than this split's training "
@@ -138,28 +162,37 @@ def run(
             )
         if not resume:
             name = f"{started:%Y%m%d-%H%M%S}-{Path(config.data).stem}-{config.model}"
-            folder = Path(config.out or f"runs/{name}")
-        check_folder_space(config, folder, sizes)
+            folder = Path(config.out or ranks.first_does(lambda: f"runs/{name}"))
+        ranks.first_does(partial(check_folder_space, config, folder, sizes))
         # What takes much memory comes before an earlier run goes, too.
         first = config.seed[0]
-        drawn = {first: train_samples(config, prepared.split, first)}
+        drawn = {first: ranks.all_do(partial(train_samples, config, prepared.split, first))}
         if config.threads is None:
-            config = replace(config, threads=measured_threads(config, prepared, drawn[first]))
-            torch.set_num_threads(config.threads or 1)
-        with opened(folder, RUN, resume=resume, overwrite=config.overwrite):
+            # torchrun gives each rank its threads, as OMP_NUM_THREADS.
+            most = measured_threads(config, prepared, drawn[first]) if ranks.alone else torch.get_num_threads()
+            config = replace(config, threads=most)
+            torch.set_num_threads(most)
+
+        def begin() -> dict[str, Any] | None:
             if not resume:
                 write_config(folder, config)
             else:  # another process may have worked there meanwhile
                 resumed_config(replace(config, threads=saved.threads))
                 done = finished_run(folder)
                 if done is not None:
-                    return RunResult(folder, done)
+                    return done
             check_inputs(folder, prepared, source)
             if _changeable(config) != _changeable(saved):
                 write_config(folder, config)
+            logs.begin(folder, config.to_dict(), resume)
+            return None
+
+        with ranks.first_holds(lambda: opened(folder, RUN, resume=resume, overwrite=config.overwrite)):
+            done = ranks.first_does(begin)
+            if done is not None:
+                return RunResult(folder, done)
             try:
-                logs.begin(folder, config.to_dict(), resume)
-                done_now = _in_folder(config, prepared, drawn, folder, progress, started, resume, logs)
+                done_now = _in_folder(config, prepared, drawn, folder, progress, started, resume, logs, ranks)
                 finished = True
                 return done_now
             except KeyboardInterrupt as stop:
@@ -187,18 +220,25 @@ def _in_folder(
     started: datetime,
     resumed: bool,
     logs: Logs,
+    ranks: Ranks,
 ) -> RunResult:
     """The run in its folder, new or begun."""
-    progress.say(f"CPU threads: {torch.get_num_threads()}")
-    result = _run(config, prepared, drawn, folder, progress, logs)
+    progress.say(
+        f"CPU threads: {torch.get_num_threads()}" + ("" if ranks.alone else f" on each of {ranks.count} ranks")
+    )
+    result = _run(config, prepared, drawn, folder, progress, logs, ranks)
     result["started"] = started.isoformat(timespec="seconds")
     result["resumed"] = resumed  # then wall_s is that of the last part alone
     result["wall_s"] = (datetime.now(timezone.utc) - started).total_seconds()
-    result = plain(result)
-    write_recorded_json(folder, folder / RESULT, result)  # first: what comes then is made from it
-    logs.end(result)
-    report.write_reports(result, folder)
-    return RunResult(folder, result)
+
+    def end() -> dict[str, Any]:
+        told = plain(result)
+        write_recorded_json(folder, folder / RESULT, told)  # first: what comes then is made from it
+        logs.end(told)
+        report.write_reports(told, folder)
+        return told
+
+    return RunResult(folder, ranks.first_does(end))
 
 
 def describe(config: RunConfig, prepared: Prepared) -> str:
@@ -225,19 +265,30 @@ def describe(config: RunConfig, prepared: Prepared) -> str:
     return text
 
 
-def _run(
-    config: RunConfig, prepared: Prepared, drawn: dict[int, Samples], folder: Path, progress: Progress, logs: Logs
-) -> dict[str, Any]:
-    """``drawn`` has the training samples of the first seed, and gives them away."""
-    graph = prepared.graph
+def _write_inputs(config: RunConfig, prepared: Prepared, folder: Path) -> None:
+    """The graph, the maps of ids and the candidates of validation."""
+    graph, log = prepared.graph, prepared.log
     if graph is not None:
         graph.save(folder / GRAPH)
-    log = prepared.log
     maps = {"users": log.users, "items": log.items, "categories": log.categories}
     ids: dict[str, Any] = {k: None if m is None else m.to_dict() for k, m in maps.items()}
     counts = prepared.split.item_counts if config.smoothing_strengths else None
     write_recorded_json(folder, folder / IDS, {**ids, "item_category": log.item_category, "item_counts": counts})
     write_table(folder, folder / CANDIDATES, _identity(prepared, prepared.valid))
+
+
+def _run(
+    config: RunConfig,
+    prepared: Prepared,
+    drawn: dict[int, Samples],
+    folder: Path,
+    progress: Progress,
+    logs: Logs,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """``drawn`` has the training samples of the first seed, and gives them away."""
+    log = prepared.log
+    ranks.first_does(partial(_write_inputs, config, prepared, folder))
 
     # What can be told before training is, so that it cannot fail after it.
     split, parameters = prepared.split.summary(), None if prepared.truth is None else prepared.truth.parameters
@@ -250,17 +301,15 @@ def _run(
         sizes["train"] = len(train)
         for arm in config.arms:
             place = arm_folder(folder, arm, seed)
-            done = finished_arm(folder, arm, seed)
+            done = ranks.first_does(partial(finished_arm, folder, arm, seed))
             on_epoch = logs.epochs_of(arm, seed, len(train))
             entry, logits = done or train_arm(
-                config, prepared, train, arm, seed, place=place, on_epoch=on_epoch, progress=progress
+                config, prepared, train, arm, seed, place=place, on_epoch=on_epoch, progress=progress, ranks=ranks
             )
             runs.append(entry)
             scores[f"{arm}_seed{seed}"] = logits
             if done is None:
-                # The entry says that the arm is done, so it comes after the scores.
-                write_table(folder, folder / SCORES, scores)
-                write_recorded_json(folder, place / ENTRY, entry)
+                ranks.first_does(partial(_write_arm, folder, place, scores, entry))
             logs.arm_done(arm, seed, len(train), entry)
     return {
         "format": 1,
@@ -270,11 +319,18 @@ def _run(
         "bayes": bayes,
         "summary": summarise(runs),
         "loggers": logs.summary,
+        "ranks": ranks.count,
         "graph": about_graph,
         "hashes": of_inputs,
         **environment(),
         "isa": _loader.isa(),
     }
+
+
+def _write_arm(folder: Path, place: Path, scores: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
+    # The entry says that the arm is done, so it comes after the scores.
+    write_table(folder, folder / SCORES, scores)
+    write_recorded_json(folder, place / ENTRY, entry)
 
 
 def _about_graph(prepared: Prepared) -> dict[str, Any] | None:
@@ -294,97 +350,6 @@ def measured_threads(config: RunConfig, prepared: Prepared, train: Samples) -> i
     model = build_model(config, prepared, config.arms[-1], config.seed[0])
     step = training_step(model, train, config.fit_config())
     return faster_threads(step, torch.get_num_threads())
-
-
-def train_arm(
-    config: RunConfig,
-    prepared: Prepared,
-    train: Samples,
-    arm: str,
-    seed: int,
-    *,
-    place: Path | None = None,
-    on_epoch: Callable[[dict[str, Any]], object] | None = None,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Trains one arm with one seed.
-
-    Args:
-        config: options of the run.
-        prepared: what all arms share.
-        train: training samples of the seed.
-        arm: "plain" or "res".
-        seed: of the model and of training.
-        place: the arm's folder, where it goes on from the last checkpoint; None writes nothing.
-        on_epoch: as of ``fit``.
-        progress: where it is shown; None is silent.
-
-    Returns:
-        the arm's entry of ``result.json``, and its test logits, float32 [test samples].
-
-    Raises:
-        TrainingDiverged, TrainingInterrupted, ValueError, OSError: as ``fit``.
-    """
-    show = progress or Progress(False)
-    name = f"{arm} seed {seed}"
-    with PeakMemory() as memory:
-        model = build_model(config, prepared, arm, seed)
-        done = fit(
-            model,
-            train,
-            prepared.valid,
-            None if config.smoothing_strengths else prepared.test,
-            config=config.fit_config(),
-            seed=seed,
-            folder=place,
-            resume=place is not None,
-            **fit_parts(config, prepared, model, arm, seed),
-            made_for={**made_for(prepared), "embedding": arm},
-            on_epoch=on_epoch,
-            progress=show,
-            name=name,
-        )
-        smoothed = smooth(model, prepared, config) if config.smoothing_strengths else None
-    if smoothed is not None:
-        model, done.valid = smoothed.model, smoothed.valid
-        done.test_scores, done.test = smoothed.test_scores, smoothed.test
-        show.say(f"{name}  smoothed with strength {smoothed.about['strength']:g}, chosen by validation")
-    radius = None
-    if prepared.domain is not None:
-        try:
-            radius = metrics.aggregation_radius(
-                item_vectors(model.get_submodule("item_embedding")),
-                prepared.domain,
-                seen=prepared.split.item_counts,
-                domain_source=prepared.domain_source,
-            )
-        except (ValueError, MemoryError) as error:  # a diverged row that validation does not look up, say
-            warnings.warn(f"{name}: no aggregation radius: {error}", RunWarning, stacklevel=2)
-    assert done.test is not None and done.test_scores is not None
-    show.say(f"{name}  test gAUC {shown(done.test['gauc'])}  AUC {shown(done.test['auc'])}")
-    entry = {
-        "embedding": arm,
-        "model": config.model,
-        "seed": seed,
-        "valid": done.valid,
-        "test": done.test,
-        "aggregation_radius": None if radius is None else radius.normalised,
-        "aggregation_radius_details": None if radius is None else radius.to_dict(),
-        "samples_per_s": done.samples_per_s,
-        "peak_memory_mb": memory.peak_mb,
-        "peak_memory_before_mb": memory.before_mb,
-        "peak_memory_source": memory.source,
-        "epochs": done.epochs,
-        "best_epoch": done.best_epoch,
-        "steps": done.steps,
-        "smoothing": None if smoothed is None else smoothed.about,
-        "stopped": done.stopped,
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "wall_s": done.wall_s,
-        "seconds_per_epoch": mean_seconds(entry["seconds"] for entry in done.history),
-        "history": done.history,
-    }
-    return plain(entry), done.test_scores
 
 
 def _identity(prepared: Prepared, samples: Samples) -> dict[str, np.ndarray]:

@@ -14,19 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resemb_ext.distributed import ShardedResEmbedding
+from resemb_ext.distributed.deal import Deal
+from resemb_ext.distributed.rows import Dealt
+from resemb_ext.distributed.whole import deals, inner, load_whole, whole_optimizer_state, whole_parameters, whole_state
 from resemb_ext.nn import ResEmbeddingBase
 
-from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from .checkpoint import BEST, LAST, Stored, open_checkpoint, save_checkpoint
 from .config import FitConfig
 from .evaluate import device_of
 from .optimizer import moment_bytes
 from .options import free_options
+from .ranks import Ranks
 
 _SPARE = 16 * 2**20  # for scores, histories and what else a run writes
 
 
 class Saver:
-    """The ``best`` and ``last`` checkpoints of one training.
+    """The ``best`` and ``last`` checkpoints of one training; of ranks, all of which call it.
 
     Args:
         folder: where they go; made where it is missing.
@@ -49,9 +54,11 @@ class Saver:
     ) -> None:
         self.folder, self.config, self.seed = folder, config, seed
         self.made_for = dict(made_for or {})
-        self._model, self._optimizer = model, optimizer
-        folder.mkdir(parents=True, exist_ok=True)
-        check_space(folder, space_needed(checkpoint_sizes(model, config)))
+        self._ranks = Ranks.of(model)
+        self._model, self._optimizer = inner(model), optimizer
+        sizes = checkpoint_sizes(self._model, config)
+        self._ranks.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
+        self._ranks.first_does(lambda: check_space(folder, space_needed(sizes)))
         self._saved_at = time.monotonic()
 
     @property
@@ -74,11 +81,11 @@ class Saver:
         """
         device = device_of(self._model)
         state = {
-            "tensors": _tensors(self._model),
+            "tensors": whole_parameters(self._model),
             "extra": _extra(self._model),
-            "optimizer": torch.optim.Optimizer.state_dict(self._optimizer),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "optimizer": whole_optimizer_state(self._model, self._optimizer),
+            "rng": self._ranks.gather(torch.get_rng_state()),
+            "cuda_rng": self._ranks.gather(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
             "config": self.config.to_dict(),
             "seed": self.seed,
             "made_for": self.made_for,
@@ -94,7 +101,7 @@ class Saver:
             OSError: as ``save_last``.
         """
         state = {
-            "model": self._model.state_dict(),
+            "model": whole_state(self._model),
             "config": self.config.to_dict(),
             "seed": self.seed,
             "made_for": self.made_for,
@@ -104,7 +111,7 @@ class Saver:
     def _write(self, name: str, state: dict[str, Any]) -> None:
         path = self.folder / name
         try:
-            save_checkpoint(path, state)
+            save_checkpoint(path, state, self._ranks.wire)
         except OSError as error:
             left = "the one before it is whole" if path.exists() else "there is none before it"
             what = f"cannot write {path}: {error.strerror}" if error.strerror else str(error)
@@ -119,20 +126,52 @@ class Saver:
             ValueError: the checkpoint is damaged, or of other options, another seed or model.
         """
         path = self.folder / LAST
-        state = load_checkpoint(path)
+        state = self._open(path)
+        return self._ranks.all_do(lambda: self._put_last(path, state))
+
+    def _open(self, path: Path) -> dict[str, Any]:
+        """A checkpoint, compared with its digest by rank 0 for all."""
+        return self._ranks.all_do(lambda: open_checkpoint(path, check=self._ranks.first))
+
+    def _put_last(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
         try:
             saved = {**state["config"], "seed": state["seed"]}
             _refuse_changes({**self.config.to_dict(), "seed": self.seed}, saved)
             check_made_for(path, state, self.made_for)
             _put(self._model, state["tensors"], state["extra"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
+            self._optimizer.load_state_dict(self._optimizer_state(state["optimizer"]))
+            step = state["progress"]["step"]
+            self._draw_on(state["rng"].whole(), step, torch.set_rng_state)
             device = device_of(self._model)
             if device.type == "cuda" and state["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(state["cuda_rng"], device)
+                self._draw_on(
+                    state["cuda_rng"].whole(), step, lambda rng: torch.cuda.set_rng_state(rng, device), cuda=True
+                )
             return dict(state["progress"])
         except (LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{path} does not fit this model and optimizer: {error}") from error
+
+    def _draw_on(self, saved: Tensor, step: int, put: Callable[[Tensor], object], cuda: bool = False) -> None:
+        """Random numbers go on where they were; those of other ranks than now start anew, as the step says."""
+        of_ranks = saved if saved.dim() > 1 else saved.unsqueeze(0)
+        if len(of_ranks) == self._ranks.count:
+            put(of_ranks[self._ranks.rank])
+        elif not cuda:
+            torch.manual_seed(self._ranks.seed(self.seed + step))
+
+    def _optimizer_state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What this rank keeps of a saved optimizer."""
+        of_table = deals(self._model)
+        numbers = [n for group in saved["param_groups"] for n in group["params"]]
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        by_number = {n: of_table.get(id(p)) for n, p in zip(numbers, parameters, strict=False)}
+        return {
+            "state": {
+                number: {name: _read(value, by_number.get(number)) for name, value in state.items()}
+                for number, state in saved["state"].items()
+            },
+            "param_groups": saved["param_groups"],
+        }
 
     def load_best(self, epoch: int) -> None:
         """Gives the model the weights of ``best``.
@@ -141,11 +180,16 @@ class Saver:
             ValueError: the checkpoint is damaged or not that of ``epoch``.
         """
         path = self.folder / BEST
-        state = load_checkpoint(path)
-        if state.get("epoch") != epoch:
-            raise ValueError(f"{path} is of epoch {state.get('epoch')}, expected epoch {epoch}")
-        check_made_for(path, state, self.made_for)
-        self._model.load_state_dict(state["model"])
+        state = self._open(path)
+
+        def put() -> None:
+            if state.get("epoch") != epoch:
+                raise ValueError(f"{path} is of epoch {state.get('epoch')}, expected epoch {epoch}")
+            check_made_for(path, state, self.made_for)
+            load_whole(self._model, {name: _read(value, of.get(name)) for name, value in state["model"].items()})
+
+        of = {name: value.deal for name, value in whole_parameters(self._model).items() if isinstance(value, Dealt)}
+        self._ranks.all_do(put)
 
 
 def check_made_for(path: Path, state: Mapping[str, Any], made_for: Mapping[str, str]) -> None:
@@ -206,8 +250,8 @@ class Sizes:
 
 def checkpoint_sizes(model: nn.Module, config: FitConfig) -> Sizes:
     """Sizes of a model's checkpoints, but for small parts."""
-    weights = sum(value.numel() * value.element_size() for value in _tensors(model).values())
-    return Sizes(weights, weights + moment_bytes(model, config))
+    weights = sum(value.shape.numel() * value.dtype.itemsize for value in whole_parameters(model).values())
+    return Sizes(weights, weights + moment_bytes(model, config) * Ranks.of(model).count)
 
 
 def space_needed(*trainings: Sizes) -> int:
@@ -231,23 +275,28 @@ def _refuse_changes(given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         raise ValueError(f"resume: options differ from the saved ones: {', '.join(changed)}")
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without the hooks of state_dict."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _read(value: Any, deal: Deal | None) -> Any:
+    """What this rank needs of a stored value: its rows of a table and of what is kept by row, all of others."""
+    if not isinstance(value, Stored):
+        return value
+    return value.whole() if deal is None or not value.shape else value.own(deal)
 
 
 def _extra(model: nn.Module) -> dict[str, Any]:
     """What embeddings know themselves by besides tensors: the graph's hash and link."""
     return {
-        name: {"graph_hash": module.graph.hash, "link": module.link}
+        name: {
+            "graph_hash": module.graph.hash if isinstance(module, ResEmbeddingBase) else module.graph_hash,
+            "link": module.link,
+        }
         for name, module in model.named_modules()
-        if isinstance(module, ResEmbeddingBase)
+        if isinstance(module, (ResEmbeddingBase, ShardedResEmbedding))
     }
 
 
 @torch.no_grad()
-def _put(model: nn.Module, saved: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
-    own = _tensors(model)
+def _put(model: nn.Module, saved: Mapping[str, Stored], extra: Mapping[str, Any]) -> None:
+    own = whole_parameters(model)
     differ = sorted({*own, *saved} - ({*own} & {*saved})) or [
         name for name, value in own.items() if (value.shape, value.dtype) != (saved[name].shape, saved[name].dtype)
     ]
@@ -257,4 +306,7 @@ def _put(model: nn.Module, saved: Mapping[str, Tensor], extra: Mapping[str, Any]
         raise ValueError("resume: the saved model has another graph or link")
     copy: Callable[..., Any] = Tensor.copy_
     for name, value in own.items():
-        copy(value, saved[name])
+        if isinstance(value, Dealt):
+            copy(value.part, saved[name].own(value.deal))
+        else:
+            copy(value, saved[name].whole())

@@ -13,7 +13,7 @@ from resemb_ext.data import Samples
 
 from .batches import train_batches
 from .config import FitConfig
-from .loop import training_loss
+from .losses import training_loss
 from .optimizer import build_optimizer
 
 _ROUNDS = 5

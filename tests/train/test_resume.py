@@ -267,7 +267,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(parts, tmp_path, monkeyp
     expected = outcome(run_fit(parts, model), model)
     whole, saves = saving_module.save_checkpoint, []
 
-    def fill(path, state):
+    def fill(path, state, wire=None):
         saves.append(path)
         if len(saves) == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -283,7 +283,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(parts, tmp_path, monkeyp
 
 
 def test_what_cannot_be_written_is_said_before_the_first_step(parts, tmp_path, monkeypatch):
-    def refuse(path, state):
+    def refuse(path, state, wire=None):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     model, steps = make_model(parts), []

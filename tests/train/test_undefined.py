@@ -148,7 +148,7 @@ def test_a_radius_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError("embedding of item 3 is not finite")
 
-    monkeypatch.setattr("resemb_ext.train.runner.metrics.aggregation_radius", fail)
+    monkeypatch.setattr("resemb_ext.train.arm.metrics.aggregation_radius", fail)
     frame = pd.read_csv(labelled(tmp_path / "clicks.csv")).assign(category=lambda f: f.item_id % 3)
     frame.to_csv(tmp_path / "shop.csv", index=False)
     with pytest.warns(RunWarning, match="plain seed 0: no aggregation radius: embedding of item 3 is not finite"):

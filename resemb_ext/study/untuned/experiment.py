@@ -17,9 +17,9 @@ from resemb_ext.runtime.environment import environment
 from resemb_ext.study.harness.inference import user_interval
 from resemb_ext.study.harness.pieces import Piece, Source
 from resemb_ext.train import RunConfig, TrainingDiverged
+from resemb_ext.train.arm import train_arm
 from resemb_ext.train.inputs import hashes
 from resemb_ext.train.prepare import Prepared, evaluation_samples, graph_of, train_samples
-from resemb_ext.train.runner import train_arm
 
 from .protocol import MAIN, OPTIONS, QUICK, SETTINGS, Setting
 
