@@ -6,10 +6,12 @@ Time, bytes on the wire, and memory of a rank. One process with all threads and 
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -25,7 +27,6 @@ import resemb_ext as rx
 from benchmarks.cells import Cell, drawn_graph
 from benchmarks.machine import machine
 from resemb_ext.runtime.files import check_out, write_json
-from resemb_ext.runtime.peak_memory import PeakMemory
 from resemb_ext.testing.problems import zipf_ids
 
 
@@ -65,19 +66,18 @@ class Worker:
 
     def __init__(self, setting: Setting, path: Path, ranks: int, rank: int) -> None:
         cell = setting.cell
-        with PeakMemory() as peak:
-            self._build(setting, path, ranks)
-        self.building = peak
+        importlib.import_module("torch._dynamo")  # as the first step of an optimizer does
+        self.memory = AnonymousMemory()
+        self._build(setting, path, ranks)
         draws = zipf_ids(np.random.default_rng(1), cell.items, cell.positions * cell.batches, cell.zipf)
         share = cell.positions // ranks
         whole = draws.reshape(cell.batches, cell.positions)[:, rank * share : (rank + 1) * share]
         self.batches = [torch.from_numpy(row.copy()) for row in whole]
         self.upstream = torch.randn(share, cell.dim)
-        self.before = _anonymous()
 
     def _build(self, setting: Setting, path: Path, ranks: int) -> None:
         torch.manual_seed(0)
-        graph = rx.InterestGraph.load(path, mapped=True)
+        self.graph = graph = rx.InterestGraph.load(path, mapped=True)
         where = "meta" if ranks > 1 else None
         emb = rx.ResEmbedding(graph, setting.cell.dim, "given", sparse=True, device=where)
         self.model: Any = nn.ModuleList([emb])
@@ -109,18 +109,42 @@ class Worker:
         state = [v for s in self.optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
         return {
             "tables_and_state": sum(t.nbytes for t in own + state),
-            "anonymous": _anonymous(),
-            "peak": self.building.peak_mb * 2**20,
+            "before": self.memory.before,
+            "peak": self.memory.peak,
+            "batch": self._batch_bytes(),
             "traffic": None if self.wrapper is None else self.wrapper.traffic(),
         }
 
+    def _batch_bytes(self) -> int:
+        """What a batch touches: its rows of both tables and their gradients, its vectors, and theirs."""
+        graph: Any = self.graph
+        unique = self.batches[0].unique()
+        spans = [slice(a, b) for a, b in zip(graph.indptr[unique], graph.indptr[unique + 1], strict=True)]
+        read = np.unique(np.concatenate([graph.neighbors[span] for span in spans]))
+        return 2 * self.upstream.nbytes + 2 * (len(unique) + len(read)) * self.upstream.shape[1] * 4
 
-def _anonymous() -> int:
-    """Resident bytes of this process alone."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    return 0
+
+class AnonymousMemory:
+    """Peak of the resident bytes that are this process's alone; mapped files are shared.
+
+    Attributes:
+        before: bytes at first, of Python, torch and its compiler.
+        peak: the most there have been, looked at every 5 ms.
+    """
+
+    def __init__(self) -> None:
+        self.before = self.peak = self._now()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, self._now())
+            time.sleep(0.005)
+
+    @staticmethod
+    def _now() -> int:
+        with open("/proc/self/status") as status:
+            return next((1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon:")), 0)
 
 
 def _serve(rank: int, ranks: int, threads: int, setting: Setting, folder: str, pipe: Connection) -> None:
@@ -231,7 +255,11 @@ def main(arguments: list[str] | None = None) -> None:
             )
     print(f"bytes a step, all ranks: {result['bytes_a_step']:,}")
     for rank, memory in enumerate(result["memory"]):
-        print(f"rank {rank}: {memory}")
+        above = memory["peak"] - memory["before"] - memory["tables_and_state"]
+        print(
+            f"rank {rank}: {memory['tables_and_state']} MiB of tables and state; at the peak {above:.0f} MiB above that "
+            f"and Python, of which a batch touches {memory['batch']}"
+        )
     if options.out:
         write_json(options.out, result)
 

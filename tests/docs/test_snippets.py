@@ -44,8 +44,11 @@ ELSEWHERE = (
     "lint-imports",
 )
 ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newcomer's, in CI
-#: Options of other programs: pip, pytest, hypothesis, ruff, nvcc.
-OTHERS = {"--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"}
+#: Options of other programs: pip, pytest, hypothesis, ruff, nvcc, torchrun.
+OTHERS = {
+    *("--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"),
+    *("--standalone", "--nproc-per-node"),
+}
 #: Pages whose commands train, search, export or step a model.
 TRAINS = ("grow", "optimizers", "publish", "serve", "training", "tune")
 #: Snippets that need a GPU.
