@@ -104,8 +104,8 @@ def interest_graph(
         spark: a running session; None takes that of the DataFrame, the active one, or starts one for this call.
         master: of a session that is started: "local[*]" (default) embeds Spark in this process, "spark://host:7077",
             "yarn" and others use a cluster.
-        memory: bytes of the heap of an embedded Spark; None means half of the machine's. The first session of a
-            process settles it.
+        memory: bytes of the heap of an embedded Spark, at least 512 MiB; None means half of the machine's. The first
+            session of a process settles it; asking a later one for more is an error.
         config: further options of a session that is started.
         options: those of ``InterestGraph.from_events`` but for ``category``, ``category_edges``, ``category_weight``,
             ``keep_counts`` and ``threads``; window is at most 128.

@@ -78,7 +78,7 @@ def session(
         given: a running session, or None.
 
     Raises:
-        ValueError: options of a new one beside one that runs already.
+        ValueError: options of a new one beside one that runs already; more memory than the Java of an earlier one has.
         FileNotFoundError: no Java.
         OSError: a Java that is too old; Spark does not start.
     """
@@ -107,6 +107,8 @@ def _session(
     with tempfile.TemporaryDirectory(prefix="resemb-spark-", ignore_cleanup_errors=True) as folder:
         started = _start(Path(folder), master or "local[*]", memory, config or {})
         try:
+            if memory is not None:
+                _check_heap(started, memory)
             yield started
         finally:
             started.stop()
@@ -133,8 +135,18 @@ def _start(folder: Path, master: str, memory: int | None, config: Mapping[str, s
     builder = SparkSession.builder.appName("resemb_ext").master(master)
     for name, value in {**options, **config}.items():
         builder = builder.config(name, value)
-    with one_line():
+    with one_line(f"Spark does not start with master {master!r}"):
         return builder.getOrCreate()
+
+
+def _check_heap(running: SparkSession, memory: int) -> None:
+    """ValueError where Java has a smaller heap: a stopped session leaves it running, with the heap that it had."""
+    heap = running.sparkContext._jvm.java.lang.Runtime.getRuntime().maxMemory()  # type: ignore[union-attr]
+    if heap < memory * 0.85:  # some collectors leave a part out
+        raise ValueError(
+            f"memory is {memory:,}, but the Java of an earlier session of this process runs on, with a heap of {heap:,}"
+            " bytes; give the first session that memory, or start another process"
+        )
 
 
 def _half_of_memory() -> int:
@@ -142,18 +154,18 @@ def _half_of_memory() -> int:
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """What Spark raises as an OSError of one line: its own traces fill pages."""
+def one_line(what: str = "Spark") -> Iterator[None]:
+    """What Spark raises as an OSError of one line that begins so: its own traces fill pages."""
     from py4j.protocol import Py4JError
 
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        raise OSError(f"Spark: {_cause(error)}") from error
+        raise OSError(f"{what}: {_cause(error)}") from error
     except RuntimeError as error:  # PySpark's, of a Java that ended as it started
         if "Java gateway" not in str(error):
             raise
-        raise OSError(f"Spark does not start: {error}") from error
+        raise OSError(f"{what}: {error}") from error
 
 
 def _cause(error: Exception) -> str:

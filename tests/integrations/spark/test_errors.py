@@ -182,6 +182,25 @@ def test_java_new_enough(java, version):
     spark_session.check_java()
 
 
+def test_a_session_that_cannot_be_is_one_line(spark, monkeypatch):
+    def fails(_):
+        raise RuntimeError("Java gateway process exited before sending its port number.")
+
+    monkeypatch.setattr(spark_session.SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.setattr(spark_session.SparkSession.Builder, "getOrCreate", fails)
+    with (
+        pytest.raises(OSError, match=r"^Spark does not start with master 'spark://x:1': Java gateway process exited"),
+        rx.spark.session("spark://x:1"),
+    ):
+        pass
+
+
+def test_a_heap_that_java_does_not_have(spark):
+    spark_session._check_heap(spark, 700 << 20)
+    with pytest.raises(ValueError, match=r"memory is 8,589,934,592, but the Java of an earlier session .* a heap of"):
+        spark_session._check_heap(spark, 8 << 30)
+
+
 def test_memory_is_that_of_an_embedded_spark(tmp_path):
     with pytest.raises(
         ValueError, match=r"memory is 5, but it is that of an embedded Spark \(local\), and master is 'yarn'"
