@@ -47,7 +47,7 @@ ELSEWHERE_RESEMB = ("train", "selftest", "doctor")  # without options: the newco
 #: Options of other programs: pip, pytest, hypothesis, ruff, nvcc, torchrun.
 OTHERS = {
     *("--no-build-isolation", "--no-deps", "--hypothesis-profile", "--check", "--kills"),
-    *("--standalone", "--nproc-per-node"),
+    *("--standalone", "--nproc-per-node", "--max-restarts"),
 }
 #: Pages whose commands train, search, export or step a model.
 TRAINS = ("grow", "optimizers", "publish", "serve", "training", "tune")
