@@ -27,10 +27,10 @@ from resemb_ext import _loader
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = Path(os.environ.get("RESEMB_DATA", _ROOT.parent / "shared" / "data"))
 
-# Examples of a property test, of 100. The quick group draws the same ones in every run.
+# Examples of a property test, of 100. The quick group draws the same ones in every run, the others new ones.
 hypothesis.settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("some", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("full", max_examples=100, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("some", max_examples=12, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=50, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("quick")
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -62,20 +61,6 @@ def test_root_help_lists_every_command(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     assert all(re.search(rf"^    {command}\s", shown, re.MULTILINE) for command in COMMANDS)
-
-
-@pytest.mark.full
-def test_module_and_entry_point_are_the_same():
-    done = subprocess.run(
-        [sys.executable, "-m", "resemb_ext", "doctor", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    info = json.loads(done.stdout)
-    assert info["build"]["isa"] in info["build"]["available_isas"]
-    assert info["versions"]["torch"]
 
 
 def test_doctor_prints_versions_isa_and_cuda(capsys):

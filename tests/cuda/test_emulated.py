@@ -85,13 +85,9 @@ def test_operators_on_any_problem(operators: Path) -> None:
 @pytest.mark.full
 def test_operators_on_some_problems(operators: Path) -> None:
     """The same and the optimizers' rules on a few examples each; steps in backward."""
-    for tests, chosen in (
-        (["tests/op/test_parity.py", "tests/op/test_attention.py"], "any_problem"),
-        (["tests/optim/test_rules.py"], "formulas or low_precision"),
-        (["tests/optim/test_compact.py"], "within_rounding or own_bits"),
-        (["tests/optim/test_in_backward.py"], "steps_in_the_kernel"),
-    ):
-        run_tests(operators, "-k", f"not avx2 and ({chosen})", *tests, profile="some")
+    chosen = "any_problem or formulas or low_precision or within_rounding or own_bits or steps_in_the_kernel"
+    files = ("op/test_parity", "op/test_attention", "optim/test_rules", "optim/test_compact", "optim/test_in_backward")
+    run_tests(operators, "-k", f"not avx2 and ({chosen})", *(f"tests/{file}.py" for file in files), profile="some")
 
 
 @pytest.mark.full

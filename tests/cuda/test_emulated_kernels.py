@@ -39,8 +39,8 @@ def for_driver(driver: str, objects: dict[str, Path]) -> list[Path]:
 def test_kernels_against_plain_loops_under_address(tmp_path: Path, objects: dict[str, Path]) -> None:
     for driver, *arguments in (
         ("cuda_kernels", "primitives", "60"),
-        ("cuda_kernels", "problems", "0", "25"),
-        ("cuda_attention", "0", "12"),
+        ("cuda_kernels", "problems", "0", "14"),
+        ("cuda_attention", "0", "7"),
     ):
         program = link(tmp_path / driver, for_driver(driver, objects), SANITIZED)
         done = run(program, *arguments)
@@ -50,7 +50,7 @@ def test_kernels_against_plain_loops_under_address(tmp_path: Path, objects: dict
 @pytest.mark.slow
 def test_attention_on_more_problems(tmp_path: Path, objects: dict[str, Path]) -> None:
     program = link(tmp_path / "driver", for_driver("cuda_attention", objects), SANITIZED)
-    done = run(program, "12", "150")
+    done = run(program, "7", "150")
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-3000:]
 
 
@@ -72,6 +72,9 @@ MUTANTS = {
         ("problems", "0", "8"),
         "heap-buffer-overflow",
     ),
+}
+#: Of kernels that take long to compile. The same faults, a missing barrier and a wrong index, are among the others.
+MORE_MUTANTS = {
     "attention's long rows without the barrier before the warps' parts are read": (
         "softmax.cuh",
         "    __syncthreads();\n    value = of_warp[0];",
@@ -88,8 +91,6 @@ MUTANTS = {
         ("problems", "0", "12"),
         "after a step",
     ),
-}
-MORE_MUTANTS = {
     "second moments by row of the last columns alone": (
         "update.cuh",
         "totals.squares += g[j] * g[j];",

@@ -102,7 +102,7 @@ def test_faults_of_an_import(tmp_path, monkeypatch):
 
 @pytest.mark.full
 def test_doctor_tells_of_every_adapter():
-    """Those whose framework is installed here really load."""
+    """Those whose framework is installed here really load; ``python -m resemb_ext`` is the command."""
     done = subprocess.run(
         [sys.executable, "-m", "resemb_ext", "doctor", "--json"],
         capture_output=True,
@@ -110,7 +110,9 @@ def test_doctor_tells_of_every_adapter():
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    told = json.loads(done.stdout)["adapters"]
+    info = json.loads(done.stdout)
+    assert info["build"]["isa"] in info["build"]["available_isas"] and info["versions"]["torch"]
+    told = info["adapters"]
     assert list(told) == [adapter.name for adapter in ADAPTERS]
     for adapter in ADAPTERS:
         assert told[adapter.name] == vars(look_at(adapter))

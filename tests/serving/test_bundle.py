@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from resemb_ext.cli import main
 from resemb_ext.serving import SavedModel, export_bundle
+from resemb_ext.serving import bundle as bundle_module
 from resemb_ext.serving.grow import grow_run
 from resemb_ext.serving.lite import decode, read_snapshot
 from resemb_ext.serving.lite.bundle import Bundle, BundleError, padded_histories, read_about
@@ -71,7 +73,14 @@ def test_numbers_that_the_table_lacks_are_the_unseen_item(bundle, saved, runtime
 
 @pytest.mark.full
 @pytest.mark.parametrize("table", ["float16", "int8", "int4"])
-def test_quantised_tables_score_as_the_model_with_their_rows(trained, saved, tmp_path, table):
+def test_quantised_tables_score_as_the_model_with_their_rows(trained, bundle, saved, tmp_path, monkeypatch, table):
+    """Beside the program of the float32 bundle: making it takes longest, and it is the same for every table."""
+
+    def copy(module, longest, folder):
+        for file in bundle.glob("model.*"):
+            shutil.copy(file, folder)
+
+    monkeypatch.setattr(bundle_module, "_write_model", copy)
     place = export_bundle(trained, tmp_path / "served", table=table, arm="res", seed=0)
     numbers, _ = some_rows(saved, 300)
     found, expected = Bundle.open(place).score_numbers(*numbers), saved.score(*numbers)
@@ -304,8 +313,11 @@ def numbers_for(saved, count=30):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("model", ["fm", "wide_deep", "dien", "pnn"])
+@pytest.mark.parametrize(
+    "model", ["wide_deep", "pnn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fm", "dien"))]
+)
 def test_every_model_is_a_bundle(model, tmp_path):
+    """The programs of the slow ones are those of test_beside_table.py."""
     folder = trained_on(tmp_path, events(0, 600, range(40), 0), model=model, category=model != "pnn")
     saved = SavedModel.load(folder)
     opened = Bundle.open(export_bundle(folder, table="float32"))

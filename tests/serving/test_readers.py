@@ -108,7 +108,7 @@ def read(path: Path, goes_on: Callable[[], bool], seed: int) -> int:
 @pytest.mark.usefixtures("unsynced", "one_thread")
 @pytest.mark.parametrize(
     ("readers", "seconds"),
-    [(2, 0.5), pytest.param(8, 6, marks=pytest.mark.full), pytest.param(8, 60, marks=pytest.mark.slow)],
+    [(2, 0.5), pytest.param(8, 2, marks=pytest.mark.full), pytest.param(8, 60, marks=pytest.mark.slow)],
 )
 def test_readers_see_whole_versions_while_others_are_published(readers: int, seconds: float, tmp_path: Path) -> None:
     path = tmp_path / "items.table"

@@ -53,16 +53,16 @@ def test_plans_name_each_piece_once_with_all_that_it_depends_on(name: str, quick
         ("coldstart", "Share of retraining's gain"),
         ("compact", "Test gAUC, form minus float32"),
         ("delay", "Behaviour models on logs"),
-        ("gain", "The finalists: test gAUC"),
+        pytest.param("gain", "The finalists: test gAUC", marks=pytest.mark.slow),
         ("quantised", "Test gAUC of the item table in fewer bits"),
-        ("radius", "Value at gamma minus value at gamma 1"),
+        pytest.param("radius", "Value at gamma minus value at gamma 1", marks=pytest.mark.slow),
         ("untuned", "Test, res minus plain"),
     ],
 )
 def test_a_quick_study_by_the_command_line(
     name: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The comparison's quick run is in tests/study/test_compare.py."""
+    """The comparison's quick run is in tests/study/test_compare.py; small runs of the slow ones in test_gain and test_radius."""
     assert main(["study", name, "--quick", "--quiet", "--out", str(tmp_path)]) == 0
     assert not load_results(tmp_path, name).missing
     page = (tmp_path / "report" / f"{name}.md").read_text()
