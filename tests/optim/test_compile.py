@@ -135,8 +135,8 @@ def test_links(link: str, net: type[Net], backend: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "in_backward"),
-    # A step after backward is not compiled: one of each way to treat rows without a gradient.
-    [*((kind, True) for kind in OPTIMIZERS), *((kind, False) for kind in ("adam", "momentum", "global"))],
+    # Every one is compiled in test_a_compiled_step; these are states of each form, and both ways to decay.
+    [*((kind, True) for kind in ("adam", "rowwise", "compact", "global")), ("adam", False), ("global", False)],
 )
 def test_optimizers(kind: str, in_backward: bool) -> None:
     compare(Net, kind, "average", "aot_eager", in_backward)
@@ -154,11 +154,16 @@ def test_a_compiled_part(link: str, backend: str) -> None:
     check_same(model, ordinary)
 
 
-# The step is the same code whatever the link: the others meet one optimizer.
+# The step is the same code whatever the link: the others meet one optimizer. After backward, one of each way to treat
+# rows without a gradient.
 @pytest.mark.full
-@pytest.mark.parametrize("in_backward", [True, False])
 @pytest.mark.parametrize(
-    ("link", "kind"), [*(("average", kind) for kind in OPTIMIZERS), ("attention", "adam"), ("plain", "adam")]
+    ("link", "kind", "in_backward"),
+    [
+        *(("average", kind, True) for kind in OPTIMIZERS),
+        *(("average", kind, False) for kind in ("adam", "momentum", "global")),
+        *((link, "adam", in_backward) for link in ("attention", "plain") for in_backward in (True, False)),
+    ],
 )
 def test_a_compiled_step(link: str, kind: str, in_backward: bool) -> None:
     """Loss, backward and optimizer inside one compiled function."""
