@@ -1,5 +1,6 @@
 """Tables dealt over the ranks of torch.distributed: models whose tables outgrow one machine."""
 
+from .checkpoints import load, save
 from .deal import Deal
 from .faults import RankError
 from .gather import gather
@@ -18,6 +19,8 @@ __all__ = [
     "ShardedResEmbeddingBag",
     "ShardedTable",
     "gather",
+    "load",
+    "save",
     "shard",
     "tables",
 ]

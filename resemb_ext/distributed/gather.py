@@ -45,7 +45,7 @@ Read = Callable[[str], Iterator[Tensor]]
 def gather(model: nn.Module, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
     """Writes the state_dict that a model has in one process as one safetensors file; call it on every rank.
 
-    Rank 0 writes. The others send it their rows, a block of 4 MiB at a time: no rank needs room for a whole table.
+    Rank 0 writes. The others send it their rows, a block of 16 MiB at a time: no rank needs room for a whole table.
     ``safetensors.torch.load_file`` and ``load_state_dict`` of the model in one process, or of a sharded one, read it.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .deal import Deal
 from .wire import Wire
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 _DONE = -1
 
 
@@ -74,20 +74,23 @@ class Blocks:
     Args:
         wire: between the ranks; None for a process that holds all rows.
         tensors: by name, the same on all ranks.
+        bounds: of the blocks of each, as of ``Dealt.bounds``, which gives those that are not named.
 
     Attributes:
         blocks: all of them; turns name one by its number.
         numbers: those of each tensor's blocks, by its name.
     """
 
-    def __init__(self, wire: Wire | None, tensors: Mapping[str, Dealt]) -> None:
+    def __init__(
+        self, wire: Wire | None, tensors: Mapping[str, Dealt], bounds: Mapping[str, list[tuple[int, int]]] | None = None
+    ) -> None:
         self._wire, self._tensors = wire, dict(tensors)
         self.blocks: list[Block] = []
         self.numbers: dict[str, range] = {}
         self._all_done = False
         for name, tensor in tensors.items():
             first = len(self.blocks)
-            self.blocks += [Block(name, *bounds) for bounds in tensor.bounds()]
+            self.blocks += [Block(name, *pair) for pair in (bounds or {}).get(name) or tensor.bounds()]
             self.numbers[name] = range(first, len(self.blocks))
 
     def read(self, name: str) -> Iterator[Tensor]:
@@ -118,6 +121,9 @@ class Blocks:
             number: of the block, or -1 for none.
             values: its rows, of the tensor's dtype.
         """
+        ranks = 1 if self._wire is None else self._wire.ranks
+        # Before the others rely on it.
+        parts = [self._rows_for(rank, number, values) for rank in range(ranks)] if ranks > 1 else []
         given = self._agree(number)
         if given is None:
             if number != _DONE:
@@ -126,7 +132,6 @@ class Blocks:
                 self._put(block, values)
             return
         assert self._wire is not None
-        parts = [self._rows_for(rank, number, values) for rank in range(len(given))]
         sizes = [0 if n == _DONE else self._size(n, self._wire.rank) for n in given]
         found = self._wire.to_all("checkpoints", torch.cat(parts), [len(part) for part in parts], sizes)
         for block_number, rows in zip(given, found.split(sizes), strict=True):
@@ -203,7 +208,8 @@ class Blocks:
 
 
 def _as_bytes(rows: Tensor, device: torch.device) -> Tensor:
-    return rows.to(device).contiguous().reshape(-1).view(torch.uint8)
+    # A single row of a strided view counts as contiguous and keeps its stride, which views as bytes do not take.
+    return torch.empty(rows.numel(), dtype=rows.dtype, device=device).copy_(rows.reshape(-1)).view(torch.uint8)
 
 
 def _typed(data: Tensor, like: Dealt) -> Tensor:

@@ -61,6 +61,32 @@ def record_digests(folder: Path, paths: Iterable[Path]) -> None:
     _put(folder, {_name(folder, path): [sha256_of(path)] for path in paths})
 
 
+def write_digests(folder: Path, digests: Mapping[str, str]) -> None:
+    """Writes digests that are known; those of other files in ``folder`` stay.
+
+    Args:
+        folder: where ``SHA256SUMS`` is.
+        digests: hex sha256 by name.
+
+    Raises:
+        ValueError, OSError: as ``record_digests``.
+    """
+    _put(folder, {name: [digest] for name, digest in digests.items()})
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """Hex sha256 by name.
+
+    Raises:
+        FileNotFoundError: there is no ``SHA256SUMS``.
+        ValueError: it is damaged.
+    """
+    known = _read(folder)
+    if known is None:
+        raise FileNotFoundError(f"no file {folder / SUMS}")
+    return {name: digests[-1] for name, digests in known.items()}
+
+
 def write_recorded(folder: Path, path: Path, write: Callable[[Path], Any]) -> None:
     """``write_atomic``, with the file's digest in ``folder``'s ``SHA256SUMS``.
 
