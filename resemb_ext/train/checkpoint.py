@@ -19,12 +19,14 @@ from torch import Tensor
 from resemb_ext.distributed.deal import Deal
 from resemb_ext.distributed.gather import DTYPES, stored_blocks, write_gathered
 from resemb_ext.distributed.rows import Dealt, in_blocks
+from resemb_ext.distributed.shards import Shards, write_shards
 from resemb_ext.distributed.wire import Wire
 from resemb_ext.runtime.files import write_atomic
 
 FORMAT = "resemb-checkpoint"
 VERSION = 2
 BEST, LAST = "best.safetensors", "last.safetensors"
+LAST_SHARDS = "last.dcp"  # of several ranks, under way: folders by number
 
 # JSON has no tensors, tuples, keys other than text, or numbers that are not finite.
 _TENSOR, _TUPLE, _ITEMS, _FLOAT = "$tensor", "$tuple", "$items", "$float"
@@ -159,6 +161,70 @@ def open_checkpoint(path: Path | str, check: bool) -> dict[str, Any]:
     path = Path(path)
     metadata, names = _opened(path)
     return _checked(path, metadata, {name: Stored(path, name) for name in names}, check)
+
+
+def save_shards(folder: Path, state: dict[str, Any], wire: Wire | None) -> None:
+    """Writes ``state`` as files of all ranks; see ``resemb_ext.distributed.shards``.
+
+    Args:
+        folder: new or empty.
+        state, wire: as of ``save_checkpoint``.
+
+    Raises:
+        TypeError, OSError: as ``save_checkpoint``.
+    """
+    tensors: dict[str, Any] = {}
+    content = _pack(state, "", tensors)
+    write_shards(folder, tensors, {"format": FORMAT, "version": VERSION, "state": content}, wire)
+
+
+@dataclass(frozen=True)
+class StoredShards:
+    """A tensor in files of several ranks; all ranks that opened them read it together."""
+
+    shards: Shards
+    name: str
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.shards.entries_of_all[self.name][0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.shards.entries_of_all[self.name][1]
+
+    def whole(self) -> Tensor:
+        """All of it, on the CPU."""
+        made = torch.empty(self.shape, dtype=self.dtype)
+        self.shards.load({self.name: made})
+        return made
+
+    def own(self, deal: Deal) -> Tensor:
+        """The rows of this rank.
+
+        Raises:
+            ValueError: it has not as many rows as the deal.
+        """
+        made = torch.empty((deal.count, *self.shape[1:]), dtype=self.dtype)
+        self.shards.load({self.name: Dealt(made, deal)})
+        return made
+
+
+def open_shards(folder: Path, wire: Wire | None) -> dict[str, Any]:
+    """What ``save_shards`` wrote, with ``StoredShards`` in place of tensors; every rank of the wire calls this.
+
+    Raises:
+        FileNotFoundError: a file is missing; it is named, on every rank.
+        ValueError: damaged files, no checkpoint of this package, or of another version; on every rank.
+    """
+    shards = Shards(folder, wire)
+    text = shards.text
+    if not isinstance(text, Mapping) or text.get("format") != FORMAT:
+        raise ValueError(f"{folder} is no checkpoint of resemb_ext")
+    if text.get("version") != VERSION:
+        raise ValueError(f"{folder} has checkpoint version {text.get('version')}, this package reads {VERSION}")
+    state: dict[str, Any] = _unpack(text["state"], {name: StoredShards(shards, name) for name in shards.entries})
+    return state
 
 
 @contextmanager

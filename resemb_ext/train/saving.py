@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,19 @@ from resemb_ext.distributed.deal import Deal
 from resemb_ext.distributed.rows import Dealt
 from resemb_ext.distributed.whole import deals, inner, load_whole, whole_optimizer_state, whole_parameters, whole_state
 from resemb_ext.nn import ResEmbeddingBase
+from resemb_ext.runtime.digests import SUMS
 
-from .checkpoint import BEST, LAST, Stored, open_checkpoint, save_checkpoint
+from .checkpoint import (
+    BEST,
+    LAST,
+    LAST_SHARDS,
+    Stored,
+    StoredShards,
+    open_checkpoint,
+    open_shards,
+    save_checkpoint,
+    save_shards,
+)
 from .config import FitConfig
 from .evaluate import device_of
 from .optimizer import moment_bytes
@@ -64,7 +75,12 @@ class Saver:
     @property
     def can_resume(self) -> bool:
         """Whether there is a ``last`` checkpoint."""
-        return (self.folder / LAST).exists()
+        return (self.folder / LAST).exists() or bool(self._numbers())
+
+    def _numbers(self) -> list[int]:
+        """Those of the complete checkpoints of several ranks, ascending; more than one where a process was killed."""
+        found = (self.folder / LAST_SHARDS).glob(f"*/{SUMS}")
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
 
     def due(self) -> bool:
         """Whether the last checkpoint is older than ``save_every``."""
@@ -74,7 +90,8 @@ class Saver:
         """Saves weights, optimizer, random state and ``progress``.
 
         The tables are saved as they lie in memory, decay that is pending on rows included: applying
-        it here would round otherwise than a training that is not saved at this step.
+        it here would round otherwise than a training that is not saved at this step. Several ranks write their
+        rows side by side, by torch.distributed.checkpoint, until training is finished.
 
         Raises:
             OSError: it cannot be written; the message says which checkpoint is left.
@@ -91,7 +108,11 @@ class Saver:
             "made_for": self.made_for,
             "progress": dict(progress),
         }
-        self._write(LAST, state)
+        if self._ranks.alone or progress["finished"]:
+            self._write(LAST, state)
+            self._ranks.first_does(lambda: shutil.rmtree(self.folder / LAST_SHARDS, ignore_errors=True))
+        else:
+            self._write_shards(state)
         self._saved_at = time.monotonic()
 
     def save_best(self, about: Mapping[str, Any]) -> None:
@@ -108,12 +129,39 @@ class Saver:
         }
         self._write(BEST, {**state, **about})
 
+    def _write_shards(self, state: dict[str, Any]) -> None:
+        """In a folder of its own beside the one before, which goes when this is complete."""
+        place = self.folder / LAST_SHARDS
+        number = self._ranks.first_does(lambda: self._make_room(place))
+        with self._named(place / str(number), self._ranks.first_does(lambda: self.can_resume)):
+            save_shards(place / str(number), state, self._ranks.wire)
+
+        def clean() -> None:
+            self._make_room(place)
+            (self.folder / LAST).unlink(missing_ok=True)
+
+        self._ranks.first_does(clean)
+
+    def _make_room(self, place: Path) -> int:
+        """Removes what is not the newest complete checkpoint, and gives the number of the next."""
+        newest = (self._numbers() or [0])[-1]
+        for path in place.glob("*"):
+            if path.name != str(newest):
+                shutil.rmtree(path, ignore_errors=True)
+        return newest + 1
+
     def _write(self, name: str, state: dict[str, Any]) -> None:
         path = self.folder / name
-        try:
+        with self._named(path, path.exists()):
             save_checkpoint(path, state, self._ranks.wire)
+
+    @contextmanager
+    def _named(self, path: Path, before: bool) -> Iterator[None]:
+        """Says of an OSError what was to be written, and what is left."""
+        try:
+            yield
         except OSError as error:
-            left = "the one before it is whole" if path.exists() else "there is none before it"
+            left = "the one before it is whole" if before else "there is none before it"
             what = f"cannot write {path}: {error.strerror}" if error.strerror else str(error)
             raise OSError(
                 f"out: {what}; {left}. Make room or mend the folder, then continue with resemb train --resume"
@@ -125,9 +173,25 @@ class Saver:
         Raises:
             ValueError: the checkpoint is damaged, or of other options, another seed or model.
         """
-        path = self.folder / LAST
-        state = self._open(path)
-        return self._ranks.all_do(lambda: self._put_last(path, state))
+        number = self._ranks.first_does(self._newest)
+        if number is None:
+            path = self.folder / LAST
+            state = self._open(path)
+            return self._ranks.all_do(lambda: self._put_last(path, state))
+        path = self.folder / LAST_SHARDS / str(number)
+        return self._put_last(path, open_shards(path, self._ranks.wire))  # they read together
+
+    def _newest(self) -> int | None:
+        """The number of the newest checkpoint of several ranks; None where that of one file is as new."""
+        file, numbers = self.folder / LAST, self._numbers()
+        if not numbers:
+            return None
+        if not file.exists():
+            return numbers[-1]
+        of_ranks = open_shards(self.folder / LAST_SHARDS / str(numbers[-1]), None)["progress"]
+        progress = open_checkpoint(file, check=True)["progress"]
+        places = [(p["epochs"], p["batch"], p["finished"]) for p in (progress, of_ranks)]
+        return None if places[0] >= places[1] else numbers[-1]
 
     def _open(self, path: Path) -> dict[str, Any]:
         """A checkpoint, compared with its digest by rank 0 for all."""
@@ -234,7 +298,7 @@ def _size_of_checkpoints(folder: Path) -> int:
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            if name.endswith(".safetensors"):
+            if name.endswith((".safetensors", ".distcp")):
                 with suppress(FileNotFoundError):
                     size += os.stat(os.path.join(place, name)).st_size
     return size
@@ -277,7 +341,7 @@ def _refuse_changes(given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 def _read(value: Any, deal: Deal | None) -> Any:
     """What this rank needs of a stored value: its rows of a table and of what is kept by row, all of others."""
-    if not isinstance(value, Stored):
+    if not isinstance(value, (Stored, StoredShards)):
         return value
     return value.whole() if deal is None or not value.shape else value.own(deal)
 
@@ -295,7 +359,7 @@ def _extra(model: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _put(model: nn.Module, saved: Mapping[str, Stored], extra: Mapping[str, Any]) -> None:
+def _put(model: nn.Module, saved: Mapping[str, Stored | StoredShards], extra: Mapping[str, Any]) -> None:
     own = whole_parameters(model)
     differ = sorted({*own, *saved} - ({*own} & {*saved})) or [
         name for name, value in own.items() if (value.shape, value.dtype) != (saved[name].shape, saved[name].dtype)

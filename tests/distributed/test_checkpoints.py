@@ -112,6 +112,7 @@ def _whole(case: Case, past: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_save_on_two_ranks_load_on_three_and_on_one(tmp_path: Path) -> None:
     for name in ("2", "3", "saved", "three", "one"):
         (tmp_path / name).mkdir()
@@ -155,6 +156,7 @@ def test_one_process(tmp_path: Path) -> None:
         rx.distributed.load(model, tmp_path / "others")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tables of many blocks, whose chunks are ranges of rows."""
     monkeypatch.setattr("resemb_ext.distributed.rows.BLOCK_BYTES", 100)
