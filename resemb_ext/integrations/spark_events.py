@@ -245,7 +245,7 @@ def _survey(
     assert found is not None
     for field, name in names.items():
         if found[f"null_{field}"]:
-            raise ValueError(f"column {name!r} has {found[f'null_{field}']:,} nulls, expected a {field} in every row")
+            raise ValueError(f"column {name!r} (the {field}) has {found[f'null_{field}']:,} nulls, expected none")
     seen = found.asDict()
     if seen.get("labels"):
         raise ValueError(f"column {names['label']!r} has {seen['labels']:,} labels other than 0 and 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -120,14 +121,14 @@ def _pieces(events: Events, split: int) -> DataFrame | None:
         .agg(F.percentile_approx("time", shares, 10 * most).alias("at"), F.max("size").alias("size"))
     )
     # Collected: a quantile that is estimated anew, in a task that is run again, may be another one.
+    collected = found.toArrow()
     cuts = []
-    for row in found.collect():
-        pieces = min(math.ceil(row["size"] / split), most)
-        chosen = {row["at"][round(k * most / pieces) - 1] for k in range(1, pieces)}
-        cuts.append((*(row[key] for key in keys), sorted(chosen)))
-    fields = [frame.schema[name] for name in keys]
-    schema = T.StructType([*fields, T.StructField("cuts", T.ArrayType(frame.schema["time"].dataType))])
-    known = frame.sparkSession.createDataFrame(cuts, schema)
+    for at, size in zip(collected["at"].to_pylist(), collected["size"].to_pylist(), strict=True):
+        pieces = min(math.ceil(size / split), most)
+        cuts.append(sorted({at[round(k * most / pieces) - 1] for k in range(1, pieces)}))
+    # By Arrow: of a list of rows, executors would unpack each in a Python of their own.
+    table = collected.select(keys).append_column("cuts", pa.array(cuts, collected["at"].type))
+    known = frame.sparkSession.createDataFrame(table)
     before = F.size(F.filter("cuts", lambda cut: cut <= F.col("time")))
     heavy = F.col("cuts").isNotNull()
     return (

@@ -17,5 +17,7 @@ def spark(tmp_path_factory):
         "spark.local.dir": str(tmp_path_factory.mktemp("spark")),
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
     }
-    with rx.spark.session("local[2]", 700 << 20, config) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", "/no/python")  # executors run none
+        with rx.spark.session("local[2]", 700 << 20, config) as running:
+            yield running
