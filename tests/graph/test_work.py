@@ -5,10 +5,7 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
+import time
 
 import numpy as np
 import pandas as pd
@@ -24,6 +21,7 @@ from resemb_ext.data import IdMap, read_log
 from resemb_ext.graph import resumed
 from resemb_ext.runtime.files import locked
 from resemb_ext.testing.strategies import examples
+from tests import processes
 
 
 def events(n=20_000, items=700, seed=0):
@@ -234,41 +232,35 @@ def test_a_folder_without_room_is_refused_before_reading(tmp_path, monkeypatch, 
     assert InterestGraph.from_parquet(path, spill_dir=given, memory=10**9).num_edges  # nothing is spilled
 
 
-BUILD = """
-    import sys
-    from resemb_ext import InterestGraph
-    from resemb_ext.graph import resumed
-
+def build_in_small_steps(path, work, out, ready):
+    """In a process of its own."""
     resumed._EVENT_BYTES, resumed._POSITION_BYTES, resumed._SORTED_EVENTS = 300_000, 60_000, 20_000
-    print("ready", flush=True)
-    InterestGraph.from_parquet(
-        sys.argv[1], work_dir=sys.argv[2], save=sys.argv[3], window=40, batch_rows=5_000, memory=2_000_000
-    )
-"""
+    ready.touch()
+    InterestGraph.from_parquet(path, work_dir=work, save=out, window=40, batch_rows=5_000, memory=2_000_000)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", [0])
-def test_killed_at_random_moments(tmp_path, seed):
-    frame = events(150_000, 3_000, seed)
+def test_killed_at_random_moments(tmp_path):
+    frame = events(150_000, 3_000)
     path, work, out = write(tmp_path / "log.parquet", frame, 20_000), tmp_path / "work", tmp_path / "graph.npz"
-    moment = random.Random(seed)
-    command = [sys.executable, "-c", textwrap.dedent(BUILD), path, work, out]
+    moment, ready = random.Random(0), tmp_path / "ready"
     for _ in range(6):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        ready.unlink(missing_ok=True)
+        child = processes.begin(build_in_small_steps, path, work, out, ready)
         try:
-            assert child.stdout.readline() == "ready\n"
-            try:
-                child.wait(moment.uniform(0, 0.6))
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
+            while not ready.exists():
+                assert child.is_alive()
+                time.sleep(0.002)
+            child.join(moment.uniform(0, 0.6))
         finally:
             child.kill()
-            child.wait()
+            child.join()
         if out.exists():  # it is whole, at whatever moment the kill came
             assert InterestGraph.load(out).hash == of_arrays(frame, window=40).hash
             break
-    subprocess.run(command, check=True)
+    last = processes.begin(build_in_small_steps, path, work, out, ready)
+    last.join()
+    assert last.exitcode == 0
     assert InterestGraph.load(out).hash == of_arrays(frame, window=40).hash
     assert not work.exists()
 
