@@ -78,14 +78,15 @@ void copy_lists(const BatchGraph& graph, const int64_t* rows, int64_t count, int
 }
 
 bool number_items(int32_t* slots, int64_t num_items, int64_t ranks, const int64_t* ids, int64_t num_ids,
-                  int32_t* neighbors, int64_t count, Numbers& numbers) {
+                  int32_t* neighbors, int64_t count, bool apart, Numbers& numbers) {
   for (int64_t e = 0; e < count; ++e)
     if (static_cast<uint32_t>(neighbors[e]) >= static_cast<uint64_t>(num_items)) return false;
   for (int64_t i = 0; i < num_ids; ++i)
     if (static_cast<uint64_t>(ids[i]) >= static_cast<uint64_t>(num_items)) return false;
   const Owner owner(ranks);
   for (int64_t e = 0; e < count; ++e) slots[neighbors[e]] = kNew;
-  for (int64_t i = 0; i < num_ids; ++i) slots[ids[i]] = kId;
+  const int64_t among = apart ? 0 : num_ids;  // ids that are numbered with the neighbours
+  for (int64_t i = 0; i < among; ++i) slots[ids[i]] = kId;
   std::vector<int32_t> others;
   std::vector<int64_t> ids_of(ranks), others_of(ranks);
   int64_t read_ids = 0;
@@ -100,19 +101,19 @@ bool number_items(int32_t* slots, int64_t num_items, int64_t ranks, const int64_
       ++read_ids;
     }
   }
-  for (int64_t i = 0; i < num_ids; ++i) ++ids_of[owner(ids[i])];
+  for (int64_t i = 0; i < among; ++i) ++ids_of[owner(ids[i])];
   std::vector<int64_t> sizes(2 * ranks);
   for (int64_t r = 0; r < ranks; ++r) {
     sizes[2 * r] = ids_of[r];
     sizes[2 * r + 1] = others_of[r];
   }
   std::vector<int64_t> next = starts(sizes);
-  const int64_t total = num_ids + static_cast<int64_t>(others.size());
+  const int64_t total = among + static_cast<int64_t>(others.size());
   numbers.items.resize(total);
   numbers.looked_up.resize(num_ids);
-  numbers.all_read = read_ids == num_ids;
+  numbers.all_read = read_ids == among;
   std::vector<char> unread(numbers.all_read ? 0 : total);
-  for (int64_t i = 0; i < num_ids; ++i) {
+  for (int64_t i = 0; i < among; ++i) {
     const int64_t number = next[2 * owner(ids[i])]++;
     if (slots[ids[i]] == kId && !numbers.all_read) unread[number] = 1;
     numbers.items[number] = ids[i];
@@ -129,6 +130,10 @@ bool number_items(int32_t* slots, int64_t num_items, int64_t ranks, const int64_
       if (unread[n] == 0) numbers.read.push_back(n);
   }
   for (int64_t e = 0; e < count; ++e) neighbors[e] = slots[neighbors[e]];
+  for (int64_t i = among; i < num_ids; ++i) {
+    slots[ids[i]] = static_cast<int32_t>(i);
+    numbers.looked_up[i] = i;
+  }
   return true;
 }
 

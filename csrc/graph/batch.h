@@ -26,18 +26,18 @@ void copy_lists(const BatchGraph& graph, const int64_t* rows, int64_t count, int
                 char* weights);
 
 // Numbers 0, 1, ... for the items that are looked up and their neighbours: by owner, those looked up before
-// others.
+// others. Or, apart: numbers of the neighbours alone, while those of the ids are their places.
 struct Numbers {
-  std::vector<int64_t> items;      // [L]
+  std::vector<int64_t> items;      // [L], or [V] apart
   std::vector<int64_t> looked_up;  // [U], the numbers of ids, in their order
   std::vector<int64_t> read;       // numbers that occur among the neighbours; empty where all do
   bool all_read;
 };
 
 // ids: distinct, by owner. neighbors [count] become numbers. slots: int32 for every item, left with the
-// batch's numbers. Items must be in [0, num_items); returns false, with neighbors as they were, where one is
-// not.
+// numbers of the ids and, unless apart, of the neighbours. Items must be in [0, num_items); returns false,
+// with neighbors as they were, where one is not.
 bool number_items(int32_t* slots, int64_t num_items, int64_t ranks, const int64_t* ids, int64_t num_ids,
-                  int32_t* neighbors, int64_t count, Numbers& numbers);
+                  int32_t* neighbors, int64_t count, bool apart, Numbers& numbers);
 
 }  // namespace resemb::graph

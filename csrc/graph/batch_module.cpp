@@ -59,7 +59,8 @@ py::tuple lists(const Array<int64_t>& indptr, const py::array& neighbors, const 
   return py::make_tuple(lengths, found, values);
 }
 
-py::tuple numbers(Array<int32_t> slots, const Array<int64_t>& ids, Array<int32_t> neighbors, int64_t ranks) {
+py::tuple numbers(Array<int32_t> slots, const Array<int64_t>& ids, Array<int32_t> neighbors, int64_t ranks,
+                  bool apart) {
   if (ranks < 1) throw py::value_error("ranks: expected at least 1");
   Numbers found;
   int32_t *of = slots.mutable_data(), *edges = neighbors.mutable_data();
@@ -68,7 +69,7 @@ py::tuple numbers(Array<int32_t> slots, const Array<int64_t>& ids, Array<int32_t
   bool good = false;
   {
     const py::gil_scoped_release released;
-    good = number_items(of, items, ranks, looked_up, num_ids, edges, count, found);
+    good = number_items(of, items, ranks, looked_up, num_ids, edges, count, apart, found);
   }
   if (!good) throw py::index_error("ids or neighbors: an item is outside [0, H)");
   py::object read = py::none();
@@ -86,9 +87,10 @@ void define_batches(py::module_& module) {
              "(lengths, neighbors, weights) of some rows, one behind the other.");
   module.def(
       "numbers", &numbers, py::arg("slots").noconvert(), py::arg("ids").noconvert(),
-      py::arg("neighbors").noconvert(), py::arg("ranks"),
+      py::arg("neighbors").noconvert(), py::arg("ranks"), py::arg("apart"),
       "(items, numbers of ids, numbers that occur among neighbors or None for all) of a batch; ids are\n"
-      "distinct and by owner. neighbors become numbers in place, and slots those of all items of the batch.");
+      "distinct and by owner. neighbors become numbers in place, and slots those of ids and neighbours;\n"
+      "apart, of ids alone, which are then their places.");
 }
 
 }  // namespace resemb::graph

@@ -47,6 +47,8 @@ class Source:
         number: of the module, the same on all ranks.
         graph: of all items or of this rank's; None without one.
         graph_is_dealt: owners send their items' lists.
+        apart: rows of R and of C are numbered apart; not under the attention link, which finds an item among its own
+            neighbours.
         padding_idx: an item whose positions take no gradient, or None.
         keep_padding: R's row of padding is read all the same.
         dtype: in which rows and gradients travel; see ``fetch.Trip``.
@@ -58,6 +60,7 @@ class Source:
     number: int
     graph: Graph | None
     graph_is_dealt: bool
+    apart: bool
     padding_idx: int | None
     keep_padding: bool
     dtype: torch.dtype | None
@@ -89,7 +92,7 @@ class Source:
             bags = positions()
             ids, pads = self._distinct(bags.ids)
             lists = None if self.graph is None or self.graph_is_dealt else self.graph.lists(ids)
-            numbering = None if lists is None else self.slots.number(ids, lists, deal)
+            numbering = None if lists is None else self.slots.number(ids, lists, deal, self.apart)
             first = [ids] if numbering is None else [ids, numbering.neighbors]
             counts = counts_of(first, deal)
         except (TypeError, ValueError, IndexError) as error:
@@ -101,14 +104,14 @@ class Source:
             if self.graph is not None:
                 of_ids = requests[0]
                 lists = from_owners(wire, self.graph, of_ids.served.cpu().numpy(), of_ids.send, of_ids.receive)
-            numbering = self.slots.number(ids, lists, deal)
+            numbering = self.slots.number(ids, lists, deal, self.apart)
             if lists is not None:
                 second = [numbering.neighbors]
                 counts = counts_of(second, deal)
                 requests += ask(wire, deal, second, counts, wire.agree(call + 2, counts))
         served = [request.served for request in reversed(requests)]
         before_read(*(_rows_of(rows, deal.count) for rows in served))
-        height = len(numbering.items) + 1
+        height = numbering.height + 1
         trip = Trip(wire, self.dtype, sparse, height)
         local_padding = height - 1
         if self.padding_idx is not None:
@@ -134,9 +137,7 @@ class Source:
 
     def _wanted(self, requests: list[Requests], numbering: Numbering) -> list[Wanted]:
         device = self.wire.device
-        places = None
-        if len(numbering.looked_up) != len(numbering.items):
-            places = torch.from_numpy(numbering.looked_up).to(device)
+        places = None if numbering.rows is None else torch.from_numpy(numbering.rows).to(device)
         kept = self.deal.own_place(self.padding_idx) if self.keep_padding else None
         wanted = [Wanted(requests[0], places, kept)]
         if len(requests) > 1:

@@ -19,8 +19,11 @@ from .wire import Wire
 class Numbering:
     """Items of a batch with numbers 0, 1, ...: by owner, those looked up before others.
 
+    Apart, the numbers are those of the neighbours alone, and the items that are looked up have numbers of their own:
+    rows of both tables then lie as they arrive.
+
     Attributes:
-        items: int64 [L].
+        items: int64 [L]; apart, [V], the neighbours.
         looked_up: int64 [U], ascending: the numbers of the items that are looked up.
         read: int64 [V], ascending: the numbers of those that are neighbours; None where all L are.
     """
@@ -28,6 +31,17 @@ class Numbering:
     items: np.ndarray
     looked_up: np.ndarray
     read: np.ndarray | None
+    apart: bool
+
+    @property
+    def height(self) -> int:
+        """How many numbers there are, in either table."""
+        return max(len(self.items), len(self.looked_up))
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """int64 [U]: the numbers of the items that are looked up; None where these are 0 .. U - 1."""
+        return None if self.apart or len(self.looked_up) == len(self.items) else self.looked_up
 
     @property
     def neighbors(self) -> np.ndarray:
@@ -41,15 +55,17 @@ class Slots:
     def __init__(self, items: int) -> None:
         self.of = np.zeros(items, np.int32)
 
-    def number(self, ids: np.ndarray, lists: Lists | None, deal: Deal) -> Numbering:
-        """Numbers a batch; ``of`` then holds each item's number.
+    def number(self, ids: np.ndarray, lists: Lists | None, deal: Deal, apart: bool = False) -> Numbering:
+        """Numbers a batch; ``of`` then holds the number of each item that is looked up.
 
         Args:
             ids: int64 [U], distinct, by owner: the items looked up.
             lists: of their neighbours, which become numbers in place; None for tables without a graph.
+            apart: ids and neighbours have numbers of their own.
         """
         neighbors = np.empty(0, np.int32) if lists is None else lists.neighbors
-        return Numbering(*builder.numbers(self.of, ids, neighbors, deal.ranks))
+        items, looked_up, read = builder.numbers(self.of, ids, neighbors, deal.ranks, apart)
+        return Numbering(items, looked_up, read, apart)
 
     def numbers_of(self, ids: Tensor) -> Tensor:
         """int32: the numbers of ids."""

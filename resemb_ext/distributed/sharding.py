@@ -267,7 +267,10 @@ def _dealt(
             own_graph = lists.dealt(module.graph, module.link, deal)
     bag = isinstance(module, nn.EmbeddingBag)
     keeps = module.keep_padding if over_graph else not bag
-    source = Source(wire, deal, slots, number, own_graph, graph == "dealt", module.padding_idx, keeps, rows_dtype)
+    apart = not (over_graph and module.link == "attention")
+    source = Source(
+        wire, deal, slots, number, own_graph, graph == "dealt", apart, module.padding_idx, keeps, rows_dtype
+    )
     tables = {}
     for name, table in module.named_parameters(recurse=False):
         tables[name] = drawn(module, name, deal, wire.device) if table.is_meta else _copied(deal.own(table.detach()))

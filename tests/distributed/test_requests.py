@@ -39,6 +39,24 @@ def test_numbers(items: int, ranks: int, data: st.DataObject) -> None:
     assert counts_of([found.items, owned], deal).sum(0).tolist() == [len(expected), len(ids)]
 
 
+@given(items=st.integers(1, 60), ranks=st.integers(1, 5), data=st.data())
+@examples(60)
+def test_numbers_apart(items: int, ranks: int, data: st.DataObject) -> None:
+    slots = Slots(items)
+    slots.of[:] = np.random.default_rng(0).integers(-9, 1000, items)
+    item = st.integers(0, items - 1)
+    ids, neighbors = data.draw(st.sets(item).map(sorted)), data.draw(st.lists(item))
+    deal = Deal(items, ranks, 0)
+    owned = by_owner(np.array(ids, np.int64), deal)
+    numbers, empty = np.array(neighbors, np.int32), np.empty(0, np.float32)
+    found = slots.number(owned, Lists(empty, numbers, empty), deal, apart=True)
+    first = dict(zip(reversed(neighbors), reversed(range(len(neighbors))), strict=True))
+    assert found.neighbors.tolist() == sorted(first, key=lambda i: (i % ranks, first[i]))
+    assert [found.items[n] for n in numbers] == neighbors and found.read is None and found.rows is None
+    assert slots.of[owned].tolist() == found.looked_up.tolist() == list(range(len(ids)))
+    assert found.height == max(len(ids), len(first))
+
+
 @pytest.mark.parametrize("bad", [-1, 5])
 def test_items_that_are_not_there(bad: int) -> None:
     empty = np.empty(0, np.float32)
