@@ -74,7 +74,7 @@ def interest_graph(
 
     Rows, weights and degrees are those of ``InterestGraph.from_events``, whose options these are. They are equal to the
     bit but for ``weighting="ppmi"`` and ``damping``: a logarithm or power of Java may differ from that of the C library
-    in the last bit of a double, which moves one float32 weight in some hundred million by its last bit.
+    in the last bit of a double, and so a float32 weight in its last bit.
 
     Pairs come from ``lead(item, 1)`` to ``lead(item, window)`` over each user's order; the log is never joined with
     itself. The events are read two to five times, so ``persist()`` a query that is dear. A user's events are sorted in
