@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ def following(now: Snapshot, vectors: Vectors, items: Items | None, dtype: str |
     if vectors.padding != now.padding and (vectors.padding is not None or not _zero_at(vectors, now.padding)):
         raise TableError(f"source: its padding is {vectors.padding}, and the table's is {now.padding}; {_INSTEAD}")
     oov = now.oov if oov is None else oov
+    if now.items is not None and items is None and oov != now.oov:
+        raise TableError(
+            f"oov: found {oov}, and the table's is {now.oov}, the row behind those of its raw ids; give items as well"
+        )
     if (oov is None) != (now.oov is None) or (oov is not None and not 0 <= oov < vectors.rows):
         raise TableError(f"oov: found {oov}, and the table's is {now.oov}, of {vectors.rows} rows; {_INSTEAD}")
     return Next(vectors.rows, oov, _new_items(now, vectors, items))
@@ -132,8 +137,34 @@ def row_numbers(rows: Any, total: int, name: str) -> np.ndarray:
     return array
 
 
+def oov_row(oov: Any) -> int | None:
+    """An out-of-vocabulary row as an integer; whether the table has it is checked elsewhere.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    if oov is None:
+        return None
+    try:
+        if isinstance(oov, bool):
+            raise TypeError
+        return operator.index(oov)
+    except TypeError:
+        raise ValueError(f"oov: found {oov!r}; expected the number of a row, or None") from None
+
+
 def items_of(items: IdMap | Items | None) -> Items | None:
-    """An id map as what a table keeps of it."""
-    if not isinstance(items, IdMap):
+    """An id map as what a table keeps of it.
+
+    Raises:
+        TypeError: something else.
+        TableError: an id is there twice.
+    """
+    if items is None:
+        return None
+    if isinstance(items, Items):
+        items.check_distinct()
         return items
+    if not isinstance(items, IdMap):
+        raise TypeError(f"items: found {type(items).__name__}; expected an IdMap, or Items of resemb_ext.serving.lite")
     return Items(items.values.tolist() if items.kind == "text" else items.values, items.first)

@@ -98,9 +98,7 @@ def nearest(source: Any, row: int, k: int = 10, *, metric: str = "cos", index: O
     if k < 1:
         raise ValueError(f"k: found {k}; expected at least 1")
     if not 0 <= row < vectors.rows or row in vectors.no_items:
-        raise IndexError(
-            f"row: found {row}; expected an item, which rows 0 to {vectors.rows - 1} are but {_listed(vectors)}"
-        )
+        raise IndexError(f"row: found {row}; expected an item: a row from 0 to {vectors.rows - 1}{_but(vectors)}")
     query = vectors.gather(np.array([row]))[0]
     left_out = np.array([row, *vectors.no_items])
     if index is not None:
@@ -258,5 +256,6 @@ def _about(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _listed(vectors: Searchable) -> str:
-    return " and ".join(map(str, sorted(vectors.no_items)))
+def _but(vectors: Searchable) -> str:
+    listed = " and ".join(map(str, sorted(vectors.no_items)))
+    return f", but not {listed}" if listed else ""

@@ -19,13 +19,13 @@ from resemb_ext.runtime.files import write_atomic
 
 from .changes import changed_rows, moved
 from .encoding import encode_rows
-from .following import Next, check_all_new, following, grown_by, items_of, row_numbers
-from .lite.deltas import write_delta
+from .following import Next, check_all_new, following, grown_by, items_of, oov_row, row_numbers
+from .lite.deltas import Delta, write_delta
 from .lite.errors import TableError
 from .lite.format import read_header, write_table
 from .lite.idmap import Items
 from .lite.rows import row_bytes
-from .lite.snapshot import Snapshot, read_snapshot
+from .lite.snapshot import Snapshot, apply, read_snapshot
 from .lite.versions import base_file, delta_file, read_head
 from .vectors import Vectors, vectors_of
 from .versions import check_kept, publishing, put_in_force, remove_old
@@ -67,6 +67,9 @@ class _How:
     meta: dict[str, Any]
 
     def __post_init__(self) -> None:
+        for name, value in (("tolerance", self.tolerance), ("compact", self.compact)):
+            if not isinstance(value, (int, float, np.number)):
+                raise ValueError(f"{name}: found {type(value).__name__}, expected a number from 0")
         if not 0 <= self.tolerance < float("inf"):
             raise ValueError(f"tolerance: found {self.tolerance}, expected a number from 0")
         if not self.compact >= 0:
@@ -100,6 +103,7 @@ def publish(
         dtype: "float32", "float16", "int8" or "int4", of a table that is made; None is int8. Later versions have the
             table's.
         oov: row of ids that the table lacks; ``items.oov`` with ``items``, and by default that of the version in force.
+            Where the table has raw ids it follows from them.
         tolerance: a row is written where its quantised vector moved by more than this share of its length (both as
             readers see it, in the Euclidean norm). 0 writes each row of which a byte changed.
         full: write a new base. It may differ from the version in force in everything but its ``meta``, which is kept.
@@ -121,14 +125,16 @@ def publish(
     path, how = Path(to), _How(tolerance, compact, keep, meta or {})
     vectors = vectors_of(source)
     candidates = None if rows is None else np.unique(row_numbers(rows, vectors.rows, "rows"))
-    given = items_of(items)
+    given, oov = items_of(items), oov_row(oov)
     if given is not None:
+        if oov not in (None, given.oov):
+            raise ValueError(f"oov: found {oov}, and items have {given.oov}; give one of them")
         oov = given.oov
-    if not path.exists() and read_head(path) is None:
-        with publishing(path):
-            return _first(path, vectors, given, dtype or "int8", oov, how)
-    read_header(path)
+    if path.exists() or read_head(path) is not None:
+        read_header(path)
     with publishing(path):
+        if not path.exists() and read_head(path) is None:
+            return _first(path, vectors, given, dtype or "int8", oov, how)
         now = read_snapshot(path)
         if full:
             return _new_base(path, vectors, given, dtype or now.dtype, oov, how, now)
@@ -164,7 +170,7 @@ def publish_rows(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: numbers that are no rows, or vectors of another shape.
+        ValueError: numbers that are no rows, vectors of another shape, or one for padding that is not zero.
         TableError: as for ``publish``. Nothing was changed.
         OSError: a file cannot be written.
     """
@@ -182,6 +188,10 @@ def publish_rows(
         held = torch.as_tensor(vectors).detach().to("cpu", torch.float32)
         if held.shape != (len(wanted), now.dim):
             raise ValueError(f"vectors: shape {tuple(held.shape)}; expected {(len(wanted), now.dim)}")
+        if now.padding is not None and bool(held[torch.from_numpy(order)][wanted == now.padding].any()):
+            raise ValueError(
+                f"numbers: row {now.padding} is padding, which reads zeros; found a vector that is not zero"
+            )
         encoded = encode_rows(held[torch.from_numpy(order)].contiguous(), now.dtype, first=wanted)
         if upcoming.oov is not None and upcoming.oov != now.oov and upcoming.oov not in wanted:
             wanted = np.append(wanted, upcoming.oov)
@@ -269,7 +279,14 @@ def _write(
     }
     file = delta_file(path, sequence)
     headers = []
-    write_atomic(file, lambda target: headers.append(write_delta(target, fields, numbers, rows, upcoming.new_items)))
+
+    def write(target: Path) -> None:
+        header = write_delta(target, fields, numbers, rows, upcoming.new_items)
+        # Readers would refuse what this refuses, and the version before would be out of their reach.
+        apply(now, [Delta(header, numbers, rows, upcoming.new_items)], [str(file)])
+        headers.append(header)
+
+    write_atomic(file, write)
     put_in_force(path, now.header.id, sequence, headers[0].fingerprint)
     if how.keep is not None:
         remove_old(path, how.keep)

@@ -15,15 +15,18 @@ from torch import Tensor
 from resemb_ext._bags import check_ids, check_pooling
 from resemb_ext._loader import _C
 from resemb_ext._registration_serving import pool_rows, read_rows
+from resemb_ext.data import IdMap
 from resemb_ext.runtime.files import write_atomic
 
 from . import lite
+from .following import items_of, oov_row
 from .neighbors import export_index
 from .vectors import vectors_of
 
 _BITS = {"int4": 4, "int8": 8, "float16": 16, "float32": 32}
 _TORCH = {"float16": torch.float16, "float32": torch.float32}
 _IDS = (torch.int64, torch.int32)
+_STRIDED = torch.strided
 
 
 class _Version(NamedTuple):
@@ -97,7 +100,7 @@ class Table:
         dtype: str = "int8",
         *,
         oov: int | None = None,
-        items: lite.Items | None = None,
+        items: IdMap | lite.Items | None = None,
         meta: dict[str, Any] | None = None,
     ) -> Table:
         """Writes the rows of an embedding, block by block, and opens the file.
@@ -117,19 +120,17 @@ class Table:
             meta: JSON that the file keeps, such as the run that it came from.
 
         Raises:
-            TypeError: another source.
+            TypeError: another source, or items that are no id map.
             ValueError: a matrix of another shape, an oov that is no row, a path that has versions beside it.
-            TableError: numbers that are not finite in ``dtype``, the row is named; a dtype or dim that no table has.
+            TableError: numbers that are not finite in ``dtype``, the row is named; a dtype or dim that no table has;
+                items with repeats, or that do not end below ``oov``.
             OSError: the file cannot be written.
         """
-        found, path = vectors_of(source), Path(path)
+        found, path, oov, items = vectors_of(source), Path(path), oov_row(oov), items_of(items)
         lite.row_bytes(dtype, found.dim)  # refuses what no table can have
         if oov is not None and not 0 <= oov < found.rows:
             raise ValueError(f"oov: found {oov}; expected a row from 0 to {found.rows - 1}, or None")
-        if lite.read_head(path) is not None:
-            raise ValueError(
-                f"path: {path} has versions in {lite.folder_of(path)}; publish the next one, or remove both"
-            )
+        _check_alone(path)
         fields = {
             "dtype": dtype,
             "rows": found.rows,
@@ -138,7 +139,12 @@ class Table:
             "padding": found.padding,
             "meta": meta or {},
         }
-        write_atomic(path, lambda target: lite.write_table(target, fields, found.encoded(dtype), items))
+
+        def fill(target: Path) -> None:
+            lite.write_table(target, fields, found.encoded(dtype), items)
+            _check_alone(path)  # a publisher may have come meanwhile, whose versions need the file that is there
+
+        write_atomic(path, fill)
         return cls.open(path)
 
     @property
@@ -189,9 +195,9 @@ class Table:
             IndexError: the first id that is no row, with its position in ``ids.flatten()``, where the table has no
                 ``oov``.
             TypeError: no tensor, or another dtype.
-            ValueError: ids on another device.
+            ValueError: ids on another device, or of another layout than strided.
         """
-        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu:
+        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu or ids.layout is not _STRIDED:
             _check(ids)
         return read_rows(ids, *self._now.arguments)
 
@@ -220,16 +226,16 @@ class Table:
 
         Raises:
             IndexError, TypeError: as lookups.
-            ValueError: shapes, dtypes, mode or offsets that do not fit.
+            ValueError: shapes, dtypes, devices, mode or offsets that do not fit.
             RuntimeError: weights that require a gradient.
         """
-        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu:
+        if type(ids) is not Tensor or ids.dtype not in _IDS or not ids.is_cpu or ids.layout is not _STRIDED:
             _check(ids)
         if mode != "mean" or mean_divisor != "weights":
             check_pooling(mode, mean_divisor)
         if offsets is None and include_last_offset:
             raise ValueError("include_last_offset: needs offsets")
-        if offsets is not None and not (type(offsets) is Tensor and offsets.dtype == torch.int64):
+        if offsets is not None and not (type(offsets) is Tensor and offsets.dtype == torch.int64 and offsets.is_cpu):
             offsets = _offsets(offsets)
         if weights is not None:
             weights = _weights(weights, ids)
@@ -334,14 +340,27 @@ def _check(ids: Any) -> None:
     check_ids(ids)
     if ids.is_nested:
         raise ValueError("ids: a nested tensor; a table takes ids and offsets")
-    if not ids.is_cpu:
-        raise ValueError(f"ids: on {ids.device}; a table is read on the CPU: give ids.cpu()")
+    _check_cpu(ids, "ids")
+    if ids.layout is not _STRIDED:
+        raise ValueError(f"ids: of layout {ids.layout}; expected torch.strided: give ids.to_dense()")
+
+
+def _check_cpu(tensor: Tensor, name: str) -> None:
+    if not tensor.is_cpu:
+        raise ValueError(f"{name}: on {tensor.device}; a table is read on the CPU: give {name}.cpu()")
+
+
+def _check_alone(path: Path) -> None:
+    """Refuses to write over the base of versions."""
+    if lite.read_head(path) is not None:
+        raise ValueError(f"path: {path} has versions in {lite.folder_of(path)}; publish the next one, or remove both")
 
 
 def _offsets(offsets: Any) -> Tensor:
     if not isinstance(offsets, Tensor) or offsets.dtype not in _IDS:
         found = getattr(offsets, "dtype", type(offsets).__name__)
         raise TypeError(f"offsets: found {found}; expected a tensor of int64 or int32")
+    _check_cpu(offsets, "offsets")
     return offsets.to(torch.int64)
 
 
@@ -351,6 +370,7 @@ def _weights(weights: Any, ids: Tensor) -> Tensor:
         raise TypeError(f"weights: found {found}; expected a floating tensor")
     if weights.shape != ids.shape:
         raise ValueError(f"weights: shape {tuple(weights.shape)}; expected that of ids, {tuple(ids.shape)}")
+    _check_cpu(weights, "weights")
     if weights.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("weights: require a gradient, which a table does not give; use weights.detach()")
     return weights.to(torch.float32)

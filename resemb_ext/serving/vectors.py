@@ -34,11 +34,18 @@ class Vectors:
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop), float32 [stop - start, D] on the CPU."""
-        return self._float32(self._read(slice(start, stop)))
+        vectors = self._float32(self._read(slice(start, stop)))
+        if self.padding is not None and start <= self.padding < stop and bool(vectors[self.padding - start].any()):
+            vectors = vectors.clone()  # it may be the table of a bag, which leaves padding out
+            vectors[self.padding - start] = 0
+        return vectors
 
     def at(self, ids: Tensor) -> Tensor:
         """Rows of ids int64 [n], float32 [n, D] on the CPU."""
-        return self._float32(self._read(ids))
+        vectors = self._float32(self._read(ids))
+        if self.padding is not None:
+            vectors[ids == self.padding] = 0
+        return vectors
 
     def encoded(self, dtype: str) -> Iterator[np.ndarray]:
         """All rows as bytes, uint8 [b, row_bytes], in order.

@@ -13,7 +13,7 @@ from resemb_ext.runtime.files import locked, remove_temporaries, write_text
 from .lite.deltas import DeltaHeader, read_delta, read_delta_header
 from .lite.errors import TableError
 from .lite.format import TableHeader, read_header
-from .lite.snapshot import Snapshot, open_base, read_snapshot, read_version
+from .lite.snapshot import open_base, read_snapshot, read_version
 from .lite.versions import HEAD, Head, base_file, delta_file, folder_of, read_head
 
 _ENDS = (".delta", ".table")
@@ -58,35 +58,67 @@ def versions(table: Path | str) -> list[Version]:
 
     Raises:
         FileNotFoundError: no such file.
-        TableError: a file of them is no such file or damaged.
+        TableError: a file of them is no such file or damaged; the version in force is not there.
     """
     path = Path(table)
-    now = read_snapshot(path)
+    found = _listed(path)
+    _in_force(path, found)
+    return found
+
+
+def _in_force(path: Path, found: list[Version]) -> Version:
+    for version in found:
+        if version.in_force:
+            return version
+    read_snapshot(path)  # says what is missing
+    raise TableError(f"{path}: its versions changed while they were listed; list them again")
+
+
+def _listed(path: Path, *, damaged: bool = False) -> list[Version]:
+    """What ``versions`` gives; with ``damaged``, files that are so are left out."""
     head = read_head(path)
-    last = now.sequence if head is None else head.last
     found: dict[int, Version] = {}
-    for sequence, file in sorted(_files(path)):
-        if sequence > last:  # of a publisher that was killed before it put it in force
+    for sequence, file in _numbered(path, damaged):
+        if file != path and (head is None or sequence > head.last):
+            continue  # of a publisher that was killed before it put it in force
+        try:
+            header = read_delta_header(file) if file.suffix == ".delta" else read_header(file)
+            if header.sequence != sequence:
+                raise TableError(f"{file}: is version {header.sequence}; expected {sequence}, by its name")
+        except TableError:
+            if not damaged:
+                raise
             continue
-        header = read_delta_header(file) if file.suffix == ".delta" else read_header(file)
-        if header.sequence != sequence:
-            raise TableError(f"{file}: is version {header.sequence}; expected {sequence}, by its name")
-        version = _version(file, header, now, found)
+        except FileNotFoundError:  # a publisher removed it meanwhile
+            continue
+        version = _version(file, header, head, found)
         if version is not None:
             found[sequence] = version
     return [found[sequence] for sequence in sorted(found)]
 
 
-def _files(path: Path) -> Iterator[tuple[int, Path]]:
-    """Numbers and files of all versions, also those that were never in force."""
-    yield read_header(path).sequence, path
+def _numbered(path: Path, damaged: bool = False) -> list[tuple[int, Path]]:
+    """Numbers and files of all versions, also those that were never in force, by number."""
+    files = list(_later_files(path))
+    try:
+        files.append((read_header(path).sequence, path))
+    except TableError:
+        if not damaged:
+            raise
+    return sorted(files)
+
+
+def _later_files(path: Path) -> Iterator[tuple[int, Path]]:
+    """Those of the table's folder."""
     folder = folder_of(path)
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.suffix in _ENDS and len(file.stem) == 8 and file.stem.isdecimal():
             yield int(file.stem), file
 
 
-def _version(file: Path, header: TableHeader | DeltaHeader, now: Snapshot, found: dict[int, Version]) -> Version | None:
+def _version(
+    file: Path, header: TableHeader | DeltaHeader, head: Head | None, found: dict[int, Version]
+) -> Version | None:
     """None where a delta follows a version that is gone."""
     if isinstance(header, DeltaHeader):
         parent = found.get(header.parent)
@@ -96,7 +128,7 @@ def _version(file: Path, header: TableHeader | DeltaHeader, now: Snapshot, found
     else:
         base, changed, table = header.sequence, header.rows, header.id
     state = file.stat()
-    in_force = (header.sequence, header.fingerprint) == (now.sequence, now.fingerprint)
+    in_force = head is None or (header.sequence, header.fingerprint) == (head.sequence, head.fingerprint)
     return Version(
         header.sequence,
         header.parent,
@@ -120,7 +152,7 @@ def chain_of(found: list[Version], sequence: int) -> list[Version]:
     """
     known = {version.sequence: version for version in found}
     if sequence not in known:
-        there = ", ".join(map(str, known))
+        there = ", ".join(map(str, known)) or "none"
         raise TableError(f"version: found {sequence}, expected one of those that are there: {there}")
     chain = [known[sequence]]
     while chain[-1].base != chain[-1].sequence:
@@ -168,7 +200,7 @@ def put_in_force(table: Path, base: str, sequence: int, fingerprint: str) -> Non
 def roll_back(table: Path | str, sequence: int) -> Version:
     """Puts another version in force, an older one or one that was rolled back. Its deltas are verified before.
 
-    The next version that is published follows it, and has a number of its own.
+    The version in force, and others that this one does not follow, may be damaged. The next version that is published follows it, and has a number of its own.
 
     Args:
         table: of the file.
@@ -179,9 +211,10 @@ def roll_back(table: Path | str, sequence: int) -> Version:
         TableError: no such version, a damaged one, or another process publishes.
     """
     path = Path(table)
-    read_header(path)
+    if not folder_of(path).is_dir():
+        read_header(path)
     with publishing(path):
-        wanted = chain_of(versions(path), sequence)[-1]
+        wanted = chain_of(_listed(path, damaged=True), sequence)[-1]
         read_version(path, Head(wanted.table, wanted.sequence, wanted.fingerprint, wanted.sequence))
         put_in_force(path, wanted.table, wanted.sequence, wanted.fingerprint)
     return wanted
@@ -210,7 +243,7 @@ def verify(table: Path | str) -> list[Version]:
 
 
 def keep_newest(table: Path | str, count: int) -> list[Version]:
-    """Removes versions that neither the one in force nor the newest ones need.
+    """Removes versions that neither the one in force nor the newest ones need, and damaged ones.
 
     Args:
         table: of the file.
@@ -221,7 +254,7 @@ def keep_newest(table: Path | str, count: int) -> list[Version]:
 
     Raises:
         FileNotFoundError: no such file.
-        TableError: as ``versions``; another process publishes.
+        TableError: the version in force is damaged or missing; another process publishes.
         ValueError: ``count`` below 1.
     """
     path = Path(table)
@@ -234,21 +267,21 @@ def keep_newest(table: Path | str, count: int) -> list[Version]:
 
 def check_kept(count: int) -> None:
     """Refuses a number of versions to keep that is none."""
-    if count < 1:
-        raise ValueError(f"keep: found {count}, expected at least 1")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"keep: found {count!r}, expected a whole number from 1")
 
 
 def remove_old(path: Path, count: int) -> None:
     """``keep_newest`` for who holds the table."""
-    found = versions(path)
-    wanted = {v.sequence for v in [*found[-count:], *(v for v in found if v.in_force)]}
+    found = _listed(path, damaged=True)  # damaged files are needed by no version, and go
+    now = _in_force(path, found)
+    wanted = {v.sequence for v in [*found[-count:], now]}
     needed = {v.file: v for sequence in wanted for v in chain_of(found, sequence)}
-    now = next(v for v in found if v.in_force)
     if path not in needed:
         # The table's own file is a base that nobody needs: that of the version in force takes its place.
         os.replace(base_file(path, now.base), os.path.realpath(path))
         needed[path] = now
     # The newest first: what is left by a kill are whole versions.
-    for sequence, file in sorted(_files(path), reverse=True):
+    for sequence, file in reversed(_numbered(path, damaged=True)):
         if file not in needed and file != path and file in (delta_file(path, sequence), base_file(path, sequence)):
             file.unlink(missing_ok=True)

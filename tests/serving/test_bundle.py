@@ -200,6 +200,8 @@ def test_lengths_that_do_not_fit_are_refused():
     for lengths in ([1], [4, -1], [2, 2]):
         with pytest.raises(BundleError, match="expected numbers >= 0 that add up to 3"):
             padded_histories(np.arange(3), np.array(lengths), 4)
+    with pytest.raises(BundleError, match="lengths: found 1, expected one for each of 2 targets"):
+        Bundle.score_numbers(object.__new__(Bundle), np.array([1, 2]), np.array([3]), np.array([1]))
 
 
 # Versions.

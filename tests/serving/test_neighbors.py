@@ -95,7 +95,7 @@ def test_rows_that_are_no_items_are_refused(tmp_path):
     snapshot = write(tmp_path / "items.table", vectors_of())
     for row in (0, 59, 60, -1):
         with pytest.raises(
-            IndexError, match=f"row: found {row}; expected an item, which rows 0 to 59 are but 0 and 59"
+            IndexError, match=f"row: found {row}; expected an item: a row from 0 to 59, but not 0 and 59"
         ):
             nearest(snapshot, row)
     with pytest.raises(ValueError, match="k: found 0; expected at least 1"):

@@ -203,7 +203,7 @@ def test_what_does_not_follow_is_refused_and_changes_nothing(tmp_path: Path) -> 
         (first, {"rows": [0.5]}, ValueError, "rows: found float64"),
         (first, {"tolerance": -1}, ValueError, "tolerance: found -1, expected a number from 0"),
         (first, {"compact": float("nan")}, ValueError, "compact: found nan"),
-        (first, {"keep": 0}, ValueError, "keep: found 0, expected at least 1"),
+        (first, {"keep": 0}, ValueError, "keep: found 0, expected a whole number from 1"),
         (first.astype(int), {}, TypeError, "source: found int64"),
         (np.where(first == first[3, 2], np.inf, first), {"rows": [3]}, TableError, "row 3 holds a number that is not"),
         (np.where(first == first[3, 2], np.nan, first), {"full": True}, TableError, "row 3 holds a number that is not"),

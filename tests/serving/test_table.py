@@ -134,6 +134,21 @@ def test_ids_that_are_no_rows(tmp_path) -> None:
         (lambda t: t([1, 2]), TypeError, "ids: found list; expected a tensor of int64 or int32"),
         (lambda t: t(torch.ones(2)), TypeError, r"ids: found torch.float32; expected"),
         (lambda t: t(torch.ones(2, dtype=torch.int64, device="meta")), ValueError, "ids: on meta; a table is read on"),
+        (
+            lambda t: t(torch.ones(2).long().to_sparse()),
+            ValueError,
+            "ids: of layout torch.sparse_coo; expected torch.str",
+        ),
+        (
+            lambda t: t.bag(torch.ones(3).long(), torch.zeros(1, dtype=torch.int64, device="meta")),
+            ValueError,
+            "offsets: on meta; a table is read on the CPU",
+        ),
+        (
+            lambda t: t.bag(torch.ones(1, 3).long(), weights=torch.ones(1, 3, device="meta")),
+            ValueError,
+            "weights: on meta; a table is read on the CPU",
+        ),
         (lambda t: t.bag(torch.ones(3).long()), ValueError, r"ids: shape \[3\] does not fit; expected \[B, N\]"),
         (lambda t: t.bag(torch.ones(3).long(), [0]), TypeError, "offsets: found list"),
         (lambda t: t.bag(torch.ones(3).long(), torch.ones(2)), TypeError, "offsets: found torch.float32"),

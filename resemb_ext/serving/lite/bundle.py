@@ -184,7 +184,12 @@ class Bundle:
 
         Returns:
             float32 [B]. A number below 0, or that the table has no row for, is read as its out-of-vocabulary row.
+
+        Raises:
+            BundleError: another number of lengths than of targets, or lengths that do not add up to P.
         """
+        if len(lengths) != len(target):
+            raise BundleError(f"lengths: found {len(lengths)}, expected one for each of {len(target)} targets")
         return self._score(self._state, target, history, lengths)
 
     def _score(self, state: State, target: np.ndarray, history: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -67,6 +67,10 @@ class _Part:
     def __len__(self) -> int:
         return len(self.values)
 
+    def check_distinct(self) -> None:
+        """Refuses repeats."""
+        _ = self._by_text if isinstance(self.values, list) else self._by_value
+
     @cached_property
     def _by_text(self) -> dict[str, int]:
         known = {word: number for number, word in enumerate(self.values, self.first)}
@@ -151,6 +155,15 @@ class Items:
     def __len__(self) -> int:
         return self._count
 
+    def check_distinct(self) -> None:
+        """Sorts or hashes all ids, as the first ``encode`` does.
+
+        Raises:
+            TableError: an id is there twice.
+        """
+        for part in self._parts:  # ``extended`` has compared them with one another
+            part.check_distinct()
+
     def section(self) -> np.ndarray:
         """uint8: the bytes of the section.
 
@@ -205,6 +218,7 @@ class Items:
             raise TableError(f"items: found {new.kind} ids, and the table's are {self.kind}")
         if new.first != self.oov:
             raise TableError(f"items: the new ids are numbered from {new.first}, expected {self.oov}")
+        new.check_distinct()
         if len(new) and (self.encode(new.values) != self.oov).any():
             raise TableError("items: some of the new ids are there already")
         out = object.__new__(Items)
