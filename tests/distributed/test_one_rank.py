@@ -198,6 +198,56 @@ def test_old_optimizers_are_told(group: None) -> None:
         optimizer.step()
 
 
-def test_graphs_that_are_pinned_or_of_another_kind(group: None) -> None:
-    model = nn.ModuleList([rx.ResEmbedding(graph(), D)])
-    assert type(rx.distributed.shard(model).module[0]).__name__ == "ShardedResEmbedding"
+def test_a_model_of_tables_alone(group: None) -> None:
+    model = rx.distributed.shard(nn.ModuleDict({"item": rx.ResEmbedding(graph(), D, sparse=True)}))
+    with model.no_sync():
+        model.module["item"](torch.tensor([3])).sum().backward()
+    model.module["item"](torch.tensor([3])).sum().backward()
+    gradient = model.module["item"].residual.grad.coalesce()
+    assert gradient.indices().tolist() == [[3]] and gradient.values().tolist() == [[2.0] * D]
+    assert model.traffic() == {"all": 0}
+
+
+def test_modes(group: None) -> None:
+    """Dropout of edges follows train and eval; without gradients nothing is kept."""
+    plain = nn.Sequential(rx.ResEmbedding(graph(), D, "attention", edge_dropout=0.5), nn.Linear(D, 1))
+    expected = plain.eval()(torch.arange(H))
+    model = rx.distributed.shard(plain)
+    assert not model._parallel[0].module[0].attention.training
+    with torch.no_grad():
+        found = model(torch.arange(H))
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+    model.train()
+    assert not torch.allclose(model(torch.arange(H)), model(torch.arange(H)))
+    assert "41, 6, rank 0 of 1 with 41 rows, link='attention'" in repr(model)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_frozen_tables(sparse: bool, group: None) -> None:
+    emb = rx.ResEmbedding(graph(), D, sparse=sparse)
+    emb.central.requires_grad_(False)
+    module = rx.distributed.shard(nn.ModuleList([emb])).module[0]
+    module(torch.tensor([3, 4])).sum().backward()
+    assert module.central.grad is None and not module.central.requires_grad
+    assert module.residual.grad.is_sparse == sparse and module.residual.grad.to_dense().sum() == 2 * D
+
+
+def test_no_second_derivative(group: None) -> None:
+    module = rx.distributed.shard(nn.ModuleList([rx.ResEmbedding(graph(), D, sparse=True)])).module[0]
+    out = module(torch.tensor([3])).square().sum()
+    with pytest.raises(RuntimeError):
+        (gradient,) = torch.autograd.grad(out, module.residual, create_graph=True)
+        gradient.to_dense().sum().backward()
+
+
+def test_tables_of_one_graph_share_its_numbers(group: None) -> None:
+    """Two tables over as many items take turns with one array of slots."""
+    plain = nn.ModuleList([rx.ResEmbedding(graph(), D, sparse=True) for _ in range(2)])
+    expected = [table(torch.tensor([5, 7, 5])) for table in plain]
+    module = rx.distributed.shard(plain).module
+    assert module[0]._source.slots is module[1]._source.slots
+    found = [table(torch.tensor([5, 7, 5])) for table in module]
+    sum(vectors.sum() for vectors in found).backward()
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
