@@ -27,6 +27,7 @@ def test_a_checkout_against_itself(tmp_path):
     assert "| log | 1 |" in text
 
 
+@pytest.mark.full
 def test_another_package_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="ended with"):
         din_versions.Checkout(tmp_path, Path("no such log"), 1, "res")

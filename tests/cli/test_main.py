@@ -63,6 +63,7 @@ def test_root_help_lists_every_command(capsys):
     assert all(re.search(rf"^    {command}\s", shown, re.MULTILINE) for command in COMMANDS)
 
 
+@pytest.mark.full
 def test_doctor_prints_versions_isa_and_cuda(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out

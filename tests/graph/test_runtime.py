@@ -210,6 +210,7 @@ except MemoryError:
 """
 
 
+@pytest.mark.full
 def test_too_many_items_for_memory_is_a_memory_error():
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
     assert done.stdout == "MemoryError\n", done.stderr

@@ -16,6 +16,9 @@ from resemb_ext import InterestGraph, ResEmbedding, _loader, functional
 from resemb_ext.testing import Problem, make_problem
 from resemb_ext.testing.problems import make_graph
 
+# It takes seconds to import, and a C++ compiler.
+INDUCTOR = pytest.param("inductor", marks=pytest.mark.full)
+
 
 def module(num_items: int = 40, dim: int = 8, **options) -> ResEmbedding:
     import numpy as np
@@ -32,7 +35,7 @@ def net(emb: ResEmbedding, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Te
     return (emb(ids) * 2).sum(0) + emb.bag(ids, offsets, mode="mean").sum(0)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
 def test_compiled_inference(backend: str) -> None:
     emb = module()
     ids, offsets = torch.randint(0, 40, (30,)), torch.tensor([0, 4, 4, 20])
@@ -54,10 +57,10 @@ def pool(emb: ResEmbedding, ids: torch.Tensor, offsets: torch.Tensor) -> torch.T
     ("backend", "function", "sparse"),
     [
         ("aot_eager", net, False),
-        ("inductor", net, False),
+        pytest.param("inductor", net, False, marks=pytest.mark.full),
         ("aot_eager", look_up, True),
         ("aot_eager", pool, True),
-        ("inductor", pool, True),
+        pytest.param("inductor", pool, True, marks=pytest.mark.full),
     ],
 )
 def test_compiled_training(backend: str, function: Callable, sparse: bool) -> None:

@@ -182,13 +182,17 @@ def test_a_compiled_step(link: str, kind: str, in_backward: bool) -> None:
     check_same(model, ordinary)
 
 
+#: Outside the slow group: attention over histories, first-order weights beside layers, and a recurrent model, which takes
+#: AOTAutograd long. Every model is compiled in tests/models/test_common.py, and every kind of step above.
+USUAL = {("din", "eager"), ("din", "aot_eager"), ("deepfm", "aot_eager"), ("dien", "eager")}
+
+
 def model_cases() -> list[object]:
-    """Every model with every backend, one of them outside the slow group: DIN, with attention, has all."""
+    """Every model with every backend."""
     return [
-        pytest.param(name, backend, marks=[] if name == "din" or backend == usual else [pytest.mark.slow])
+        pytest.param(name, backend, marks=[] if (name, backend) in USUAL else [pytest.mark.slow])
         for name in models.MODELS
         for backend in ("eager", "aot_eager", "inductor")
-        for usual in ["eager" if name == "dien" else "aot_eager"]  # DIEN takes AOTAutograd long
     ]
 
 

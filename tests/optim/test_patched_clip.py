@@ -118,6 +118,7 @@ def test_threads_leave_torch_as_it_was() -> None:
     refused()
 
 
+@pytest.mark.full
 def test_for_good() -> None:
     """In a process of its own; no reference is kept."""
     program = """
