@@ -280,7 +280,11 @@ def test_headers_of_any_content_give_right_rows_or_one_error(
     if name.endswith("HEAD"):
         (path.parent / name).write_text(json.dumps(fields))
     else:
-        (path.parent / name).write_bytes(framing.pack(raw[:8], fields) + body)
+        try:
+            head = framing.pack(raw[:8], fields)
+        except TableError:  # an infinite number, which no header holds
+            return
+        (path.parent / name).write_bytes(head + body)
     for call in (lambda: whole(lite.read_snapshot(path)), lambda: versions(path), lambda: verify(path)):
         try:
             call()
