@@ -60,9 +60,13 @@ def launched(distributed: bool | None) -> Iterator[Ranks]:
                 "distributed: found no RANK and WORLD_SIZE in the environment; start with torchrun, or call "
                 "torch.distributed.init_process_group before"
             )
-        dist.init_process_group("gloo")
     try:
-        wire = Wire(None, torch.device("cpu"), None)
+        try:
+            if own:
+                _begin()
+            wire = Wire(None, torch.device("cpu"), None)
+        except RuntimeError as error:
+            raise OSError(f"distributed: the ranks do not reach each other: {str(error).splitlines()[0]}") from error
         try:
             with wire.faults.telling("training"):
                 yield Ranks(wire)
@@ -71,8 +75,18 @@ def launched(distributed: bool | None) -> Iterator[Ranks]:
                 wire.faults.linger()  # this process may hold what the others read the cause from
             raise
     finally:
-        if own:
+        if own and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _begin() -> None:
+    """Begins the default group, in a part of torchrun's store that only this start of the ranks uses.
+
+    The store outlives a restart (torch 2.13), and ranks would look for each other where those of the start before were.
+    """
+    store, rank, ranks = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"resemb_ext/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
 
 
 def _refuse_sharded(config: RunConfig) -> None:

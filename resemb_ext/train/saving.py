@@ -219,7 +219,7 @@ class Saver:
         """Random numbers go on where they were; those of other ranks than now start anew, as the step says."""
         of_ranks = saved if saved.dim() > 1 else saved.unsqueeze(0)
         if len(of_ranks) == self._ranks.count:
-            put(of_ranks[self._ranks.rank])
+            put(of_ranks[self._ranks.rank].clone())  # torch reads past a view's end
         elif not cuda:
             torch.manual_seed(self._ranks.seed(self.seed + step))
 
