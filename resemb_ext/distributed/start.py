@@ -23,16 +23,17 @@ def state_of_draws() -> str:
     return hashlib.sha256(torch.get_rng_state().numpy().data).hexdigest()[:12]
 
 
-def drawn(module: Any, name: str, deal: Deal, device: torch.device) -> Tensor:
+def drawn(module: Any, name: str, deal: Deal, device: torch.device, std: float | None = None) -> Tensor:
     """This rank's rows of a table on the meta device, drawn as ``reset_parameters`` draws all.
 
     Args:
         module: ResEmbedding, ResEmbeddingBag, nn.Embedding or nn.EmbeddingBag.
         name: of its table.
+        std: of its numbers; None for that of ``reset_parameters``.
     """
     table = getattr(module, name)
     own = empty_table((deal.count, table.shape[1]), dtype=table.dtype, device=device)
-    std = _std(module, name)
+    std = _std(module, name) if std is None else std
     ranks, rank = deal.ranks, deal.rank
     for start in range(0, deal.items, _BLOCK_ROWS):
         past = min(start + _BLOCK_ROWS, deal.items)

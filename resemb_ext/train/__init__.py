@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import FitConfig, RunConfig, read_config
 from .evaluate import evaluate, measure, predict
+from .fitted import FitResult, TrainingDiverged
 from .folder import saved_config
 from .interrupt import TrainingInterrupted
 from .loggers import LoggedRun, RunLogger
-from .loop import FitResult, TrainingDiverged, fit
+from .loop import fit
 from .optimizer import build_optimizer, parameter_groups
 from .runner import RunResult, run
 from .statistics import paired_difference

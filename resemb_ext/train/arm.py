@@ -12,7 +12,6 @@ from torch import nn
 
 from resemb_ext import metrics
 from resemb_ext.data import Samples
-from resemb_ext.distributed import shard
 from resemb_ext.distributed.whole import inner, whole_parameters
 from resemb_ext.runtime.files import plain
 from resemb_ext.runtime.peak_memory import PeakMemory
@@ -22,7 +21,7 @@ from .clock import mean_seconds
 from .config import RunConfig
 from .inputs import made_for
 from .loop import fit
-from .prepare import Prepared, build_model, fit_parts, item_vectors
+from .prepare import Prepared, build_dealt, build_model, fit_parts, item_vectors
 from .ranks import ALONE, Ranks
 from .smoothing import smooth
 from .statistics import shown
@@ -62,10 +61,8 @@ def train_arm(
     show = progress or Progress(False)
     name = f"{arm} seed {seed}"
     with PeakMemory() as memory:
-        model = build_model(config, prepared, arm, seed)
+        model = (build_model if ranks.alone else build_dealt)(config, prepared, arm, seed)
         parts = fit_parts(config, prepared, model, arm, seed)
-        if not ranks.alone:
-            model = shard(model, dense=True)
         done = fit(
             model,
             train,

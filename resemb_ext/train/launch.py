@@ -54,12 +54,11 @@ def launched(distributed: bool | None) -> Iterator[Ranks]:
     if not dist.is_available():
         raise ValueError("distributed: this torch is built without torch.distributed")
     own = not dist.is_initialized()
-    if own:
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                "distributed: found no RANK and WORLD_SIZE in the environment; start with torchrun, or call "
-                "torch.distributed.init_process_group before"
-            )
+    if own and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        raise ValueError(
+            "distributed: found no RANK and WORLD_SIZE in the environment; start with torchrun, or call "
+            "torch.distributed.init_process_group before"
+        )
     try:
         try:
             if own:

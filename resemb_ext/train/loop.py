@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .config import FitConfig
 from .crossfit import FoldTables
 from .diagnose import likely_cause
 from .evaluate import Metrics, batch_of, check_metric, device_of, measure, predict
+from .fitted import FitResult, TrainingDiverged
 from .fresh import draw_anew, seed_of_epoch
 from .interrupt import Interrupts, TrainingInterrupted
 from .losses import training_loss
@@ -34,41 +35,6 @@ from .ranks import Ranks
 from .saving import Saver
 from .statistics import shown
 from .swaps import Swaps
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or a score became NaN or infinite; the message names epoch, step and the likely cause."""
-
-
-@dataclass
-class FitResult:
-    """What training did.
-
-    Attributes:
-        epochs: passes made over the training samples.
-        steps: optimizer steps made.
-        best_epoch: the epoch (from 1) whose weights the model holds.
-        stopped: "patience", "epochs", or "given up".
-        valid: metrics of the best epoch on validation.
-        test: metrics of the best epoch on test, or None where no test samples were given.
-        test_scores: float32 logits of the test samples, or None.
-        history: per epoch ``epoch``, ``loss`` (mean), ``valid`` metrics, ``train_s``, and
-            ``seconds`` by part ("data", "forward", "backward", "optimizer", "evaluation"; the
-            first four sum to ``train_s``). Steps made inside backward count as backward.
-        samples_per_s: training samples over training time, evaluation left out.
-        wall_s: seconds in all, evaluation included.
-    """
-
-    epochs: int = 0
-    steps: int = 0
-    best_epoch: int = 0
-    stopped: str = "epochs"
-    valid: Metrics = field(default_factory=dict)
-    test: Metrics | None = None
-    test_scores: np.ndarray | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    samples_per_s: float = 0.0
-    wall_s: float = 0.0
 
 
 def fit(

@@ -14,15 +14,17 @@ from torch import nn
 from resemb_ext import data
 from resemb_ext._ownership import ShardedTables
 from resemb_ext.data.splits import times_are_positions, usual_split
+from resemb_ext.distributed import shard, tables
+from resemb_ext.distributed.start import drawn
 from resemb_ext.graph import InterestGraph
 from resemb_ext.nn import ResEmbedding
 from resemb_ext.runtime.files import check_out
 
-from .building import PADDING, make_model
+from .building import PADDING, make_model, plain_table, res_table
 from .config import AUTO_SPLIT, AUTO_TABLES, LARGE_TABLE, RunConfig
 from .crossfit import CrossFit, FoldTables
 from .evaluate import check_metric
-from .ranks import Ranks
+from .ranks import ALONE, Ranks
 from .ready import read_split
 from .saving import Sizes, checkpoint_sizes
 from .swaps import Swaps
@@ -219,7 +221,37 @@ def build_model(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> n
     )
 
 
-def check_models(config: RunConfig, prepared: Prepared) -> dict[str, Sizes]:
+def _build_on_meta(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> nn.Module:
+    """``build_model`` with an item table that takes no memory yet."""
+
+    def table(config: RunConfig) -> nn.Module:
+        with torch.device("meta"):
+            if arm == "plain":
+                return plain_table(prepared.log.num_items, config)
+            assert prepared.graph is not None
+            made = res_table(prepared.graph, config)
+        if made.attention is not None:  # which is not dealt, and starts at constants
+            made.attention.to_empty(device="cpu").reset_parameters()
+        return made
+
+    log = prepared.log
+    return make_model(config, table, seed, num_items=log.num_items, num_categories=log.num_categories)
+
+
+def build_dealt(config: RunConfig, prepared: Prepared, arm: str, seed: int) -> nn.Module:
+    """``build_model`` dealt over ranks, all of which call this; no rank holds the whole item table on the way."""
+    model = _build_on_meta(config, prepared, arm, seed)
+    whole = model.get_submodule("item_embedding")
+    torch.manual_seed(seed)  # item tables are drawn first in one process too
+    sharded = shard(model, dense=True)
+    if arm == "plain":  # drawn twice, as ``plain_table`` does
+        table = next(table for table in tables(sharded) if table.name == "item_embedding.weight")
+        with torch.no_grad():
+            table.part.copy_(drawn(whole, "weight", table.deal, table.part.device, std=config.init_std))
+    return sharded
+
+
+def check_models(config: RunConfig, prepared: Prepared, ranks: Ranks = ALONE) -> dict[str, Sizes]:
     """Builds every arm's model once, so that what one refuses is said before another is trained.
 
     Returns:
@@ -228,8 +260,8 @@ def check_models(config: RunConfig, prepared: Prepared) -> dict[str, Sizes]:
     Raises:
         ValueError, TypeError: as the models and their tables.
     """
-    options = config.fit_config()
-    return {arm: checkpoint_sizes(build_model(config, prepared, arm, config.seed[0]), options) for arm in config.arms}
+    options, build = config.fit_config(), build_model if ranks.alone else _build_on_meta
+    return {arm: checkpoint_sizes(build(config, prepared, arm, config.seed[0]), options) for arm in config.arms}
 
 
 def build_folds(config: RunConfig, prepared: Prepared, model: nn.Module, arm: str, seed: int) -> FoldTables | None:

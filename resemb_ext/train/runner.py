@@ -154,7 +154,7 @@ def _run_on(
         ranks.compare("inputs", hashes(prepared))
         progress.say(describe(config, prepared))
         config = resolved(config, prepared)
-        sizes = ranks.all_do(partial(check_models, config, prepared))
+        sizes = ranks.all_do(partial(check_models, config, prepared, ranks))
         if prepared.clean_graph is False:
             progress.say(
                 f"warning: {config.graph} was built from other events than this split's training "

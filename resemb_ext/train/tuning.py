@@ -19,10 +19,11 @@ from resemb_ext.runtime.files import plain, shell_word
 from resemb_ext.runtime.progress import Progress, RunWarning
 
 from .config import RunConfig
+from .fitted import TrainingDiverged
 from .folder import CONFIG, changed_options, with_resolved
 from .inputs import INPUTS, check_inputs, located
 from .interrupt import TrainingInterrupted
-from .loop import TrainingDiverged, fit
+from .loop import fit
 from .opening import Kind, opened
 from .prepare import Prepared, build_model, check_models, fit_parts, prepare, resolved, train_samples
 from .report import write_report
