@@ -83,7 +83,7 @@ class Source:
 
         Raises:
             TypeError, ValueError, IndexError: what ``positions`` raises, or an id out of range.
-            RuntimeError: another rank has raised; it names the rank.
+            RankError: another rank has raised, or is gone; it names the rank.
         """
         wire, deal = self.wire, self.deal
         learns = torch.is_grad_enabled() and any(table.requires_grad for table in tables)

@@ -18,8 +18,12 @@ _CLOSED = ("closed by peer", "connection reset", "broken pipe", "connection refu
 _OF_EXCHANGES = (*_CLOSED, "timed out", "timeout", "gloo", "nccl", "process group")
 
 
+# Set in an error that every rank has heard of, and has raised too.
+_KNOWN = "_known_to_all_ranks"
+
+
 class RankError(RuntimeError):
-    """An exchange failed; the message names the rank at fault, and the cause as far as it is known.
+    """Another rank has refused its input, or an exchange failed; the message names the rank at fault, and the cause.
 
     Attributes:
         ranks: those at fault, by their numbers in the group; none where that is not known.
@@ -46,7 +50,7 @@ class Faults:
 
     def tell(self, error: BaseException) -> None:
         """Lets the other ranks know why this one ends; only the first cause counts."""
-        if self._told or self.ranks == 1 or of_exchange(error):
+        if self._told or self.ranks == 1 or of_exchange(error) or getattr(error, _KNOWN, False):
             return
         self._told = True
         with contextlib.suppress(RuntimeError):  # the store's process may be the one that is gone
@@ -77,6 +81,8 @@ class Faults:
         try:
             yield
         except RuntimeError as error:
+            if not of_exchange(error):
+                raise
             raise self.of(error, what) from None
 
     def of(self, error: BaseException, what: str) -> RankError:
@@ -129,6 +135,12 @@ class Faults:
         return self._store.check([key])
 
 
+def known_to_all(error: BaseException) -> BaseException:
+    """The error, which need not be told to other ranks any more."""
+    setattr(error, _KNOWN, True)
+    return error
+
+
 def of_exchange(error: BaseException) -> bool:
     """Whether an error is that of an exchange, for which another rank may be to blame."""
     if isinstance(error, (RankError, dist.DistError)):
@@ -143,11 +155,14 @@ def _line(error: BaseException) -> str:
 
 
 _watched: weakref.WeakSet[Faults] = weakref.WeakSet()
+_hooked = False
 
 
 def _watch(faults: Faults) -> None:
     """Tells of errors that end the process."""
-    if not _watched:
+    global _hooked
+    if not _hooked:
+        _hooked = True
         before = sys.excepthook
 
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:

@@ -142,8 +142,8 @@ class ShardedResEmbedding(ShardedLookup):
 
         Raises:
             IndexError, TypeError, ValueError: this rank's ids do not fit.
-            RuntimeError: another rank's do not, or ranks look up different tables; it names the rank.
-            RankError: a rank is gone, or took no part before the timeout.
+            RankError: another rank's do not, ranks look up different tables, or a rank is gone or took no part before
+                the timeout; it names the rank.
         """
         return self._look_up(input)
 

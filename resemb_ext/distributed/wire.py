@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .faults import Faults
+from .faults import Faults, RankError, known_to_all
 
 _MESSAGE_BYTES = 512
 
@@ -80,7 +80,7 @@ class Wire:
             int64 [W, k]: what each rank is about to ask of this one.
 
         Raises:
-            RuntimeError: on every rank, where one of them has refused its input or makes another call.
+            RankError: on every rank, where one of them has refused its input or makes another call.
         """
         return self._heads(call, counts, None)
 
@@ -105,14 +105,15 @@ class Wire:
         if any(refused):
             texts = self.gather_text("" if error is None else f"{type(error).__name__}: {error}")
             if error is not None:
-                raise error
+                raise known_to_all(error)
             rank = refused.index(1)
-            raise RuntimeError(f"rank {rank}: {texts[rank]}")
+            raise RankError(f"rank {rank}: {texts[rank]}", [rank])
         if any(other != calls[0] for other in calls):
             other = next(rank for rank in range(self.ranks) if calls[rank] != calls[0])
-            raise RuntimeError(
+            raise RankError(
                 f"rank {other}: looks up another table than rank 0, or in another mode ({self.describe(calls[other])}; "
-                f"rank 0: {self.describe(calls[0])}); expected the same lookups in the same order on every rank"
+                f"rank 0: {self.describe(calls[0])}); expected the same lookups in the same order on every rank",
+                [other],
             )
         return found[:, 2:].cpu()
 

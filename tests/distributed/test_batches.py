@@ -264,3 +264,24 @@ def test_states(ranks: tuple[int, Ranks]) -> None:
             f"item.central: holds the rows of another rank or of another number of ranks; expected those of rank {rank} of {world}"
             in line
         )
+
+
+def _goes_on() -> list[str]:
+    """Errors of the first rank's ids, and a lookup after that."""
+    torch.manual_seed(0)
+    model = rx.distributed.shard(nn.Sequential(nn.Embedding(7, 2, sparse=True)))
+    said = []
+    for ids in (torch.tensor([7 if dist.get_rank() == 0 else 3]), torch.tensor([1])):
+        try:
+            said.append(str(model(ids).shape))
+        except (IndexError, rx.distributed.RankError) as error:
+            said.append(f"{type(error).__name__}: {error}")
+    said.append(str(model._wire.faults._told))
+    return said
+
+
+def test_training_goes_on_after_ids_that_were_refused(ranks: tuple[int, Ranks]) -> None:
+    first, *others = ranks[1].run(_goes_on)
+    line = "IndexError: ids: id 7 at position 0 is out of range; expected ids in [0, 7)"
+    assert first == [line, "torch.Size([1, 2])", "False"]
+    assert all(other == [f"RankError: rank 0: {line}", "torch.Size([1, 2])", "False"] for other in others)

@@ -74,7 +74,7 @@ def _until_the_end(rank: int, folder: str, kind: str, port: int) -> None:
         (
             "bad ids",
             r"IndexError: ids: id 99 at position 2 is out of range; expected ids in \[0, 41\)",
-            r"RuntimeError: rank 1: IndexError: ids: id 99 at position 2 is out of range; expected ids in \[0, 41\)",
+            r"RankError: rank 1: IndexError: ids: id 99 at position 2 is out of range; expected ids in \[0, 41\)",
         ),
         (
             "hangs",
@@ -83,8 +83,8 @@ def _until_the_end(rank: int, folder: str, kind: str, port: int) -> None:
         ),
         (
             "other order",
-            r"RuntimeError: rank 2: looks up another table than rank 0, .*\(user with gradients; rank 0: item with .*",
-            r"RuntimeError: rank 2: looks up another table than rank 0, .*",
+            r"RankError: rank 2: looks up another table than rank 0, .*\(user with gradients; rank 0: item with .*",
+            r"RankError: rank 2: looks up another table than rank 0, .*",
         ),
         ("raises", r"in a second line", r"RankError: rank 1 ended with ValueError: label 7 is neither 0 nor 1"),
         ("ends", None, r"RankError: rank 1: ended, and closed its connection, while rank \d was in .*"),
