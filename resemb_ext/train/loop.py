@@ -29,7 +29,7 @@ from .evaluate import Metrics, batch_of, check_metric, device_of, measure, predi
 from .fitted import FitResult, TrainingDiverged
 from .fresh import draw_anew, seed_of_epoch
 from .interrupt import Interrupts, TrainingInterrupted
-from .losses import training_loss
+from .losses import check_shareable, training_loss
 from .optimizer import build_optimizer
 from .ranks import Ranks
 from .saving import Saver
@@ -117,8 +117,10 @@ def fit(
         "swaps": "none" if swaps is None else swaps.key,
         "embeddings": "kept" if redraw is None else "drawn anew each epoch",
     }
-    if not ranks.alone and (folds is not None or redraw is not None):
-        raise ValueError("folds and redraw work on whole tables, which a sharded model has not; leave them out")
+    if not ranks.alone:
+        if folds is not None or redraw is not None:
+            raise ValueError("folds and redraw work on whole tables, which a sharded model has not; leave them out")
+        check_shareable(model)
     saver = None if folder is None else Saver(Path(folder), model, optimizer, config, seed, made_for)
     if folds is not None:
         folds.attach(optimizer)

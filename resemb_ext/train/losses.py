@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from resemb_ext.distributed.whole import inner
 from resemb_ext.models import TorchBatch
+from resemb_ext.models.layers import Dice
 
 from .ranks import ALONE, Ranks
 
@@ -48,3 +49,17 @@ def training_loss(
             value = math.nan
         loss = loss + extra
     return loss if ranks.alone else loss * ranks.count, value
+
+
+def check_shareable(model: nn.Module) -> None:
+    """Refuses a model whose results for a sample depend on others of the batch, of which a rank has a share.
+
+    Raises:
+        ValueError: it has such a layer, which is named.
+    """
+    for name, module in inner(model).named_modules():
+        if isinstance(module, (Dice, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            raise ValueError(
+                f"{name or 'model'}: {type(module).__name__} takes means over the whole batch, of which a rank has a share; "
+                "expected another layer, or one process"
+            )

@@ -228,6 +228,13 @@ def test_refused_on_ranks(options: dict[str, Any], message: str, wire: Wire) -> 
         run(RunConfig(**_plain(options)), distributed=True, progress=False)
 
 
+def test_layers_over_batches_are_refused() -> None:
+    model = rx.models.DNN(nn.Embedding(5, 4, padding_idx=0), activation="dice")
+    with pytest.raises(ValueError, match=r"mlp\.layers\.1: Dice takes means over the whole batch"):
+        losses.check_shareable(model)
+    losses.check_shareable(rx.models.DNN(nn.Embedding(5, 4, padding_idx=0)))
+
+
 def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="distributed: found no RANK and WORLD_SIZE"):
