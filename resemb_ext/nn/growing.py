@@ -173,7 +173,7 @@ class Growing(GraphState, WholeTable):
         """The optimizers whose state has to grow with the tables."""
         for name, table in tables.items():
             if table.grad is not None:
-                raise RuntimeError(f"{name}: has a gradient; call optimizer.step() or zero_grad() first")
+                raise RuntimeError(f"{name}: has a gradient; call optimizer.step(), then zero_grad(), first")
             if type(table.data) is not Tensor:
                 raise RuntimeError(f"{name}: a {type(table.data).__name__}; expected a whole table, not a sharded one")
             if table.device.type == "cpu" and table.is_shared():

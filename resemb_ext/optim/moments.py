@@ -38,7 +38,7 @@ def check_state(state: Any) -> None:
     Raises:
         ValueError: no name of a form.
     """
-    if state not in STATES:
+    if not isinstance(state, str) or state not in STATES:
         raise ValueError(f"state: found {state!r}; expected one of {', '.join(map(repr, STATES))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,29 +18,45 @@ _READ = 1 << 22  # numbers of a block that is computed at once
 _COMPARED = 1 << 18  # numbers of a block that is compared, which stays in cache
 
 
+@dataclass
+class Changes:
+    """Rows that are to be written, part by part, so that no more of them are in memory than who reads them keeps.
+
+    Attributes:
+        parts: rows that were compared, numbers int64 [n] of those that changed, and their bytes, uint8 [n, row_bytes].
+            Numbers ascend from part to part. Each part is read once.
+        compared, changed: rows of the parts that were read so far.
+    """
+
+    parts: Iterator[tuple[int, np.ndarray, np.ndarray]]
+    compared: int = 0
+    changed: int = 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for compared, numbers, rows in self.parts:
+            self.compared += compared
+            self.changed += len(numbers)
+            yield numbers, rows
+
+
 def changed_rows(
     now: Snapshot, vectors: Vectors, upcoming: Next, candidates: np.ndarray | None, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows of an embedding that are to be written.
+) -> Changes:
+    """Rows of an embedding that are to be written; computed as they are read, which raises TableError where a number is
+    not finite.
 
     Args:
         candidates: int64 [n], ascending, rows that may have changed; None for all. New rows are added.
         tolerance: see ``moved``.
-
-    Returns:
-        Their numbers, int64 [n] ascending; their bytes, uint8 [n, row_bytes]; how many rows were compared.
-
-    Raises:
-        TableError: numbers that are not finite.
     """
-    numbers, rows, compared = [np.empty(0, np.int64)], [np.empty((0, now.header.row_bytes), np.uint8)], 0
-    for ids, block in _read(vectors, candidates, first_new(now, upcoming)):
-        encoded = encode_rows(block, now.dtype, first=ids)
-        changed = moved(now, ids, encoded, tolerance)
-        numbers.append(ids[changed])
-        rows.append(encoded[changed])
-        compared += len(ids)
-    return np.concatenate(numbers), np.concatenate(rows), compared
+
+    def parts() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for ids, block in _read(vectors, candidates, first_new(now, upcoming)):
+            encoded = encode_rows(block, now.dtype, first=ids)
+            changed = moved(now, ids, encoded, tolerance)
+            yield len(ids), ids[changed], encoded[changed]
+
+    return Changes(parts())
 
 
 def _read(vectors: Vectors, candidates: np.ndarray | None, new: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:

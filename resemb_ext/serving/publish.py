@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from resemb_ext.data import IdMap
 from resemb_ext.runtime.files import write_atomic
 
-from .changes import changed_rows, moved
+from .changes import Changes, changed_rows, moved
 from .encoding import encode_rows
 from .following import Next, check_all_new, following, grown_by, items_of, oov_row, row_numbers
 from .lite.deltas import Delta, write_delta
@@ -139,8 +140,7 @@ def publish(
         if full:
             return _new_base(path, vectors, given, dtype or now.dtype, oov, how, now)
         upcoming = following(now, vectors, given, dtype, oov)
-        found = changed_rows(now, vectors, upcoming, candidates, how.tolerance)
-        return _write(path, now, upcoming, *found, how)
+        return _write(path, now, upcoming, changed_rows(now, vectors, upcoming, candidates, how.tolerance), how)
 
 
 def publish_rows(
@@ -198,7 +198,8 @@ def publish_rows(
             encoded = np.concatenate([encoded, now.gather([now.oov])])
         check_all_new(now, upcoming, wanted)
         changed = moved(now, wanted, encoded, how.tolerance)
-        return _write(path, now, upcoming, wanted[changed], encoded[changed], len(wanted), how)
+        part = (len(wanted), wanted[changed], encoded[changed])
+        return _write(path, now, upcoming, Changes(iter([part])), how)
 
 
 def _first(path: Path, vectors: Vectors, items: Items | None, dtype: str, oov: int | None, how: _How) -> Published:
@@ -221,7 +222,7 @@ def _new_base(
 ) -> Published:
     oov = now.oov if oov is None and vectors.rows == now.rows else oov
     fields = _base_fields(vectors.rows, vectors.dim, dtype, oov, vectors.padding, {**now.meta, **how.meta})
-    return _put_base(path, now, fields, vectors.encoded(dtype), items, vectors.rows, 0, how)
+    return _put_base(path, now, fields, vectors.encoded(dtype), items, Changes(iter(()), 0, vectors.rows), how)
 
 
 def _put_base(
@@ -230,8 +231,7 @@ def _put_base(
     fields: dict[str, Any],
     blocks: Iterator[np.ndarray],
     items: Items | None,
-    changed: int,
-    compared: int,
+    changes: Changes,
     how: _How,
 ) -> Published:
     sequence = _next_sequence(path, now)
@@ -242,7 +242,8 @@ def _put_base(
     put_in_force(path, header.id, sequence, header.fingerprint)
     if how.keep is not None:
         remove_old(path, how.keep)
-    return Published("base", sequence, header.rows, changed, compared, size, file if file.exists() else path)
+    place = file if file.exists() else path
+    return Published("base", sequence, header.rows, changes.changed, changes.compared, size, place)
 
 
 def _next_sequence(path: Path, now: Snapshot) -> int:
@@ -254,16 +255,21 @@ def _next_sequence(path: Path, now: Snapshot) -> int:
     return sequence
 
 
-def _write(
-    path: Path, now: Snapshot, upcoming: Next, numbers: np.ndarray, rows: np.ndarray, compared: int, how: _How
-) -> Published:
+def _write(path: Path, now: Snapshot, upcoming: Next, changes: Changes, how: _How) -> Published:
     """Writes the next version, as a delta or as a base, and puts it in force."""
+    parts = [(np.empty(0, np.int64), np.empty((0, now.header.row_bytes), np.uint8))]
+    most, coming = how.compact * upcoming.rows - now.written, iter(changes)
+    for part in coming:
+        parts.append(part)
+        if changes.changed and changes.changed > most:  # so no more than a share of the table is ever in memory
+            break
+    numbers, rows = (np.concatenate(held) for held in zip(*parts, strict=True))
     if not len(numbers) and (upcoming.rows, upcoming.oov) == (now.rows, now.oov):
         if how.keep is not None:
             remove_old(path, how.keep)
-        return Published("nothing", now.sequence, now.rows, 0, compared, 0, path)
-    if now.written + len(numbers) > how.compact * upcoming.rows:
-        return _compacted(path, now, upcoming, numbers, rows, compared, how)
+        return Published("nothing", now.sequence, now.rows, 0, changes.compared, 0, path)
+    if len(numbers) > most:
+        return _compacted(path, now, upcoming, chain([(numbers, rows)], coming), changes, how)
     sequence = _next_sequence(path, now)
     fields = {
         "table": now.header.id,
@@ -290,12 +296,18 @@ def _write(
     put_in_force(path, now.header.id, sequence, headers[0].fingerprint)
     if how.keep is not None:
         remove_old(path, how.keep)
-    return Published("delta", sequence, upcoming.rows, len(numbers), compared, file.stat().st_size, file)
+    return Published("delta", sequence, upcoming.rows, len(numbers), changes.compared, file.stat().st_size, file)
 
 
 def _compacted(
-    path: Path, now: Snapshot, upcoming: Next, numbers: np.ndarray, rows: np.ndarray, compared: int, how: _How
+    path: Path,
+    now: Snapshot,
+    upcoming: Next,
+    parts: Iterator[tuple[np.ndarray, np.ndarray]],
+    changes: Changes,
+    how: _How,
 ) -> Published:
+    """Writes a new base: the rows in force, and over them those of ``parts``, which count in ``changes``."""
     items = now.items
     if items is not None and upcoming.new_items is not None:
         items = items.extended(upcoming.new_items)
@@ -303,14 +315,19 @@ def _compacted(
     fields = _base_fields(upcoming.rows, now.dim, now.dtype, upcoming.oov, now.padding, meta)
 
     def blocks() -> Iterator[np.ndarray]:
-        step = max(1, _COPIED // now.header.row_bytes)
+        step, part = max(1, _COPIED // now.header.row_bytes), next(parts, None)
         for start in range(0, upcoming.rows, step):
             stop = min(start + step, upcoming.rows)
             block = np.zeros((stop - start, now.header.row_bytes), np.uint8)
             if start < now.rows:
                 block[: now.rows - start] = now.block(start, min(stop, now.rows))
-            low, high = np.searchsorted(numbers, [start, stop])
-            block[numbers[low:high] - start] = rows[low:high]
+            while part is not None:
+                numbers, rows = part
+                low, high = np.searchsorted(numbers, [start, stop])
+                block[numbers[low:high] - start] = rows[low:high]
+                if high < len(numbers):
+                    break
+                part = next(parts, None)
             yield block
 
-    return _put_base(path, now, fields, blocks(), items, len(numbers), compared, how)
+    return _put_base(path, now, fields, blocks(), items, changes, how)

@@ -341,3 +341,5 @@ def test_unknown_names() -> None:
         optim.Adam([torch.zeros(2, 2, requires_grad=True)], state="int4")
     with pytest.raises(ValueError, match="state: found None"):
         optim.AdamW([{"params": [torch.zeros(2, 2, requires_grad=True)], "state": None}])
+    with pytest.raises(ValueError, match=r"state: found \['compact'\]; expected one of"):
+        optim.AdamW([{"params": [torch.zeros(2, 2, requires_grad=True)], "state": ["compact"]}])

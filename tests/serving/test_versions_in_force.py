@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,27 @@ def test_a_table_that_came_meanwhile_is_gone_on_with(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(room, "publishing", after_another)
     assert publish(draw(seed=1), path, compact=9).kind == "delta"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_rows_that_all_changed_are_never_in_memory_together(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("changes._READ", "changes._COMPARED", "publish._COPIED", "lite.format._WRITE"):
+        monkeypatch.setattr(f"resemb_ext.serving.{name}", 1 << 14)
+    path, count, dim = tmp_path / "items.table", 5000, 64
+    table = torch.from_numpy(np.random.default_rng(0).standard_normal((count, dim), np.float32))
+    publish(table, path, dtype="float32")
+    later = torch.cat([table + 1, table[:100]])
+    rows = np.arange(count) if known else None
+    tracemalloc.start()
+    try:
+        done = publish(later, path, rows=rows, compact=0.1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (done.kind, done.changed, done.compared, done.rows) == ("base", count + 100, count + 100, count + 100)
+    assert peak < 0.5 * 4 * dim * count
+    now = lite.read_snapshot(path)
+    now.verify()
+    np.testing.assert_array_equal(now.gather(np.arange(count + 100)).view(np.float32), later.numpy())
