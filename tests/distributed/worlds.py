@@ -36,6 +36,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     sparse: bool = True
     in_backward: bool = False
+    two_lookups: bool = False
     shard: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -43,6 +44,7 @@ class Case:
         parts = [self.link, self.optimizer, str(self.dtype).removeprefix("torch.")]
         parts += [] if self.sparse else ["dense"]
         parts += ["in backward"] if self.in_backward else []
+        parts += ["two lookups"] if self.two_lookups else []
         return " ".join(parts + [f"{k}={v}" for k, v in {**self.shard, **self.options}.items()])
 
 
@@ -79,8 +81,7 @@ class Model(nn.Module):
             self.user.weight[2] = 1
         tower = torch.float64 if case.dtype == torch.float64 else torch.float32
         self.top = nn.Sequential(nn.Linear(2 * D + 6, 7), nn.Tanh(), nn.Linear(7, 1)).to(tower)
-        # torch adds no sparse gradients of float16, and those of bfloat16 with a further rounding.
-        self.two_lookups = not case.in_backward and case.dtype in (torch.float32, torch.float64)
+        self.two_lookups = case.two_lookups
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         history, offsets = batch["history"], batch["offsets"]
