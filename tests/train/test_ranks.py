@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,6 +189,46 @@ def test_gathered_files_are_those_of_the_library(wire: Wire, tmp_path: Path) -> 
     dealt = {k: Dealt(v, deal) if len(v) == 7 else v for k, v in state["tables"].items()}
     save_checkpoint(tmp_path / "ranks", {**state, "tables": dealt}, wire)
     assert (tmp_path / "ranks").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+def test_last_checkpoints_of_ranks(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, _ = rx.data.simulate(users=40, items=30, domains=3, events_per_user=(5, 7), seed=1)
+    split = rx.data.split(log)
+    graph = rx.InterestGraph.from_log(split.train)
+    samples = rx.data.make_train_samples(split), rx.data.make_eval_samples(split, "valid")
+    options = {"epochs": 2, "batch_size": 64, "save_every": 0.0, "metric": "auc", "progress": False}
+
+    def made() -> Any:
+        torch.manual_seed(5)
+        return rx.models.DNN(rx.ResEmbedding(graph, 4, padding_idx=0), hidden=(4,), dropout=0.5)
+
+    expected = rx.train.fit(made(), *samples, folder=tmp_path / "whole", **options)
+    calls = iter(range(10**6))
+
+    def dies(*arguments: Any) -> Any:
+        if next(calls) == 5:
+            raise Killed
+        return training_loss(*arguments)
+
+    ranks = tmp_path / "ranks"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "training_loss", dies)
+        rx.train.fit(rx.distributed.shard(made()), *samples, folder=ranks, **options)
+    assert [path.name for path in (ranks / "last.dcp").iterdir()] == ["6"]  # the first was before the first step
+    assert not (ranks / "last.safetensors").exists()
+    shutil.copytree(ranks, tmp_path / "missing")
+    (tmp_path / "missing/last.dcp/6/__0_0.distcp").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks the file __0_0\.distcp of its checkpoint"):
+        rx.train.fit(rx.distributed.shard(made()), *samples, folder=tmp_path / "missing", resume=True, **options)
+    (ranks / "last.dcp/7").mkdir()  # begun, and killed
+    found = rx.train.fit(made(), *samples, folder=ranks, resume=True, **options)
+    assert not (ranks / "last.dcp").exists() and (ranks / "last.safetensors").exists()
+    assert [e["loss"] for e in found.history] == pytest.approx([e["loss"] for e in expected.history], abs=1e-6)
+    assert found.steps == expected.steps > 6
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
