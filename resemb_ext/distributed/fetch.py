@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,81 +65,96 @@ class _Fetch(torch.autograd.Function):
         ctx.trip, ctx.wanted = trip, wanted
         ctx.tables = [(table.shape, table.dtype) for table in tables]
         ctx.set_materialize_grads(False)
-        return tuple(_rows(trip, each, table) for each, table in zip(wanted, tables, strict=True))
+        under_way = [_start_rows(trip, each, table) for each, table in zip(wanted, tables, strict=True)]
+        return tuple(end() for end in under_way)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = []
         needs = ctx.needs_input_grad[2:]
-        for wanted, gradient, (shape, dtype), need in zip(ctx.wanted, gradients, ctx.tables, needs, strict=True):
-            found.append(_gradient(ctx.trip, wanted, gradient, shape, dtype) if need else None)
-        return None, None, *found
+        parts = zip(ctx.wanted, gradients, ctx.tables, needs, strict=True)
+        under_way = [
+            _start_gradient(ctx.trip, wanted, gradient, *table) if need else None
+            for wanted, gradient, table, need in parts
+        ]
+        return None, None, *(None if end is None else end() for end in under_way)
 
 
-def _rows(trip: Trip, wanted: Wanted, table: Tensor) -> Tensor:
+def _start_rows(trip: Trip, wanted: Wanted, table: Tensor) -> Callable[[], Tensor]:
+    """Sends the rows that others want; the function that it returns gives those that this rank wants."""
     requests, precise = wanted.requests, accumulator(table.dtype)
     travels = trip.dtype or table.dtype
     out = _room(table, trip.height, precise)
     total = sum(requests.send)
     direct = wanted.places is None and travels == precise
     rows = out[:total] if direct else _room(table, total, travels)
-    own = _own_rows(trip.wire, requests, table, rows)
+    own = _own_rows(trip.wire, requests) if travels == table.dtype else None
     if own is None:
-        trip.wire.to_all("rows", _read(table, requests.served, travels), requests.receive, requests.send, rows)
+        served = _read(table, requests.served, travels)
+        wait = trip.wire.start("rows", served, requests.receive, requests.send, rows)
     else:
-        served, receive, send, others = own
-        trip.wire.to_all("rows", _read(table, served, travels), receive, send, others)
-    if wanted.places is not None:
-        out.index_copy_(0, wanted.places, _as(rows, precise))
-    elif not direct:
-        out[:total] = rows
-    return out
+        here, there, place, others, receive, send = own
+        wait = trip.wire.start("rows", _read(table, there, travels), receive, send, rows[others])
+        torch.index_select(table, 0, here, out=rows[place])
+
+    def end() -> Tensor:
+        wait()
+        if wanted.places is not None:
+            out.index_copy_(0, wanted.places, _as(rows, precise))
+        elif not direct:
+            out[:total] = rows
+        return out
+
+    return end
 
 
-def _own_rows(
-    wire: Wire, requests: Requests, table: Tensor, rows: Tensor
-) -> tuple[Tensor, list[int], list[int], Tensor] | None:
-    """Reads the rows that this rank wants of itself straight to their place, where the others' form one piece.
+def _own_rows(wire: Wire, requests: Requests) -> tuple[Tensor, Tensor, slice, slice, list[int], list[int]] | None:
+    """Where the rows that this rank wants of itself lie, so that they need not travel.
 
     Returns:
-        Of the other ranks alone: rows of this rank that they want, how many each, how many are wanted of each, and
-        the place of those; None where the own rows lie in the middle or change their dtype.
+        Rows of this rank that it wants itself, and those that others want; the places of its own and of others' rows
+        among those that it gets; how many each other wants, and how many are wanted of each. None where the own rows
+        lie between those of others.
     """
-    if rows.dtype != table.dtype or wire.rank not in (0, wire.ranks - 1):
+    if wire.rank not in (0, wire.ranks - 1):
         return None
-    count, first = requests.send[wire.rank], wire.rank == 0
-    served = requests.served
-    here, there = (
-        (served[:count], served[count:]) if first else (served[len(served) - count :], served[: len(served) - count])
-    )
-    place, others = (rows[:count], rows[count:]) if first else (rows[len(rows) - count :], rows[: len(rows) - count])
-    torch.index_select(table, 0, here, out=place)
+    count, served = requests.send[wire.rank], requests.served
     receive, send = (
         [0 if rank == wire.rank else n for rank, n in enumerate(c)] for c in (requests.receive, requests.send)
     )
-    return there, receive, send, others
+    if wire.rank == 0:
+        return served[:count], served[count:], slice(count), slice(count, None), receive, send
+    before, total = len(served) - count, sum(send)
+    return served[before:], served[:before], slice(total, None), slice(total), receive, send
 
 
-def _gradient(trip: Trip, wanted: Wanted, gradient: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _start_gradient(
+    trip: Trip, wanted: Wanted, gradient: Tensor | None, shape: torch.Size, dtype: torch.dtype
+) -> Callable[[], Tensor]:
+    """Sends gradients to the owners of their rows; the function that it returns gives that of this rank's rows."""
     requests, precise = wanted.requests, accumulator(dtype)
     total = sum(requests.send)
     values = _values(gradient, wanted, total, trip.height, shape[1], precise, requests.served.device)
     values = _as(values, trip.dtype or precise)
-    rows = requests.served
-    found = _room(values, len(rows), values.dtype)
-    sums = _as(trip.wire.to_all("gradients", values, requests.send, requests.receive, found), precise)
-    if wanted.kept_row is not None:
-        moving = rows != wanted.kept_row
-        rows, sums = rows[moving], sums[moving]
-    # Repeated rows are added in the order of their appearance, which is that of ranks.
-    rows, sums = _ops.coalesce_rows(rows, sums, shape[0])
-    if trip.wire.ranks > 1:
-        sums.div_(trip.wire.ranks)
-    sums = sums.to(dtype)
-    if trip.sparse:
-        return sparse_rows(rows, sums, shape)
-    return sums.new_zeros(shape).index_copy_(0, rows, sums)
+    found = _room(values, len(requests.served), values.dtype)
+    wait = trip.wire.start("gradients", values, requests.send, requests.receive, found)
+
+    def end() -> Tensor:
+        wait()
+        rows, sums = requests.served, _as(found, precise)
+        if wanted.kept_row is not None:
+            moving = rows != wanted.kept_row
+            rows, sums = rows[moving], sums[moving]
+        # Repeated rows are added in the order of their appearance, which is that of ranks.
+        rows, sums = _ops.coalesce_rows(rows, sums, shape[0])
+        if trip.wire.ranks > 1:
+            sums.div_(trip.wire.ranks)
+        sums = sums.to(dtype)
+        if trip.sparse:
+            return sparse_rows(rows, sums, shape)
+        return sums.new_zeros(shape).index_copy_(0, rows, sums)
+
+    return end
 
 
 def _read(table: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,15 +59,39 @@ class Wire:
         """
         if out is None:
             out = data.new_empty((sum(receive), *data.shape[1:]))
+        self.start(kind, data, send, receive, out)()
+        return out
+
+    def start(
+        self, kind: str, data: Tensor, send: Sequence[int], receive: Sequence[int], out: Tensor
+    ) -> Callable[[], None]:
+        """Begins what ``to_all`` does; several may be under way, begun in the same order on all ranks.
+
+        Args:
+            kind, data, send, receive, out: as of ``to_all``; neither tensor may be written meanwhile, nor ``out`` read.
+
+        Returns:
+            A function that waits for the end.
+        """
         if self.ranks == 1:
-            return out.copy_(data)
+            out.copy_(data)
+            return lambda: None
         width = data[:1].nbytes if len(data) else out[:1].nbytes
         self.sent[kind] += width * (sum(send) - send[self.rank])
         self.exchanges += 1
-        with self.faults.named(f"exchange {self.exchanges} ({kind})"):
-            # As bytes: not every backend knows every dtype.
-            dist.all_to_all_single(_bytes(out), _bytes(data), list(receive), list(send), group=self.group)
-        return out
+        what = f"exchange {self.exchanges} ({kind})"
+        # As bytes: not every backend knows every dtype.
+        to, of = _bytes(out), _bytes(data)
+        alive = [to, of]
+        with self.faults.named(what):
+            work = dist.all_to_all_single(to, of, list(receive), list(send), group=self.group, async_op=True)
+
+        def wait() -> None:
+            with self.faults.named(what):
+                work.wait()  # type: ignore[union-attr]
+            alive.clear()
+
+        return wait
 
     def agree(self, call: int, counts: Tensor) -> Tensor:
         """Tells each rank what this one is about to ask of it.
