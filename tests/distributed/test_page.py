@@ -15,7 +15,7 @@ from tests.docs.pages import DOCS, ROOT, blocks
 
 @pytest.mark.full
 def test_program(tmp_path: Path) -> None:
-    (program,) = (block.text for block in blocks(DOCS / "distributed.md") if block.language == "python")
+    (program,) = (block.text for block in blocks(DOCS / "distributed.md") if block.text.startswith("# train.py\n"))
     (tmp_path / "train.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

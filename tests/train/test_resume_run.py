@@ -50,7 +50,7 @@ def test_arms_and_seeds_go_on(tmp_path, monkeypatch):
     out, started = tmp_path / "stopped", []
     build = prepare_module.build_model
     monkeypatch.setattr(
-        "resemb_ext.train.runner.build_model",
+        "resemb_ext.train.arm.build_model",
         lambda c, p, arm, seed: started.append((arm, seed)) or build(c, p, arm, seed),
     )
     for life in range(60):
