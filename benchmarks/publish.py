@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.compact_report import compact_section, short_table
 from benchmarks.distributed_model import section as distributed_section
+from benchmarks.distributed_torchrec import section as torchrec_section
 from benchmarks.frameworks.recbole_report import din_table as recbole_table
 from benchmarks.frameworks.report import frameworks_table
 from benchmarks.graph_report import draw_graph, graph_section, large_line
@@ -49,7 +50,10 @@ def blocks() -> Mapping[Path, Mapping[str, str]]:
         },
         DOCS / "integrations" / "recbole.md": {"recbole din": recbole_table(load("recbole_din"))},
         DOCS / "integrations" / "spark.md": {"spark": spark_table(load("spark"))},
-        DOCS / "distributed.md": {"distributed model": distributed_section(load("distributed_model"))},
+        DOCS / "distributed.md": {
+            "distributed model": distributed_section(load("distributed_model")),
+            "distributed torchrec": torchrec_section(load("distributed_torchrec")),
+        },
         DOCS / "publish.md": {"publishing": publishing_section(load("publishing"))},
         DOCS / "tables.md": {"serving": serving_section(load("serving"))},
         DOCS / "build-graph.md": {"graph large": large_line(load("graph_large"))},
